@@ -1,0 +1,110 @@
+"""From a trained network to integers, and to files for hardware and C that are verified bit for bit.
+
+    >>> sorted(TARGETS)
+    ['c', 'mem']
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from lowbit_dtp.formats import choose
+from lowbit_dtp.storage import write_bytes, write_json
+
+from . import c, memory_files, verify
+from .accuracy import AccuracyLost, accuracy_lost
+from .fixed import FixedLayer, FixedLink, FixedNetwork, HiddenLayer, Levels, OutputLayer, Trace
+from .folder import MANIFEST, replacing
+from .golden import golden_files, golden_vectors
+from .manifest import manifest
+from .verify import Verification, VerificationError
+
+__all__ = [
+    "TARGETS", "AccuracyLost", "ExportReport", "FixedLayer", "FixedLink", "FixedNetwork", "HiddenLayer", "Levels",
+    "OutputLayer", "Target", "Trace", "Verification", "VerificationError", "accuracy_lost", "export_network", "write",
+]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of export: the files of a network by path, and the check of a folder that holds them."""
+
+    files: Callable[[FixedNetwork], Mapping[str, bytes]]
+    verify: Callable[[Path], Verification]
+
+
+TARGETS: dict[str, Target] = {
+    "mem": Target(memory_files.files, verify.memory_files),
+    "c": Target(c.files, verify.c_program),
+}
+
+
+def write(network: FixedNetwork, target: str, folder: Path, golden_inputs: npt.ArrayLike) -> list[Path]:
+    """Write `network` for `target` into `folder`, with golden vectors for `golden_inputs` [samples, inputs].
+
+    All files appear together, in place of an export that was there before, or not at all. Returns their paths, the
+    manifest last. Raises ValueError for an unknown target, FileExistsError if `folder` holds something else.
+    """
+    chosen = choose("target", target, TARGETS)
+    golden = golden_vectors(network, golden_inputs)
+    files = {**chosen.files(network), **golden_files(golden)}
+    with replacing(folder) as new:
+        for path, content in files.items():
+            write_bytes(new / path, content)
+        write_json(new / MANIFEST, manifest(network, target, files, golden))
+    return [Path(folder) / path for path in (*files, MANIFEST)]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported, and how it fared."""
+
+    target: str
+    folder: Path
+    files: tuple[Path, ...]
+    weights: dict[str, str]
+    """Format of the weights, by layer."""
+    sum_bits: dict[str, int]
+    """Accumulator width, by layer."""
+    quantized_links: dict[str, str]
+    """Format of each link that was trained with real numbers, by link."""
+    verification: Verification | None
+    """None if it was not asked for."""
+    accuracy: AccuracyLost | None
+    """None if no labelled pixels were given."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "folder": str(self.folder), "files": list(map(str, self.files))}
+
+
+def export_network(
+    network_path: Path,
+    target: str,
+    folder: Path,
+    weights: str | Mapping[str, str],
+    signals: str,
+    samples: npt.ArrayLike,
+    verify: bool,
+    labelled: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+) -> ExportReport:
+    """Export the network in the file `network_path`: load, write, and on request verify and measure.
+
+    `samples` [samples, inputs] are the pixels of the golden vectors; `labelled` are pixels and labels on which to
+    measure the accuracy lost.
+    """
+    network = FixedNetwork.load(network_path, weights, signals)
+    files = write(network, target, folder, samples)
+    return ExportReport(
+        target=target,
+        folder=Path(folder),
+        files=tuple(files),
+        weights={layer.name: layer.weight_levels.format.name for layer in network.layers},
+        sum_bits={layer.name: layer.sum_bits for layer in network.layers},
+        quantized_links={link.name: link.levels.format.name for link in network.links if link.quantized_on_export},
+        verification=TARGETS[target].verify(Path(folder)) if verify else None,
+        accuracy=accuracy_lost(network, network_path, *labelled) if labelled else None,
+    )

@@ -1,0 +1,76 @@
+"""What the step to integers costs: the trained network against the integer one, on the same pixels."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lowbit_dtp.formats import parse
+from lowbit_dtp.storage import read_tensors
+
+from .fixed import FixedNetwork
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class AccuracyLost:
+    """Errors of the trained and the integer network."""
+
+    samples: int
+    trained_error_percent: float
+    integer_error_percent: float
+    agreement_percent: float
+    """Samples that both put into the same class, right or wrong."""
+
+    @property
+    def lost_percent(self) -> float:
+        """Percentage points of error that the integer network has more."""
+        return self.integer_error_percent - self.trained_error_percent
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "lost_percent": self.lost_percent}
+
+
+def accuracy_lost(
+    network: FixedNetwork, network_path: Path, pixels: npt.ArrayLike, labels: npt.ArrayLike
+) -> AccuracyLost:
+    """Compare `network` with the trained one in `network_path` on `pixels` [samples, inputs] and `labels` [samples]."""
+    pixels, labels = np.asarray(pixels), np.asarray(labels)
+    if labels.shape != pixels.shape[:1] or not len(labels):
+        raise ValueError(
+            f"labels must be one for each of {len(pixels)} samples, at least one, not of shape {labels.shape}"
+        )
+    trained = simulate(network_path, pixels).argmax(-1)
+    integer = network.infer(pixels).classes
+    return AccuracyLost(
+        samples=len(labels),
+        trained_error_percent=100 * float(np.mean(trained != labels)),
+        integer_error_percent=100 * float(np.mean(integer != labels)),
+        agreement_percent=100 * float(np.mean(trained == integer)),
+    )
+
+
+def simulate(network_path: Path, pixels: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> Floats:
+    """Logits [batch, classes] of the trained network for `pixels` [batch, inputs], in NumPy floats."""
+    tensors, description = read_tensors(Path(network_path))
+    state: Floats = np.asarray(pixels, dtype)
+    for layer, link in zip(description["layers"], description["links"], strict=True):
+        fmt = parse(link["forward"])
+        arrived = fmt.decode(fmt.encode(state), dtype)
+        weight, bias = (tensors[f"{layer['name']}.{part}"].astype(dtype) for part in ("weight", "bias"))
+        state = FUNCTIONS[layer["activation"]](arrived @ weight + bias)
+    return state
+
+
+FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {
+    "tanh": np.tanh,
+    "identity": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "sigmoid": lambda x: (np.tanh(x / 2) + 1) / 2,
+}
+"""The activations in floats."""

@@ -1,0 +1,409 @@
+"""The integer network from which every writer starts, and its exact inference.
+
+Weights and signals are integers times powers of two; a neuron adds products and compares the sum with thresholds.
+Nothing is rounded after the weights, the output's biases and the pixels, so this is the specification that exported
+hardware is held to.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lowbit_dtp.formats import FixedPoint, Float, Format, choose, parse
+from lowbit_dtp.storage import read_tensors
+
+from .thresholds import ACTIVATIONS, integer_thresholds
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.floating[Any]]
+
+MAX_LEVEL_BITS = 16
+"""Widest level of a weight or a signal."""
+
+MAX_EXPONENT = 96
+"""Largest magnitude of the exponent of a unit, so that thresholds in steps of 2^-192 are exact."""
+
+EXACT_BITS = 53
+"""Sums stay below 2^53, so that a float64 matrix product of integers is exact in whatever order it adds."""
+
+LOGIT_FRACTION_BITS = 4
+"""Bits after the binary point of a sum that the output's biases keep."""
+
+DEFAULT_FORMAT = "fixed(8,1)"
+
+
+def signed_bits(low: int, high: int) -> int:
+    """Width of two's complement that holds `low` to `high`: ceil(log2(max(-low, high + 1))) + 1.
+
+    >>> signed_bits(-128, 127), signed_bits(-129, 0), signed_bits(0, 128)
+    (8, 9, 9)
+    """
+    return max(-low - 1, high, 0).bit_length() + 1
+
+
+@dataclass(frozen=True)
+class Levels:
+    """A format in integers: ascending `values`, each times 2^`exponent`."""
+
+    format: Format
+    values: tuple[int, ...]
+    exponent: int
+
+    @classmethod
+    def of(cls, fmt: Format, owner: str) -> "Levels":
+        """The levels of `fmt`, in the largest power of two that divides all its values. `owner` speaks in errors."""
+        try:
+            fractions = [value.as_integer_ratio() for value in fmt.table().values]
+        except ValueError as error:
+            raise ValueError(f"{owner}: {error}") from None
+        exponent = min((n & -n).bit_length() - d.bit_length() for n, d in fractions if n)
+        if abs(exponent) > MAX_EXPONENT:
+            raise ValueError(
+                f"{owner}: {fmt.name} counts in units of 2^{exponent}; units from 2^-{MAX_EXPONENT} to "
+                f"2^{MAX_EXPONENT} can be exported"
+            )
+        values = tuple((n << max(-exponent, 0)) // (d << max(exponent, 0)) for n, d in fractions)
+        bits = signed_bits(values[0], values[-1]) - (values[0] >= 0)
+        if bits > MAX_LEVEL_BITS:
+            raise ValueError(
+                f"{owner}: {fmt.name} takes {bits}-bit levels in units of 2^{exponent}; at most {MAX_LEVEL_BITS} bits "
+                "can be exported"
+            )
+        return cls(fmt, values, exponent)
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return self.format.bits
+
+    @cached_property
+    def codes(self) -> Integers:
+        """Code of each value: two's complement for fixed point, else its rank."""
+        # Not `encode(values)`: binary01 sends 0.0 as 1, and a table's own thresholds may do the like.
+        if isinstance(self.format, FixedPoint):
+            return np.array(self.values, np.int64) & ((1 << self.bits) - 1)
+        return np.arange(len(self.values), dtype=np.int64)
+
+    @cached_property
+    def by_code(self) -> Integers:
+        """Value of each of the 2^bits codes; 0 for a code that the format never sends."""
+        values = np.zeros(1 << self.bits, np.int64)
+        values[self.codes] = self.values
+        return values
+
+
+@dataclass(frozen=True)
+class FixedLink:
+    """A wire of the integer network, on the way up."""
+
+    name: str
+    neurons: int
+    """Codes a message."""
+    levels: Levels
+    trained: str
+    """Format that the network was trained with."""
+
+    @property
+    def quantized_on_export(self) -> bool:
+        """Whether the trained network sends real numbers here."""
+        return self.levels.format != parse(self.trained)
+
+
+@dataclass(frozen=True, eq=False)
+class FixedLayer:
+    """Neurons that add `weight` [below, neurons] times the levels that arrive on the link `below`."""
+
+    name: str
+    below: FixedLink
+    weight: Integers
+    weight_levels: Levels
+
+    @property
+    def neurons(self) -> int:
+        return int(self.weight.shape[1])
+
+    @property
+    def outlet(self) -> str:
+        """Where what the layer computes is seen: the name of its link upwards, or its own if there is none."""
+        return self.name
+
+    @property
+    def exponent(self) -> int:
+        """A sum of 1 is worth 2^`exponent`."""
+        return self.weight_levels.exponent + self.below.levels.exponent
+
+    @cached_property
+    def sum_bounds(self) -> tuple[Integers, Integers]:
+        """Smallest and largest sum [neurons] of each neuron."""
+        ends = self._end_products
+        return ends.min(0).sum(0), ends.max(0).sum(0)
+
+    @cached_property
+    def partial_bounds(self) -> tuple[Integers, Integers]:
+        """Bounds [neurons] of every partial sum, added in any order, from 0 on."""
+        ends = self._end_products
+        return ends.min(0).clip(max=0).sum(0), ends.max(0).clip(min=0).sum(0)
+
+    @property
+    def _end_products(self) -> Integers:
+        values = self.below.levels.values
+        return np.stack([self.weight * values[0], self.weight * values[-1]])
+
+    @cached_property
+    def neuron_sum_bits(self) -> tuple[int, ...]:
+        """Accumulator width of each neuron."""
+        low, high = self.partial_bounds
+        return tuple(map(signed_bits, low.tolist(), high.tolist()))
+
+    @property
+    def sum_bits(self) -> int:
+        """Accumulator width that does for all neurons of the layer."""
+        return max(self.neuron_sum_bits)
+
+    def sums(self, codes: npt.ArrayLike) -> Integers:
+        """Sums [batch, neurons] of `codes` [batch, below]; exact."""
+        levels = self.below.levels.by_code[np.asarray(codes)].astype(np.float64)
+        sums: Integers = (levels @ self.weight.astype(np.float64)).astype(np.int64)
+        return sums
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenLayer(FixedLayer):
+    """A layer whose sums become codes on the link `above`, by `thresholds` [neurons, codes - 1]."""
+
+    activation: str
+    above: FixedLink
+    thresholds: Integers
+
+    @property
+    def outlet(self) -> str:
+        return self.above.name
+
+    @property
+    def threshold_bits(self) -> int:
+        """Width of a threshold: `high + 1`, which means never, may need a bit more than a sum."""
+        return max(self.sum_bits, signed_bits(int(self.thresholds.min()), int(self.thresholds.max())))
+
+    def codes(self, sums: Integers) -> Integers:
+        """Wire codes [batch, neurons] for `sums`."""
+        pairs = zip(self.thresholds, sums.T, strict=True)
+        ranks = np.stack([np.searchsorted(row, column, side="right") for row, column in pairs], axis=-1)
+        codes: Integers = self.above.levels.codes[ranks]
+        return codes
+
+
+@dataclass(frozen=True, eq=False)
+class OutputLayer(FixedLayer):
+    """The layer whose largest logit names the class. `bias` [neurons] is in sixteenths of a sum."""
+
+    bias: Integers
+
+    @property
+    def class_bits(self) -> int:
+        """Width of a class number."""
+        return max(1, (self.neurons - 1).bit_length())
+
+    @property
+    def logit_bits(self) -> int:
+        """Width of a logit, and of every step towards it."""
+        low, high = (bound << LOGIT_FRACTION_BITS for bound in self.partial_bounds)
+        ends = np.concatenate([low, high, low + self.bias, high + self.bias])
+        return signed_bits(int(ends.min()), int(ends.max()))
+
+    def logits(self, sums: Integers) -> Integers:
+        """Logits [batch, neurons], in units of 2^(exponent - 4)."""
+        logits: Integers = (sums << LOGIT_FRACTION_BITS) + self.bias
+        return logits
+
+    def classes(self, logits: Integers) -> Integers:
+        """Number of the largest logit [batch]; the lowest one on a tie."""
+        classes: Integers = logits.argmax(-1).astype(np.int64)
+        return classes
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What an inference put on every link. Arrays are [batch, neurons]."""
+
+    sums: dict[str, Integers]
+    """Before the threshold, by link; the last layer's under its own name."""
+    codes: dict[str, Integers]
+    """After the threshold, by link."""
+    logits: Integers
+    classes: Integers
+    """[batch]"""
+
+
+@dataclass(frozen=True, eq=False)
+class FixedNetwork:
+    """A trained network in integers."""
+
+    hidden: tuple[HiddenLayer, ...]
+    output: OutputLayer
+    description: Mapping[str, Any]
+    """Of the network that was trained."""
+
+    @classmethod
+    def load(
+        cls, path: Path, weights: str | Mapping[str, str] = DEFAULT_FORMAT, signals: str = DEFAULT_FORMAT
+    ) -> "FixedNetwork":
+        """The network in the file `path`, in integers; see `of`."""
+        tensors, description = read_tensors(Path(path))
+        try:
+            return cls.of(tensors, description, weights, signals)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def of(
+        cls,
+        tensors: Mapping[str, Floats],
+        description: Mapping[str, Any],
+        weights: str | Mapping[str, str] = DEFAULT_FORMAT,
+        signals: str = DEFAULT_FORMAT,
+    ) -> "FixedNetwork":
+        """The network of `tensors` (float32) and its `description`, in integers.
+
+        `weights` names the format of all weights, or of those of some layers by name, fixed(8,1) for the rest; fixed
+        point saturates symmetrically. `signals` replaces float formats of links. Raises ValueError naming the layer,
+        link or tensor that cannot be exported.
+        """
+        layers = description["layers"]
+        _check_chain(description)
+        by_layer = _by_layer(weights, [layer["name"] for layer in layers])
+        widths = [description["input"]["neurons"], *(x["neurons"] for x in layers)]
+        links = [_link(x, width, signals) for x, width in zip(description["links"], widths, strict=False)]
+        hidden: list[HiddenLayer] = []
+        for index, (layer, below) in enumerate(zip(layers, links, strict=True)):
+            name = layer["name"]
+            weight = _tensor(tensors, f"{name}.weight", (widths[index], layer["neurons"]))
+            bias = _tensor(tensors, f"{name}.bias", (layer["neurons"],))
+            levels = Levels.of(_weight_format(by_layer[name], name), f"weights of layer {name}")
+            plain = FixedLayer(name, below, levels.by_code[levels.format.encode(weight)], levels)
+            _check_exact(plain)
+            parts = {"name": name, "below": below, "weight": plain.weight, "weight_levels": levels}
+            if layer is layers[-1]:
+                return cls(tuple(hidden), OutputLayer(**parts, bias=_output_bias(plain, bias)), description)
+            above, activation = links[index + 1], layer["activation"]
+            thresholds = integer_thresholds(above.levels.format, activation, bias, plain.exponent, *plain.sum_bounds)
+            hidden.append(HiddenLayer(**parts, activation=activation, above=above, thresholds=thresholds))
+        raise ValueError("the network has no layers")
+
+    @property
+    def layers(self) -> tuple[FixedLayer, ...]:
+        """All layers, the lowest first."""
+        return (*self.hidden, self.output)
+
+    @property
+    def links(self) -> tuple[FixedLink, ...]:
+        """All links, the lowest first."""
+        return tuple(layer.below for layer in self.layers)
+
+    def encode(self, pixels: npt.ArrayLike) -> Integers:
+        """Codes [batch, inputs] that the first link sends for `pixels` [batch, inputs]."""
+        link, pixels = self.links[0], np.asarray(pixels)
+        if pixels.ndim != 2 or pixels.shape[1] != link.neurons:
+            raise ValueError(
+                f"link {link.name} carries {link.neurons} neurons, but was given an array of shape {pixels.shape}"
+            )
+        try:
+            return link.levels.format.encode(pixels).astype(np.int64)
+        except ValueError as error:
+            raise ValueError(f"link {link.name}: {error}") from None
+
+    def infer(self, pixels: npt.ArrayLike) -> Trace:
+        """What the integer network computes for `pixels` [batch, inputs]; exact."""
+        codes = self.encode(pixels)
+        trace_codes, trace_sums = {self.links[0].name: codes}, {}
+        for layer in self.hidden:
+            trace_sums[layer.outlet] = layer.sums(codes)
+            trace_codes[layer.outlet] = codes = layer.codes(trace_sums[layer.outlet])
+        trace_sums[self.output.outlet] = self.output.sums(codes)
+        logits = self.output.logits(trace_sums[self.output.outlet])
+        return Trace(trace_sums, trace_codes, logits, self.output.classes(logits))
+
+
+def _by_layer(weights: str | Mapping[str, str], names: list[str]) -> dict[str, str]:
+    if isinstance(weights, str):
+        return dict.fromkeys(names, weights)
+    formats = dict.fromkeys(names, DEFAULT_FORMAT)
+    for name, text in weights.items():
+        choose("layer", name, formats)
+        formats[name] = text
+    return formats
+
+
+def _check_chain(description: Mapping[str, Any]) -> None:
+    layers, links = description["layers"], description["links"]
+    names = [description["input"]["name"], *(layer["name"] for layer in layers)]
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
+            raise ValueError(f"layer {name!r} cannot name a file; a name is a letter, then letters, digits or _")
+    if len(set(names)) < len(names):
+        raise ValueError(f"layers need different names, not {', '.join(names)}")
+    wanted = [f"{lower}-{upper}" for lower, upper in pairwise(names)]
+    given = [f"{link['lower']}-{link['upper']}" for link in links]
+    if given != wanted:
+        raise ValueError(f"links must be {', '.join(wanted)}, in this order, not {', '.join(given)}")
+    for layer in layers:
+        choose(f"activation of layer {layer['name']}", layer["activation"], ACTIVATIONS)
+    if layers and layers[-1]["activation"] != "identity":
+        raise ValueError(
+            f"layer {names[-1]}: the last layer's activation must be identity, not {layers[-1]['activation']}"
+        )
+
+
+def _link(link: Mapping[str, str], neurons: int, signals: str) -> FixedLink:
+    name = f"{link['lower']}-{link['upper']}"
+    fmt = parse(link["forward"])
+    if isinstance(fmt, Float):
+        fmt = parse(signals)
+    return FixedLink(name, neurons, Levels.of(fmt, f"link {name}"), link["forward"])
+
+
+def _weight_format(text: str, layer: str) -> Format:
+    fmt = parse(text)
+    if not isinstance(fmt, FixedPoint):
+        return fmt
+    if fmt.rounding != "nearest-even" or fmt.overflow == "wrap":
+        raise ValueError(
+            f"weights of layer {layer}: {fmt.name}; exported weights are rounded half to even and saturate "
+            f"symmetrically, as {replace(fmt, rounding='nearest-even', overflow='saturate').name}"
+        )
+    return replace(fmt, overflow="saturate-symmetric")
+
+
+def _tensor(tensors: Mapping[str, Floats], name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    tensor = choose("tensor", name, tensors)
+    if tensor.shape != shape or tensor.dtype != np.float32:
+        raise ValueError(f"tensor {name} must be float32 {list(shape)}, not {tensor.dtype} {list(tensor.shape)}")
+    if not np.isfinite(tensor).all():
+        raise ValueError(f"tensor {name} holds NaN or infinity; all its values must be finite")
+    return tensor.astype(np.float32)
+
+
+def _check_exact(layer: FixedLayer) -> None:
+    reach = max(map(abs, (layer.below.levels.values[0], layer.below.levels.values[-1])))
+    largest = int(np.abs(layer.weight).sum(0).max()) * reach
+    if largest >= 1 << (EXACT_BITS - LOGIT_FRACTION_BITS - 1):
+        raise ValueError(
+            f"layer {layer.name}: sums up to {largest} are too large to be exact; use fewer bits for its weights or "
+            f"for link {layer.below.name}"
+        )
+
+
+def _output_bias(layer: FixedLayer, bias: npt.NDArray[np.float32]) -> Integers:
+    scaled = bias.astype(np.float64) * 2.0 ** (LOGIT_FRACTION_BITS - layer.exponent)
+    if np.abs(scaled).max() >= 1 << (EXACT_BITS - 1):
+        raise ValueError(
+            f"tensor {layer.name}.bias: {float(np.abs(bias).max())} is too large beside a sum's unit of "
+            f"2^{layer.exponent}; use a coarser format for the weights"
+        )
+    return np.rint(scaled).astype(np.int64)

@@ -1,0 +1,109 @@
+"""Exact integer thresholds: which sums make a neuron send each code, with no activation function left to compute.
+
+A neuron sends code `k` or above when `activation(sum * 2^exponent + bias)` reaches the format's boundary `k`. Every
+activation here is monotonic, so that is `sum >= T`, and `T` is found in integers without any rounding.
+"""
+
+from collections.abc import Callable
+from decimal import Context, Decimal
+from fractions import Fraction
+from math import ceil, floor
+
+import numpy as np
+import numpy.typing as npt
+
+from lowbit_dtp.formats import FixedPoint, Format, choose
+
+FRACTION_BITS = 192
+"""Drives are compared in steps of 2^-192: float32 biases (down to 2^-149) and sums are whole numbers of these."""
+
+_ONE = 1 << FRACTION_BITS
+
+ALWAYS = -(1 << 1024)
+NEVER = 1 << 1024
+"""Drives, in those steps, beyond any that a network can reach."""
+
+
+def boundaries(fmt: Format) -> list[tuple[Fraction, bool]]:
+    """Where each code of `fmt` but the lowest begins, and whether the boundary itself belongs to it.
+
+    These hold for real numbers; `fmt.table().thresholds` holds for float32. ValueError if `fmt` has no thresholds.
+    """
+    table = fmt.table()
+    if isinstance(fmt, FixedPoint) and fmt.rounding == "nearest-even":
+        levels = range(fmt.lowest_level + 1, fmt.highest_level + 1)
+        return [(Fraction(2 * level - 1, 2) * Fraction(fmt.step), level % 2 == 0) for level in levels]
+    return [(Fraction(threshold), True) for threshold in table.thresholds]
+
+
+def integer_thresholds(
+    fmt: Format,
+    activation: str,
+    bias: npt.NDArray[np.float32],
+    exponent: int,
+    low: npt.NDArray[np.int64],
+    high: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """Thresholds [neurons, codes - 1], ascending: a neuron sends the code whose rank is the number of them at most sum.
+
+    `2^exponent` is the worth of a sum of 1. `low` and `high` [neurons] are each neuron's smallest and largest sum;
+    thresholds are clipped to `[low, high + 1]`: `low` means always, `high + 1` never.
+    """
+    inverse = choose("activation", activation, ACTIVATIONS)
+    least_drives = [inverse(boundary, inclusive) for boundary, inclusive in boundaries(fmt)]
+    shift = FRACTION_BITS + exponent
+    rows = []
+    for b, lowest, highest in zip(bias.tolist(), low.tolist(), high.tolist(), strict=True):
+        drive = int(Fraction(b) * _ONE)
+        rows.append([min(max(-((drive - least) >> shift), lowest), highest + 1) for least in least_drives])
+    return np.array(rows, np.int64)
+
+
+def _identity(boundary: Fraction, inclusive: bool) -> int:
+    steps = boundary * _ONE
+    return ceil(steps) if inclusive else floor(steps) + 1
+
+
+def _relu(boundary: Fraction, inclusive: bool) -> int:
+    if boundary < 0 or (boundary == 0 and inclusive):
+        return ALWAYS
+    return _identity(boundary, inclusive)
+
+
+def _tanh(boundary: Fraction, inclusive: bool) -> int:
+    if abs(boundary) >= 1:
+        return NEVER if boundary > 0 else ALWAYS
+    if boundary == 0:
+        return _identity(boundary, inclusive)
+    return _above_logarithm((1 + boundary) / (1 - boundary), Fraction(1, 2))
+
+
+def _sigmoid(boundary: Fraction, inclusive: bool) -> int:
+    if not 0 < boundary < 1:
+        return NEVER if boundary >= 1 else ALWAYS
+    if boundary == Fraction(1, 2):
+        return _identity(Fraction(0), inclusive)
+    return _above_logarithm(boundary / (1 - boundary), Fraction(1))
+
+
+ACTIVATIONS: dict[str, Callable[[Fraction, bool], int]] = {
+    "tanh": _tanh,
+    "identity": _identity,
+    "relu": _relu,
+    "sigmoid": _sigmoid,
+}
+"""Least drive, in steps of 2^-192, whose activation reaches a boundary."""
+
+
+def _above_logarithm(ratio: Fraction, factor: Fraction) -> int:
+    """Least whole step above `factor * ln(ratio)`, which is irrational because `ratio` is rational and not 1."""
+    digits = 80
+    while True:
+        context = Context(prec=digits)
+        quotient = context.divide(Decimal(ratio.numerator), Decimal(ratio.denominator))
+        logarithm = Fraction(context.ln(quotient))
+        margin = (2 + abs(logarithm)) / 10 ** (digits - 1)  # both operations are correctly rounded to `digits`
+        least, most = (int((logarithm + side) * factor * _ONE // 1) + 1 for side in (-margin, margin))
+        if least == most:
+            return least
+        digits *= 2

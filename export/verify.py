@@ -1,0 +1,225 @@
+"""Whether the written files compute what the integer network does: every golden vector, with other means.
+
+`mem` is read and computed by a reader of its own, from the files and the manifest alone; `c` is compiled and run.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lowbit_dtp.storage import StorageError, read_json
+
+from .folder import MANIFEST
+
+Integers = npt.NDArray[np.int64]
+
+FLAGS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic")
+"""How the C program is compiled."""
+
+NO_COMPILER = "not run: no C compiler"
+
+
+class VerificationError(RuntimeError):
+    """The check itself could not be completed; the message holds what the compiler or the program said."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Outcome of comparing an export with its golden vectors."""
+
+    status: str
+    """`passed`, `failed at link x, neuron y` or `not run: no C compiler`."""
+    vectors: int = 0
+    """Vectors compared; none if it failed."""
+    values: int = 0
+    """Sums, codes, logits and classes compared; none if it failed."""
+    detail: str = ""
+    """Which line of which file differs, and how."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether all vectors were compared, and agree."""
+        return self.status == "passed"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def changed_files(folder: Path) -> list[str]:
+    """Paths that the manifest in `folder` lists and that are missing or not what was exported."""
+    folder = Path(folder)
+    entries = {x["path"]: x["sha256"] for x in read_json(folder / MANIFEST)["files"]}
+    return [
+        path for path, digest in entries.items()
+        if not (folder / path).is_file() or sha256((folder / path).read_bytes()).hexdigest() != digest
+    ]
+
+
+def c_compiler() -> list[str] | None:
+    """The command named by `$CC`, else `cc`; None if there is none."""
+    command = shlex.split(os.environ.get("CC") or "cc")
+    path = shutil.which(command[0])
+    return [path, *command[1:]] if path else None
+
+
+def c_program(folder: Path) -> Verification:
+    """Compile the C files in `folder` elsewhere, and let the program compare every golden vector."""
+    compiler = c_compiler()
+    if compiler is None:
+        return Verification(NO_COMPILER)
+    folder = Path(folder).absolute()
+    with tempfile.TemporaryDirectory() as scratch:
+        program = Path(scratch) / "reference"
+        sources = [str(folder / name) for name in ("network.c", "main.c")]
+        build = subprocess.run([*compiler, *FLAGS, *sources, "-o", str(program)], capture_output=True, text=True)
+        if build.returncode:
+            raise VerificationError(f"{folder}: the C files do not compile\n{build.stderr}")
+        run = subprocess.run([str(program), "check", str(folder / "golden")], capture_output=True, text=True)
+    if passed := re.fullmatch(r"passed: (\d+) vectors, (\d+) values\n", run.stdout):
+        return Verification("passed", int(passed[1]), int(passed[2]))
+    if failed := re.fullmatch(r"(failed at link \S+, neuron \d+): (.+)\n", run.stdout):
+        return Verification(failed[1], detail=failed[2])
+    raise VerificationError(f"{folder}: the C program ended with status {run.returncode}\n{run.stdout}{run.stderr}")
+
+
+def memory_files(folder: Path) -> Verification:
+    """Compute every golden vector from the memory files in `folder`, and compare."""
+    return _MemoryCheck(Path(folder)).run()
+
+
+@dataclass
+class _Differs(Exception):
+    place: str
+    neuron: int
+    detail: str
+
+
+class _MemoryCheck:
+    """The integer network once more, from files and manifest, in code shared with no writer."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = read_json(folder / MANIFEST)
+        self.layers: list[dict[str, Any]] = self.manifest["layers"]
+        self.links: list[dict[str, Any]] = self.manifest["links"]
+        self.shapes = {x["path"]: (x["fields"], x["bits"]) for x in self.manifest["golden"]}
+        self.vectors = self.values = 0
+
+    def run(self) -> Verification:
+        try:
+            self.tables = [self._load(index) for index in range(len(self.layers))]
+            for index, layer in enumerate(self.layers):
+                self._check_layers(f"layers/{layer['name']}", [index])
+                self._check_comparator(f"comparators/{layer['name']}", index)
+            self._check_layers("network", list(range(len(self.layers))))
+        except _Differs as differs:
+            return Verification(f"failed at link {differs.place}, neuron {differs.neuron}", detail=differs.detail)
+        return Verification("passed", self.vectors, self.values)
+
+    def _load(self, index: int) -> tuple[Integers, Integers]:
+        """Weights [neurons, below], and thresholds [neurons, codes - 1] or biases [neurons, 1]."""
+        layer, below = self.layers[index], self.links[index]["neurons"]
+        weights = self._file(f"{layer['name']}.weights.mem", below, layer["weights"]["bits"], signed=False)
+        levels = self._levels_of(layer["weights"], weights, layer["outlet"], f"{layer['name']}.weights.mem", rows=True)
+        if index == len(self.layers) - 1:
+            limits = self._file(f"{layer['name']}.biases.mem", 1, self.manifest["output"]["bias_bits"], signed=True)
+        else:
+            count = layer["thresholds_per_neuron"]
+            limits = self._file(f"{layer['name']}.thresholds.mem", count, layer["threshold_bits"], signed=True)
+        for name, table in (("weights", weights), ("thresholds or biases", limits)):
+            if len(table) != layer["neurons"]:
+                raise StorageError(f"{self.folder}: {name} of {layer['name']} have {len(table)} lines, "
+                                   f"not {layer['neurons']}, one a neuron")
+        return levels, limits
+
+    def _file(self, path: str, fields: int, bits: int, signed: bool) -> Integers:
+        digits = -(-fields * bits // 4)
+        rows = []
+        try:
+            lines = (self.folder / path).read_text().splitlines()
+        except FileNotFoundError:
+            raise StorageError(f"{self.folder / path}: no such file") from None
+        for number, line in enumerate(lines, 1):
+            if not re.fullmatch(rf"[0-9a-f]{{{digits}}}", line):
+                raise StorageError(f"{self.folder / path}: line {number} must be {digits} hexadecimal digits, "
+                                   f"not {line[:40]!r}")
+            word = f"{int(line, 16):0{fields * bits}b}"[::-1]
+            rows.append([int(word[i : i + bits][::-1], 2) for i in range(0, fields * bits, bits)])
+        table = np.array(rows, np.int64).reshape(len(rows), fields)
+        return np.where(table >= 1 << bits - 1, table - (1 << bits), table) if signed else table
+
+    def _golden(self, path: str, signed: bool = False) -> Integers:
+        return self._file(f"golden/{path}", *self.shapes[f"golden/{path}"], signed)
+
+    def _levels_of(self, fmt: dict[str, Any], codes: Integers, place: str, path: str, rows: bool = False) -> Integers:
+        """Levels that `codes` stand for. A code that the format does not have fails at its neuron."""
+        if fmt["codes"] == "two's complement":
+            return np.where(codes >= 1 << fmt["bits"] - 1, codes - (1 << fmt["bits"]), codes)
+        if fmt["codes"] == "unsigned":
+            return codes
+        for row, column in zip(*np.nonzero(codes >= len(fmt["levels"])), strict=True):
+            problem = f"field {column} holds code {codes[row, column]}, which {fmt['format']} has not"
+            raise _Differs(place, int(row if rows else column), f"line {row + 1} of {path}: {problem}")
+        return np.array(fmt["levels"], np.int64)[codes]
+
+    def _codes(self, index: int, sums: Integers) -> Integers:
+        """Codes on the link above layer `index`, by counting the thresholds that each sum reaches."""
+        ranks = np.zeros_like(sums)
+        for threshold in self.tables[index][1].T:
+            ranks += sums >= threshold
+        fmt = self.links[index + 1]
+        return ranks if fmt["codes"] == "index" else (ranks + fmt["lowest_level"]) % (1 << fmt["bits"])
+
+    def _compare(self, path: str, place: str, got: Integers, signed: bool) -> None:
+        expected = self._golden(path, signed)
+        if len(expected) != len(got):
+            raise StorageError(f"{self.folder / 'golden' / path}: has {len(expected)} lines, not {len(got)}")
+        for row, column in zip(*np.nonzero(expected != got), strict=True):
+            wanted, given = expected[row, column], got[row, column]
+            neuron = wanted if path.endswith(".classes.mem") else column
+            detail = f"line {row + 1} of {self.folder / 'golden' / path}: expected {wanted}, got {given}"
+            raise _Differs(place, int(neuron), detail)
+        self.values += got.size
+
+    def _check_layers(self, folder: str, indices: list[int]) -> None:
+        link = self.links[indices[0]]
+        path = f"{folder}/{link['name']}.codes.mem"
+        codes = self._golden(path)
+        self.vectors += len(codes)
+        for index in indices:
+            link, place = self.links[index], self.layers[index]["outlet"]
+            weights, limits = self.tables[index]
+            sums = self._levels_of(link, codes, link["name"], path) @ weights.T
+            self._compare(f"{folder}/{place}.sums.mem", place, sums, signed=True)
+            if index < len(self.layers) - 1:
+                codes = self._codes(index, sums)
+                self._compare(f"{folder}/{place}.codes.mem", place, codes, signed=False)
+            else:
+                logits = sums * 16 + limits.T
+                self._compare(f"{folder}/{place}.logits.mem", place, logits, signed=True)
+                self._compare(f"{folder}/{place}.classes.mem", place, _first_largest(logits), signed=False)
+
+    def _check_comparator(self, folder: str, index: int) -> None:
+        place = self.layers[index]["outlet"]
+        if index < len(self.layers) - 1:
+            sums = self._golden(f"{folder}/{place}.sums.mem", signed=True)
+            self._compare(f"{folder}/{place}.codes.mem", place, self._codes(index, sums), signed=False)
+        else:
+            sums = self._golden(f"{folder}/{place}.logits.mem", signed=True)
+            self._compare(f"{folder}/{place}.classes.mem", place, _first_largest(sums), signed=False)
+        self.vectors += len(sums)
+
+
+def _first_largest(logits: Integers) -> Integers:
+    return np.array([[row.index(max(row))] for row in logits.tolist()], np.int64)

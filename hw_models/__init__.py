@@ -1,0 +1,26 @@
+"""What a ledger costs on a technology: `price(ledger, placement, technology) -> Bill`, in joules with a range.
+
+>>> from lowbit_dtp.ledger import Ledger, Work
+>>> ledger = Ledger(samples=1)
+>>> ledger.worked(Work("h1", "activity", "multiply-accumulate", "binary", "float32"), 1000)
+>>> price(ledger, Placement(), Technology.load("45nm")).total.typical == 1000 * 0.9e-12
+True
+"""
+
+from .placement import Placement, Wire
+from .price import Bill, Item, break_even_gradient_bits, price, with_weights
+from .technology import Constant, Range, Technology, Term
+
+__all__ = [
+    "Bill",
+    "Constant",
+    "Item",
+    "Placement",
+    "Range",
+    "Technology",
+    "Term",
+    "Wire",
+    "break_even_gradient_bits",
+    "price",
+    "with_weights",
+]

@@ -1,0 +1,80 @@
+"""Compute: what an operation costs, by the formats of its operands.
+
+Formats that hold nothing but -1, 0 and +1, up to a scale, need no multiplier:
+
+| multiply-accumulate | is |
+|---|---|
+| binary x binary | one XNOR-popcount (AND-popcount for {0,1}); two where one side is ternary: a sign and a mask |
+| binary or ternary x float32 | a float32 addition |
+| binary or ternary x fixed point | an addition as wide as the accumulator |
+| fixed point x fixed point | a multiplication, and an addition as wide as the accumulator |
+| any other x float32 | a float32 multiplication and addition; the other operand is converted, which is not charged |
+
+A format of your own with other values is looked up as float32.
+"""
+
+from math import sqrt
+
+from lowbit_dtp.formats import FixedPoint, Float, Format, Table, parse
+from lowbit_dtp.ledger import Work
+
+from .technology import Technology, Term
+
+
+def work_terms(work: Work, times: int, technology: Technology, accumulator_bits: int) -> tuple[Term, ...]:
+    """Cost of doing `work` `times` times, with integer sums `accumulator_bits` wide."""
+    operands = [parse(name) for name in (work.left, work.right) if name]
+    needed_by = f"{work.operation} of {' x '.join(map(str, operands))} in layer {work.layer}"
+    events = _events(work.operation, operands, technology, accumulator_bits)
+    return tuple(Term(technology.constant(name, needed_by), number * times) for name, number in events)
+
+
+def _events(
+    operation: str, operands: list[Format], technology: Technology, accumulator_bits: int
+) -> list[tuple[str, float]]:
+    """Names of the constants that one operation needs, and how often each."""
+    number = _float(operands)
+    if operation == "multiply-accumulate":
+        multiplied = [fmt for fmt in operands if not _needs_no_multiplier(fmt)]
+        if not multiplied:
+            return [("xnor-popcount", max(fmt.bits for fmt in operands))]
+        accumulate = [(f"add {number}", 1.0)] if number else _integer_add(accumulator_bits, technology)
+        return accumulate if len(multiplied) < len(operands) else _multiply(operands, technology) + accumulate
+    if operation == "multiply":
+        return _multiply(operands, technology)
+    if operation == "add" and not number:
+        return _integer_add(max(fmt.bits for fmt in operands), technology)
+    return [(f"{operation} {number or 'float32'}", 1.0)]  # functions are computed in floating point
+
+
+def _needs_no_multiplier(fmt: Format) -> bool:
+    """Whether all values of `fmt` are -1, 0 or +1 times one scale."""
+    if isinstance(fmt, FixedPoint):
+        return fmt.lowest_level >= -1 and fmt.highest_level <= 1
+    return isinstance(fmt, Table) and {abs(value) for value in fmt.values} <= {0.0, fmt.largest}
+
+
+def _float(operands: list[Format]) -> str:
+    """Name of the floating-point format that operands meet in; empty if all of them are integers up to a scale."""
+    floats = [fmt for fmt in operands if isinstance(fmt, Float)]
+    if floats:
+        return max(floats, key=lambda fmt: fmt.bits).name
+    integers = all(isinstance(fmt, FixedPoint) or _needs_no_multiplier(fmt) for fmt in operands)
+    return "" if integers else "float32"
+
+
+def _multiply(operands: list[Format], technology: Technology) -> list[tuple[str, float]]:
+    """One multiplication. An array of a x b one-bit adders, so as costly as one of sqrt(ab) x sqrt(ab) bits."""
+    if number := _float(operands):
+        return [(f"multiply {number}", 1.0)]
+    left, right = operands[0].bits, operands[-1].bits
+    if left == right and f"multiply int{left}" in technology.constants:
+        return [(f"multiply int{left}", 1.0)]
+    return [("multiply integer, squared", left * right), ("multiply integer", sqrt(left * right))]
+
+
+def _integer_add(bits: int, technology: Technology) -> list[tuple[str, float]]:
+    """One addition `bits` wide: its own constant if the technology has one, else by the bit."""
+    if f"add int{bits}" in technology.constants:
+        return [(f"add int{bits}", 1.0)]
+    return [("add integer", float(bits))]

@@ -1,0 +1,101 @@
+"""Placement: which kind of wire each link is, and where the weights are kept."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lowbit_dtp.formats import choose
+from lowbit_dtp.ledger import Ledger
+
+METRES = {"um": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A kind of wire, by the name of its TOML file, and how long it is where it costs by the metre."""
+
+    kind: str
+    metres: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Wire":
+        """The wire that `text` names.
+
+        >>> Wire.parse("board"), Wire.parse("on-die:5mm")
+        (Wire(kind='board', metres=None), Wire(kind='on-die', metres=0.005))
+        """
+        kind, colon, length = text.strip().partition(":")
+        if not colon:
+            return cls(kind)
+        given = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+) *([a-z]+)", length)
+        if not given or given[2] not in METRES or not kind:
+            raise ValueError(f"wire {text!r}: a length is a number with um, mm, cm or m, as in on-die:5mm")
+        return cls(kind, float(given[1]) * METRES[given[2]])
+
+    def __str__(self) -> str:
+        return self.kind if self.metres is None else f"{self.kind}:{self.metres / METRES['mm']:g}mm"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the layers sit: the wire of each link in `links`, `rest` for the others, and the memory of the weights."""
+
+    links: Mapping[str, Wire] = field(default_factory=dict)
+    rest: Wire = Wire("on-die", 1e-3)
+    memory: str = "sram"
+    """`sram`, or the name of a constant such as `dram`."""
+    reuse: float = 1.0
+    """Samples for which a weight once read is used: it divides the reads of weights and biases, not the writes."""
+    word_bits: int = 1
+    """Each message is padded to whole words of so many bits on its link; 1 sends the bare payload."""
+    accumulator_bits: int = 32
+    """Width of integer sums."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("reuse", 1), ("word_bits", 1), ("accumulator_bits", 1)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"placement: {name} must be {least} or more, not {getattr(self, name)}")
+
+    @classmethod
+    def default(cls) -> "Placement":
+        """Everything on one die: links are wires of one millimetre, weights are in SRAM, nothing is reused."""
+        return cls()
+
+    @classmethod
+    def parse(cls, wires: str | Iterable[str], **others: Any) -> "Placement":
+        """A placement from texts `LINK=WIRE`, comma-separated or one by one; the link `rest` is all others.
+
+        >>> placement = Placement.parse("h1-h2=board, rest=on-die:2mm")
+        >>> str(placement.wire("h1-h2")), str(placement.wire("input-h1"))
+        ('board', 'on-die:2mm')
+        """
+        links: dict[str, Wire] = {}
+        for text in [part for given in ([wires] if isinstance(wires, str) else wires) for part in given.split(",")]:
+            link, equals, wire = (part.strip() for part in text.partition("="))
+            if not (link and equals and wire):
+                raise ValueError(f"placement {text.strip()!r}: write LINK=WIRE, as in h1-h2=board or h1-h2=on-die:5mm")
+            if link in links:
+                raise ValueError(f"placement names link {link!r} twice: {links[link]} and {wire}")
+            links[link] = Wire.parse(wire)
+        return cls(links, links.pop("rest", cls.rest), **others)
+
+    def wire(self, link: str) -> Wire:
+        """What kind of wire `link` is."""
+        return self.links.get(link, self.rest)
+
+    def check(self, ledger: Ledger) -> None:
+        """Raise ValueError if a link is named over which `ledger` has nothing."""
+        for link in self.links:
+            choose("link", link, dict.fromkeys(ledger.links()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "links": {link: str(wire) for link, wire in self.links.items()},
+            "rest": str(self.rest),
+            "memory": self.memory,
+            "reuse": self.reuse,
+            "word_bits": self.word_bits,
+            "accumulator_bits": self.accumulator_bits,
+        }

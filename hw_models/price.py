@@ -1,0 +1,207 @@
+"""Price: a ledger, on a placement and a technology, becomes a bill in joules."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from lowbit_dtp.formats import choose, parse
+from lowbit_dtp.ledger import PER, Flow, Ledger
+
+from .compute import work_terms
+from .memory import access_terms
+from .placement import Placement
+from .technology import Constant, Range, Technology, Term, constant_as_dict
+from .wires import crossing_terms
+
+KEYS = ("part", "where", "flow", "operation", "purpose", "format")
+"""What a bill can be split by."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of a bill: what one kind of message, operation or memory access cost."""
+
+    part: str
+    """`link`, `compute` or `memory`."""
+    where: str
+    """Link, or layer."""
+    flow: str
+    """`forward` or `feedback` on a link; `local` in a layer."""
+    operation: str
+    """`send` on a link, the operation in compute, `read` or `write` in memory."""
+    purpose: str
+    """What for; in memory, the array."""
+    format: str
+    terms: tuple[Term, ...]
+    """The constants that were used, and how often each."""
+
+    @property
+    def joules(self) -> Range:
+        """What it cost."""
+        return _sum(term.joules for term in self.terms)
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What a ledger cost, line by line."""
+
+    technology: str
+    placement: Placement
+    items: tuple[Item, ...]
+    counts: Mapping[str, int]
+    """How many of each unit, `run`, `epoch`, `step` and `sample`, the ledger is over."""
+    break_even: Mapping[str, float] = field(default_factory=dict)
+    """Of each link with feedback: `break_even_gradient_bits`."""
+    unit: str = "ledger"
+    """What the joules are of: the whole ledger, or one run, epoch, step or sample."""
+
+    @property
+    def total(self) -> Range:
+        """Everything together."""
+        return _sum(item.joules for item in self.items)
+
+    def by(self, key: str) -> dict[str, Range]:
+        """The total, split by one of `KEYS`; the values add up to the total."""
+        choose("split", key, dict.fromkeys(KEYS))
+        split: dict[str, Range] = {}
+        for item in self.items:
+            name = getattr(item, key)
+            split[name] = split.get(name, Range()) + item.joules
+        return split
+
+    def per(self, unit: str) -> "Bill":
+        """The same bill for one average run, epoch, step or sample. Ask the bill of the whole ledger."""
+        if self.unit != "ledger":
+            raise ValueError(f"this bill is already per {self.unit}; take the bill of the whole ledger per {unit}")
+        if not (number := choose("unit", unit, self.counts)):
+            raise ValueError(f"the ledger has counted no {unit}, so its bill has no answer per {unit}")
+        items = (
+            replace(item, terms=tuple(replace(term, times=term.times / number) for term in item.terms))
+            for item in self.items
+        )
+        return replace(self, items=tuple(items), unit=unit)
+
+    @property
+    def links_share(self) -> Range:
+        """Fraction of the total that links cost: lowest if links are cheap and all else is dear, and highest likewise.
+
+        ValueError if nothing cost anything.
+        """
+        links = self.by("part").get("link", Range())
+        rest = _sum(item.joules for item in self.items if item.part != "link")
+        if not (links + rest).typical:
+            raise ValueError("nothing in this bill cost anything, so links have no share of it")
+        return Range(_share(links.low, rest.high), _share(links.typical, rest.typical), _share(links.high, rest.low))
+
+    @property
+    def constants(self) -> list[Constant]:
+        """Constants that were used, each once, with their sources."""
+        return list(dict.fromkeys(term.constant for item in self.items for term in item.terms))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON; joules are `{"low", "typical", "high"}`."""
+        return {
+            "technology": self.technology,
+            "placement": self.placement.as_dict(),
+            "unit": self.unit,
+            "counts": {f"{unit}s": number for unit, number in self.counts.items()},
+            "total": asdict(self.total),
+            **{f"by_{key}": {name: asdict(cost) for name, cost in self.by(key).items()} for key in KEYS},
+            "links_share": asdict(self.links_share) if self.total.typical else None,
+            "break_even_gradient_bits": dict(self.break_even),
+            "items": [
+                {key: getattr(item, key) for key in KEYS}
+                | {"joules": asdict(item.joules)}
+                | {"terms": [_term_as_dict(term) for term in item.terms]}
+                for item in self.items
+            ],
+            "constants": [constant_as_dict(constant) for constant in self.constants],
+        }
+
+
+def price(ledger: Ledger, placement: Placement, technology: Technology) -> Bill:
+    """What everything in `ledger` cost: each message on its wire, each operation, each access to memory.
+
+    ValueError if `placement` names a link that is not in `ledger`, or a constant is missing.
+    """
+    placement.check(ledger)
+    items = [
+        *(
+            Item("link", c.link, c.flow.value, "send", c.purpose, c.format, crossing_terms(c, traffic, placement))
+            for c, traffic in ledger.traffic.items()
+        ),
+        *(
+            Item(
+                "compute",
+                w.layer,
+                "local",
+                w.operation,
+                w.purpose,
+                " x ".join(filter(None, (w.left, w.right))),
+                work_terms(w, times, technology, placement.accumulator_bits),
+            )
+            for w, times in ledger.work.items()
+        ),
+        *(
+            Item("memory", a.layer, "local", a.way, a.array, a.format, access_terms(a, words, placement, technology))
+            for a, words in ledger.accesses.items()
+        ),
+    ]
+    counts = {unit: getattr(ledger, f"{unit}s") for unit in PER}
+    learning = [link for link in ledger.links() if _can_break_even(ledger, link)]
+    break_even = {link: break_even_gradient_bits(ledger, link) for link in learning}
+    return Bill(technology.name, placement, tuple(items), counts, break_even)
+
+
+def break_even_gradient_bits(ledger: Ledger, link: str) -> float:
+    """Width of gradient with which straight-through would send as many bits over `link` as `ledger` did.
+
+    Straight-through sends the forward activity once, and down again one gradient code a sample for each neuron below.
+    With a narrower gradient it sends less than this ledger's rule, with a wider one more. Payload bits, no padding.
+    ValueError if `link` is unknown, or lacks activity forward or any feedback.
+    """
+    choose("link", link, dict.fromkeys(ledger.links()))
+    if not _can_break_even(ledger, link):
+        raise ValueError(f"link {link} carried no activity forward or no feedback, so no gradient breaks even with it")
+    widths = {crossing.width for crossing, _ in ledger.crossings(link, Flow.FORWARD, "activity")}
+    if len(widths) != 1:
+        raise ValueError(f"link {link} carried activity of {' and '.join(map(str, sorted(widths)))} neurons")
+    excess = ledger.bits(link, per="sample") - ledger.bits(link, Flow.FORWARD, "activity", per="sample")
+    return excess / widths.pop()
+
+
+def _can_break_even(ledger: Ledger, link: str) -> bool:
+    activity = any(ledger.crossings(link, Flow.FORWARD, "activity"))
+    return ledger.samples > 0 and activity and any(ledger.crossings(link, Flow.FEEDBACK))
+
+
+def with_weights(ledger: Ledger, format_name: str) -> Ledger:
+    """`ledger` of inference as if its float32 weights were of another format: operands, words and array sizes.
+
+    Biases keep their format. Meant for inference: in a ledger of training, float32 operands need not be weights.
+    """
+    bits = parse(format_name).bits
+    changed = Ledger(ledger.runs, ledger.epochs, ledger.steps, ledger.samples)
+    for crossing, traffic in ledger.traffic.items():
+        changed.crossed(crossing, traffic.messages, traffic.ones, traffic.toggles)
+    for work, times in ledger.work.items():
+        weighted = work.operation == "multiply-accumulate" and work.right == "float32"
+        changed.worked(replace(work, right=format_name) if weighted else work, times)
+    for access, words in ledger.accesses.items():
+        if access.array == "weight" and access.format == "float32":
+            capacity = access.capacity_bits // access.bits * bits
+            access = replace(access, format=format_name, bits=bits, capacity_bits=capacity)
+        changed.accessed(access, words)
+    return changed
+
+
+def _sum(ranges: Iterable[Range]) -> Range:
+    return sum(ranges, Range())
+
+
+def _share(part: float, rest: float) -> float:
+    return part / (part + rest) if part else 0.0
+
+
+def _term_as_dict(term: Term) -> dict[str, Any]:
+    return {"technology": term.constant.technology, "constant": term.constant.name, "times": term.times}

@@ -1,0 +1,48 @@
+"""What a neural network costs when its neurons talk in bits: training, counting, pricing and exporting."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .version import __version__
+
+if TYPE_CHECKING:
+    from . import data, formats, optimizers, rules
+    from .ledger import Flow, Ledger
+    from .links import Link
+    from .network import Network
+    from .training import Progress, evaluate, fit
+
+_HOMES = {
+    "Flow": "ledger",
+    "Ledger": "ledger",
+    "Link": "links",
+    "Network": "network",
+    "Progress": "training",
+    "evaluate": "training",
+    "fit": "training",
+}
+_MODULES = ("data", "formats", "optimizers", "rules")
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: the command line starts before kernels are compiled or loaded."""
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "Flow",
+    "Ledger",
+    "Link",
+    "Network",
+    "Progress",
+    "data",
+    "evaluate",
+    "fit",
+    "formats",
+    "optimizers",
+    "rules",
+]

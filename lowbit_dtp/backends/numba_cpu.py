@@ -1,0 +1,154 @@
+"""NumPy arrays: Numba kernels, and BLAS in blocks that do not depend on the number of threads."""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import numba
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from ..formats import FixedPoint, Float, Format, Table
+from . import Array
+from . import _numba_kernels as kernels
+
+# A product is cut into blocks of this many columns. The cut depends on the shape alone and each block is one
+# single-threaded BLAS call, so the bits of a result do not depend on who computes it.
+_BLOCK = 128
+_SMALL = 2_000_000
+"""Multiplications below which handing blocks to other threads costs more than it saves."""
+
+
+def set_threads(threads: int) -> None:
+    """Use this many threads from here on. Changes the speed, never a number."""
+    if not 1 <= threads <= numba.config.NUMBA_NUM_THREADS:
+        raise ValueError(f"threads must be 1 to {numba.config.NUMBA_NUM_THREADS} on this machine, not {threads}")
+    numba.set_num_threads(threads)
+
+
+@cache
+def _workers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="matmul")
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _run(blocks: Iterable[Callable[[], object]], threads: int) -> None:
+    """Run every one of `blocks`, shared out over `threads`."""
+    waiting = list(blocks)
+
+    def work() -> None:
+        while waiting:
+            try:
+                block = waiting.pop()
+            except IndexError:  # another thread took the last one
+                return
+            block()
+
+    helpers = [_workers().submit(work) for _ in range(min(threads, len(waiting)) - 1)]
+    work()
+    for helper in helpers:
+        helper.result()
+
+
+class NumbaBackend:
+    """`Backend` for NumPy arrays."""
+
+    def asarray(self, x: np.ndarray, like: Array) -> Array:
+        return x.astype(like.dtype, copy=False) if x.dtype.kind == "f" else x
+
+    def encode(self, x: Array, fmt: Format, uniform: Array | None) -> Array:
+        if isinstance(fmt, Table):
+            codes = np.empty(x.shape, fmt.code_dtype)
+            thresholds = _thresholds(fmt, x.dtype)
+            if kernels.encode_table(np.ascontiguousarray(x).reshape(-1), thresholds, codes.reshape(-1)):
+                raise ValueError(f"{fmt.name} cannot send NaN")
+            return codes
+        return fmt.encode(x, uniform)
+
+    def decode(self, codes: Array, fmt: Format, like: Array) -> Array:
+        if isinstance(fmt, Float):
+            return fmt.decode(codes, fmt.dtype).astype(like.dtype, copy=False)
+        if isinstance(fmt, Table) or (isinstance(fmt, FixedPoint) and fmt.word <= 8):
+            return np.take(_values(fmt, like.dtype), codes)
+        return fmt.decode(codes, like.dtype)
+
+    def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[int, int]:
+        codes = np.ascontiguousarray(codes)
+        ones, toggles = kernels.count_bits(codes.reshape(-1)), 0
+        for member in np.ndindex(codes.shape[:-2]):
+            rows = codes[member]
+            if previous is not None and len(rows):
+                toggles += kernels.count_differing_bits(rows[0], previous[member])
+            toggles += kernels.count_differing_bits(rows[1:].reshape(-1), rows[:-1].reshape(-1))
+        return int(ones), int(toggles)
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        members = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        product = np.empty((*members, a.shape[-2], b.shape[-1]), np.result_type(a, b))
+        if a.shape[-1] == 0:
+            product[...] = 0
+        a = np.broadcast_to(a, (*members, *a.shape[-2:]))
+        b = np.broadcast_to(b, (*members, *b.shape[-2:]))
+        blocks = (block for m in np.ndindex(members) for block in _blocks(a[m], b[m], product[m]))
+        threads = numba.get_num_threads() if product.size * a.shape[-1] >= _SMALL else 1
+        with _blas().limit(limits=1):
+            _run(blocks, threads)
+        return product
+
+    def tanh(self, x: Array) -> Array:
+        return np.tanh(x)
+
+    def sigmoid(self, x: Array) -> Array:
+        return 0.5 * np.tanh(0.5 * x) + 0.5
+
+    def relu(self, x: Array) -> Array:
+        return np.maximum(x, 0)
+
+    def softmax(self, x: Array) -> Array:
+        powers = np.exp(x - x.max(-1, keepdims=True))
+        return powers / powers.sum(-1, keepdims=True)
+
+    def one_hot(self, labels: Array, classes: int, like: Array) -> Array:
+        return np.eye(classes, dtype=like.dtype)[labels]
+
+    def log_loss(self, probability: Array, labels: Array) -> Array:
+        chosen = np.take_along_axis(probability, labels[..., None], -1)[..., 0]
+        return -np.log(np.maximum(chosen, np.finfo(chosen.dtype).tiny)).mean(-1)
+
+    def rmsprop(
+        self,
+        parameter: Array,
+        gradient: Array,
+        state: tuple[Array, Array, Array],
+        learning_rate: float,
+        decay: float,
+        momentum: float,
+        stabilizer: float,
+    ) -> None:
+        numbers = (parameter.dtype.type(x) for x in (learning_rate, decay, momentum, stabilizer))
+        kernels.rmsprop(*(x.reshape(-1) for x in (parameter, np.ascontiguousarray(gradient), *state)), *numbers)
+
+
+def _blocks(a: Array, b: Array, product: Array) -> Iterable[Callable[[], object]]:
+    for start in range(0, product.shape[1], _BLOCK):
+        part = slice(start, start + _BLOCK)
+        yield lambda part=part: np.matmul(a, b[:, part], out=product[:, part])  # type: ignore[misc]
+
+
+@cache
+def _thresholds(fmt: Table, dtype: np.dtype) -> np.ndarray:
+    """Thresholds in the type of the states, rounded up: `x >= t` then means the same for every `x` of that type."""
+    exact = np.asarray(fmt.thresholds, np.float64)
+    rounded = exact.astype(dtype)
+    return np.where(rounded < exact, np.nextafter(rounded, dtype.type(np.inf)), rounded)
+
+
+@cache
+def _values(fmt: Format, dtype: np.dtype) -> np.ndarray:
+    size = len(fmt.values) if isinstance(fmt, Table) else 2**fmt.bits
+    return fmt.decode(np.arange(size, dtype=fmt.code_dtype), dtype)

@@ -1,0 +1,57 @@
+"""Checkpoints: one file from which a run that was stopped goes on, bit for bit."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .layers import PARAMETERS
+from .ledger import Flow, Ledger
+from .network import Network
+from .optimizers import Optimizer
+from .storage import StorageError, read_tensors, write_tensors
+from .training import Progress
+
+
+def save(path: Path, net: Network, optimizer: Optimizer, progress: Progress, notes: dict[str, Any]) -> None:
+    """Write everything that changes in a run, and `notes`, as one safetensors file, in one step."""
+    tensors = {f"network.{name}": x for name, x in net.tensors().items()}
+    tensors |= {f"optimizer.{layer}.{name}": x for (layer, name), x in optimizer.state.items()}
+    tensors |= {f"wires.{link}.{flow}": x for (link, flow), x in progress.ledger.wires.items()}
+    position = {name: value for name, value in vars(progress).items() if name != "ledger"}
+    write_tensors(path, tensors, {"progress": position, "ledger": progress.ledger.as_dict(), "notes": notes})
+
+
+def load(path: Path, net: Network, optimizer: Optimizer) -> tuple[Progress, dict[str, Any]]:
+    """Bring `net` and `optimizer` to where `save` found them; where the run was, and the notes.
+
+    Raises `StorageError` naming `path` if it is no checkpoint of such a network; nothing has changed then.
+    """
+    tensors, description = read_tensors(path)
+    groups: dict[str, dict[str, np.ndarray]] = {"network": {}, "optimizer": {}, "wires": {}}
+    try:
+        for name, x in tensors.items():
+            group, _, rest = name.partition(".")
+            groups[group][rest] = x
+        ledger = Ledger.from_dict(description["ledger"])
+        progress = Progress(**description["progress"], ledger=ledger)
+        notes = description["notes"]
+    except (KeyError, TypeError) as error:
+        raise StorageError(f"{path}: not a checkpoint ({type(error).__name__}: {error})") from None
+    shapes = {name: x.shape for name, x in groups["network"].items()}
+    if shapes != {name: tuple(x.shape) for name, x in net.tensors().items()}:
+        raise StorageError(f"{path}: a checkpoint of another network; its parameters are {shapes}")
+    for layer in net.layers:
+        for name in PARAMETERS:
+            if f"{layer.name}.{name}" in groups["network"]:
+                setattr(layer, name, groups["network"][f"{layer.name}.{name}"])
+    optimizer.state = {}
+    for key, x in groups["optimizer"].items():
+        layer_name, _, name = key.partition(".")
+        optimizer.state[layer_name, name] = x
+    for key, x in groups["wires"].items():
+        link, _, flow = key.rpartition(".")
+        ledger.wires[link, Flow(flow)] = x
+    return progress, notes
+
+

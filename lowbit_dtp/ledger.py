@@ -1,0 +1,249 @@
+"""The ledger: what crossed which link, what was computed where, and which memory was touched, counted as it happens.
+
+Only links and layers write here. Everything is a count of events; joules and seconds are somebody else's reading.
+Counts add up over steps, epochs and seeds, and answer per sample, per step, per epoch or per run.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from .storage import StorageError, read_json, write_json
+
+
+class Flow(StrEnum):
+    """Which way a message crosses a link."""
+
+    FORWARD = "forward"
+    FEEDBACK = "feedback"
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """A kind of message: which link, which way, why, in which format, and how many codes wide."""
+
+    link: str
+    flow: Flow
+    purpose: str
+    format: str
+    bits: int
+    """Bits a code."""
+    width: int
+    """Codes a message; one message carries one sample."""
+
+
+@dataclass
+class Traffic:
+    """How often a kind of message crossed, and what its bits did."""
+
+    messages: int = 0
+    ones: int = 0
+    """Bits that were 1."""
+    toggles: int = 0
+    """Wires that changed level: bits that differ from the word before on the same wires."""
+
+    def __iadd__(self, other: "Traffic") -> "Traffic":
+        self.messages += other.messages
+        self.ones += other.ones
+        self.toggles += other.toggles
+        return self
+
+
+@dataclass(frozen=True)
+class Work:
+    """A kind of operation: in which layer, what for, which, and on operands of which formats.
+
+    `operation` is one of `OPERATIONS`; `right` is empty for those of one operand.
+    """
+
+    layer: str
+    purpose: str
+    operation: str
+    left: str
+    right: str = ""
+
+
+OPERATIONS = ("multiply-accumulate", "multiply", "add", "divide", "square-root", "tanh", "exp")
+"""What a `Work` can be. `exp` stands for a sigmoid or one term of a softmax as well."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """A kind of memory traffic: which array of which layer, read or written, in words of which format.
+
+    Counted as if each sample were processed by itself (no reuse of a word over a minibatch); `capacity_bits` is the
+    size of the whole array, from which a technology chooses a memory.
+    """
+
+    layer: str
+    array: str
+    way: str
+    """`read` or `write`."""
+    format: str
+    bits: int
+    capacity_bits: int
+
+
+PER = ("run", "epoch", "step", "sample")
+
+
+@dataclass
+class Ledger:
+    """Everything a run sent, computed and touched, and over how much of it that was counted."""
+
+    runs: int = 1
+    epochs: int = 0
+    steps: int = 0
+    samples: int = 0
+    traffic: dict[Crossing, Traffic] = field(default_factory=dict)
+    work: dict[Work, int] = field(default_factory=dict)
+    accesses: dict[Access, int] = field(default_factory=dict)
+    wires: dict[tuple[str, Flow], Any] = field(default_factory=dict, compare=False, repr=False)
+    """Last word on each link's wires, each way: what the next one toggles against. Not added, not saved."""
+
+    def crossed(self, crossing: Crossing, messages: int, ones: int, toggles: int) -> None:
+        """Count `messages` of a kind, with their ones and toggles."""
+        traffic = self.traffic.setdefault(crossing, Traffic())
+        traffic += Traffic(messages, ones, toggles)
+
+    def worked(self, work: Work, times: int) -> None:
+        """Count an operation done `times` times."""
+        if work.operation not in OPERATIONS:
+            raise ValueError(f"no operation {work.operation!r}; there are: {', '.join(OPERATIONS)}")
+        self.work[work] = self.work.get(work, 0) + times
+
+    def accessed(self, access: Access, words: int) -> None:
+        """Count `words` of memory read or written."""
+        self.accesses[access] = self.accesses.get(access, 0) + words
+
+    def per(self, unit: str) -> int:
+        """How many runs, epochs, steps or samples the counts are over: what to divide by."""
+        if unit not in PER:
+            raise ValueError(f"no unit {unit!r}; there are: {', '.join(PER)}")
+        number: int = getattr(self, f"{unit}s")
+        if not number:
+            raise ValueError(f"the ledger has counted no {unit}, so it has no answer per {unit}")
+        return number
+
+    def crossings(
+        self, link: str | None = None, flow: Flow | None = None, purpose: str | None = None
+    ) -> Iterator[tuple[Crossing, Traffic]]:
+        """Kinds of message on `link`, `flow` and for `purpose`, where given, with their traffic."""
+        for crossing, traffic in self.traffic.items():
+            if link in (None, crossing.link) and flow in (None, crossing.flow) and purpose in (None, crossing.purpose):
+                yield crossing, traffic
+
+    def codes(
+        self, link: str | None = None, flow: Flow | None = None, purpose: str | None = None, per: str = "run"
+    ) -> float:
+        """Codes that crossed, on average `per` run, epoch, step or sample."""
+        return sum(t.messages * c.width for c, t in self.crossings(link, flow, purpose)) / self.per(per)
+
+    def bits(
+        self,
+        link: str | None = None,
+        flow: Flow | None = None,
+        purpose: str | None = None,
+        per: str = "run",
+        word_bits: int = 1,
+    ) -> float:
+        """Bits that crossed, each message padded to whole words of `word_bits`; 1 leaves the bare payload."""
+        total = sum(t.messages * padded(c.width * c.bits, word_bits) for c, t in self.crossings(link, flow, purpose))
+        return total / self.per(per)
+
+    def ones(
+        self, link: str | None = None, flow: Flow | None = None, purpose: str | None = None, per: str = "run"
+    ) -> float:
+        """Bits that crossed as 1."""
+        return sum(t.ones for _, t in self.crossings(link, flow, purpose)) / self.per(per)
+
+    def toggles(
+        self, link: str | None = None, flow: Flow | None = None, purpose: str | None = None, per: str = "run"
+    ) -> float:
+        """Changes of level on the wires."""
+        return sum(t.toggles for _, t in self.crossings(link, flow, purpose)) / self.per(per)
+
+    def links(self) -> list[str]:
+        """Names of the links that carried something, in the order of their first message."""
+        return list(dict.fromkeys(crossing.link for crossing in self.traffic))
+
+    def layers(self) -> list[str]:
+        """Names of the layers that computed something, in the order of their first operation."""
+        return list(dict.fromkeys(work.layer for work in self.work))
+
+    def __add__(self, other: "Ledger") -> "Ledger":
+        """Both together, as of two runs."""
+        return merged([self, other])
+
+    def __iadd__(self, other: "Ledger") -> "Ledger":
+        self.runs += other.runs
+        self.epochs += other.epochs
+        self.steps += other.steps
+        self.samples += other.samples
+        for crossing, traffic in other.traffic.items():
+            self.crossed(crossing, traffic.messages, traffic.ones, traffic.toggles)
+        for work, times in other.work.items():
+            self.worked(work, times)
+        for access, words in other.accesses.items():
+            self.accessed(access, words)
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON."""
+        return {
+            **{f"{unit}s": getattr(self, f"{unit}s") for unit in PER},
+            "traffic": [asdict(c) | asdict(t) for c, t in self.traffic.items()],
+            "work": [asdict(w) | {"times": n} for w, n in self.work.items()],
+            "accesses": [asdict(a) | {"words": n} for a, n in self.accesses.items()],
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Ledger":
+        """The ledger of which `as_dict` made `content`; KeyError or TypeError if it is no ledger."""
+        ledger = cls(**{f"{unit}s": content[f"{unit}s"] for unit in PER})
+        for row in content["traffic"]:
+            row = dict(row)
+            counts = [row.pop(name) for name in ("messages", "ones", "toggles")]
+            ledger.crossed(Crossing(**(row | {"flow": Flow(row["flow"])})), *counts)
+        for row in content["work"]:
+            row = dict(row)
+            times = row.pop("times")
+            ledger.worked(Work(**row), times)
+        for row in content["accesses"]:
+            row = dict(row)
+            words = row.pop("words")
+            ledger.accessed(Access(**row), words)
+        return ledger
+
+
+def padded(bits: int, word_bits: int) -> int:
+    """`bits` rounded up to whole words of `word_bits`.
+
+    >>> padded(500, 8), padded(500, 64), padded(500, 1)
+    (504, 512, 500)
+    """
+    return -(-bits // word_bits) * word_bits
+
+
+def merged(ledgers: Iterable[Ledger]) -> Ledger:
+    """One ledger of many: of seeds, or of parts of a run."""
+    total = Ledger(runs=0)
+    for ledger in ledgers:
+        total += ledger
+    return total
+
+
+def save(path: Path, **ledgers: Ledger) -> None:
+    """Write named ledgers, `training` and `inference` say, as one JSON file."""
+    write_json(path, {name: ledger.as_dict() for name, ledger in ledgers.items()})
+
+
+def load(path: Path) -> dict[str, Ledger]:
+    """The named ledgers that `save` wrote. Raises `StorageError` naming `path` if it cannot be that."""
+    content = read_json(path)
+    try:
+        return {name: Ledger.from_dict(ledger) for name, ledger in content.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StorageError(f"{path}: not a ledger ({type(error).__name__}: {error})") from None

@@ -1,0 +1,79 @@
+"""Links: the wires between layers. Nothing passes from layer to layer but through one, and none passes uncounted."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from . import packing
+from .backends import Array, backend_of
+from .formats import Format, float32, parse
+from .ledger import Crossing, Flow, Ledger
+from .randomness import Draws
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What arrived at the far end of a link: codes [..., batch, neurons] and the format that reads them."""
+
+    codes: Array
+    format: Format
+    like: Array
+    """An array of the sender's floating type, in which `values` are given."""
+
+    @cached_property
+    def values(self) -> Array:
+        """The numbers the codes stand for."""
+        return backend_of(self.codes).decode(self.codes, self.format, self.like)
+
+    @property
+    def words(self) -> Array:
+        """The codes as packed uint64 words [..., batch, words] (NumPy only)."""
+        return packing.pack(self.codes, self.format.bits)
+
+
+@dataclass(frozen=True)
+class Link:
+    """A wire between a lower and an upper layer, with a format for each way across.
+
+    Formats may be given by name: `Link("binary", "fixed(4,-2)")`. `Network.build` fills in the names of the layers.
+    """
+
+    forward: Format = float32
+    feedback: Format = float32
+    lower: str = ""
+    upper: str = ""
+
+    def __post_init__(self) -> None:
+        for way in ("forward", "feedback"):
+            if isinstance(getattr(self, way), str):
+                object.__setattr__(self, way, parse(getattr(self, way)))
+
+    @property
+    def name(self) -> str:
+        """`lower-upper`."""
+        return f"{self.lower}-{self.upper}"
+
+    def format(self, flow: Flow) -> Format:
+        """The format for that way across."""
+        return self.forward if flow is Flow.FORWARD else self.feedback
+
+    def send(self, x: Array, flow: Flow, purpose: str, ledger: Ledger, draws: Draws | None = None) -> Signal:
+        """Quantize `x` [..., batch, neurons], count it in `ledger` as `purpose`, and deliver it.
+
+        `draws` is needed by formats that round stochastically. Raises ValueError, naming the link, on NaN.
+        """
+        fmt, xp = self.format(flow), backend_of(x)
+        uniform = None
+        if fmt.stochastic and draws is not None:
+            uniform = xp.asarray(draws.uniform(f"{self.name} {flow} {purpose}", tuple(x.shape)), x)
+        try:
+            codes = xp.encode(x, fmt, uniform)
+        except ValueError as error:
+            raise ValueError(f"link {self.name}, {flow} {purpose!r}: {error}") from None
+        previous = ledger.wires.get((self.name, flow))
+        ones, toggles = xp.ones_and_toggles(codes, previous)
+        width = int(x.shape[-1])
+        messages = codes.size // width if not callable(codes.size) else codes.numel() // width
+        ledger.crossed(Crossing(self.name, flow, purpose, fmt.name, fmt.bits, width), messages, ones, toggles)
+        if messages:
+            ledger.wires[self.name, flow] = codes[..., -1, :]
+        return Signal(codes, fmt, x)

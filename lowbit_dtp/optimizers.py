@@ -1,0 +1,92 @@
+"""Optimizers: one home for all rules. Each changes a parameter in place, and says what an update costs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from .backends import Array, backend_of
+from .ledger import Ledger
+from .network import Network
+
+Gradients = dict[tuple[int, str], Array]
+"""Gradient of each parameter that a step trains, by index of its layer and name."""
+
+
+@dataclass
+class Optimizer(ABC):
+    """A way to change parameters by their gradients. Feedback weights may have a learning rate of their own."""
+
+    learning_rate: float
+    feedback_learning_rate: float | None = None
+    state: dict[tuple[str, str], Array] = field(default_factory=dict, repr=False)
+    """For each layer and parameter that has been updated, `state_words` arrays like it, stacked."""
+
+    operations: ClassVar[dict[str, int]]
+    """Arithmetic of one update of one number."""
+    state_words: ClassVar[int]
+    """Numbers kept for each parameter."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "feedback_learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 <= rate < np.inf:
+                raise ValueError(f"{name} must be a finite number, zero or more, not {rate}")
+
+    def apply(self, net: Network, gradients: Gradients, ledger: Ledger) -> None:
+        """Update every parameter of `net` that has a gradient."""
+        for (layer, name), gradient in gradients.items():
+            net.layers[layer].update(name, gradient, self, ledger)
+
+    def update(self, key: tuple[str, str], parameter: Array, gradient: Array) -> None:
+        """Change `parameter` in place; `key` names its layer and itself."""
+        if self.state_words and key not in self.state:
+            zeros = np.zeros((self.state_words, *parameter.shape))
+            self.state[key] = backend_of(parameter).asarray(zeros, parameter)
+        rate = self.learning_rate
+        if key[1].startswith("feedback") and self.feedback_learning_rate is not None:
+            rate = self.feedback_learning_rate
+        self._change(parameter, gradient, self.state.get(key, ()), rate)
+
+    @abstractmethod
+    def _change(self, parameter: Array, gradient: Array, state: Iterable[Array], rate: float) -> None: ...
+
+
+@dataclass
+class RMSprop(Optimizer):
+    """Centred RMSprop with momentum, as the thesis' scripts have it, after Graves (arXiv:1308.0850, eqs. 38-45).
+
+    mean <- decay mean + (1 - decay) g; square likewise of g^2;
+    velocity <- momentum velocity - rate g / sqrt(square - mean^2 + stabilizer); parameter <- parameter + velocity.
+    The stabilizer is inside the root, so the scale of the loss matters.
+    """
+
+    decay: float = 0.95
+    momentum: float = 0.9
+    stabilizer: float = 0.001
+
+    operations = {"multiply": 8, "add": 6, "divide": 1, "square-root": 1}
+    state_words = 3
+
+    def _change(self, parameter: Array, gradient: Array, state: Iterable[Array], rate: float) -> None:
+        mean, square, velocity = state
+        backend_of(parameter).rmsprop(
+            parameter, gradient, (mean, square, velocity), rate, self.decay, self.momentum, self.stabilizer
+        )
+
+
+@dataclass
+class SGD(Optimizer):
+    """Stochastic gradient descent: parameter <- parameter - rate g."""
+
+    operations = {"multiply": 1, "add": 1}
+    state_words = 0
+
+    def _change(self, parameter: Array, gradient: Array, state: Iterable[Array], rate: float) -> None:
+        parameter -= gradient * rate
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"rmsprop": RMSprop, "sgd": SGD}
+"""Every optimizer, by name."""

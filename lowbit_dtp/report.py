@@ -1,0 +1,544 @@
+"""A comparison folder -> one HTML page, readable without network, on a phone and on paper.
+
+Only files of the folder are read: `summary.json`, and of each run `metrics.jsonl` and `network.safetensors`. Energy and
+export arrive as numbers in the summary, so nothing here knows a technology or a target.
+"""
+
+import base64
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .storage import StorageError, read_json, read_tensors, write_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from markupsafe import Markup
+    from matplotlib.figure import Figure
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Told apart by colour-blind readers (Okabe and Ito, Color Universal Design, 2008), less the yellow, faint on white."""
+MARKERS = "os^DvP*"
+ERRORS = {"test_error_percent": "Test error", "valid_error_percent": "Validation error"}
+"""What `metrics.jsonl` follows over the epochs, and how the page calls it."""
+PARTS = {"link": "#D55E00", "compute": "#7FB3D5", "memory": "#C9CED6"}
+"""Parts of the energy in the order they are stacked, with their colours: dark text is readable on each."""
+INK, MUTED = "#1c2430", "#5b6675"
+STYLE = {
+    "svg.fonttype": "none",  # text stays text: small, searchable, and in the page's own font
+    "svg.hashsalt": "lowbit-dtp",  # same figure, same ids
+    "text.parse_math": False,
+    "text.color": INK,
+    "font.size": 9,
+    "axes.edgecolor": "#9aa3b0",
+    "axes.labelcolor": MUTED,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "ytick.left": False,
+    "ytick.minor.left": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4,
+}
+"""matplotlib's own defaults with these on top, whatever the reader's machine prefers."""
+FILTERS = 40
+"""Most first-layer filters that are drawn."""
+THICKEST = 46.0
+"""Thickest arrow in a drawing of the network, in its units."""
+GAP, BOX = 74, 34
+"""Height of a link and of a layer in that drawing."""
+
+Row = Mapping[str, Any]
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into comparison `folder` and return its path. Raises `StorageError` as `render` does."""
+    path = Path(folder) / "report.html"
+    write_text(path, render(folder))
+    return path
+
+
+def render(folder: Path) -> str:
+    """The page for comparison `folder`: the same files always give the same text.
+
+    Raises `StorageError` naming `summary.json` if that is missing or is no summary. A seed without readable metrics,
+    or filters that cannot be drawn, are left out, and the page says so.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
+    from matplotlib import style
+
+    path = Path(folder) / "summary.json"
+    summary = read_json(path)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": count, "percent": percent, "share": share, "spread": spread, "si": si}
+    environment.globals["si_range"] = si_range
+    template = environment.get_template("report.html.jinja")
+    try:
+        with style.context(["default", STYLE]):
+            page = _page(Path(folder), summary)
+        return template.render(page).lstrip()
+    except (LookupError, TypeError, AttributeError, ValueError, UndefinedError) as error:
+        raise StorageError(f"{path}: not the summary of a comparison ({type(error).__name__}: {error})") from error
+
+
+def _page(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything the template shows."""
+    rows: list[Row] = summary["rows"]
+    if not rows:
+        raise LookupError("it has no rows")
+    network = summary["network"]
+    links = [f"{link['lower']}-{link['upper']}" for link in network["links"]]
+    discrete = discrete_links(links, rows)
+    technologies = list(rows[0]["joules_per_sample"])
+    runs = [_read_metrics(folder / row["folder"], row["seeds"]) for row in rows]
+    filters, no_filters = _filters(folder / rows[0]["folder"] / "seed-0", summary["data"]["image_shape"])
+    ranked = {
+        "test": [row["test_error_percent"]["mean"] for row in rows],
+        "valid": [row["valid_error_percent"]["mean"] for row in rows],
+        "bits": [sum(traffic(row, discrete or links).values()) for row in rows],
+        **{f"joules {name}": [row["joules_per_sample"][name]["typical"] for row in rows] for name in technologies},
+    }
+    return {
+        **summary,
+        "experiment": list(_flat(summary["experiment"])),
+        "links": links,
+        "discrete": discrete,
+        "technologies": technologies,
+        "sizes": "-".join(str(layer["neurons"]) for layer in [network["input"], *network["layers"]]),
+        "epochs": max((line["epoch"] for seeds, _ in runs for lines in seeds for line in lines), default=0),
+        "rankings": {name: ranking(values) for name, values in ranked.items()},
+        "close": _within_deviation(rows, ranking(ranked["test"])),
+        "shares": dict(_link_shares(rows, technologies)),
+        "traffic": traffic,
+        "drawings": _drawings(network, links, rows),
+        "curves": _curves(rows, [seeds for seeds, _ in runs]),
+        "notes": [f"{row['rule']}: {note}" for row, (_, notes) in zip(rows, runs, strict=True) for note in notes],
+        "bars": _bars(rows, technologies),
+        "parts": PARTS,
+        "filters": filters,
+        "no_filters": no_filters,
+    }
+
+
+# Numbers as people read them
+
+
+def count(value: float) -> str:
+    """A number of things: thousands apart, and a decimal only where it is small and not whole.
+
+    >>> count(16000).replace(chr(0x202F), " "), count(0.22), count(500.0)
+    ('16 000', '0.2', '500')
+    """
+    decimals = 0 if value >= 100 or value == round(value) else 1
+    return f"{value:,.{decimals}f}".replace(",", "\u202f")
+
+
+def percent(value: float) -> str:
+    """A percentage to two decimals, or what it is instead of a number.
+
+    >>> percent(2.104), percent(float("nan"))
+    ('2.10\\xa0%', 'not finite')
+    """
+    return f"{value:.2f}\xa0%" if math.isfinite(value) else "not finite"
+
+
+def spread(error: Mapping[str, float], seeds: int) -> str:
+    """Mean and standard deviation of an error in percent over `seeds`; of one seed only the value.
+
+    >>> spread({"mean": 2.5, "std": 0.125}, 3), spread({"mean": 2.5, "std": 0.0}, 1)
+    ('2.50 ± 0.12\\xa0%', '2.50\\xa0%')
+    """
+    if seeds == 1 or not math.isfinite(error["mean"]):
+        return percent(error["mean"])
+    return f"{error['mean']:.2f} ± {percent(error['std'])}"
+
+
+def share(value: float) -> str:
+    """A part of 1 as a percentage of two digits.
+
+    >>> share(0.0078), share(0.5), share(1e-9)
+    ('0.78\\xa0%', '50\\xa0%', 'under 0.01\\xa0%')
+    """
+    return "under 0.01\xa0%" if 0 < value < 1e-4 else f"{float(f'{100 * value:.2g}'):g}\xa0%"
+
+
+def prefix(value: float) -> tuple[str, float]:
+    """SI prefix that leaves `value` between 1 and 1000, and its factor."""
+    if value == 0 or not math.isfinite(value):
+        return "", 1.0
+    steps = min(max(math.floor(math.log10(float(f"{abs(value):.2e}")) / 3), -5), 3)
+    return "fpnµm kMG"[steps + 5].strip(), 1000.0**steps
+
+
+def si(value: float, unit: str) -> str:
+    """A quantity to three digits with its SI prefix.
+
+    >>> si(1.2345e-8, "J"), si(9.996e-7, "J"), si(0, "J")
+    ('12.3\\xa0nJ', '1.00\\xa0µJ', '0.00\\xa0J')
+    """
+    name, factor = prefix(value)
+    return f"{_three_digits(value / factor)}\xa0{name}{unit}"
+
+
+def si_range(low: float, high: float, unit: str) -> str:
+    """A range, both ends in the prefix of the higher.
+
+    >>> si_range(8.1e-9, 2e-8, "J")
+    '8.10 to 20.0\\xa0nJ'
+    """
+    name, factor = prefix(high)
+    return f"{_three_digits(low / factor)} to {_three_digits(high / factor)}\xa0{name}{unit}"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.{2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0}f}"
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str]]:
+    """Names with dots and values of nested settings."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+# What the numbers say
+
+
+def discrete_links(links: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """Links, other than the pixels' (the first), that some rule crosses either way in a format that is not a float."""
+    formats = ("forward_format", "feedback_format")
+    return [
+        link
+        for link in links[1:]
+        if any(not (row["links"][link][name] or "float").startswith("float") for row in rows for name in formats)
+    ]
+
+
+def traffic(row: Row, links: Iterable[str]) -> dict[str, float]:
+    """Bits that cross `links` in one training sample, up and down."""
+    return {way: sum(row["links"][link][f"{way}_bits_per_sample"] for link in links) for way in ("up", "down")}
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Which rows have the least of a quantity, and which the least but these; more than one where they tie."""
+
+    least: list[int]
+    next: list[int]
+    values: list[float]
+
+
+def ranking(values: list[float]) -> Ranking:
+    """Rank rows by `values`; what is not finite is neither least nor next.
+
+    >>> ranking([3.0, float("nan"), 2.0, 2.0])
+    Ranking(least=[2, 3], next=[0], values=[3.0, nan, 2.0, 2.0])
+    """
+
+    def least(indices: list[int]) -> list[int]:
+        lowest = min((values[i] for i in indices), default=math.nan)
+        return [i for i in indices if math.isclose(values[i], lowest, rel_tol=1e-9)]
+
+    finite = [i for i, value in enumerate(values) if math.isfinite(value)]
+    best = least(finite)
+    return Ranking(best, least([i for i in finite if i not in best]), values)
+
+
+def _within_deviation(rows: Sequence[Row], tests: Ranking) -> bool:
+    """Whether the lowest test error and the next differ by no more than the larger of their standard deviations."""
+    if not tests.next:
+        return False
+    deviation = max(rows[i]["test_error_percent"]["std"] for i in tests.least + tests.next)
+    return bool(tests.values[tests.next[0]] - tests.values[tests.least[0]] <= deviation)
+
+
+def _link_shares(rows: Sequence[Row], technologies: Sequence[str]) -> Iterable[tuple[str, str]]:
+    """What links take of the training energy, from the rule of the least to that of the most, by technology."""
+    for name in technologies:
+        shares = [row["links_share"][name] for row in rows if (row["links_share"] or {}).get(name) is not None]
+        if shares:
+            yield name, " to ".join(dict.fromkeys(share(end) for end in (min(shares), max(shares))))
+
+
+def _read_metrics(folder: Path, seeds: int) -> tuple[list[list[dict[str, Any]]], list[str]]:
+    """Lines of `metrics.jsonl` of each seed that has them, and a note for each that has not."""
+    found, notes = [], []
+    for seed in range(seeds):
+        path = folder / f"seed-{seed}" / "metrics.jsonl"
+        try:
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            found.append([{name: line[name] for name in ("epoch", *ERRORS)} for line in lines])
+        except FileNotFoundError:
+            notes.append(f"seed {seed} has no metrics.jsonl, so the curves leave it out")
+        except (ValueError, KeyError, TypeError):
+            notes.append(f"the metrics.jsonl of seed {seed} is broken, so the curves leave it out")
+    return found, notes
+
+
+# What is drawn
+
+
+def _drawings(network: Mapping[str, Any], links: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
+    """For each row the network as a column of layers, and the arrows between them, all to one scale."""
+    layers = [network["input"], *network["layers"]]
+    sides = {"up": ("forward", 150.0), "down": ("feedback", 250.0)}
+    most = max(row["links"][link][f"{way}_bits_per_sample"] for row in rows for link in links for way in sides) or 1
+    height = len(layers) * (BOX + GAP) - GAP
+    boxes = [
+        {"y": height - BOX - i * (BOX + GAP), "name": layer["name"], "neurons": layer["neurons"]}
+        for i, layer in enumerate(layers)
+    ]
+    drawings = []
+    for row in rows:
+        arrows = []
+        for box, link in zip(boxes[1:], links, strict=True):
+            for way, (flow, x) in sides.items():
+                bits = row["links"][link][f"{way}_bits_per_sample"]
+                top, bottom = box["y"] + BOX + 4, box["y"] + BOX + GAP - 4
+                width = max(THICKEST * bits / most, 1.0)
+                arrows.append(
+                    {
+                        "link": link,
+                        "way": way,
+                        "bits": bits,
+                        "format": row["links"][link][f"{flow}_format"] or "",
+                        "points": _arrow(x, top, bottom, width) if way == "up" else _arrow(x, bottom, top, width),
+                        "x": x,
+                        "y": (top + bottom) / 2,
+                    }
+                )
+        drawings.append({"rule": row["rule"], "arrows": arrows})
+    return {"boxes": boxes, "height": height, "of": drawings, "box": BOX, "most": most}
+
+
+def _arrow(x: float, tip: float, tail: float, width: float) -> str:
+    """Corners of an arrow with a shaft `width` wide."""
+    half, wing = width / 2, width / 2 + 5
+    neck = tip + math.copysign(8 + width / 4, tail - tip)
+    corners = [(-half, tail), (-half, neck), (-wing, neck), (0, tip), (wing, neck), (half, neck), (half, tail)]
+    return " ".join(f"{x + dx:.1f},{y:.1f}" for dx, y in corners)
+
+
+def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """Error over epochs, a figure for the test and one for the validation samples: mean and band of each rule."""
+    import numpy as np
+
+    figures = []
+    for key, title in ERRORS.items():
+        curves = []
+        for i, (row, seeds) in enumerate(zip(rows, runs, strict=True)):
+            by_epoch: dict[int, list[float]] = {}
+            for line in (line for lines in seeds for line in lines):
+                if math.isfinite(line[key]):
+                    by_epoch.setdefault(line["epoch"], []).append(line[key])
+            if by_epoch:
+                values = [by_epoch[epoch] for epoch in sorted(by_epoch)]
+                mean, std = np.array([np.mean(v) for v in values]), np.array([np.std(v) for v in values])
+                curves.append(_Curve(row["rule"], i, sorted(by_epoch), mean, std))
+        if curves:
+            last = "; ".join(f"{c.rule} {percent(c.mean[-1])} after epoch {c.epochs[-1]}" for c in curves)
+            description = f"Mean over seeds, with a band of one standard deviation to each side. {last}."
+            figures.append({"title": title, "svg": _plot(_curve_figure(curves), key, title, description)})
+    return figures
+
+
+@dataclass(frozen=True)
+class _Curve:
+    rule: str
+    index: int
+    epochs: list[int]
+    mean: "np.ndarray"
+    std: "np.ndarray"
+
+
+def _curve_figure(curves: Sequence[_Curve]) -> "Figure":
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    labels = [_wrapped(curve.rule) for curve in curves]
+    lines = [label.count("\n") + 1 for label in labels]
+    margin = 0.45 + 0.075 * max(len(part) for label in labels for part in label.split("\n"))
+    width, height = 5.0, max(3.3, 0.9 + 0.19 * sum(lines))
+    figure = Figure((width, height))
+    axes = figure.add_axes((0.58 / width, 0.5 / height, 1 - (0.58 + margin) / width, 1 - 0.68 / height))
+    for curve in curves:
+        axes.plot(
+            curve.epochs,
+            curve.mean,
+            color=_colour(curve.index),
+            marker=MARKERS[curve.index % len(MARKERS)],
+            markevery=max(1, len(curve.epochs) // 8),
+            linestyle=("-", "--", ":")[curve.index // len(PALETTE) % 3],
+        )
+    means = [value for curve in curves for value in curve.mean]
+    if min(means) > 0 and max(means) > 4 * min(means):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(min(means) / 1.25, max(means) * 1.25)
+    else:
+        axes.set_ylim(0, max(max(means) * 1.15, 0.1))
+    for curve in curves:
+        axes.fill_between(
+            curve.epochs,
+            (curve.mean - curve.std).clip(axes.get_ylim()[0]),
+            curve.mean + curve.std,
+            color=_colour(curve.index),
+            alpha=0.16,
+            linewidth=0,
+        )
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.set_xlabel("epoch")
+    axes.grid(axis="y", color="#e6e9ee")
+    to_fraction = axes.transData + axes.transAxes.inverted()
+    ends = [float(to_fraction.transform((curve.epochs[-1], curve.mean[-1]))[1]) for curve in curves]
+    plot_height = height - 0.68
+    places = _apart(ends, [0.185 * n / plot_height for n in lines])
+    right = 1 + 0.24 / (width - 0.58 - margin)
+    for curve, label, place in zip(curves, labels, places, strict=True):
+        axes.annotate(
+            label,
+            (curve.epochs[-1], curve.mean[-1]),
+            (right, place),
+            textcoords="axes fraction",
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": _colour(curve.index),
+                "relpos": (0, 0.5),
+                "shrinkA": 1,
+                "shrinkB": 3,
+                "linewidth": 1.2,
+            },
+        )
+    return figure
+
+
+def _colour(index: int) -> str:
+    return PALETTE[index % len(PALETTE)]
+
+
+def _wrapped(rule: str) -> str:
+    """A rule's name, its options on a line of their own, cut where it would push out what it labels."""
+    return "\n".join(part if len(part) <= 20 else part[:19] + "…" for part in rule.replace("@", "\n@").split("\n"))
+
+
+def _apart(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
+    """Places near those `wanted`, in the same order, at which things of such `sizes` do not overlap in 0 to 1.
+
+    >>> [round(place, 3) for place in _apart([0.5, 0.5, 1.0], [0.2, 0.2, 0.2])]
+    [0.5, 0.7, 0.9]
+    """
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    places, floor, ceiling = list(wanted), 0.0, 1.0
+    for i in order:
+        places[i] = max(wanted[i], floor + sizes[i] / 2)
+        floor = places[i] + sizes[i] / 2
+    for i in reversed(order):
+        places[i] = min(places[i], ceiling - sizes[i] / 2)
+        ceiling = places[i] - sizes[i] / 2
+    return places
+
+
+def _bars(rows: Sequence[Row], technologies: Sequence[str]) -> list[dict[str, str]]:
+    """Energy stacked by part, with the range of the total: a figure for training and one for inference a technology."""
+    figures = []
+    for name in technologies:
+        for phase, key in (("training", "joules_per_sample"), ("inference", "joules_per_inference")):
+            title = f"{name}: {'one training sample' if phase == 'training' else 'one inference'}"
+            totals = {row["rule"]: row[key][name] for row in rows}
+            described = "; ".join(
+                f"{rule} {si(total['typical'], 'J')} ({si_range(total['low'], total['high'], 'J')})"
+                for rule, total in totals.items()
+            )
+            figure = _bar_figure([(row["rule"], row["energy_parts"][name][phase], row[key][name]) for row in rows])
+            figures.append({"title": title, "svg": _plot(figure, f"{name}-{phase}", title, f"{described}.")})
+    return figures
+
+
+def _bar_figure(bars: Sequence[tuple[str, Mapping[str, Any], Mapping[str, float]]]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    unit, factor = prefix(max(total["typical"] for _, _, total in bars))
+    width, height = 5.0, 0.5 + 0.68 * len(bars)
+    figure = Figure((width, height))
+    axes = figure.add_axes((0.1 / width, 0.5 / height, 1 - 0.3 / width, 1 - 0.55 / height))
+    end = 1.04 * max(total["high"] for _, _, total in bars) / factor or 1.0
+    axes.set(xlim=(0, end), ylim=(len(bars) - 0.5, -0.5), yticks=[], xlabel=f"{unit}J")
+    for y, (rule, parts, total) in enumerate(bars):
+        left = 0.0
+        for part, colour in PARTS.items():
+            energy = parts[part]["typical"] / factor
+            axes.barh(y, energy, 0.34, left, color=colour)
+            share = energy / (total["typical"] / factor or 1.0)
+            if energy > 0.2 * end:
+                axes.text(left + energy / 2, y, f"{part} {100 * share:.0f}%", ha="center", va="center", size=8.5)
+            left += energy
+        low, high = total["low"] / factor, total["high"] / factor
+        axes.plot([low, high], [y + 0.27, y + 0.27], color=INK, linewidth=1.4, marker="|", markersize=6)
+        axes.plot(total["typical"] / factor, y + 0.27, color=INK, marker="o", markersize=3.5)
+        axes.text(0, y - 0.22, rule, va="bottom", weight="bold")
+        axes.text(end, y - 0.22, si(total["typical"], "J"), va="bottom", ha="right")
+    return figure
+
+
+def _plot(figure: "Figure", name: str, title: str, description: str) -> "Markup":
+    """`figure` as an SVG element with a name and a description, and ids that occur nowhere else on the page."""
+    from markupsafe import Markup, escape
+
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    name = re.sub(r"[^\w-]", "_", name)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r' width="[^"]*" height="[^"]*"', "", svg, count=1)
+    label = f'role="img" aria-labelledby="{name}-title {name}-desc"'
+    words = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
+    return Markup(re.sub(r"<svg([^>]*)>", lambda match: f"<svg{match[1]} {label}>{words}", svg, count=1))
+
+
+def _filters(run: Path, image_shape: Sequence[int] | None) -> tuple[dict[str, Any] | None, str]:
+    """A picture of what the first neurons above the pixels weigh, as a PNG in base64; or else why there is none."""
+    import numpy as np
+    from matplotlib import colormaps, image
+
+    if image_shape is None or len(image_shape) != 2:
+        return None, "the samples are not grey pictures"
+    try:
+        tensors, description = read_tensors(run / "network.safetensors")
+        weight = tensors[f"{description['layers'][0]['name']}.weight"]
+    except (StorageError, LookupError) as error:
+        return None, str(error).replace(str(run.parent.parent), "").lstrip("/")
+    if weight.shape[0] != math.prod(image_shape):
+        return None, f"a neuron has {weight.shape[0]} weights, and a picture {math.prod(image_shape)} pixels"
+    shown = min(FILTERS, weight.shape[1])
+    columns = min(10, shown)
+    tall, wide = image_shape
+    picture = np.ones((-(-shown // columns) * (tall + 1) - 1, columns * (wide + 1) - 1, 4))
+    for i, column in enumerate(weight.T[:shown]):
+        top, left = i // columns * (tall + 1), i % columns * (wide + 1)
+        strongest = np.abs(column).max() or 1.0
+        picture[top : top + tall, left : left + wide] = colormaps["PuOr_r"](
+            (column / strongest).reshape(tall, wide) / 2 + 0.5
+        )
+    png = io.BytesIO()
+    image.imsave(png, picture, format="png")
+    return {"png": base64.b64encode(png.getvalue()).decode(), "shown": shown, "of": weight.shape[1]}, ""

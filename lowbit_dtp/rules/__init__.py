@@ -1,0 +1,41 @@
+"""Learning rules: what neurons send each other over links in order to learn. One file a rule, listed once, here."""
+
+from ..formats import choose
+from .backprop import Backprop, BackpropThenSign, FixedLower, StraightThrough
+from .dtp import DTP
+from .rule import LearningRule, Step
+from .target_prop import TargetProp
+
+RULES: dict[str, type[LearningRule]] = {
+    "dtp": DTP,
+    "target-prop": TargetProp,
+    "straight-through": StraightThrough,
+    "backprop": Backprop,
+    "backprop-then-sign": BackpropThenSign,
+    "fixed-lower": FixedLower,
+}
+"""Every rule, by name."""
+
+
+def rule_named(name: str) -> type[LearningRule]:
+    """The rule called `name`.
+
+    >>> rule_named("dpt")
+    Traceback (most recent call last):
+    ValueError: no rule 'dpt'; there are: backprop, backprop-then-sign, dtp, fixed-lower, straight-through, target-prop
+    """
+    return choose("rule", name, RULES)
+
+
+__all__ = [
+    "DTP",
+    "RULES",
+    "Backprop",
+    "BackpropThenSign",
+    "FixedLower",
+    "LearningRule",
+    "Step",
+    "StraightThrough",
+    "TargetProp",
+    "rule_named",
+]

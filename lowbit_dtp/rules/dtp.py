@@ -1,0 +1,31 @@
+"""Difference target propagation: target propagation that cancels what the learned inverse gets wrong.
+
+D.-H. Lee, Difference Target Propagation, thesis, Algorithm 1; Lee, Zhang, Fischer, Bengio, ECML 2015.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..backends import Array
+from ..ledger import Flow, Ledger
+from ..network import Network, Pass
+from .rule import Moment
+from .target_prop import TargetProp
+
+
+@dataclass(frozen=True)
+class DTP(TargetProp):
+    """Difference target propagation, eq. 3.15: a layer's target is its state, moved as the change above implies."""
+
+    name: ClassVar[str] = "dtp"
+    source: ClassVar[str] = "Lee 2015, Algorithm 1, eqs. 3.13, 3.15"
+
+    def target_below(
+        self, net: Network, index: int, run: Pass, target: Array, ledger: Ledger, moment: Moment
+    ) -> Array:
+        """Target of layer `index - 1`: h - g(state above) + g(target above), eq. 3.15."""
+        link, below = net.links[index], net.layers[index - 1]
+        here = below.recall(
+            link.send(run.states[index], Flow.FEEDBACK, "state", ledger, moment.draws), ledger, "target"
+        )
+        return run.states[index - 1] - here + super().target_below(net, index, run, target, ledger, moment)

@@ -1,0 +1,101 @@
+"""Target propagation: each layer learns to reach a target that the layer above sends through a learned inverse.
+
+D.-H. Lee, Difference Target Propagation, thesis, sections 3.2.1-3.2.3; Lee, Zhang, Fischer, Bengio, ECML 2015.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..backends import Array, backend_of
+from ..ledger import Flow, Ledger
+from ..network import Network, Pass
+from ..optimizers import Gradients
+from .rule import BOTH, LearningRule, Moment, Step, blame_below, keyed, output_error, output_gradients
+
+SCHEDULES = {"minibatch": (BOTH,), "alternating-epochs": ("inverse", "forward")}
+"""When inverse and forward mappings learn: together, as Algorithm 1 has it, or in passes of their own (the scripts)."""
+
+
+@dataclass(frozen=True)
+class TargetProp(LearningRule):
+    """Target propagation, eq. 3.9: the target of a layer is `g(target above)`, without the difference correction."""
+
+    target_step: float = 0.28
+    """Step of the top hidden layer's target down the gradient of a sample's loss (times 1/batch for a batch mean)."""
+    noise: float = 0.5
+    """Standard deviation, at the start, of the noise under which inverses are learned."""
+    noise_half_life: float | None = None
+    """Epochs after which the noise is halved, as sigma(e) = sigma / (1 + e / half-life); None keeps it constant."""
+    schedule: str = "minibatch"
+
+    name: ClassVar[str] = "target-prop"
+    source: ClassVar[str] = "Lee 2015, eqs. 3.9, 3.13"
+    uses_feedback_weights: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"no schedule {self.schedule!r}; there are: {', '.join(SCHEDULES)}")
+        for name in ("target_step", "noise", "noise_half_life"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"{self.name}: {name} must be a finite number, zero or more, not {value}")
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        return SCHEDULES[self.schedule]
+
+    def noise_at(self, epoch: float) -> float:
+        """Standard deviation of the noise after `epoch` epochs."""
+        return self.noise / (1 + epoch / self.noise_half_life) if self.noise_half_life else self.noise
+
+    def step(self, net: Network, pixels: Array, labels: Array, ledger: Ledger, moment: Moment) -> Step:
+        inverses = len(net.layers) - 2
+        if moment.phase == "inverse":
+            run = net.forward(pixels, ledger, moment.draws, layers=inverses)
+            return Step(self._inverse_gradients(net, run, ledger, moment), None)
+        run = net.forward(pixels, ledger, moment.draws)
+        gradients, loss = self._forward_gradients(net, run, labels, ledger, moment)
+        if moment.phase == BOTH:
+            gradients |= self._inverse_gradients(net, run, ledger, moment)
+        return Step(gradients, loss)
+
+    def _forward_gradients(
+        self, net: Network, run: Pass, labels: Array, ledger: Ledger, moment: Moment
+    ) -> tuple[Gradients, Array]:
+        """Each layer's gradient of its own loss, ||state - target||^2; the output's of the negative log-likelihood."""
+        top = len(net.layers) - 1
+        error, loss = output_error(net, run.states[top], labels, ledger)
+        gradients = output_gradients(net, run, error, ledger)
+        if top:
+            # the target of the top hidden layer (section 3.3): h - step dL/dh
+            target = run.states[top - 1] - self.target_step * blame_below(net, top, error, ledger, moment.draws)
+        for i in reversed(range(top)):
+            state, layer = run.states[i], net.layers[i]
+            miss = (2 / state.shape[-2]) * (state - target) * layer.activation.slope(state)
+            gradients |= keyed(i, layer.gradients(run.received[i], miss, ledger))
+            if i:
+                target = self.target_below(net, i, run, target, ledger, moment)
+        return gradients, loss
+
+    def target_below(
+        self, net: Network, index: int, run: Pass, target: Array, ledger: Ledger, moment: Moment
+    ) -> Array:
+        """Target of layer `index - 1`, given that of layer `index`: eq. 3.9, g(target)."""
+        arrived = net.links[index].send(target, Flow.FEEDBACK, "target", ledger, moment.draws)
+        return net.layers[index - 1].recall(arrived, ledger, "target")
+
+    def _inverse_gradients(self, net: Network, run: Pass, ledger: Ledger, moment: Moment) -> Gradients:
+        """Gradients of the feedback mappings g for ||g(f(h + e)) - (h + e)||^2, eq. 3.13."""
+        gradients: Gradients = {}
+        sigma = self.noise_at(moment.epoch)
+        for i, (layer, above) in enumerate(zip(net.layers[:-2], net.layers[1:-1], strict=True)):
+            link, state = net.links[i + 1], run.states[i]
+            noise = backend_of(state).asarray(moment.draws.normal(f"noise {layer.name}", tuple(state.shape)), state)
+            noisy = state + sigma * noise
+            up = link.send(noisy, Flow.FORWARD, "noisy activity", ledger, moment.draws)
+            lifted = above.state(up, ledger, "inverse")
+            down = link.send(lifted, Flow.FEEDBACK, "echo", ledger, moment.draws)
+            echo = layer.recall(down, ledger, "inverse")
+            miss = (2 / state.shape[-2]) * (echo - noisy) * layer.activation.slope(echo)
+            gradients |= keyed(i, layer.feedback_gradients(down, miss, ledger))
+        return gradients

@@ -1,0 +1,78 @@
+"""Placements: what a text places where, and what is refused."""
+
+import pytest
+
+from hw_models import Placement, Wire
+from lowbit_dtp.ledger import Crossing, Flow, Ledger
+
+
+def test_default_is_one_die():
+    assert Placement.default() == Placement()
+    assert Placement().wire("h1-h2") == Wire("on-die", 1e-3)
+
+
+@pytest.mark.parametrize("given", ["h1-h2=board,input-h1=on-die:5mm", ["h1-h2=board", "input-h1 = on-die:5mm"]])
+def test_parse(given):
+    placement = Placement.parse(given, word_bits=8, memory="dram")
+    assert placement == Placement(
+        {"h1-h2": Wire("board"), "input-h1": Wire("on-die", 0.005)}, word_bits=8, memory="dram"
+    )
+    assert placement.as_dict() == {
+        "links": {"h1-h2": "board", "input-h1": "on-die:5mm"},
+        "rest": "on-die:1mm",
+        "memory": "dram",
+        "reuse": 1.0,
+        "word_bits": 8,
+        "accumulator_bits": 32,
+    }
+
+
+def test_rest_is_all_other_links():
+    placement = Placement.parse("rest=serdes,h1-h2=board")
+    assert placement.wire("input-h1") == Wire("serdes") and placement.wire("h1-h2") == Wire("board")
+    assert list(placement.links) == ["h1-h2"]
+
+
+@pytest.mark.parametrize(
+    ("length", "metres"), [("250um", 250e-6), ("5mm", 5e-3), (".5cm", 5e-3), ("1.5 m", 1.5), ("0mm", 0.0)]
+)
+def test_lengths(length, metres):
+    wire = Wire.parse(f"on-die:{length}")
+    assert wire.metres == pytest.approx(metres)
+    assert Wire.parse(str(wire)).metres == pytest.approx(metres)
+
+
+@pytest.mark.parametrize("text", ["on-die:5", "on-die:mm", "on-die:-5mm", "on-die:5nm", "on-die:", ":5mm"])
+def test_wrong_length(text):
+    with pytest.raises(ValueError) as error:
+        Wire.parse(text)
+    assert str(error.value) == f"wire {text!r}: a length is a number with um, mm, cm or m, as in on-die:5mm"
+
+
+@pytest.mark.parametrize("text", ["h1-h2", "h1-h2=", "=board", ""])
+def test_wrong_text(text):
+    with pytest.raises(ValueError) as error:
+        Placement.parse(text)
+    assert str(error.value) == f"placement {text!r}: write LINK=WIRE, as in h1-h2=board or h1-h2=on-die:5mm"
+
+
+def test_a_link_is_named_once():
+    with pytest.raises(ValueError, match=r"^placement names link 'h1-h2' twice: board and serdes$"):
+        Placement.parse("h1-h2=board,h1-h2=serdes")
+
+
+@pytest.mark.parametrize(("name", "value"), [("reuse", 0.5), ("reuse", float("nan")), ("word_bits", 0)])
+def test_wrong_number(name, value):
+    with pytest.raises(ValueError) as error:
+        Placement(**{name: value})
+    assert str(error.value) == f"placement: {name} must be 1 or more, not {value}"
+
+
+def test_unknown_link():
+    ledger = Ledger(samples=1)
+    for link in ("input-h1", "h1-h2"):
+        ledger.crossed(Crossing(link, Flow.FORWARD, "activity", "binary", 1, 4), 1, 0, 0)
+    Placement.parse("h1-h2=board").check(ledger)
+    with pytest.raises(ValueError) as error:
+        Placement.parse("h1-h3=board").check(ledger)
+    assert str(error.value) == "no link 'h1-h3'; there are: h1-h2, input-h1"
