@@ -1,7 +1,7 @@
 """From a trained network to integers, and to files for hardware and C that are verified bit for bit.
 
-    >>> sorted(TARGETS)
-    ['c', 'mem']
+>>> sorted(TARGETS)
+['c', 'mem']
 """
 
 from collections.abc import Callable, Mapping
@@ -23,8 +23,22 @@ from .manifest import manifest
 from .verify import Verification, VerificationError
 
 __all__ = [
-    "TARGETS", "AccuracyLost", "ExportReport", "FixedLayer", "FixedLink", "FixedNetwork", "HiddenLayer", "Levels",
-    "OutputLayer", "Target", "Trace", "Verification", "VerificationError", "accuracy_lost", "export_network", "write",
+    "TARGETS",
+    "AccuracyLost",
+    "ExportReport",
+    "FixedLayer",
+    "FixedLink",
+    "FixedNetwork",
+    "HiddenLayer",
+    "Levels",
+    "OutputLayer",
+    "Target",
+    "Trace",
+    "Verification",
+    "VerificationError",
+    "accuracy_lost",
+    "export_network",
+    "write",
 ]
 
 
@@ -78,7 +92,9 @@ class ExportReport:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "folder": str(self.folder), "files": list(map(str, self.files))}
+        accuracy = self.accuracy.as_dict() if self.accuracy else None
+        files = list(map(str, self.files))
+        return {**asdict(self), "folder": str(self.folder), "files": files, "accuracy": accuracy}
 
 
 def export_network(

@@ -34,8 +34,13 @@ def _fill(name: str, values: dict[str, str]) -> str:
 def _constants(network: FixedNetwork) -> dict[str, str]:
     output = network.output
     weights = [end for layer in network.layers for end in (int(layer.weight.min()), int(layer.weight.max()))]
-    sum_bits = max(output.logit_bits, bias_bits(network), *(x.sum_bits for x in network.layers),
-                   *(x.threshold_bits for x in network.hidden), 0)
+    sum_bits = max(
+        output.logit_bits,
+        bias_bits(network),
+        *(x.sum_bits for x in network.layers),
+        *(x.threshold_bits for x in network.hidden),
+        0,
+    )
     fields = [output.neurons * output.logit_bits]
     fields += [link.neurons * link.levels.bits for link in network.links]
     fields += [layer.neurons * layer.sum_bits for layer in network.layers]

@@ -61,7 +61,8 @@ def changed_files(folder: Path) -> list[str]:
     folder = Path(folder)
     entries = {x["path"]: x["sha256"] for x in read_json(folder / MANIFEST)["files"]}
     return [
-        path for path, digest in entries.items()
+        path
+        for path, digest in entries.items()
         if not (folder / path).is_file() or sha256((folder / path).read_bytes()).hexdigest() != digest
     ]
 
@@ -139,8 +140,10 @@ class _MemoryCheck:
             limits = self._file(f"{layer['name']}.thresholds.mem", count, layer["threshold_bits"], signed=True)
         for name, table in (("weights", weights), ("thresholds or biases", limits)):
             if len(table) != layer["neurons"]:
-                raise StorageError(f"{self.folder}: {name} of {layer['name']} have {len(table)} lines, "
-                                   f"not {layer['neurons']}, one a neuron")
+                raise StorageError(
+                    f"{self.folder}: {name} of {layer['name']} have {len(table)} lines, "
+                    f"not {layer['neurons']}, one a neuron"
+                )
         return levels, limits
 
     def _file(self, path: str, fields: int, bits: int, signed: bool) -> Integers:
@@ -152,8 +155,9 @@ class _MemoryCheck:
             raise StorageError(f"{self.folder / path}: no such file") from None
         for number, line in enumerate(lines, 1):
             if not re.fullmatch(rf"[0-9a-f]{{{digits}}}", line):
-                raise StorageError(f"{self.folder / path}: line {number} must be {digits} hexadecimal digits, "
-                                   f"not {line[:40]!r}")
+                raise StorageError(
+                    f"{self.folder / path}: line {number} must be {digits} hexadecimal digits, not {line[:40]!r}"
+                )
             word = f"{int(line, 16):0{fields * bits}b}"[::-1]
             rows.append([int(word[i : i + bits][::-1], 2) for i in range(0, fields * bits, bits)])
         table = np.array(rows, np.int64).reshape(len(rows), fields)

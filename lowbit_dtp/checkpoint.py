@@ -53,5 +53,3 @@ def load(path: Path, net: Network, optimizer: Optimizer) -> tuple[Progress, dict
         link, _, flow = key.rpartition(".")
         ledger.wires[link, Flow(flow)] = x
     return progress, notes
-
-

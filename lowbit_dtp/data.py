@@ -276,7 +276,7 @@ def _check_content(file: IdxFile, md5: str, origin: Path | str) -> None:
     """
     for name, source in SOURCES.items():
         for other in source.files:
-            if other.digest == Digest(md5, "content"):
+            if other.digest == Digest(md5, "content") and other != file:
                 raise DataError(f"{origin}: is {other.name} of {name}; keep each data set in a folder of its name")
     if file.digest.of == "content" and md5 != file.digest.md5:
         raise DataError(

@@ -28,7 +28,7 @@ from .ledger import Flow, Ledger
 from .storage import StorageError, check_version, read_json, write_json, write_text
 
 if TYPE_CHECKING:
-    from .data import DataSet, Samples
+    from .data import DataSet
     from .network import Network
     from .optimizers import Optimizer
     from .rules import LearningRule
@@ -226,7 +226,9 @@ def run(
     if experiment.sizes[0] != data.train.pixels.shape[1]:
         raise ExperimentError(f"sizes: {data.name} has {data.train.pixels.shape[1]} pixels, not {experiment.sizes[0]}")
     if experiment.sizes[-1] < data.classes:
-        raise ExperimentError(f"sizes: {data.name} has {data.classes} classes, so {experiment.sizes[-1]} outputs are few")
+        raise ExperimentError(
+            f"sizes: {data.name} has {data.classes} classes, so {experiment.sizes[-1]} outputs are few"
+        )
     _claim(folder, experiment)
     if (folder / "run.json").exists():
         check_version(folder / "run.json", json.loads((folder / "run.json").read_text()).get("format_version"))
@@ -303,14 +305,18 @@ def run_folders(folder: Path, rule: str | None = None, seed: int | None = None) 
         found = [(_spec(Experiment.load(folder / "experiment.toml")), folder)]
     else:
         summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {"rows": []}
-        paths = [(row["rule"], path) for row in summary["rows"] for path in sorted((folder / row["folder"]).glob("seed-*"))]
+        paths = [
+            (row["rule"], path) for row in summary["rows"] for path in sorted((folder / row["folder"]).glob("seed-*"))
+        ]
         found = [(spec, path) for spec, path in paths if (path / "run.json").exists()]
     runs = [(spec, Experiment.load(path / "experiment.toml").seed, path) for spec, path in found]
     for _, _, path in runs:
         read_json(path / "run.json")
     chosen = [r for r in runs if rule in (None, r[0]) and seed in (None, r[1])]
     if not runs:
-        raise StorageError(f"{folder}: no finished run here; a run folder has network.safetensors, a comparison summary.json")
+        raise StorageError(
+            f"{folder}: no finished run here; a run folder has network.safetensors, a comparison summary.json"
+        )
     if not chosen:
         raise StorageError(f"{folder}: no run with rule {rule} and seed {seed}; there are: "
                            + ", ".join(f"{spec} seed {n}" for spec, n, _ in runs))  # fmt: skip

@@ -371,8 +371,10 @@ fixed(W,I,floor|stochastic,wrap), table(-1,0,0.5)
     rounding = next((r for r in rest if r in ROUNDINGS), "nearest-even")
     overflow = next((r for r in rest if r in OVERFLOWS), "saturate")
     for word in set(rest) - {rounding, overflow}:
-        raise ValueError(f"format {text!r}: no rounding or overflow {word!r}; there are: {', '.join(ROUNDINGS)}, "
-                         f"{', '.join(OVERFLOWS)}")
+        raise ValueError(
+            f"format {text!r}: no rounding or overflow {word!r}; there are: {', '.join(ROUNDINGS)}, "
+            f"{', '.join(OVERFLOWS)}"
+        )
     return FixedPoint(*sizes, rounding, overflow, signed=kind == "fixed")
 
 

@@ -403,7 +403,7 @@ def _curve_figure(curves: Sequence[_Curve]) -> "Figure":
             linewidth=0,
         )
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
     axes.set_xlabel("epoch")
     axes.grid(axis="y", color="#e6e9ee")
     to_fraction = axes.transData + axes.transAxes.inverted()

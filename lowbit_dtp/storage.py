@@ -89,7 +89,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except (SafetensorError, OSError) as error:
         raise StorageError(f"{path}: not a whole safetensors file ({error})") from None
     if _METADATA_KEY not in metadata:
-        raise StorageError(f"{path}: a safetensors file, but not one of lowbit-dtp: its header has no {_METADATA_KEY!r}")
+        raise StorageError(
+            f"{path}: a safetensors file, but not one of lowbit-dtp: its header has no {_METADATA_KEY!r}"
+        )
     description = json.loads(metadata[_METADATA_KEY])
     check_version(path, description.pop("format_version", None))
     return tensors, description

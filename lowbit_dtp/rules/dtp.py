@@ -20,9 +20,7 @@ class DTP(TargetProp):
     name: ClassVar[str] = "dtp"
     source: ClassVar[str] = "Lee 2015, Algorithm 1, eqs. 3.13, 3.15"
 
-    def target_below(
-        self, net: Network, index: int, run: Pass, target: Array, ledger: Ledger, moment: Moment
-    ) -> Array:
+    def target_below(self, net: Network, index: int, run: Pass, target: Array, ledger: Ledger, moment: Moment) -> Array:
         """Target of layer `index - 1`: h - g(state above) + g(target above), eq. 3.15."""
         link, below = net.links[index], net.layers[index - 1]
         here = below.recall(

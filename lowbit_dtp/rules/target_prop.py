@@ -77,9 +77,7 @@ class TargetProp(LearningRule):
                 target = self.target_below(net, i, run, target, ledger, moment)
         return gradients, loss
 
-    def target_below(
-        self, net: Network, index: int, run: Pass, target: Array, ledger: Ledger, moment: Moment
-    ) -> Array:
+    def target_below(self, net: Network, index: int, run: Pass, target: Array, ledger: Ledger, moment: Moment) -> Array:
         """Target of layer `index - 1`, given that of layer `index`: eq. 3.9, g(target)."""
         arrived = net.links[index].send(target, Flow.FEEDBACK, "target", ledger, moment.draws)
         return net.layers[index - 1].recall(arrived, ledger, "target")

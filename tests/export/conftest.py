@@ -87,7 +87,9 @@ def exact_rank() -> Callable[[Format, str, Fraction], int]:
 
 
 @pytest.fixture
-def exact_inference() -> Callable[[FixedNetwork, dict[str, Any], np.ndarray], tuple[list[dict[str, list[int]]], list[int]]]:
+def exact_inference() -> Callable[
+    [FixedNetwork, dict[str, Any], np.ndarray], tuple[list[dict[str, list[int]]], list[int]]
+]:
     """Codes of each link and class, for each row of pixels: from quantized weights and float biases, in fractions."""
 
     def infer(network: FixedNetwork, tensors: dict[str, Any], pixels: np.ndarray) -> Any:
@@ -103,7 +105,10 @@ def exact_inference() -> Callable[[FixedNetwork, dict[str, Any], np.ndarray], tu
                 bias = tensors[f"{layer.name}.bias"].tolist()
                 quantized = layer.weight_levels.format.quantize(tensors[f"{layer.name}.weight"]).tolist()
                 sums = [
-                    sum(Fraction(values[rank]) * Fraction(weights[n]) for rank, weights in zip(ranks, quantized, strict=True))
+                    sum(
+                        Fraction(values[rank]) * Fraction(weights[n])
+                        for rank, weights in zip(ranks, quantized, strict=True)
+                    )
                     for n in range(layer.neurons)
                 ]
                 if layer is not network.output:

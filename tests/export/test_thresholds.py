@@ -10,8 +10,21 @@ from hypothesis import strategies as st
 from export.thresholds import integer_thresholds
 from lowbit_dtp.formats import FixedPoint, binary, parse
 
-FORMATS = ["binary", "binary01", "ternary", "fixed(2,1)", "fixed(3,2)", "fixed(4,1,floor)", "ufixed(3,0)", "ufixed(3,2)",
-           "fixed(3,1,saturate-symmetric)", "table(-2,-0.5,0.25,3)", "table(-1,1;0.1)", "table(0,1;1)", "table(-1,0;-1)"]
+FORMATS = [
+    "binary",
+    "binary01",
+    "ternary",
+    "fixed(2,1)",
+    "fixed(3,2)",
+    "fixed(4,1,floor)",
+    "ufixed(3,0)",
+    "ufixed(3,2)",
+    "fixed(3,1,saturate-symmetric)",
+    "table(-2,-0.5,0.25,3)",
+    "table(-1,1;0.1)",
+    "table(0,1;1)",
+    "table(-1,0;-1)",
+]
 
 
 @pytest.mark.parametrize("activation", ["tanh", "identity", "relu", "sigmoid"])
@@ -52,8 +65,15 @@ def test_a_tie_goes_to_the_even_level_and_the_least_above_it_does_not():
 
 @pytest.mark.parametrize(
     ("activation", "name", "expected"),
-    [("tanh", "table(-2,2;1)", 8), ("tanh", "table(-2,2;-1)", -7), ("relu", "binary", -7), ("sigmoid", "binary", -7),
-     ("sigmoid", "table(0,3)", 8), ("identity", "table(-90,90;50)", 8), ("identity", "table(-90,90;-50)", -7)],
+    [
+        ("tanh", "table(-2,2;1)", 8),
+        ("tanh", "table(-2,2;-1)", -7),
+        ("relu", "binary", -7),
+        ("sigmoid", "binary", -7),
+        ("sigmoid", "table(0,3)", 8),
+        ("identity", "table(-90,90;50)", 8),
+        ("identity", "table(-90,90;-50)", -7),
+    ],
 )
 def test_out_of_reach_is_clipped_to_always_and_never(activation, name, expected):
     reach = np.array([7])
@@ -66,7 +86,9 @@ def test_irrational_threshold_beside_a_sum():
     drive = np.float32(0.54930614433405484570)
     sides = {float(np.nextafter(drive, np.float32(end))) for end in (0, 1)} | {float(drive)}
     for side in sides:
-        row = integer_thresholds(parse("table(0,1)"), "tanh", np.array([side], np.float32), 0, -np.ones(1, int), np.ones(1, int))
+        row = integer_thresholds(
+            parse("table(0,1)"), "tanh", np.array([side], np.float32), 0, -np.ones(1, int), np.ones(1, int)
+        )
         assert row.tolist() == [[0 if side > 0.54930614433405484570 else 1]]
 
 

@@ -1,0 +1,41 @@
+# Everything runs in .venv, made on first use from pyproject.toml and the versions in constraints.txt.
+SHELL := /bin/bash
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -q -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint test-mnist bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: .venv/.installed ## make .venv and install the project into it, for development
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[dev]'
+	touch $@
+
+demo: .venv/.installed ## compare the learning rules on small digits and write a report to runs/demo
+	$(BIN)/lowbit-dtp compare --data digits --out runs/demo
+
+test: lint ## lint, then the whole test suite
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed ## ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test-mnist: .venv/.installed ## slower checks of accuracy, which need MNIST (in LOWBIT_DTP_DATA, the cache, or fetched)
+	$(BIN)/python -m pytest -m "not gpu" tests/slow
+
+bench: .venv/.installed ## time a training step beside plain torch
+	$(BIN)/python tests/benchmarks/step.py
+
+clean: ## remove what tools left behind; .venv and runs stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,617 @@
+"""The command `lowbit-dtp`: the roof, under which training, energy models and exporters meet.
+
+Everything heavy is imported by the command that needs it, so that `--help` answers at once.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from .version import __version__
+
+if TYPE_CHECKING:
+    from hw_models import Bill
+    from lowbit_dtp.data import DataSet
+    from lowbit_dtp.experiment import Evaluation, Plan
+    from lowbit_dtp.ledger import Ledger
+
+TECHNOLOGIES = "45nm,7nm"
+GOLDEN_SAMPLES = 32
+"""Test images that become golden vectors, beside those made for each neuron."""
+
+app = typer.Typer(
+    name="lowbit-dtp",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Run = Annotated[Path, typer.Argument(help="A run folder, or a comparison of several.", metavar="RUN")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+Data = Annotated[str | None, typer.Option("--data", help="Data set: digits, mnist or fashion-mnist.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder to look for data sets in first.")]
+Rule = Annotated[str | None, typer.Option("--rule", help="Only runs of this rule.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Only the run with this seed.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder to write.  [default: runs/DATA]")]
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file whose keys override the data set's.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training data.")]
+Batch = Annotated[int | None, typer.Option("--batch", help="Samples a minibatch.")]
+Sizes = Annotated[str | None, typer.Option("--sizes", help="Neurons of each layer: 784-500-500-10.")]
+Links = Annotated[
+    list[str] | None,
+    typer.Option("--link", help="Formats of a link: h1-h2=binary, or h1-h2=ternary/binary for up/down. Repeatable."),
+]
+Gradient = Annotated[
+    str | None, typer.Option("--gradient", help="Format in which straight-through sends gradients: fixed(4,-2), ...")
+]
+Rate = Annotated[float | None, typer.Option("--learning-rate", help="Of the forward weights.")]
+Threads = Annotated[int | None, typer.Option("--threads", help="Threads to use. Changes the speed, never a number.")]
+PlacementOption = Annotated[
+    str | None, typer.Option("--placement", help="Which wire each link is: h1-h2=board,rest=on-die:2mm.")
+]
+Technologies = Annotated[str, typer.Option("--technology", help="Technologies to price on, comma-separated.")]
+Weights = Annotated[str, typer.Option("--weights", help="Fixed-point format of the weights: fixed(W,I).")]
+Signals = Annotated[str, typer.Option("--signals", help="Format for links that were trained with real numbers.")]
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends in one line on standard error and exit status 2, not in a traceback."""
+    try:
+        app()
+    except (ValueError, OSError, ImportError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def fail(message: str) -> NoReturn:
+    """End with `message` on standard error."""
+    print(f"lowbit-dtp: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    """What does a neural network cost when its neurons talk in bits?
+
+    Trains networks whose forward and feedback signals are binary or few-bit, counts every bit on every link, prices
+    them in joules, and exports the network as fixed point.
+
+    [bold]Examples[/bold]
+
+      lowbit-dtp compare --data digits
+
+      lowbit-dtp compare --data mnist --rules dtp,straight-through,fixed-lower --epochs 5 --seeds 1 --out runs/mnist
+
+      lowbit-dtp price runs/mnist --placement h1-h2=board
+
+      lowbit-dtp export runs/mnist --rule dtp --target c --weights 'fixed<8,1>' --verify
+    """
+    if version:
+        print(f"lowbit-dtp {__version__}")
+        raise typer.Exit()
+
+
+@app.command()
+def compare(
+    data: Data = None,
+    rules: Annotated[str | None, typer.Option("--rules", help="dtp,straight-through@fixed(4,-2),... in order.")] = None,
+    epochs: Epochs = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Runs of each rule, with seeds 0, 1, ...")] = None,
+    out: Out = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    batch: Batch = None,
+    sizes: Sizes = None,
+    link: Links = None,
+    gradient: Gradient = None,
+    placement: PlacementOption = None,
+    technology: Technologies = TECHNOLOGIES,
+    weights: Weights = "fixed(8,1)",
+    signals: Signals = "fixed(8,1)",
+    threads: Threads = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log curves for TensorBoard, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train the same network by several rules; compare error, bits and joules; write a report.
+
+    The same command again goes on where it was stopped.
+
+    [bold]Example[/bold]: lowbit-dtp compare --data mnist --rules dtp,straight-through,fixed-lower --epochs 5 --seeds 1
+    """
+    plan = _plan(data, config, epochs, batch, sizes, link, gradient, placement, seeds=seeds,
+                 compare=_split(rules) if rules else None)  # fmt: skip
+    folder = out or Path("runs") / plan.content["data"]
+    summary = _compare(plan, folder, data_dir, technology, weights, signals, threads, tensorboard)
+    if as_json:
+        print(json.dumps(summary, indent=1))
+        return
+    _print_rows(summary)
+    print(f"\nreport    {folder / 'report.html'}")
+    if summary["exported"]:
+        exported = summary["exported"]
+        print(f"export    {exported['folder']} ({exported['rule']}, {exported['weights']}): C against golden vectors: "
+              f"{exported['verify']}")  # fmt: skip
+    print(
+        f"\nnext      lowbit-dtp price {folder} --placement h1-h2=on-die:5mm\n"
+        f"          lowbit-dtp export {folder} --rule {summary['rows'][0]['rule']} --target mem --weights 'fixed<6,1>'\n"
+        f"          lowbit-dtp compare --data mnist --epochs 5 --seeds 1"
+    )
+
+
+@app.command()
+def train(
+    data: Data = None,
+    rule: Annotated[str, typer.Option("--rule", help="Learning rule, or rule@gradient format.")] = "dtp",
+    epochs: Epochs = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of weights, noise and order.")] = 0,
+    out: Out = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    batch: Batch = None,
+    sizes: Sizes = None,
+    link: Links = None,
+    gradient: Gradient = None,
+    learning_rate: Rate = None,
+    threads: Threads = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log curves for TensorBoard, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train one network by one rule, into one run folder. The same command again goes on where it was stopped.
+
+    [bold]Example[/bold]: lowbit-dtp train --data digits --rule dtp --link h1-h2=ternary --out runs/ternary
+    """
+    from .experiment import ledgers, link_row, run
+    from .storage import read_json
+
+    plan = _plan(data, config, epochs, batch, sizes, link, gradient, None)
+    if learning_rate is not None:
+        plan.content["optimizer"]["learning_rate"] = learning_rate
+    folder = out or Path("runs") / f"{plan.content['data']}-train"
+    experiment = plan.experiment(rule, seed)
+    with _progress() as bar, _logging(folder, tensorboard) as log:
+        samples = _data(plan, data_dir, threads)
+        total = experiment.epochs * len(experiment.learning_rule().phases) * -(-len(samples.train) // experiment.batch)
+        run(experiment, folder, samples, on_step=bar(rule, total), on_evaluation=log)
+    books = ledgers.load(folder / "ledger.json")
+    result = {key: value for key, value in read_json(folder / "run.json").items() if key.endswith(("percent", "epoch"))}
+    result |= {"folder": str(folder), "links": {x: link_row(x, **books) for x in books["training"].links()}}
+    _print(result, as_json)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    rule: Rule = None,
+    seed: Seed = None,
+    part: Annotated[str, typer.Option("--part", help="train, valid or test.")] = "test",
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Classify a data set with trained networks; print the error and the bits of an inference.
+
+    [bold]Example[/bold]: lowbit-dtp evaluate runs/demo --rule dtp --part valid
+    """
+    from .data import load
+    from .experiment import Experiment, run_folders
+    from .formats import choose
+    from .ledger import Ledger
+    from .network import Network
+    from .training import evaluate as error_percent
+
+    rows = []
+    for spec, number, folder in run_folders(run, rule, seed):
+        samples = load(Experiment.load(folder / "experiment.toml").data, data_dir)
+        chosen = choose("part", part, {name: getattr(samples, name) for name in ("train", "valid", "test")})
+        book = Ledger()
+        error = error_percent(Network.load(folder / "network.safetensors"), chosen, book)
+        bits = {link: book.bits(link, per="sample") for link in book.links()}
+        rows.append({"rule": spec, "seed": number, "part": part, "samples": len(chosen), "error_percent": error,
+                     "bits_per_inference": bits})  # fmt: skip
+    _print(rows, as_json)
+
+
+@app.command()
+def price(
+    run: Run,
+    rule: Rule = None,
+    seed: Seed = None,
+    technology: Technologies = TECHNOLOGIES,
+    placement: PlacementOption = None,
+    memory: Annotated[str, typer.Option("--memory", help="Where weights are kept: sram or dram.")] = "sram",
+    reuse: Annotated[int, typer.Option("--reuse", help="Samples for which a weight, once read, is used.")] = 1,
+    word_bits: Annotated[int, typer.Option("--word-bits", help="Pad each message to words of so many bits.")] = 1,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="Price inference with weights of this format.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Joules per sample, in training and in inference, split by link, layer and memory, with their range.
+
+    [bold]Example[/bold]: lowbit-dtp price runs/demo --rule dtp --technology 7nm --placement h1-h2=board --reuse 50
+    """
+    from hw_models import Placement, Technology, price, with_weights
+
+    from . import ledger as ledgers
+    from .experiment import run_folders
+
+    where = Placement.parse(placement if placement is not None else _recorded_placement(run), memory=memory,
+                            reuse=reuse, word_bits=word_bits)  # fmt: skip
+    result = []
+    runs = run_folders(run, rule, seed)
+    for spec in dict.fromkeys(spec for spec, _, _ in runs):
+        books = [ledgers.load(folder / "ledger.json") for other, _, folder in runs if other == spec]
+        for use in ("training", "inference"):
+            book = ledgers.merged(b[use] for b in books)
+            if use == "inference" and weights:
+                book = with_weights(book, weights)
+            for name in _split(technology):
+                bill = price(book, where, Technology.load(name)).per("sample")
+                result.append({"rule": spec, "use": use, **bill.as_dict()})
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        _print_bills(result)
+
+
+@app.command()
+def export(
+    run: Run,
+    rule: Rule = None,
+    seed: Seed = None,
+    target: Annotated[str, typer.Option("--target", help="mem ($readmemh files) or c (C99).")] = "c",
+    weights: Weights = "fixed(8,1)",
+    signals: Signals = "fixed(8,1)",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write.  [default: RUN/export-TARGET]")] = None,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Run what was written, and compare.")] = True,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Write a trained network as integers, with golden vectors at every link, and verify it bit for bit.
+
+    [bold]Example[/bold]: lowbit-dtp export runs/demo --rule dtp --target c --weights 'fixed<8,1>'
+    """
+    from .data import load
+    from .experiment import Experiment, run_folders
+
+    spec, number, folder = run_folders(run, rule, seed)[0]
+    samples = load(Experiment.load(folder / "experiment.toml").data, data_dir)
+    result = _export(folder, out or Path(run) / f"export-{target}", target, weights, signals, verify, samples)
+    result = {"rule": spec, "seed": number, **result}
+    _print(result, as_json)
+    if str(result["verify"]).startswith("failed"):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(run: Run, as_json: Json = False) -> None:
+    """Write the page of a comparison again, `RUN/report.html`.
+
+    [bold]Example[/bold]: lowbit-dtp report runs/demo
+    """
+    from .report import write_report
+
+    _print({"report": str(write_report(run))}, as_json)
+
+
+data_app = typer.Typer(no_args_is_help=False, invoke_without_command=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.callback()
+def data_found(context: typer.Context, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """What data sets there are, and what is found where. `data fetch NAME` downloads one.
+
+    [bold]Example[/bold]: lowbit-dtp data fetch mnist
+    """
+    if context.invoked_subcommand:
+        return
+    from .data import SOURCES, find
+
+    found = {name: {f.name: p and str(p) for f, p in find(name, data_dir)} for name in SOURCES}
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for name, files in found.items():
+        print(f"{name}: {'ships in scikit-learn' if not files else ''}")
+        for file, path in files.items():
+            print(f"  {file:26} {path or 'not found'}")
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="mnist or fashion-mnist.")],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Download a data set, checked against its published digests, unless it is there."""
+    from .data import fetch
+
+    _print({name: list(map(str, fetch(name, data_dir)))}, as_json)
+
+
+def _plan(
+    data: str | None, config: Path | None, epochs: int | None, batch: int | None, sizes: str | None,
+    link: list[str] | None, gradient: str | None, placement: str | None, **more: Any,
+) -> "Plan":  # fmt: skip
+    """The data set's experiment file, the user's, and the options, in rising order of precedence."""
+    from .experiment import ExperimentError, Plan
+    from .formats import parse
+
+    links = {}
+    for text in link or []:
+        name, equals, formats = text.partition("=")
+        if not equals:
+            raise ExperimentError(f"--link {text!r}: write LINK=FORMAT or LINK=UP/DOWN, h1-h2=binary say")
+        up, _, down = formats.partition("/")
+        links[name] = {"forward": parse(up).name, "feedback": parse(down or up).name}
+    if sizes and not re.fullmatch(r"\d+(-\d+)+", sizes):
+        raise ExperimentError(f"--sizes {sizes!r}: write the neurons of each layer with dashes between, 784-500-10 say")
+    return Plan.load(
+        data, config, epochs=epochs, batch=batch, placement=placement, links=links or None,
+        sizes=[int(size) for size in sizes.split("-")] if sizes else None,
+        rules={"straight-through": {"gradient": parse(gradient).name}} if gradient else None,
+        **more,
+    )  # fmt: skip
+
+
+def _data(plan: "Plan", data_dir: Path | None, threads: int | None) -> "DataSet":
+    from .data import load
+
+    if threads is not None:
+        from .backends.numba_cpu import set_threads
+
+        set_threads(threads)
+    return load(plan.content["data"], data_dir)
+
+
+def _compare(
+    plan: "Plan", folder: Path, data_dir: Path | None, technologies: str, weights: str, signals: str,
+    threads: int | None, tensorboard: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Run every rule and seed of `plan`, and write `summary.json`, the export and the report."""
+    from hw_models import Placement, Technology
+
+    from .experiment import ExperimentError, folder_name, provenance, run, summary_row
+    from .report import write_report
+    from .storage import write_json
+
+    names = list(dict.fromkeys(plan.rules))
+    seeds = range(plan.seeds)
+    if not names or not seeds:
+        raise ExperimentError("compare needs at least one rule and one seed")
+    placement = Placement.parse(plan.placement)
+    processes = [Technology.load(name) for name in _split(technologies)]
+    experiments = [(spec, seed, plan.experiment(spec, seed)) for spec in names for seed in seeds]
+    for _, _, experiment in experiments:  # every mistake is told before the first minute of training
+        net = experiment.network()
+        experiment.learning_rule().training_links(net.links)
+        experiment.make_optimizer()
+    samples = _data(plan, data_dir, threads)
+    with _progress() as bar:
+        for spec, seed, experiment in experiments:
+            target = folder / folder_name(spec) / f"seed-{seed}"
+            steps = -(-len(samples.train) // experiment.batch) * len(experiment.learning_rule().phases)
+            with _logging(target, tensorboard) as log:
+                run(
+                    experiment,
+                    target,
+                    samples,
+                    on_step=bar(f"{spec} {seed}", experiment.epochs * steps),
+                    on_evaluation=log,
+                )
+    rows = []
+    for spec in names:
+        row, training, inference = summary_row(spec, folder, seeds)
+        rows.append(row | _joules(training, inference, placement, processes))
+    first = folder / folder_name(names[0]) / "seed-0"
+    exported = _export(first, folder / "export", "c", weights, signals, True, samples) | {"rule": names[0]}
+    summary = {
+        "rows": rows,
+        "network": experiments[0][2].network().describe(),
+        "data": {"name": samples.name, "source": samples.source, "image_shape": list(samples.image_shape),
+                 "pixel_format": samples.pixel_format.name},
+        "experiment": plan.content,
+        "placement": plan.placement,
+        "exported": exported,
+        **provenance(),
+    }  # fmt: skip
+    write_json(folder / "summary.json", summary)
+    write_report(folder)
+    return summary
+
+
+def _joules(training: "Ledger", inference: "Ledger", placement: Any, processes: list[Any]) -> dict[str, Any]:
+    """The energy columns of a row."""
+    from hw_models import price
+
+    bills: dict[str, dict[str, Bill]] = {
+        process.name: {
+            "training": price(training, placement, process).per("sample"),
+            "inference": price(inference, placement, process).per("sample"),
+        }
+        for process in processes
+    }
+    plain = {name: {use: bill.as_dict() for use, bill in uses.items()} for name, uses in bills.items()}
+    return {
+        "joules_per_sample": {name: uses["training"]["total"] for name, uses in plain.items()},
+        "joules_per_inference": {name: uses["inference"]["total"] for name, uses in plain.items()},
+        "energy_parts": {n: {use: bill["by_part"] for use, bill in uses.items()} for n, uses in plain.items()},
+        "links_share": {n: (uses["training"]["links_share"] or {}).get("typical") for n, uses in plain.items()},
+        "break_even_gradient_bits": next(iter(plain.values()))["training"]["break_even_gradient_bits"],
+    }
+
+
+def _export(
+    run: Path, folder: Path, target: str, weights: str, signals: str, verify: bool, samples: "DataSet"
+) -> dict[str, Any]:
+    """Export the network of `run`, and what is to be said of it."""
+    from export import export_network
+
+    made = export_network(
+        run / "network.safetensors", target, folder, weights, signals, samples.test.pixels[:GOLDEN_SAMPLES], verify,
+        (samples.test.pixels, samples.test.labels),
+    )  # fmt: skip
+    accuracy = made.accuracy.as_dict() if made.accuracy else {}
+    return {
+        "target": target,
+        "weights": ", ".join(dict.fromkeys(made.weights.values())),
+        "signals": made.quantized_links,
+        "folder": str(folder),
+        "files": len(made.files),
+        "accumulator_bits": made.sum_bits,
+        "verify": made.verification.status if made.verification else "not asked for",
+        "test_error_percent_float": accuracy.get("trained_error_percent"),
+        "test_error_percent_integer": accuracy.get("integer_error_percent"),
+        "agreement_percent": accuracy.get("agreement_percent"),
+    }
+
+
+def _recorded_placement(run: Path) -> str:
+    from .storage import read_json
+
+    path = Path(run) / "summary.json"
+    return str(read_json(path).get("placement", "")) if path.exists() else ""
+
+
+def _split(text: str) -> list[str]:
+    """Parts between commas, but for commas in brackets.
+
+    >>> _split("dtp,straight-through@fixed(4,-2)")
+    ['dtp', 'straight-through@fixed(4,-2)']
+    """
+    return [part.strip() for part in re.split(r",(?![^(<]*[)>])", text) if part.strip()]
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """Bars on standard error: call with a label and a total, then call that with the number of steps done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+
+        def bar(label: str, total: int) -> Any:
+            task = progress.add_task(label, total=total)
+            return lambda done: progress.update(task, completed=done)
+
+        yield bar
+
+
+@contextmanager
+def _logging(folder: Path, tensorboard: bool) -> Iterator[Any]:
+    """A function that takes each evaluation, and logs it for TensorBoard if asked to."""
+    if not tensorboard:
+        yield lambda evaluation: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ImportError("--tensorboard needs TensorBoard: pip install 'lowbit-dtp[tensorboard]'") from None
+    writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def log(evaluation: "Evaluation") -> None:
+        for name, value in vars(evaluation).items():
+            if name != "epoch":
+                writer.add_scalar(name, value, evaluation.epoch)
+
+    try:
+        yield log
+    finally:
+        writer.close()
+
+
+def _print(result: Any, as_json: bool) -> None:
+    """Print `result` as JSON, or as lines of names and values."""
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    for row in result if isinstance(result, list) else [result]:
+        for key, value in row.items():
+            if isinstance(value, dict):
+                print(f"{key}:")
+                for name, part in value.items():
+                    print(f"  {name:20} {_plain(part)}")
+            else:
+                print(f"{key:28} {_plain(value)}")
+        if isinstance(result, list):
+            print()
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items() if v)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _print_rows(summary: dict[str, Any]) -> None:
+    """The table of a comparison."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .report import si
+
+    rows = summary["rows"]
+    processes = list(rows[0]["joules_per_sample"])
+    discrete = [x["lower"] + "-" + x["upper"] for x in summary["network"]["links"][1:] if x["feedback"] != "float32"]
+    table = Table(title=f"{summary['data']['name']}, {rows[0]['seeds']} seeds")
+    table.add_column("rule")
+    table.add_column("test error %", justify="right")
+    for link in discrete:
+        table.add_column(f"{link} up / down\nbits a sample", justify="right")
+    for process in processes:
+        table.add_column(f"{process}\nJ a sample", justify="right")
+    table.add_column("s an epoch", justify="right")
+    for row in rows:
+        error, links = row["test_error_percent"], row["links"]
+        spread = "" if error["std"] is None else f" ± {error['std']:.2f}"
+        table.add_row(
+            row["rule"],
+            f"{error['mean']:.2f}{spread}",
+            *(f"{links[x]['up_bits_per_sample']:g} / {links[x]['down_bits_per_sample']:g}" for x in discrete),
+            *(si(row["joules_per_sample"][p]["typical"], "J") for p in processes),
+            f"{row['seconds_per_epoch']:.2f}" if row["seconds_per_epoch"] is not None else "",
+        )
+    Console().print(table)
+
+
+def _print_bills(bills: list[dict[str, Any]]) -> None:
+    """Bills as a table: a row for each rule, use and technology, and the break-even widths under it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .report import si
+
+    table = Table(title="Joules a sample: typical (low to high)")
+    for column in ("rule", "use", "technology", "total", "links", "compute", "memory", "links' share"):
+        table.add_column(column, justify="left" if column in ("rule", "use", "technology") else "right")
+    for bill in bills:
+        parts = [bill["total"], *(bill["by_part"].get(part) for part in ("link", "compute", "memory"))]
+        share = bill["links_share"]
+        table.add_row(
+            bill["rule"], bill["use"], bill["technology"],
+            *(f"{si(p['typical'], 'J')}\n({si(p['low'], 'J')} to {si(p['high'], 'J')})" if p else "0" for p in parts),
+            f"{100 * share['typical']:.2g} %" if share else "",
+        )  # fmt: skip
+    Console().print(table)
+    for bill in bills:
+        for link, bits in bill["break_even_gradient_bits"].items():
+            if bill["use"] == "training":
+                print(f"{bill['rule']}, {link}: straight-through breaks even with a gradient of {bits:g} bits")
+    constants = {c["name"]: c for bill in bills for c in bill["constants"]} if bills else {}
+    print(f"{len(constants)} constants used; --json lists each with its source")
+
+
+if __name__ == "__main__":
+    main()

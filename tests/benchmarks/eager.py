@@ -1,0 +1,111 @@
+"""The peer: one training step of the discrete network in plain eager torch, with hand-made gradients.
+
+Written as well as eager torch allows: no autograd, fused `addmm`, results into buffers that live as long as the net, and
+optimizer updates in place. It computes the very thing that `lowbit_dtp.rules` do, but sends and counts nothing.
+"""
+
+import torch
+from torch import Tensor
+
+Parameters = dict[str, Tensor]
+"""Parameters by their names in a network file: `h1.weight` [below, neurons], `h1.feedback` [above, neurons], ..."""
+
+
+def sign(x: Tensor) -> Tensor:
+    """-1 and +1, with 0 sent as +1."""
+    return torch.ge(x, 0).to(x.dtype).mul_(2).sub_(1)
+
+
+class RMSprop:
+    """Centred RMSprop with momentum and the stabilizer inside the root, which `torch.optim.RMSprop` has outside."""
+
+    def __init__(self, parameters: Parameters, rate: float, feedback_rate: float) -> None:
+        self.rates = {name: feedback_rate if ".feedback" in name else rate for name in parameters}
+        self.state = {name: [torch.zeros_like(p) for _ in range(4)] for name, p in parameters.items()}
+        self.parameters = parameters
+
+    def apply(self, gradients: Parameters) -> None:
+        """Update every parameter that has a gradient, in place."""
+        for name, gradient in gradients.items():
+            mean, square, velocity, spread = self.state[name]
+            mean.lerp_(gradient, 0.05)
+            square.mul_(0.95).addcmul_(gradient, gradient, value=0.05)
+            torch.addcmul(square, mean, mean, value=-1, out=spread).add_(0.001).sqrt_()
+            velocity.mul_(0.9).addcdiv_(gradient, spread, value=-self.rates[name])
+            self.parameters[name].add_(velocity)
+
+
+class Eager:
+    """A tanh network input-h1-h2-output with one bit between h1 and h2, and an RMSprop."""
+
+    def __init__(self, parameters: Parameters, rate: float, feedback_rate: float) -> None:
+        self.parameters = parameters
+        self.gradients = {name: torch.empty_like(p) for name, p in parameters.items()}
+        self.optimizer = RMSprop(parameters, rate, feedback_rate)
+
+    def layer(self, x: Tensor, name: str, weight: str = "weight", bias: str = "bias") -> Tensor:
+        """Drive of layer `name` for `x` [batch, below]."""
+        return torch.addmm(self.parameters[f"{name}.{bias}"], x, self.parameters[f"{name}.{weight}"])
+
+    def recall(self, above: Tensor) -> Tensor:
+        """State of h1 that the binary `above` [batch, neurons of h2] implies."""
+        return self.layer(above, "h1", "feedback", "feedback_bias").tanh_()
+
+    def gradient(self, x: Tensor, error: Tensor, weight: str, bias: str) -> Parameters:
+        """Gradients of the two named parameters for an `error` [batch, neurons] in the drive that `x` caused."""
+        torch.mm(x.t(), error, out=self.gradients[weight])
+        torch.sum(error, 0, out=self.gradients[bias])
+        return {name: self.gradients[name] for name in (weight, bias)}
+
+    def up(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+        """h1, what it sends, h2, the error of the logits for each sample, and the mean loss."""
+        h1 = self.layer(pixels, "h1").tanh_()
+        sent = sign(h1)
+        h2 = self.layer(sent, "h2").tanh_()
+        log_probability = torch.log_softmax(self.layer(h2, "output"), 1)
+        loss = torch.nn.functional.nll_loss(log_probability, labels).item()
+        error = log_probability.exp_()
+        error[torch.arange(len(labels)), labels] -= 1
+        return h1, sent, h2, error, loss
+
+    @torch.no_grad()
+    def dtp(self, pixels: Tensor, labels: Tensor, noise: Tensor, target_step: float) -> float:
+        """One minibatch of Algorithm 1: inverse and forward mappings learn from the same parameters. Returns the loss.
+
+        `noise` [batch, neurons of h1] is what h1 is corrupted by while its inverse learns.
+        """
+        scale = 1 / len(pixels)
+        h1, sent, h2, error, loss = self.up(pixels, labels)
+        blame = error @ self.parameters["output.weight"].t()
+        target2 = torch.sub(h2, blame, alpha=target_step)
+        difference = self.recall(sign(h2)).sub_(self.recall(sign(target2)))
+        noisy = h1 + noise
+        lifted = sign(self.layer(sign(noisy), "h2").tanh_())
+        echo = self.recall(lifted)
+        miss2 = torch.addcmul(blame, torch.mul(blame, h2), h2, value=-1).mul_(2 * target_step * scale)
+        miss1 = torch.addcmul(difference, torch.mul(difference, h1), h1, value=-1).mul_(2 * scale)
+        missed = torch.sub(echo, noisy)
+        miss_echo = torch.addcmul(missed, torch.mul(missed, echo), echo, value=-1).mul_(2 * scale)
+        self.optimizer.apply(
+            self.gradient(h2, error.mul_(scale), "output.weight", "output.bias")
+            | self.gradient(sent, miss2, "h2.weight", "h2.bias")
+            | self.gradient(pixels, miss1, "h1.weight", "h1.bias")
+            | self.gradient(lifted, miss_echo, "h1.feedback", "h1.feedback_bias")
+        )
+        return loss
+
+    @torch.no_grad()
+    def straight_through(self, pixels: Tensor, labels: Tensor) -> float:
+        """One minibatch of backpropagation that takes the sign for the identity on the way down. Returns the loss."""
+        h1, sent, h2, error, loss = self.up(pixels, labels)
+        error.mul_(1 / len(pixels))
+        blame2 = error @ self.parameters["output.weight"].t()
+        error2 = torch.addcmul(blame2, torch.mul(blame2, h2), h2, value=-1)
+        blame1 = error2 @ self.parameters["h2.weight"].t()
+        error1 = torch.addcmul(blame1, torch.mul(blame1, h1), h1, value=-1)
+        self.optimizer.apply(
+            self.gradient(h2, error, "output.weight", "output.bias")
+            | self.gradient(sent, error2, "h2.weight", "h2.bias")
+            | self.gradient(pixels, error1, "h1.weight", "h1.bias")
+        )
+        return loss

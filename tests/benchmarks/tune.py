@@ -1,0 +1,110 @@
+"""Random search for each rule's learning rates and target step, with an equal budget, judged by validation error alone.
+
+    .venv/bin/python tests/benchmarks/tune.py
+
+Prints one table, and writes it to `results/tune-<data set>.md`. The best values are copied by hand into the data set's
+experiment file, so that a search never changes what a plain `lowbit-dtp compare` does.
+"""
+
+import argparse
+import datetime
+import shlex
+import statistics
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import fields
+from itertools import product
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from lowbit_dtp import data
+from lowbit_dtp.backends.numba_cpu import set_threads
+from lowbit_dtp.experiment import Plan
+from lowbit_dtp.randomness import generator
+from lowbit_dtp.rules import RULES, rule_named
+from lowbit_dtp.storage import write_text
+from lowbit_dtp.training import evaluate, fit
+
+RANGES = {"learning_rate": (-4.0, -2.0), "feedback_learning_rate": (-4.0, -2.5), "target_step": (-2.0, 0.3)}
+"""Exponents of ten between which each setting is drawn, uniformly. What a rule does not take is not drawn."""
+
+FIRST_SEED = 1000
+"""Of the runs here, so that none is a run that an experiment reports."""
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def candidates(rule: str, draws: int) -> list[dict[str, float]]:
+    """`draws` settings for `rule`, each value rounded to the three digits that go into an experiment file."""
+    kind = rule_named(rule)
+    taken = {"learning_rate", *(f.name for f in fields(kind))}  # type: ignore[arg-type]
+    if kind.uses_feedback_weights:
+        taken.add("feedback_learning_rate")
+    random = generator(0, f"tune {rule}")
+    return [
+        {name: float(f"{10 ** random.uniform(*ends):.3g}") for name, ends in RANGES.items() if name in taken}
+        for _ in range(draws)
+    ]
+
+
+def valid_error_percent(task: tuple[dict[str, Any], str, dict[str, float], int]) -> float:
+    """Validation error after training by a rule with some settings and a seed."""
+    set_threads(1)
+    content, rule, settings, seed = task
+    rules = content["rules"] | {rule: content["rules"].get(rule, {}) | settings}
+    experiment = Plan(content | {"rules": rules}).experiment(rule, seed)
+    net, learning, optimizer = experiment.network(), experiment.learning_rule(), experiment.make_optimizer()
+    samples = data.load(experiment.data)
+    for _ in fit(net, learning, optimizer, samples.train, experiment.epochs, experiment.batch, seed):
+        pass
+    return evaluate(net.with_links(learning.inference_links(net.links)), samples.valid)
+
+
+def main() -> None:
+    """Search, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--draws", type=int, default=16, help="settings tried for each rule")
+    parser.add_argument("--seeds", type=int, default=2, help="runs of each setting")
+    parser.add_argument("--epochs", type=int, help="of each run; default as in the experiment file")
+    parser.add_argument("--rules", nargs="+", choices=sorted(RULES), default=list(RULES))
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    plan = Plan.load(options.data, epochs=options.epochs)
+    seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
+    tried = {rule: candidates(rule, options.draws) for rule in options.rules}
+    tasks = [(plan.content, rule, s, seed) for rule in tried for s, seed in product(tried[rule], seeds)]
+    started = perf_counter()
+    with ProcessPoolExecutor(options.processes) as pool:
+        errors = iter(pool.map(valid_error_percent, tasks))
+        lines = [
+            "| rule | best settings | validation error, mean over seeds | median over draws | worst |",
+            "|---|---|---|---|---|",
+        ]
+        for rule, settings in tried.items():
+            means = [statistics.fmean(next(errors) for _ in seeds) for _ in settings]
+            best = min(range(len(means)), key=means.__getitem__)
+            shown = ", ".join(f"{name} = {value:g}" for name, value in settings[best].items())
+            lines.append(
+                f"| {rule} | {shown} | {means[best]:.2f} % | {statistics.median(means):.2f} % | {max(means):.2f} % |"
+            )
+            print(lines[-1], flush=True)
+    text = "\n".join(
+        [
+            f"# Settings for {options.data}, by validation error",
+            "",
+            f"{datetime.date.today()}: `python {shlex.join(sys.argv)}`, {perf_counter() - started:.0f} s.",
+            f"For each rule {options.draws} random settings, each trained {plan.content['epochs']} epochs with "
+            f"{options.seeds} seeds from {FIRST_SEED}; the rest as in the experiment file.",
+            "",
+            *lines,
+            "",
+        ]
+    )
+    write_text(RESULTS / f"tune-{options.data}.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
