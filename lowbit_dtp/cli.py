@@ -142,7 +142,7 @@ def compare(
               f"{exported['verify']}")  # fmt: skip
     print(
         f"\nnext      lowbit-dtp price {folder} --placement h1-h2=on-die:5mm\n"
-        f"          lowbit-dtp export {folder} --rule {summary['rows'][0]['rule']} --target mem --weights 'fixed<6,1>'\n"
+        f"          lowbit-dtp export {folder} --target mem --weights 'fixed<6,1>'\n"
         f"          lowbit-dtp compare --data mnist --epochs 5 --seeds 1"
     )
 
@@ -169,7 +169,8 @@ def train(
 
     [bold]Example[/bold]: lowbit-dtp train --data digits --rule dtp --link h1-h2=ternary --out runs/ternary
     """
-    from .experiment import ledgers, link_row, run
+    from . import ledger as ledgers
+    from .experiment import link_row, run
     from .storage import read_json
 
     plan = _plan(data, config, epochs, batch, sizes, link, gradient, None)
@@ -431,7 +432,9 @@ def _compare(
 
 def _joules(training: "Ledger", inference: "Ledger", placement: Any, processes: list[Any]) -> dict[str, Any]:
     """The energy columns of a row."""
-    from hw_models import price
+    from hw_models import break_even_gradient_bits, price
+
+    from .ledger import Flow
 
     bills: dict[str, dict[str, Bill]] = {
         process.name: {
@@ -446,7 +449,11 @@ def _joules(training: "Ledger", inference: "Ledger", placement: Any, processes: 
         "joules_per_inference": {name: uses["inference"]["total"] for name, uses in plain.items()},
         "energy_parts": {n: {use: bill["by_part"] for use, bill in uses.items()} for n, uses in plain.items()},
         "links_share": {n: (uses["training"]["links_share"] or {}).get("typical") for n, uses in plain.items()},
-        "break_even_gradient_bits": next(iter(plain.values()))["training"]["break_even_gradient_bits"],
+        "break_even_gradient_bits": {
+            link: break_even_gradient_bits(training, link)
+            for link in training.links()
+            if any(training.crossings(link, Flow.FEEDBACK, "target"))
+        },
     }
 
 
@@ -605,11 +612,10 @@ def _print_bills(bills: list[dict[str, Any]]) -> None:
             f"{100 * share['typical']:.2g} %" if share else "",
         )  # fmt: skip
     Console().print(table)
-    for bill in bills:
-        for link, bits in bill["break_even_gradient_bits"].items():
-            if bill["use"] == "training":
-                print(f"{bill['rule']}, {link}: straight-through breaks even with a gradient of {bits:g} bits")
-    constants = {c["name"]: c for bill in bills for c in bill["constants"]} if bills else {}
+    even = {(b["rule"], x): bits for b in bills for x, bits in b["break_even_gradient_bits"].items()}
+    for (rule, link), bits in even.items():
+        print(f"{rule}, {link}: straight-through sends as many bits with a gradient of {bits:g} bits")
+    constants = {json.dumps(constant) for bill in bills for constant in bill["constants"]}
     print(f"{len(constants)} constants used; --json lists each with its source")
 
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import ledger as ledgers
 from .formats import choose, parse
@@ -73,12 +73,13 @@ class Experiment:
         from .network import Network, link_names
 
         names = link_names(self.sizes)
-        for name, formats in self.links.items():
+        for name, given in self.links.items():
             if name not in names:
                 sizes = "-".join(map(str, self.sizes))
                 raise ExperimentError(f"links: no link {name!r} in a network {sizes}; there are: {', '.join(names)}")
-            _check_keys(f"links.{name}", formats, ("forward", "feedback"))
-        links = [Link(**{way: parse(x) for way, x in self.links.get(name, {}).items()}) for name in names]
+            _check_keys(f"links.{name}", given, ("forward", "feedback"))
+        formats = [self.links.get(name, {}) for name in names]
+        links = [Link(parse(x.get("forward", "float32")), parse(x.get("feedback", "float32"))) for x in formats]
         return Network.build(self.sizes, links, self.seed, self.activation)
 
     def learning_rule(self) -> "LearningRule":
@@ -124,9 +125,8 @@ class Plan:
 
     content: dict[str, Any]
 
-    KEYS = (
-        "data", "sizes", "activation", "epochs", "batch", "seeds", "compare", "placement", "links", "optimizer", "rules",
-    )  # fmt: skip
+    KEYS: ClassVar = ("data", "sizes", "activation", "epochs", "batch", "seeds", "compare", "placement", "links",
+                      "optimizer", "rules")  # fmt: skip
 
     @classmethod
     def load(cls, data: str | None = None, config: Path | None = None, **overrides: Any) -> "Plan":
@@ -234,7 +234,8 @@ def run(
         check_version(folder / "run.json", json.loads((folder / "run.json").read_text()).get("format_version"))
         return
     saved, metrics = folder / "checkpoint.safetensors", folder / "metrics.jsonl"
-    progress, notes = Progress(), {"lines": [], "loss": 0.0, "steps": 0, "seconds": 0.0}
+    progress = Progress()
+    notes: dict[str, Any] = {"lines": [], "loss": 0.0, "steps": 0, "seconds": 0.0}
     if saved.exists():
         progress, notes = checkpoint.load(saved, net, optimizer)
     write_text(metrics, "".join(f"{line}\n" for line in notes["lines"]))

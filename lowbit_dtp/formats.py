@@ -144,7 +144,7 @@ class Table(Format):
 ROUNDINGS: dict[str, Callable[[Floats, Floats | None], Floats]] = {
     "nearest-even": lambda x, uniform: np.rint(x),
     "floor": lambda x, uniform: np.floor(x),
-    "stochastic": lambda x, uniform: np.floor(x + uniform),
+    "stochastic": lambda x, uniform: np.floor(x + np.asarray(uniform)),
 }
 """How a number between two steps is sent: AP_RND_CONV, AP_TRN, and up with the probability of the remainder."""
 
@@ -266,7 +266,7 @@ class Float(Format):
     @property
     def dtype(self) -> type[np.floating[Any]]:
         """NumPy type of the numbers."""
-        return {32: np.float32, 64: np.float64}[self.word]
+        return np.float32 if self.word == 32 else np.float64
 
     @property
     def bits(self) -> int:
@@ -348,10 +348,9 @@ def parse(text: str) -> Format:
 
     >>> parse("fixed<8,1>") == parse("fixed(8,1)") == fixed(8, 1)
     True
-    >>> parse("fixd(8,1)")
+    >>> parse("fixd(8,1)")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: no format 'fixd(8,1)'; there are: binary, binary01, ternary, float32, float64, fixed(W,I), ufixed(W,I), \
-fixed(W,I,floor|stochastic,wrap), table(-1,0,0.5)
+    ValueError: no format 'fixd(8,1)'; there are: binary, binary01, ternary, float32, float64, fixed(W,I), ...
     """
     text = text.replace(" ", "")
     if text in NAMED:

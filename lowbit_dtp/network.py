@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from .activations import ACTIVATIONS
 from .backends import Array
 from .formats import choose
-from .layers import PARAMETERS, Layer
+from .layers import Layer
 from .ledger import Flow, Ledger
 from .links import Link, Signal
 from .randomness import Draws, generator
@@ -120,8 +121,9 @@ class Network:
                 row["name"],
                 tensors[f"{row['name']}.weight"],
                 tensors[f"{row['name']}.bias"],
-                *(tensors.get(f"{row['name']}.{name}") for name in PARAMETERS[2:]),
-                activation=choose("activation", row["activation"], ACTIVATIONS),
+                tensors.get(f"{row['name']}.feedback"),
+                tensors.get(f"{row['name']}.feedback_bias"),
+                choose("activation", row["activation"], ACTIVATIONS),
             )
             for row in description["layers"]
         ]
@@ -155,7 +157,7 @@ def layer_names(sizes: Sequence[int]) -> list[str]:
 def link_names(sizes: Sequence[int]) -> list[str]:
     """`input-h1`, `h1-h2`, ...: the links of a network with layers of `sizes`."""
     names = layer_names(sizes)
-    return [f"{lower}-{upper}" for lower, upper in zip(names, names[1:], strict=False)]
+    return [f"{lower}-{upper}" for lower, upper in pairwise(names)]
 
 
 def orthogonal(rows: int, columns: int, seed: int, purpose: str) -> np.ndarray:

@@ -348,7 +348,10 @@ def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> 
                     by_epoch.setdefault(line["epoch"], []).append(line[key])
             if by_epoch:
                 values = [by_epoch[epoch] for epoch in sorted(by_epoch)]
-                mean, std = np.array([np.mean(v) for v in values]), np.array([np.std(v) for v in values])
+                mean, std = (
+                    np.array([np.mean(v) for v in values]),
+                    np.array([np.std(v, ddof=len(v) > 1) for v in values]),
+                )
                 curves.append(_Curve(row["rule"], i, sorted(by_epoch), mean, std))
         if curves:
             last = "; ".join(f"{c.rule} {percent(c.mean[-1])} after epoch {c.epochs[-1]}" for c in curves)

@@ -30,8 +30,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -89,9 +89,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except (SafetensorError, OSError) as error:
         raise StorageError(f"{path}: not a whole safetensors file ({error})") from None
     if _METADATA_KEY not in metadata:
-        raise StorageError(
-            f"{path}: a safetensors file, but not one of lowbit-dtp: its header has no {_METADATA_KEY!r}"
-        )
+        raise StorageError(f"{path}: a safetensors file, but not of lowbit-dtp: its header has no {_METADATA_KEY!r}")
     description = json.loads(metadata[_METADATA_KEY])
     check_version(path, description.pop("format_version", None))
     return tensors, description

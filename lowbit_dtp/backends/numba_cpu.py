@@ -22,8 +22,9 @@ _SMALL = 2_000_000
 
 def set_threads(threads: int) -> None:
     """Use this many threads from here on. Changes the speed, never a number."""
-    if not 1 <= threads <= numba.config.NUMBA_NUM_THREADS:
-        raise ValueError(f"threads must be 1 to {numba.config.NUMBA_NUM_THREADS} on this machine, not {threads}")
+    most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    if not 1 <= threads <= most:
+        raise ValueError(f"threads must be 1 to {most} on this machine, not {threads}")
     numba.set_num_threads(threads)
 
 

@@ -28,8 +28,8 @@ class TorchBackend:
         if isinstance(fmt, Float):
             return x.to(_floating(fmt)).contiguous().view(_SIGNED[fmt.code_dtype])
         assert isinstance(fmt, FixedPoint)
-        codes = fmt.encode(x.detach().cpu().numpy(), None if uniform is None else uniform.cpu().numpy())
-        return torch.from_numpy(codes.astype(np.int64)).to(x.device).to(_SIGNED[fmt.code_dtype])
+        encoded = fmt.encode(x.detach().cpu().numpy(), None if uniform is None else uniform.cpu().numpy())
+        return torch.from_numpy(encoded.astype(np.int64)).to(x.device).to(_SIGNED[fmt.code_dtype])
 
     def decode(self, codes: Array, fmt: Format, like: Array) -> Array:
         if isinstance(fmt, Float):

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from ..backends import Array, backend_of
@@ -33,7 +33,7 @@ class Moment:
     epoch: float = 0.0
     """Epochs completed, from 0."""
     phase: str = BOTH
-    draws: Draws = Draws(0)
+    draws: Draws = field(default_factory=lambda: Draws(0))
 
 
 class LearningRule(ABC):

@@ -1,0 +1,97 @@
+"""Every rule, format and backend, listed once: what is in these tables goes through every conformance test."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lowbit_dtp import rules
+from lowbit_dtp.backends import Backend
+from lowbit_dtp.backends.numba_cpu import NumbaBackend
+from lowbit_dtp.backends.torch_gpu import TorchBackend
+from lowbit_dtp.formats import binary, binary01, fixed, float32, float64, table, ternary, ufixed
+from lowbit_dtp.links import Link
+from lowbit_dtp.network import Network, layer_names
+
+RULES = {
+    "dtp": rules.DTP(),
+    "dtp-alternating": rules.DTP(schedule="alternating-epochs"),
+    "target-prop": rules.TargetProp(),
+    "straight-through": rules.StraightThrough(),
+    "straight-through-fixed(4,1)": rules.StraightThrough(gradient="fixed(4,1)"),
+    "backprop": rules.Backprop(),
+    "backprop-then-sign": rules.BackpropThenSign(),
+    "fixed-lower": rules.FixedLower(),
+}
+
+FORMATS = [
+    binary,
+    binary01,
+    ternary,
+    table([-1, -0.5, -0.25, 0, 0.25, 0.5, 1]),
+    table([-2, 0.1, 3], [-0.3, 0.7]),
+    fixed(2, 1),
+    fixed(4, 1),
+    fixed(8, 3, "floor"),
+    fixed(5, -2, overflow="saturate-symmetric"),
+    fixed(4, 2, overflow="wrap"),
+    fixed(6, 3, "stochastic"),
+    fixed(6, 3, "stochastic", "wrap"),
+    fixed(16, 8),
+    fixed(32, 16),
+    ufixed(1, 1),
+    ufixed(8, 0),
+    ufixed(12, 4, "floor", "wrap"),
+    ufixed(32, 2),
+    float32,
+    float64,
+]
+
+LINK_FORMATS = [binary, ternary, fixed(4, 1), table([-1, -0.25, 0.25, 1]), float32]
+"""Formats that every rule is made to use, both ways, on each link."""
+
+
+@dataclass(frozen=True)
+class BackendCase:
+    """A backend, with the way to its arrays and back."""
+
+    name: str
+    backend: Backend
+    array: Callable[[np.ndarray], Any]
+    """The NumPy array as one of the backend; never the same memory."""
+    numpy: Callable[[Any], np.ndarray]
+
+
+BACKENDS = [
+    BackendCase("numpy", NumbaBackend(), np.array, np.asarray),
+    BackendCase("torch", TorchBackend(), lambda x: torch.tensor(np.ascontiguousarray(x)), lambda x: x.numpy()),
+]
+
+LABELS = np.array([0, 2, 1, 1, 2])
+
+
+def links_with(sizes: list[int], at: dict[int, Link], other: Link | None = None) -> list[Link]:
+    """Links for layers of `sizes`: those in `at`, by index, and `other` elsewhere."""
+    names = layer_names(sizes)
+    other = Link() if other is None else other
+    chosen = [at.get(i, other) for i in range(len(sizes) - 1)]
+    return [Link(x.forward, x.feedback, *ends) for x, ends in zip(chosen, zip(names, names[1:], strict=False), strict=True)]
+
+
+def small_network(
+    sizes: list[int], links: list[Link], seed: int = 0, dtype: Any = np.float32, activation: str = "tanh"
+) -> Network:
+    """A network none of whose parameters is zero."""
+    net = Network.build(sizes, links, seed=seed, dtype=dtype, activation=activation)
+    random = np.random.default_rng(seed + 100)
+    for layer in net.layers:
+        for name, x in layer.parameters().items():
+            setattr(layer, name, (x + 0.3 * random.standard_normal(x.shape)).astype(dtype))
+    return net
+
+
+def small_pixels(width: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
+    """As many samples as `LABELS`, in [0, 1)."""
+    return np.random.default_rng(seed).random((len(LABELS), width)).astype(dtype)

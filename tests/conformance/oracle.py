@@ -1,0 +1,100 @@
+"""What each rule's gradients must be, by torch's autograd on the losses of the thesis, in float64.
+
+Nothing here but `Format.quantize` and the random numbers is the project's own.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from lowbit_dtp.formats import Format
+from lowbit_dtp.network import Network
+from lowbit_dtp.randomness import Draws
+from lowbit_dtp.rules import DTP, FixedLower, LearningRule, TargetProp
+
+ACTIVATIONS = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu, "identity": lambda x: x}
+
+Gradients = dict[tuple[int, str], np.ndarray]
+
+
+def gradients(rule: LearningRule, net: Network, pixels: np.ndarray, labels: np.ndarray, draws: Draws) -> Gradients:
+    """Gradients of every parameter that `rule` trains on this minibatch, in all its phases; `net` as in training."""
+    weights = [
+        {name: torch.tensor(x, dtype=torch.float64, requires_grad=True) for name, x in layer.parameters().items()}
+        for layer in net.layers
+    ]
+    make = _target_propagation if isinstance(rule, TargetProp) else _backpropagation
+    make(rule, net, weights, torch.tensor(pixels, dtype=torch.float64), torch.tensor(labels), draws).backward()
+    return {
+        (i, name): x.grad.numpy() for i, layer in enumerate(weights) for name, x in layer.items() if x.grad is not None
+    }
+
+
+def _quantize(x: torch.Tensor, fmt: Format) -> torch.Tensor:
+    return torch.tensor(fmt.quantize(x.detach().numpy()), dtype=torch.float64)
+
+
+def _square(difference: torch.Tensor) -> torch.Tensor:
+    """Squared length over neurons, mean over the minibatch."""
+    return (difference**2).sum(-1).mean()
+
+
+def _target_propagation(rule: Any, net: Network, w: Any, pixels: Any, labels: Any, draws: Draws) -> torch.Tensor:
+    f = [ACTIVATIONS[layer.activation.name] for layer in net.layers]
+    top = len(w) - 1
+
+    def up(i: int, received: torch.Tensor) -> torch.Tensor:
+        return f[i](received @ w[i]["weight"] + w[i]["bias"])
+
+    def g(i: int, above: torch.Tensor) -> torch.Tensor:
+        received = _quantize(above, net.links[i + 1].feedback)
+        return f[i](received @ w[i]["feedback"] + w[i]["feedback_bias"])
+
+    states, state = [], pixels
+    for i in range(top):
+        state = up(i, _quantize(state, net.links[i].forward))
+        states.append(state)
+    received = _quantize(state, net.links[top].forward).requires_grad_()
+    loss = torch.nn.functional.cross_entropy(up(top, received), labels)
+    total = loss
+    each = torch.nn.functional.cross_entropy(up(top, received), labels, reduction="sum")
+    (blame,) = torch.autograd.grad(each, received)
+    target = states[-1].detach() - rule.target_step * _quantize(blame, net.links[top].feedback)
+    for i in reversed(range(top)):
+        total = total + _square(states[i] - target.detach())
+        if i:
+            wanted = g(i - 1, target)
+            target = states[i - 1] - g(i - 1, states[i]) + wanted if isinstance(rule, DTP) else wanted
+    for i in range(top - 1):
+        state = states[i].detach()
+        noise = torch.tensor(draws.normal(f"noise h{i + 1}", tuple(state.shape)), dtype=torch.float64)
+        noisy = state + rule.noise * noise
+        lifted = up(i + 1, _quantize(noisy, net.links[i + 1].forward))
+        total = total + _square(g(i, lifted) - noisy)
+    return total
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Quantizes both ways, and passes gradients as if it did not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, link: Any, batch: int) -> torch.Tensor:
+        ctx.link, ctx.batch = link, batch
+        return _quantize(x, link.forward)
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: torch.Tensor) -> Any:
+        # neurons send each sample's gradient; the mean over the minibatch is taken where weights are
+        return _quantize(gradient[0] * ctx.batch, ctx.link.feedback) / ctx.batch, None, None
+
+
+def _backpropagation(rule: Any, net: Network, w: Any, pixels: Any, labels: Any, draws: Draws) -> torch.Tensor:
+    lowest = 0
+    if isinstance(rule, FixedLower):
+        lowest = max(i for i, x in enumerate(net.links) if i and not x.forward.name.startswith("float"))
+    state = pixels
+    for i, (layer, link) in enumerate(zip(net.layers, net.links, strict=True)):
+        received = _StraightThrough.apply(state.detach() if i == lowest else state, link, len(labels))
+        state = ACTIVATIONS[layer.activation.name](received @ w[i]["weight"] + w[i]["bias"])
+    return torch.nn.functional.cross_entropy(state, labels)

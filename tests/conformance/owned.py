@@ -1,0 +1,98 @@
+"""Arrays that know which layer holds them and refuse to meet another layer's; a backend and a link that keep it so."""
+
+from typing import Any
+
+import numpy as np
+
+from lowbit_dtp.backends.numba_cpu import NumbaBackend
+from lowbit_dtp.formats import Format
+from lowbit_dtp.ledger import Flow, Ledger
+from lowbit_dtp.links import Link, Signal
+from lowbit_dtp.network import Network
+
+
+class LocalityError(AssertionError):
+    """A layer used what it does not hold."""
+
+
+class Owned(np.ndarray):
+    """An array of the layer `owner`."""
+
+    owner: str = ""
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.owner = getattr(source, "owner", "")
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
+        if ufunc is np.matmul:
+            raise LocalityError("only layers multiply matrices, through their backend")
+        owner = owner_of(ufunc.__name__, *inputs, *(out or ()))
+        if out is not None:
+            kwargs["out"] = tuple(map(np.asarray, out))
+        result = getattr(ufunc, method)(*(np.asarray(x) if isinstance(x, Owned) else x for x in inputs), **kwargs)
+        return out[0] if out is not None else own(result, owner)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        raise LocalityError(f"numpy.{function.__name__} is called on a layer's array; backends do that")
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        owner_of("assignment", self, value)
+        np.asarray(self)[key] = value
+
+
+def own(x: Any, owner: str) -> Owned:
+    """`x` as an array of `owner`."""
+    owned = np.asarray(x).view(Owned)
+    owned.owner = owner
+    return owned
+
+
+def owner_of(what: str, *values: Any) -> str:
+    """The one owner of all arrays in `values`. An array of nobody was read behind its owner's back."""
+    arrays = [x for x in values if isinstance(x, np.ndarray) and (x.ndim or isinstance(x, Owned))]
+    owners = {getattr(x, "owner", "") for x in arrays}
+    if len(owners) != 1 or owners == {""}:
+        raise LocalityError(f"{what} mixes arrays of {sorted(owners)}; send one over a link first")
+    return owners.pop()
+
+
+def checked_send(
+    link: Link, x: Any, flow: Flow, purpose: str, ledger: Ledger, draws: Any = None, plain: Any = Link.send
+) -> Signal:
+    """`Link.send` for arrays of the layer that sends; what arrives belongs to the layer at the far end."""
+    here, there = (link.lower, link.upper) if flow is Flow.FORWARD else (link.upper, link.lower)
+    if getattr(x, "owner", "") != here:
+        raise LocalityError(
+            f"link {link.name} was given an array of {getattr(x, 'owner', '')!r} to send {flow}, not of {here!r}"
+        )
+    signal = plain(link, np.asarray(x), flow, purpose, ledger, draws)
+    return Signal(own(signal.codes, there), signal.format, own(signal.like, there))
+
+
+class CheckedBackend(NumbaBackend):
+    """The NumPy backend, for arrays of one owner at a time."""
+
+    def asarray(self, x: np.ndarray, like: Owned) -> Owned:
+        return own(super().asarray(x, np.asarray(like)), owner_of("asarray", like))
+
+    def decode(self, codes: Owned, fmt: Format, like: Owned) -> Owned:
+        return own(super().decode(np.asarray(codes), fmt, np.asarray(like)), owner_of("decode", codes, like))
+
+
+def _checked(name: str) -> Any:
+    def method(self: CheckedBackend, *args: Any) -> Any:
+        plain = (np.asarray(x) if isinstance(x, Owned) else x for x in args)
+        return own(getattr(super(CheckedBackend, self), name)(*plain), owner_of(name, *args))
+
+    return method
+
+
+for _name in ("matmul", "tanh", "sigmoid", "relu", "softmax", "one_hot", "log_loss"):
+    setattr(CheckedBackend, _name, _checked(_name))
+
+
+def give_out(net: Network) -> None:
+    """Let each layer of `net` own its parameters."""
+    for layer in net.layers:
+        for name, x in layer.parameters().items():
+            setattr(layer, name, own(x, layer.name))
