@@ -18,6 +18,9 @@ import numpy.typing as npt
 from .fixed import FixedLayer, FixedNetwork, HiddenLayer, Integers, OutputLayer
 from .memory_files import hex_lines
 
+STARTS = 32
+"""Random inputs that the search for one aimed vector starts from, at most."""
+
 RANDOM_VECTORS = 64
 """Random inputs of the output layer, which has no thresholds to aim at."""
 
@@ -91,7 +94,7 @@ def _classes_probed(layer: OutputLayer) -> list[Golden]:
 def stimuli(layer: FixedLayer, random: np.random.Generator) -> Integers:
     """Codes [vectors, below] that put each neuron of `layer` just under and just over one of its thresholds.
 
-    As near as a greedy search gets; a neuron whose sums reach none of its thresholds is left out. The first two
+    As near as a greedy search from some starts gets; a neuron whose sums reach none of its thresholds is left out. The first two
     vectors hold all inputs at their lowest and highest level, so that every weight counts in one of them.
     """
     levels = np.array(layer.below.levels.values)
@@ -100,9 +103,9 @@ def stimuli(layer: FixedLayer, random: np.random.Generator) -> Integers:
     if isinstance(layer, HiddenLayer):
         neurons, targets = _reachable(layer)
         weight = layer.weight.T[neurons]
-        start = random.integers(0, len(levels), weight.shape)
-        ranks.append(_closest_below(weight, levels, start, targets - 1))
-        ranks.append(_closest_below(-weight, levels, start, -targets))
+        under = _closest_below(weight, levels, random.integers(0, len(levels), weight.shape), targets - 1, random)
+        over = _closest_below(-weight, levels, under, -targets, random)  # alike, so that most inputs face both ways
+        ranks += [under, over]
     else:
         ranks.append(random.integers(0, len(levels), (RANDOM_VECTORS, below)))
     codes: Integers = layer.below.levels.codes[np.concatenate(ranks)]
@@ -120,12 +123,25 @@ def _reachable(layer: HiddenLayer) -> tuple[Integers, Integers]:
     return np.array(neurons, np.int64), np.array(targets, np.int64)
 
 
-def _closest_below(weight: Integers, levels: Integers, start: Integers, target: Integers) -> Integers:
-    """Ranks [vectors, below] near `start` whose sum is at most `target` [vectors] and close to it.
+def _closest_below(
+    weight: Integers, levels: Integers, start: Integers, target: Integers, random: np.random.Generator
+) -> Integers:
+    """Ranks [vectors, below], near `start` if that will do, whose sums are at most `target` [vectors] and close to it.
 
     `weight` is [vectors, below]: each vector is aimed at a neuron of its own.
     """
-    ranks = start.copy()
+    step = np.gcd.reduce(weight, axis=1) * np.gcd.reduce(np.diff(levels))  # all sums of a neuron differ by multiples
+    best, room = _greedy(weight, levels, start, target)
+    for _ in range(STARTS - 1):
+        off = np.flatnonzero(room >= step)
+        ranks, left = _greedy(weight[off], levels, random.integers(0, len(levels), weight[off].shape), target[off])
+        better = left < room[off]
+        best[off[better]], room[off[better]] = ranks[better], left[better]
+    return best
+
+
+def _greedy(weight: Integers, levels: Integers, ranks: Integers, target: Integers) -> tuple[Integers, Integers]:
+    """Ranks near the given ones whose sums are at most `target`, and how far below it they are."""
     lowering = np.where(weight > 0, 0, np.where(weight < 0, len(levels) - 1, ranks))
     saving = weight * (levels[ranks] - levels[lowering])
     excess = (weight * levels[ranks]).sum(1) - target
@@ -141,4 +157,4 @@ def _closest_below(weight: Integers, levels: Integers, start: Integers, target: 
         moved = np.where(factor > 0, upward, np.where(factor < 0, downward, rank))
         room = room - factor * (levels[moved] - levels[rank])
         ranks[vectors, inputs] = moved
-    return ranks
+    return ranks, room

@@ -16,7 +16,7 @@ import typer
 from .version import __version__
 
 if TYPE_CHECKING:
-    from hw_models import Bill
+    from hw_models import Bill, Placement
     from lowbit_dtp.data import DataSet
     from lowbit_dtp.experiment import Evaluation, Plan
     from lowbit_dtp.ledger import Ledger
@@ -239,15 +239,15 @@ def price(
 
     [bold]Example[/bold]: lowbit-dtp price runs/demo --rule dtp --technology 7nm --placement h1-h2=board --reuse 50
     """
-    from hw_models import Placement, Technology, price, with_weights
+    from hw_models import Technology, price, with_weights
 
     from . import ledger as ledgers
     from .experiment import run_folders
 
-    where = Placement.parse(placement if placement is not None else _recorded_placement(run), memory=memory,
-                            reuse=reuse, word_bits=word_bits)  # fmt: skip
-    result = []
     runs = run_folders(run, rule, seed)
+    where = _placement(_recorded_placement(run) if placement is None else placement,
+                       memory=memory, reuse=reuse, word_bits=word_bits)  # fmt: skip
+    result = []
     for spec in dict.fromkeys(spec for spec, _, _ in runs):
         books = [ledgers.load(folder / "ledger.json") for other, _, folder in runs if other == spec]
         for use in ("training", "inference"):
@@ -256,7 +256,9 @@ def price(
                 book = with_weights(book, weights)
             for name in _split(technology):
                 bill = price(book, where, Technology.load(name)).per("sample")
-                result.append({"rule": spec, "use": use, **bill.as_dict()})
+                result.append(
+                    {"rule": spec, "use": use, **bill.as_dict(), "break_even_gradient_bits": _break_even(book)}
+                )
     if as_json:
         print(json.dumps(result, indent=1))
     else:
@@ -379,7 +381,7 @@ def _compare(
     threads: int | None, tensorboard: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Run every rule and seed of `plan`, and write `summary.json`, the export and the report."""
-    from hw_models import Placement, Technology
+    from hw_models import Technology
 
     from .experiment import ExperimentError, folder_name, provenance, run, summary_row
     from .report import write_report
@@ -389,7 +391,7 @@ def _compare(
     seeds = range(plan.seeds)
     if not names or not seeds:
         raise ExperimentError("compare needs at least one rule and one seed")
-    placement = Placement.parse(plan.placement)
+    placement = _placement(plan.placement)
     processes = [Technology.load(name) for name in _split(technologies)]
     experiments = [(spec, seed, plan.experiment(spec, seed)) for spec in names for seed in seeds]
     for _, _, experiment in experiments:  # every mistake is told before the first minute of training
@@ -430,11 +432,9 @@ def _compare(
     return summary
 
 
-def _joules(training: "Ledger", inference: "Ledger", placement: Any, processes: list[Any]) -> dict[str, Any]:
+def _joules(training: "Ledger", inference: "Ledger", placement: "Placement", processes: list[Any]) -> dict[str, Any]:
     """The energy columns of a row."""
-    from hw_models import break_even_gradient_bits, price
-
-    from .ledger import Flow
+    from hw_models import price
 
     bills: dict[str, dict[str, Bill]] = {
         process.name: {
@@ -449,12 +449,18 @@ def _joules(training: "Ledger", inference: "Ledger", placement: Any, processes: 
         "joules_per_inference": {name: uses["inference"]["total"] for name, uses in plain.items()},
         "energy_parts": {n: {use: bill["by_part"] for use, bill in uses.items()} for n, uses in plain.items()},
         "links_share": {n: (uses["training"]["links_share"] or {}).get("typical") for n, uses in plain.items()},
-        "break_even_gradient_bits": {
-            link: break_even_gradient_bits(training, link)
-            for link in training.links()
-            if any(training.crossings(link, Flow.FEEDBACK, "target"))
-        },
+        "break_even_gradient_bits": _break_even(training),
     }
+
+
+def _break_even(ledger: "Ledger") -> dict[str, float]:
+    """For each link that carries targets, the gradient width at which straight-through would send as many bits."""
+    from hw_models import break_even_gradient_bits
+
+    from .ledger import Flow
+
+    links = [link for link in ledger.links() if any(ledger.crossings(link, Flow.FEEDBACK, "target"))]
+    return {link: break_even_gradient_bits(ledger, link) for link in links}
 
 
 def _export(
@@ -480,6 +486,13 @@ def _export(
         "test_error_percent_integer": accuracy.get("integer_error_percent"),
         "agreement_percent": accuracy.get("agreement_percent"),
     }
+
+
+def _placement(text: str, **options: Any) -> "Placement":
+    """The placement that `text` tells; where it tells nothing, every link is the default wire."""
+    from hw_models import Placement
+
+    return Placement.parse(text, **options) if text else Placement(**options)
 
 
 def _recorded_placement(run: Path) -> str:
@@ -582,7 +595,7 @@ def _print_rows(summary: dict[str, Any]) -> None:
     table.add_column("s an epoch", justify="right")
     for row in rows:
         error, links = row["test_error_percent"], row["links"]
-        spread = "" if error["std"] is None else f" ± {error['std']:.2f}"
+        spread = f" ± {error['std']:.2f}" if row["seeds"] > 1 else ""
         table.add_row(
             row["rule"],
             f"{error['mean']:.2f}{spread}",

@@ -416,8 +416,9 @@ def _machine() -> str:
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
 
 
-def _spread(values: Sequence[float]) -> dict[str, float | None]:
-    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean and sample standard deviation, 0 of a single value."""
+    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
 
 
 def _mean(values: Sequence[float]) -> float | None:

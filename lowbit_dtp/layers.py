@@ -1,7 +1,8 @@
 """Layers: neurons, with the weights that arrive at them from below and from above. Only layers multiply."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from .activations import ACTIVATIONS, Activation
 from .backends import Array, backend_of
@@ -36,7 +37,7 @@ class Layer:
     @property
     def number(self) -> str:
         """Name of the floating type of the weights."""
-        return str(self.weight.dtype).removeprefix("torch.")
+        return _number(self.weight.dtype)
 
     def parameters(self) -> dict[str, Array]:
         """The arrays that the layer has, by name."""
@@ -134,6 +135,11 @@ class Layer:
         bits = self.weight.dtype.itemsize * 8
         capacity = _size(getattr(self, array)) if capacity is None else capacity
         ledger.accessed(Access(self.name, array, way, self.number, bits, capacity * bits), words)
+
+
+@cache  # NumPy takes microseconds to name a type, and every entry in a ledger has it named
+def _number(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _rows(x: Array) -> int:

@@ -165,7 +165,7 @@ static void check_layers(const char *folder, const char *set, const char *layer,
     for (size_t i = first; i <= last; i++) {
         const network_layer *l = &network_layers[i];
         open_golden(&sums_of[i], folder, set, layer, l->outlet, "sums", l->neurons, l->sum_bits, 1);
-        if (i < NETWORK_LAYERS - 1)
+        if (i + 1 < NETWORK_LAYERS)
             open_codes(&codes_of[i], folder, set, layer, i + 1);
     }
     if (decides)
@@ -178,7 +178,7 @@ static void check_layers(const char *folder, const char *set, const char *layer,
             read_expected(&sums_of[i]);
             network_sums(i, codes, sums);
             check_sums(&sums_of[i], place, vector, sums);
-            if (i < NETWORK_LAYERS - 1) {
+            if (i + 1 < NETWORK_LAYERS) {
                 read_expected(&codes_of[i]);
                 network_codes(i, sums, codes);
                 check_codes(&codes_of[i], place, vector, codes);
@@ -195,7 +195,7 @@ static void check_layers(const char *folder, const char *set, const char *layer,
     fclose(input.stream);
     for (size_t i = first; i <= last; i++) {
         close_table(&sums_of[i]);
-        if (i < NETWORK_LAYERS - 1)
+        if (i + 1 < NETWORK_LAYERS)
             close_table(&codes_of[i]);
     }
     if (decides) {
@@ -242,7 +242,7 @@ static int check(const char *folder)
 {
     for (size_t i = 0; i < NETWORK_LAYERS; i++) {
         check_layers(folder, "layers", network_layers[i].name, i, i);
-        if (i < NETWORK_LAYERS - 1)
+        if (i + 1 < NETWORK_LAYERS)
             check_thresholds(folder, i);
     }
     check_ties(folder);
@@ -278,7 +278,7 @@ static int run(const char *path)
             print_codes(&network_links[i]);
             network_sums(i, codes, sums);
             print_sums(network_layers[i].outlet, "sums", sums, network_layers[i].neurons);
-            if (i < NETWORK_LAYERS - 1)
+            if (i + 1 < NETWORK_LAYERS)
                 network_codes(i, sums, codes);
         }
         network_logits(sums, logits);
