@@ -18,10 +18,12 @@ from .version import __version__
 if TYPE_CHECKING:
     from hw_models import Bill, Placement
     from lowbit_dtp.data import DataSet
-    from lowbit_dtp.experiment import Evaluation, Plan
+    from lowbit_dtp.experiment import Evaluation, Experiment, Plan
     from lowbit_dtp.ledger import Ledger
 
 TECHNOLOGIES = "45nm,7nm"
+INTERRUPTED = 130
+"""Exit status that Typer makes of Ctrl-C."""
 GOLDEN_SAMPLES = 32
 """Test images that become golden vectors, beside those made for each neuron."""
 
@@ -67,9 +69,10 @@ def main() -> None:
         app()
     except (ValueError, OSError, ImportError) as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise
 
 
 def fail(message: str) -> NoReturn:
@@ -178,6 +181,7 @@ def train(
         plan.content["optimizer"]["learning_rate"] = learning_rate
     folder = out or Path("runs") / f"{plan.content['data']}-train"
     experiment = plan.experiment(rule, seed)
+    _check(experiment)
     with _progress() as bar, _logging(folder, tensorboard) as log:
         samples = _data(plan, data_dir, threads)
         total = experiment.epochs * len(experiment.learning_rule().phases) * -(-len(samples.train) // experiment.batch)
@@ -366,6 +370,12 @@ def _plan(
     )  # fmt: skip
 
 
+def _check(experiment: "Experiment") -> None:
+    """Raise now what training would raise of its network, rule and optimizer."""
+    experiment.learning_rule().training_links(experiment.network().links)
+    experiment.make_optimizer()
+
+
 def _data(plan: "Plan", data_dir: Path | None, threads: int | None) -> "DataSet":
     from .data import load
 
@@ -384,6 +394,8 @@ def _compare(
     from hw_models import Technology
 
     from .experiment import ExperimentError, folder_name, provenance, run, summary_row
+    from .formats import choose
+    from .network import link_names
     from .report import write_report
     from .storage import write_json
 
@@ -395,9 +407,9 @@ def _compare(
     processes = [Technology.load(name) for name in _split(technologies)]
     experiments = [(spec, seed, plan.experiment(spec, seed)) for spec in names for seed in seeds]
     for _, _, experiment in experiments:  # every mistake is told before the first minute of training
-        net = experiment.network()
-        experiment.learning_rule().training_links(net.links)
-        experiment.make_optimizer()
+        _check(experiment)
+    for link in placement.links:
+        choose("link", link, dict.fromkeys(link_names(plan.content["sizes"])))
     samples = _data(plan, data_dir, threads)
     with _progress() as bar:
         for spec, seed, experiment in experiments:

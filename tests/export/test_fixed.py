@@ -11,7 +11,8 @@ from export.fixed import signed_bits
 from lowbit_dtp.formats import parse
 from lowbit_dtp.storage import write_tensors
 
-FORMATS = ["binary", "binary01", "ternary", "fixed(4,1)", "fixed(4,2,floor)", "ufixed(4,0)", "table(-1,0,0.5)", "table(0,2;-0.25)"]
+FORMATS = ["binary", "binary01", "ternary", "fixed(4,1)", "fixed(4,2,floor)", "ufixed(4,0)", "table(-1,0,0.5)",
+           "table(0,2;-0.25)"]
 ACTIVATIONS = ["tanh", "identity", "relu", "sigmoid"]
 
 
@@ -47,7 +48,8 @@ def test_codes_are_those_of_a_float64_simulation_of_the_quantized_weights(make_n
 def test_hand_computed_network():
     tensors = {
         "h1.weight": np.array([[0.5, -0.25], [0.25, 1.0]], np.float32), "h1.bias": np.array([-0.5, 0.25], np.float32),
-        "output.weight": np.array([[0.5, 0.25], [0.25, -0.5]], np.float32), "output.bias": np.array([0.0, 0.1], np.float32),
+        "output.weight": np.array([[0.5, 0.25], [0.25, -0.5]], np.float32),
+        "output.bias": np.array([0.0, 0.1], np.float32),
     }
     description = {
         "input": {"name": "input", "neurons": 2},
@@ -58,7 +60,8 @@ def test_hand_computed_network():
     }
     network = FixedNetwork.of(tensors, description, "fixed(4,2)")  # steps of 1/4; pixels too
     assert network.hidden[0].weight.tolist() == [[2, -1], [1, 4]]
-    assert network.hidden[0].thresholds.tolist() == [[8], [-3]]  # 0.5 is 8 sixteenths; -0.25 is -4, below the least sum of -3: always
+    # 0.5 is 8 sixteenths; -0.25 is -4, below the least sum of -3: always
+    assert network.hidden[0].thresholds.tolist() == [[8], [-3]]
     trace = network.infer([[0.75, 0.5], [0.0, 0.75]])
     assert trace.codes["input-h1"].tolist() == [[3, 2], [0, 3]]
     assert trace.sums["h1-output"].tolist() == [[8, 5], [3, 12]]
@@ -74,7 +77,10 @@ def test_largest_logit_ties_go_to_the_lowest_class(make_network):
     assert network.output.classes(np.array([[1, 5, 5], [7, 7, 7], [0, 1, 2]])).tolist() == [1, 0, 2]
 
 
-@pytest.mark.parametrize("name", [*FORMATS, "fixed(8,1)", "ufixed(8,0)", "fixed(3,1,saturate-symmetric)", "table(-1,1;5)"])
+MORE = ["fixed(8,1)", "ufixed(8,0)", "fixed(3,1,saturate-symmetric)", "table(-1,1;5)"]
+
+
+@pytest.mark.parametrize("name", [*FORMATS, *MORE])
 def test_levels_mean_what_the_format_decodes(name):
     """Formats whose values are not sent as themselves (binary01 sends 0.0 as 1) included."""
     levels = Levels.of(parse(name), "link")
@@ -96,7 +102,8 @@ def test_widths_hold_every_partial_sum_in_any_order(make_network, below):
     products = layer.weight[None] * np.array(layer.below.levels.values)[:, None, None]  # [levels, below, neurons]
     ends = products[[0, -1]]
     corners = np.array([[ends[c >> i & 1, i] for i in range(4)] for c in range(16)])  # [corners, below, neurons]
-    partial = np.concatenate([corners[:, order].cumsum(1) for order in map(list, permutations(range(4)))]).reshape(-1, 3)
+    orders = map(list, permutations(range(4)))
+    partial = np.concatenate([corners[:, order].cumsum(1) for order in orders]).reshape(-1, 3)
     low, high = partial.min(0).clip(max=0), partial.max(0).clip(min=0)
     assert layer.neuron_sum_bits == tuple(map(signed_bits, low.tolist(), high.tolist()))
     totals = corners.sum(1)
@@ -134,22 +141,89 @@ def _tensor(name, value):
 
 
 BROKEN = {
-    "stochastic link": (_set("links", 1, "forward", "fixed(4,1,stochastic)"), {}, "link h1-h2: fixed(4,1,stochastic) is not a table of thresholds: that takes deterministic rounding, saturation and at most 16 bits"),
-    "wide link": (_set("links", 1, "forward", "table(-1,0.1)"), {}, "link h1-h2: table(-1,0.1) takes 56-bit levels in units of 2^-55; at most 16 bits can be exported"),
-    "tiny link": (_set("links", 1, "forward", "table(0,1e-40)"), {}, "link h1-h2: table(0,1e-40) counts in units of 2^-183; units from 2^-96 to 2^96 can be exported"),
-    "chain": (_set("links", 1, "lower", "h3"), {}, "links must be input-h1, h1-h2, h2-output, in this order, not input-h1, h3-h2, h2-output"),
-    "path": (_set("layers", 0, "name", "../h1"), {}, "layer '../h1' cannot name a file; a name is a letter, then letters, digits or _"),
-    "names": (_set("layers", 0, "name", "h2"), {}, "layers need different names, not input, h2, h2, output"),
-    "activation": (_set("layers", 0, "activation", "gelu"), {}, "no activation of layer h1 'gelu'; there are: identity, relu, sigmoid, tanh"),
-    "last activation": (_set("layers", 2, "activation", "tanh"), {}, "layer output: the last layer's activation must be identity, not tanh"),
-    "NaN": (_tensor("h1.bias", np.full(4, np.nan, np.float32)), {}, "tensor h1.bias holds NaN or infinity; all its values must be finite"),
-    "shape": (_tensor("h2.bias", np.zeros(4, np.float32)), {}, "tensor h2.bias must be float32 [3], not float32 [4]"),
-    "dtype": (_tensor("h2.bias", np.zeros(3)), {}, "tensor h2.bias must be float32 [3], not float64 [3]"),
-    "missing": (lambda tensors, description: tensors.pop("h1.bias"), {}, "no tensor 'h1.bias'; there are: h1.weight, h2.bias, h2.weight, output.bias, output.weight"),
-    "bias": (_tensor("output.bias", np.full(3, 1e30, np.float32)), {}, "tensor output.bias: 1.0000000150474662e+30 is too large beside a sum's unit of 2^-14; use a coarser format for the weights"),
-    "weights": (lambda *_: None, {"weights": "fixed(8,1,wrap)"}, "weights of layer h1: fixed(8,1,wrap); exported weights are rounded half to even and saturate symmetrically, as fixed(8,1)"),
-    "float weights": (lambda *_: None, {"weights": "float32"}, "weights of layer h1: float32 is not a table of thresholds; choose a fixed-point or few-bit format"),
-    "layer": (lambda *_: None, {"weights": {"h9": "binary"}}, "no layer 'h9'; there are: h1, h2, output"),
+    "stochastic link": (
+        _set("links", 1, "forward", "fixed(4,1,stochastic)"),
+        {},
+        "link h1-h2: fixed(4,1,stochastic) is not a table of thresholds: that takes deterministic rounding, "
+        "saturation and at most 16 bits",
+    ),
+    "wide link": (
+        _set("links", 1, "forward", "table(-1,0.1)"),
+        {},
+        "link h1-h2: table(-1,0.1) takes 56-bit levels in units of 2^-55; at most 16 bits can be exported",
+    ),
+    "tiny link": (
+        _set("links", 1, "forward", "table(0,1e-40)"),
+        {},
+        "link h1-h2: table(0,1e-40) counts in units of 2^-183; units from 2^-96 to 2^96 can be exported",
+    ),
+    "chain": (
+        _set("links", 1, "lower", "h3"),
+        {},
+        "links must be input-h1, h1-h2, h2-output, in this order, not input-h1, h3-h2, h2-output",
+    ),
+    "path": (
+        _set("layers", 0, "name", "../h1"),
+        {},
+        "layer '../h1' cannot name a file; a name is a letter, then letters, digits or _",
+    ),
+    "names": (
+        _set("layers", 0, "name", "h2"),
+        {},
+        "layers need different names, not input, h2, h2, output",
+    ),
+    "activation": (
+        _set("layers", 0, "activation", "gelu"),
+        {},
+        "no activation of layer h1 'gelu'; there are: identity, relu, sigmoid, tanh",
+    ),
+    "last activation": (
+        _set("layers", 2, "activation", "tanh"),
+        {},
+        "layer output: the last layer's activation must be identity, not tanh",
+    ),
+    "NaN": (
+        _tensor("h1.bias", np.full(4, np.nan, np.float32)),
+        {},
+        "tensor h1.bias holds NaN or infinity; all its values must be finite",
+    ),
+    "shape": (
+        _tensor("h2.bias", np.zeros(4, np.float32)),
+        {},
+        "tensor h2.bias must be float32 [3], not float32 [4]",
+    ),
+    "dtype": (
+        _tensor("h2.bias", np.zeros(3)),
+        {},
+        "tensor h2.bias must be float32 [3], not float64 [3]",
+    ),
+    "missing": (
+        lambda tensors, description: tensors.pop("h1.bias"),
+        {},
+        "no tensor 'h1.bias'; there are: h1.weight, h2.bias, h2.weight, output.bias, output.weight",
+    ),
+    "bias": (
+        _tensor("output.bias", np.full(3, 1e30, np.float32)),
+        {},
+        "tensor output.bias: 1.0000000150474662e+30 is too large beside a sum's unit of 2^-14; use a coarser "
+        "format for the weights",
+    ),
+    "weights": (
+        lambda *_: None,
+        {"weights": "fixed(8,1,wrap)"},
+        "weights of layer h1: fixed(8,1,wrap); exported weights are rounded half to even and saturate "
+        "symmetrically, as fixed(8,1)",
+    ),
+    "float weights": (
+        lambda *_: None,
+        {"weights": "float32"},
+        "weights of layer h1: float32 is not a table of thresholds; choose a fixed-point or few-bit format",
+    ),
+    "layer": (
+        lambda *_: None,
+        {"weights": {"h9": "binary"}},
+        "no layer 'h9'; there are: h1, h2, output",
+    ),
 }
 
 
@@ -178,7 +252,8 @@ def test_sums_that_float64_cannot_hold_are_refused(make_network):
         FixedNetwork.of(tensors, description, "fixed(16,1)")
     largest = 2**18 * 65535 * 32767
     assert str(error.value) == (
-        f"layer output: sums up to {largest} are too large to be exact; use fewer bits for its weights or for link input-output"
+        f"layer output: sums up to {largest} are too large to be exact; use fewer bits for its weights or for link "
+        "input-output"
     )
 
 

@@ -32,9 +32,12 @@ def exported(make_network, tmp_path):
     return make
 
 
+LINKS = ["binary", "binary01", "ternary", "fixed(4,1)", "ufixed(4,0)", "table(-1,0,0.5)", "float32"]
+WEIGHTS = ["binary", "ternary", "fixed(3,1)", "fixed(16,1)"]
+
+
 @pytest.mark.parametrize("target", BOTH)
-@pytest.mark.parametrize("link", ["binary", "binary01", "ternary", "fixed(4,1)", "ufixed(4,0)", "table(-1,0,0.5)", "float32"])
-@pytest.mark.parametrize("weights", ["fixed(8,1)", "binary", "ternary", "fixed(3,1)", "fixed(16,1)"])
+@pytest.mark.parametrize(("link", "weights"), [*((x, "fixed(8,1)") for x in LINKS), *(("binary", x) for x in WEIGHTS)])
 def test_what_is_written_computes_the_same(exported, target, link, weights):
     activations = ("tanh", "sigmoid" if link.startswith("u") else "relu")
     folder = exported(target, weights, links=("ufixed(8,0)", link, link), activations=activations)
@@ -79,10 +82,36 @@ def test_memory_files_of_a_hand_computed_network(make_network, tmp_path):
     lines = {path.name: path.read_text() for path in (tmp_path / "mem").glob("*.mem")}
     assert lines == {
         "h1.weights.mem": "12\n4f\n",  # 2, 1 and -1, 4 quarters; input 0 least significant
-        "h1.thresholds.mem": "08\n3d\n",  # 8 and -3 in 6 bits
+        "h1.thresholds.mem": "08\n1d\n",  # 8 and -3; sums from -3 to 12 take 5 bits
         "output.weights.mem": "2\n3\n",  # bit 1 is +1
         "output.biases.mem": "0\n8\n",  # -1/2 in sixteenths is -8: 4 bits
     }
+
+
+@pytest.mark.skipif(shutil.which("iverilog") is None, reason="no iverilog")
+def test_a_verilog_simulator_reads_the_memory_files(make_network, tmp_path):
+    """`$readmemh` takes the files as they are, and field `i` of a line is the part select `[i*bits +: bits]`."""
+    network = FixedNetwork.of(*make_network())
+    write(network, "mem", tmp_path / "mem", PIXELS)
+    layer = network.hidden[0]
+    (tmp_path / "read.v").write_text(f"""
+module read;
+  reg [39:0] memory [0:3];
+  reg signed [7:0] weight;
+  integer neuron, i;
+  initial begin
+    $readmemh("{tmp_path}/mem/h1.weights.mem", memory);
+    for (neuron = 0; neuron < 4; neuron = neuron + 1)
+      for (i = 0; i < 5; i = i + 1) begin
+        weight = memory[neuron][i*8 +: 8];
+        $display("%0d", weight);
+      end
+  end
+endmodule
+""")
+    subprocess.run(["iverilog", "-o", tmp_path / "read", tmp_path / "read.v"], check=True)
+    printed = subprocess.run([tmp_path / "read"], capture_output=True, text=True, check=True).stdout
+    assert list(map(int, printed.split())) == layer.weight.T.ravel().tolist()
 
 
 def _flips(path):
@@ -143,35 +172,32 @@ def test_every_threshold_in_memory_files_that_is_off_by_one_within_reach_is_loca
 
 
 @needs_compiler
-@pytest.mark.parametrize(("table", "outlet"), [("weights_0", "h1-h2"), ("thresholds_0", "h1-h2"), ("weights_1", "h2-output"),
-                                               ("thresholds_1", "h2-output"), ("weights_2", "output"), ("biases", "output")])
-def test_a_changed_number_in_the_c_tables_is_located(exported, table, outlet):
-    """The last entry of each line is neuron's; one is added to or taken from it, whichever keeps it in range."""
-    folder = exported("c", links=("ufixed(8,0)", "fixed(3,1)", "ternary"), seed=5)
+@pytest.mark.parametrize("bit", [0, 6])
+@pytest.mark.parametrize(
+    ("table", "outlet", "neuron"),
+    [("weights_0", "h1-h2", 3), ("thresholds_0", "h1-h2", 1), ("weights_1", "h2-output", 0),
+     ("thresholds_1", "h2-output", 2), ("weights_2", "output", 1), ("biases", "output", 0)],
+)
+def test_a_flipped_bit_in_a_table_of_the_c_source_is_located(exported, table, outlet, neuron, bit):
+    folder = exported("c", links=("ufixed(8,0)", "fixed(3,1)", "ternary"))
     path = folder / "network.c"
-    right = path.read_text()
-    start = right.index("{\n", right.index(f" {table}[")) + 2
-    lines = right[start : right.index("\n};", start)].split("\n")
-    if table == "biases":
-        lines = [re.sub(r"(-?\d+)$", lambda m: str(int(m[1]) ^ 1), lines[0])]
-        neurons = {0: 2}
-    else:
-        lines = [re.sub(r"(-?\d+)(,?)$", lambda m: f"{int(m[1]) ^ 1}{m[2]}", line) for line in lines]
-        neurons = dict(enumerate(range(len(lines))))
-    original = right[start : right.index("\n};", start)].split("\n")
-    for index in list(neurons)[:2]:
-        changed = [*original[:index], lines[index], *original[index + 1 :]]
-        path.write_text(right[:start] + "\n".join(changed) + right[start + len("\n".join(original)) :])
-        result = verify.c_program(folder)
-        assert result.status == f"failed at link {outlet}, neuron {neurons[index]}"
-        assert re.fullmatch(r"line \d+ of \S+\.mem: expected -?\d+, got -?\d+", result.detail)
-        assert (result.vectors, result.passed) == (0, False)
+    before, name, after = path.read_text().partition(f" {table}[")
+    lines = after.split("\n")
+    first, *others = lines[1 + neuron].strip().split(", ")
+    number = first.rstrip(",")
+    lines[1 + neuron] = ", ".join([first.replace(number, str(int(number) ^ 1 << bit)), *others])
+    path.write_text(before + name + "\n".join(lines))
+    result = verify.c_program(folder)
+    assert result.status == f"failed at link {outlet}, neuron {neuron}"
+    assert re.fullmatch(r"line \d+ of \S+\.mem: expected -?\d+, got -?\d+", result.detail)
+    assert (result.vectors, result.values, result.passed) == (0, 0, False)
 
 
 @needs_compiler
 @pytest.mark.parametrize(
     ("code", "instead", "place"),
-    [("sums[neuron] >= limits", "sums[neuron] > limits", "h1-h2"), ("logits[neuron] > logits[best]", "logits[neuron] >= logits[best]", "output"),
+    [("sums[neuron] >= limits", "sums[neuron] > limits", "h1-h2"),
+     ("logits[neuron] > logits[best]", "logits[neuron] >= logits[best]", "output"),
      ("* NETWORK_LOGIT_ONE +", "* NETWORK_LOGIT_ONE -", "output")],
 )
 def test_changed_c_code_is_found(exported, code, instead, place):
@@ -183,31 +209,42 @@ def test_changed_c_code_is_found(exported, code, instead, place):
 
 
 @pytest.mark.parametrize("target", BOTH)
-def test_every_golden_file_is_compared(exported, target):
-    """A changed expectation is found in each file; the codes and sums that are fed in change what comes out."""
+def test_every_golden_file_is_compared(exported, target, tmp_path):
+    """Some flipped bit is found in each file: in what is fed in, as it changes what comes out, and in the answers."""
     folder = exported(target)
-    paths = [x["path"] for x in read_json(folder / "manifest.json")["golden"]]
-    for path in paths:
-        right = (folder / path).read_text()
-        lines = right.splitlines()
-        for row, line in enumerate(lines):
-            changed = f"{line[:-1]}{int(line[-1], 16) ^ 1:x}"
-            (folder / path).write_text("\n".join([*lines[:row], changed, *lines[row + 1 :], ""]))
-            if not TARGETS[target].verify(folder).passed:
+
+    def passed():
+        if target == "mem":
+            return verify.memory_files(folder).passed
+        return subprocess.run([tmp_path / "reference", "check", folder / "golden"], capture_output=True).returncode == 0
+
+    if target == "c":
+        _compile(folder, tmp_path / "reference")
+    assert passed()
+    for golden in read_json(folder / "manifest.json")["golden"]:
+        path = folder / golden["path"]
+        right = path.read_text()
+        found = False
+        for _, text in _flips(path):
+            path.write_text(text)
+            if found := not passed():
                 break
-        else:
-            pytest.fail(f"no change of {path} was found")
-        (folder / path).write_text(right)
+        assert found, path
+        path.write_text(right)
+
+
+def _compile(folder, program, flags=verify.FLAGS):
+    command = [*COMPILER, *flags, folder / "network.c", folder / "main.c", "-o", program]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 @needs_compiler
 def test_c_program_has_no_undefined_behaviour(exported, tmp_path):
     folder = exported("c", links=("ufixed(8,0)", "fixed(4,1)", "float32"), sizes=(5, 9, 6, 3))
     program = tmp_path / "sanitized"
-    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsanitize=undefined,address", "-fno-sanitize-recover"]
-    build = subprocess.run([*COMPILER, *flags, folder / "network.c", folder / "main.c", "-o", program], capture_output=True)
+    build = _compile(folder, program, [*verify.FLAGS, "-fsanitize=undefined,address", "-fno-sanitize-recover"])
     if build.returncode:
-        pytest.skip(f"the C compiler has no sanitizers: {build.stderr.decode()[:200]}")
+        pytest.skip(f"the C compiler has no sanitizers: {build.stderr[:200]}")
     run = subprocess.run([program, "check", folder / "golden"], capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith("passed: ")
@@ -217,8 +254,7 @@ def test_c_program_has_no_undefined_behaviour(exported, tmp_path):
 def test_c_program_runs_inputs_of_ones_own(make_network, tmp_path):
     network = FixedNetwork.of(*make_network())
     write(network, "c", tmp_path / "c", PIXELS)
-    build = [*COMPILER, *verify.FLAGS, tmp_path / "c/network.c", tmp_path / "c/main.c", "-o", tmp_path / "reference"]
-    subprocess.run(build, check=True)
+    _compile(tmp_path / "c", tmp_path / "reference")
     inputs = tmp_path / "c/golden/network/input-h1.codes.mem"
     printed = subprocess.run([tmp_path / "reference", "run", inputs], capture_output=True, text=True, check=True).stdout
     trace, expected = network.infer(PIXELS), []
@@ -299,8 +335,10 @@ def test_manifest_says_what_a_reader_needs(make_network, tmp_path):
         "bits": 1, "unit_exponent": 0, "lowest_level": 0, "highest_level": 1, "zero": {"sent_as": 1.0, "code": 1},
         "codes": "index", "levels": [0, 1],
     }
-    assert (quantized["trained_format"], quantized["format"], quantized["quantized_on_export"]) == ("float32", "fixed(4,2)", True)
-    assert quantized["q_definition"] == "two's complement, 4 bits: 2, sign included, before the binary point and 2 after"
+    assert (quantized["trained_format"], quantized["format"]) == ("float32", "fixed(4,2)")
+    assert quantized["quantized_on_export"] is True
+    definition = "two's complement, 4 bits: 2, sign included, before the binary point and 2 after"
+    assert quantized["q_definition"] == definition
     h2 = manifest["layers"][1]
     assert h2["threshold_table_bits"] == 3 * 15 * h2["threshold_bits"]
     assert {entry["path"]: entry["sha256"] for entry in manifest["files"]} == {
@@ -353,7 +391,8 @@ def test_only_an_export_is_replaced(exported, make_network, tmp_path):
     (tmp_path / "c/thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError) as error:
         exported("c")
-    assert str(error.value) == f"{tmp_path / 'c'} exists and is not an export (it has no manifest.json); choose another folder"
+    problem = "exists and is not an export (it has no manifest.json); choose another folder"
+    assert str(error.value) == f"{tmp_path / 'c'} {problem}"
     assert (tmp_path / "c/thesis.txt").read_text() == "years of work"
     (tmp_path / "c/thesis.txt").unlink()
     folder = exported("c")
@@ -371,12 +410,14 @@ def test_unknown_target_lists_those_there_are(make_network, tmp_path):
 def test_report_is_json_and_complete(saved, tmp_path):
     path = saved()
     pixels = np.random.default_rng(4).random((50, 5)).astype(np.float32)
-    report = export_network(path, "mem", tmp_path / "mem", {"h1": "binary"}, "fixed(6,1)", PIXELS, True, (pixels, np.zeros(50)))
+    labelled = pixels, np.zeros(50)
+    report = export_network(path, "mem", tmp_path / "mem", {"h1": "binary"}, "fixed(6,1)", PIXELS, True, labelled)
     told = json.loads(json.dumps(report.as_dict()))
     assert told["verification"]["status"] == "passed"
     assert told["weights"]["h1"] == "binary"
     assert told["quantized_links"] == {"h2-output": "fixed(6,1)"}
-    assert set(told["accuracy"]) >= {"trained_error_percent", "integer_error_percent", "lost_percent", "agreement_percent"}
+    figures = {"trained_error_percent", "integer_error_percent", "agreement_percent", "lost_percent"}
+    assert set(told["accuracy"]) == {"samples", *figures}
     assert all(Path(file).is_file() for file in told["files"])
     bare = export_network(path, "mem", tmp_path / "mem", "fixed(8,1)", "fixed(8,1)", PIXELS, False)
     assert (bare.verification, bare.accuracy) == (None, None)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from export.thresholds import integer_thresholds
+from export.thresholds import ACTIVATIONS, ALWAYS, integer_thresholds
 from lowbit_dtp.formats import FixedPoint, binary, parse
 
 FORMATS = [
@@ -90,6 +90,11 @@ def test_irrational_threshold_beside_a_sum():
             parse("table(0,1)"), "tanh", np.array([side], np.float32), 0, -np.ones(1, int), np.ones(1, int)
         )
         assert row.tolist() == [[0 if side > 0.54930614433405484570 else 1]]
+
+
+def test_rectified_sums_reach_zero_always_and_exceed_it_from_the_least_step_on():
+    relu = ACTIVATIONS["relu"]
+    assert (relu(Fraction(0), True), relu(Fraction(0), False), relu(Fraction(-1), False)) == (ALWAYS, 1, ALWAYS)
 
 
 def test_unknown_activation_lists_those_there_are():
