@@ -94,8 +94,8 @@ def _classes_probed(layer: OutputLayer) -> list[Golden]:
 def stimuli(layer: FixedLayer, random: np.random.Generator) -> Integers:
     """Codes [vectors, below] that put each neuron of `layer` just under and just over one of its thresholds.
 
-    As near as a greedy search from a few starts gets; a neuron whose sums reach none of its thresholds is left out. The first two
-    vectors hold all inputs at their lowest and highest level, so that every weight counts in one of them.
+    As near as a greedy search from a few starts gets; a neuron whose sums reach none of its thresholds is left out.
+    The first two vectors hold all inputs at their lowest and highest level, so that every weight counts in one of them.
     """
     levels = np.array(layer.below.levels.values)
     below = layer.below.neurons

@@ -1,6 +1,6 @@
 """Layers: neurons, with the weights that arrive at them from below and from above. Only layers multiply."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ class Layer:
     feedback: Array | None = None
     feedback_bias: Array | None = None
     activation: Activation = ACTIVATIONS["tanh"]
+    _spent: dict[str, Array] = field(default_factory=dict, repr=False, compare=False)
+    """Gradients that an update has used up: memory for the next, since fresh pages cost more than the product."""
 
     @property
     def neurons(self) -> int:
@@ -79,9 +81,13 @@ class Layer:
         return backend_of(logits).softmax(logits)
 
     def update(self, name: str, gradient: Array, optimizer: "Optimizer", ledger: Ledger) -> None:
-        """Let `optimizer` change the parameter `name` by its `gradient`, in place."""
+        """Let `optimizer` change the parameter `name` by its `gradient`, in place.
+
+        `gradient` is used up: the layer's next gradient may be written over it.
+        """
         parameter = getattr(self, name)
         optimizer.update((self.name, name), parameter, gradient)
+        self._spent[name] = gradient
         size = _size(parameter)
         for operation, times in optimizer.operations.items():
             ledger.worked(Work(self.name, "update", operation, self.number), size * times)
@@ -123,7 +129,8 @@ class Layer:
         for name, words in ((weight, size), (bias, rows * self.neurons)):
             for way in ("read", "write"):
                 self._accessed(f"{name} gradient", way, words, ledger, _size(getattr(self, name)))
-        return {weight: backend_of(error).matmul(signal.values.mT, error), bias: error.sum(-2)}
+        spent = self._spent.pop(weight, None)
+        return {weight: backend_of(error).matmul(signal.values.mT, error, out=spent), bias: error.sum(-2)}
 
     def _multiplied(self, left: str, array: str, rows: int, ledger: Ledger, purpose: str) -> None:
         matrix = getattr(self, array)

@@ -168,4 +168,4 @@ def orthogonal(rows: int, columns: int, seed: int, purpose: str) -> np.ndarray:
     with threadpool_limits(1, user_api="blas"):  # the bits of a factorisation depend on the number of threads
         q, r = np.linalg.qr(gaussian)
     q *= np.sign(np.diagonal(r))
-    return q if rows >= columns else q.T
+    return q if rows >= columns else np.ascontiguousarray(q.T)

@@ -32,8 +32,11 @@ class Backend(Protocol):
         `previous` [..., neurons] is the row before the first; without one the first toggles nothing.
         """
 
-    def matmul(self, a: Array, b: Array) -> Array:
-        """`a` [..., m, k] times `b` [..., k, n]. Equal bits for equal inputs, whatever the number of threads."""
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """`a` [..., m, k] times `b` [..., k, n], into `out` if given.
+
+        Equal bits for equal inputs, whatever the number of threads (of a CPU).
+        """
 
     def tanh(self, x: Array) -> Array:
         """Hyperbolic tangent."""

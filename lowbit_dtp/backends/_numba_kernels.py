@@ -1,7 +1,7 @@
 """Compiled loops over NumPy arrays: arrays in, arrays out. Each has a slow NumPy twin in its test."""
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 # LLVM gives up vectorising a loop over more than a few arrays, so long updates go through a block that stays in cache.
 _BLOCK = 2048
@@ -59,14 +59,13 @@ def _popcount(word):
     return np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def rmsprop(parameter, gradient, mean, square, velocity, learning_rate, decay, momentum, stabilizer):
     """Centred RMSprop with momentum over flat arrays, all of one floating type, in place."""
     fresh = type(decay)(1) - decay
-    for block in prange((parameter.size + _BLOCK - 1) // _BLOCK):
-        start = block * _BLOCK
+    scaled = np.empty(_BLOCK, parameter.dtype)
+    for start in range(0, parameter.size, _BLOCK):
         stop = min(start + _BLOCK, parameter.size)
-        scaled = np.empty(_BLOCK, parameter.dtype)
         g, a, s = gradient[start:stop], mean[start:stop], square[start:stop]
         for i in range(stop - start):
             a[i] = decay * a[i] + fresh * g[i]

@@ -88,9 +88,9 @@ class NumbaBackend:
             toggles += kernels.count_differing_bits(rows[1:].reshape(-1), rows[:-1].reshape(-1))
         return int(ones), int(toggles)
 
-    def matmul(self, a: Array, b: Array) -> Array:
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         members = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-        product = np.empty((*members, a.shape[-2], b.shape[-1]), np.result_type(a, b))
+        product = np.empty((*members, a.shape[-2], b.shape[-1]), np.result_type(a, b)) if out is None else out
         if a.shape[-1] == 0:
             product[...] = 0
         a = np.broadcast_to(a, (*members, *a.shape[-2:]))
@@ -131,6 +131,8 @@ class NumbaBackend:
         momentum: float,
         stabilizer: float,
     ) -> None:
+        if not all(x.flags.c_contiguous for x in (parameter, *state)):  # a flat view of any other would be a copy
+            raise ValueError("a parameter that is updated in place must be C-contiguous; see numpy.ascontiguousarray")
         numbers = (parameter.dtype.type(x) for x in (learning_rate, decay, momentum, stabilizer))
         kernels.rmsprop(*(x.reshape(-1) for x in (parameter, np.ascontiguousarray(gradient), *state)), *numbers)
 

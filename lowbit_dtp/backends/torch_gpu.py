@@ -48,8 +48,8 @@ class TorchBackend:
             changed = changed + _popcount(codes[..., 0, :] ^ previous)
         return int(_popcount(codes)), int(changed)
 
-    def matmul(self, a: Array, b: Array) -> Array:
-        return a @ b
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        return torch.matmul(a, b, out=out)
 
     def tanh(self, x: Array) -> Array:
         return torch.tanh(x)

@@ -1,7 +1,7 @@
 """The peer: one training step of the discrete network in plain eager torch, with hand-made gradients.
 
-Written as well as eager torch allows: no autograd, fused `addmm`, results into buffers that live as long as the net, and
-optimizer updates in place. It computes the very thing that `lowbit_dtp.rules` do, but sends and counts nothing.
+Written as well as eager torch allows: no autograd, fused `addmm`, gradients into buffers that live as long as the net,
+and optimizer updates in place. It computes the very thing that `lowbit_dtp.rules` do, but counts nothing.
 """
 
 import torch

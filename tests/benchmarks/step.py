@@ -105,7 +105,9 @@ def check_same(rule: str, on: Samples, steps: int = 3) -> float:
         change = float(np.abs(x - before[name]).max())
         trained = rule == "dtp" or "feedback" not in name
         assert (change > 0) == trained, f"{rule}: {name} changed by {change}"
-        assert difference <= min(TOLERANCE, change / 100), f"{rule}: {name} differs by {difference}, changed by {change}"
+        assert difference <= min(TOLERANCE, change / 100), (
+            f"{rule}: {name} differs by {difference}, changed by {change}"
+        )
         worst = max(worst, difference)
     return worst
 
@@ -174,8 +176,8 @@ def main() -> None:
             f"{', '.join(f'{name} {number}' for name, number in versions().items())}.",
             f"784-500-500-10, minibatches of 100 of {'MNIST' if here else 'random sparse pixels'}, one bit between h1 "
             f"and h2. Medians of {options.rounds} rounds of {options.repeats} steps, sides in turn, with quartiles; a "
-            "ratio above 1 means that lowbit-dtp is faster. Both take their minibatch from the data and draw their noise "
-            "(the same, from NumPy) within the time; lowbit-dtp also counts every bit, operation and memory access.",
+            "ratio above 1 means that lowbit-dtp is faster. Both take their minibatch from the data and draw their "
+            "noise (the same, from NumPy) within the time; lowbit-dtp also counts every bit, operation and access.",
             "Parameters after 3 steps agree to "
             + ", ".join(f"{difference:.0e} ({rule})" for rule, difference in same.items())
             + ".",

@@ -1,9 +1,11 @@
 """What is written: read back, compiled, run, spoilt bit by bit, and interrupted half-way."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -441,3 +443,24 @@ def test_accuracy_lost_counts_both_networks(make_network, saved):
     with pytest.raises(ValueError) as error:
         accuracy_lost(network, path, pixels, trained[:7])
     assert str(error.value) == "labels must be one for each of 300 samples, at least one, not of shape (7,)"
+
+
+@needs_compiler
+def test_the_page_about_exports_does_what_it_says(saved, tmp_path, monkeypatch):
+    page = (Path(export.__file__).parents[1] / "docs/export.md").read_text()
+    python, shell = (re.search(rf"```{language}\n(.*?)```", page, re.DOTALL)[1] for language in ("python", "sh"))
+    saved(sizes=(784, 4, 3, 3))
+    monkeypatch.chdir(tmp_path)
+    told = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True, env={
+        **os.environ, "PYTHONPATH": str(Path(export.__file__).parents[1])})
+    assert told.returncode == 0, told.stderr
+    first, second = told.stdout.splitlines()
+    assert first.startswith("Verification(status='passed'")
+    assert second.startswith("Verification(status='passed'")
+    assert second.endswith(" []")
+    shown = subprocess.run(["sh", "-e", "-c", shell.replace("/tmp/reference", str(tmp_path / "reference"))],
+                           capture_output=True, text=True)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    passed, codes, *_ = shown.stdout.splitlines()
+    assert passed.startswith("passed: ")
+    assert codes.startswith("input-h1 codes ")
