@@ -186,11 +186,11 @@ def with_weights(ledger: Ledger, format_name: str) -> Ledger:
         changed.crossed(crossing, traffic.messages, traffic.ones, traffic.toggles)
     for work, times in ledger.work.items():
         weighted = work.operation == "multiply-accumulate" and work.right == "float32"
-        changed.worked(replace(work, right=format_name) if weighted else work, times)
+        changed.worked(work._replace(right=format_name) if weighted else work, times)
     for access, words in ledger.accesses.items():
         if access.array == "weight" and access.format == "float32":
             capacity = access.capacity_bits // access.bits * bits
-            access = replace(access, format=format_name, bits=bits, capacity_bits=capacity)
+            access = access._replace(format=format_name, bits=bits, capacity_bits=capacity)
         changed.accessed(access, words)
     return changed
 

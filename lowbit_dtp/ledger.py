@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .storage import StorageError, read_json, write_json
 
@@ -20,8 +20,7 @@ class Flow(StrEnum):
     FEEDBACK = "feedback"
 
 
-@dataclass(frozen=True)
-class Crossing:
+class Crossing(NamedTuple):
     """A kind of message: which link, which way, why, in which format, and how many codes wide."""
 
     link: str
@@ -44,15 +43,8 @@ class Traffic:
     toggles: int = 0
     """Wires that changed level: bits that differ from the word before on the same wires."""
 
-    def __iadd__(self, other: "Traffic") -> "Traffic":
-        self.messages += other.messages
-        self.ones += other.ones
-        self.toggles += other.toggles
-        return self
 
-
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """A kind of operation: in which layer, what for, which, and on operands of which formats.
 
     `operation` is one of `OPERATIONS`; `right` is empty for those of one operand.
@@ -69,8 +61,7 @@ OPERATIONS = ("multiply-accumulate", "multiply", "add", "divide", "square-root",
 """What a `Work` can be. `exp` stands for a sigmoid or one term of a softmax as well."""
 
 
-@dataclass(frozen=True)
-class Access:
+class Access(NamedTuple):
     """A kind of memory traffic: which array of which layer, read or written, in words of which format.
 
     Counted as if each sample were processed by itself (no reuse of a word over a minibatch); `capacity_bits` is the
@@ -106,7 +97,9 @@ class Ledger:
     def crossed(self, crossing: Crossing, messages: int, ones: int, toggles: int) -> None:
         """Count `messages` of a kind, with their ones and toggles."""
         traffic = self.traffic.setdefault(crossing, Traffic())
-        traffic += Traffic(messages, ones, toggles)
+        traffic.messages += messages
+        traffic.ones += ones
+        traffic.toggles += toggles
 
     def worked(self, work: Work, times: int) -> None:
         """Count an operation done `times` times."""
@@ -194,9 +187,9 @@ class Ledger:
         """Plain lists and numbers, for JSON."""
         return {
             **{f"{unit}s": getattr(self, f"{unit}s") for unit in PER},
-            "traffic": [asdict(c) | asdict(t) for c, t in self.traffic.items()],
-            "work": [asdict(w) | {"times": n} for w, n in self.work.items()],
-            "accesses": [asdict(a) | {"words": n} for a, n in self.accesses.items()],
+            "traffic": [c._asdict() | asdict(t) for c, t in self.traffic.items()],
+            "work": [w._asdict() | {"times": n} for w, n in self.work.items()],
+            "accesses": [a._asdict() | {"words": n} for a, n in self.accesses.items()],
         }
 
     @classmethod

@@ -1,12 +1,14 @@
 """NumPy arrays: Numba kernels, and BLAS in blocks that do not depend on the number of threads."""
 
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+
+# A thread that waits for work should sleep soon, not spin: where programs share the cores, spinning slows them all.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import numba
 import numpy as np
+import scipy.linalg.cython_blas  # noqa: F401 (loaded before the controller below looks for it)
 from threadpoolctl import ThreadpoolController
 
 from ..formats import FixedPoint, Float, Format, Table
@@ -17,7 +19,9 @@ from . import _numba_kernels as kernels
 # single-threaded BLAS call, so the bits of a result do not depend on who computes it.
 _BLOCK = 128
 _SMALL = 2_000_000
-"""Multiplications below which handing blocks to other threads costs more than it saves."""
+"""Multiplications below which NumPy's own product is as fast."""
+_DENSE = 0.3
+"""Share of nonzeros from which BLAS is faster than passing over the zeros."""
 
 
 def set_threads(threads: int) -> None:
@@ -29,31 +33,8 @@ def set_threads(threads: int) -> None:
 
 
 @cache
-def _workers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="matmul")
-
-
-@cache
 def _blas() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
-
-
-def _run(blocks: Iterable[Callable[[], object]], threads: int) -> None:
-    """Run every one of `blocks`, shared out over `threads`."""
-    waiting = list(blocks)
-
-    def work() -> None:
-        while waiting:
-            try:
-                block = waiting.pop()
-            except IndexError:  # another thread took the last one
-                return
-            block()
-
-    helpers = [_workers().submit(work) for _ in range(min(threads, len(waiting)) - 1)]
-    work()
-    for helper in helpers:
-        helper.result()
 
 
 class NumbaBackend:
@@ -91,14 +72,11 @@ class NumbaBackend:
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         members = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         product = np.empty((*members, a.shape[-2], b.shape[-1]), np.result_type(a, b)) if out is None else out
-        if a.shape[-1] == 0:
-            product[...] = 0
         a = np.broadcast_to(a, (*members, *a.shape[-2:]))
         b = np.broadcast_to(b, (*members, *b.shape[-2:]))
-        blocks = (block for m in np.ndindex(members) for block in _blocks(a[m], b[m], product[m]))
-        threads = numba.get_num_threads() if product.size * a.shape[-1] >= _SMALL else 1
         with _blas().limit(limits=1):
-            _run(blocks, threads)
+            for member in np.ndindex(members):
+                _multiply(a[member], b[member], product[member])
         return product
 
     def tanh(self, x: Array) -> Array:
@@ -137,10 +115,35 @@ class NumbaBackend:
         kernels.rmsprop(*(x.reshape(-1) for x in (parameter, np.ascontiguousarray(gradient), *state)), *numbers)
 
 
-def _blocks(a: Array, b: Array, product: Array) -> Iterable[Callable[[], object]]:
-    for start in range(0, product.shape[1], _BLOCK):
-        part = slice(start, start + _BLOCK)
-        yield lambda part=part: np.matmul(a, b[:, part], out=product[:, part])  # type: ignore[misc]
+def _multiply(a: Array, b: Array, product: Array) -> None:
+    """`product` [m, n] = `a` [m, k] times `b` [k, n]. Which way is taken depends on shapes and values alone."""
+    (m, k), n = a.shape, b.shape[1]
+    if m * k * n < _SMALL or len({a.dtype, b.dtype, product.dtype}) > 1 or not product.flags.c_contiguous:
+        np.matmul(a, b, out=product)
+    elif _is_sparse(a) and b.flags.c_contiguous:
+        kernels.sparse_matmul(a, b, product)
+    else:
+        (a, *a_layout), (b, *b_layout) = _laid_out(a), _laid_out(b)
+        kernels.matmul(  # type: ignore[call-arg]
+            ord("s" if a.dtype == np.float32 else "d"), a.ctypes.data, *a_layout, b.ctypes.data, *b_layout,
+            product.ctypes.data, n, m, k, n, _BLOCK, np.array([1, 0], a.dtype),
+        )  # fmt: skip
+
+
+def _is_sparse(a: Array) -> bool:
+    """Whether most of `a` is zero, as in images with an empty ground; a few rows tell most of those that are not."""
+    few = a[: len(a) // 8 + 1]
+    return np.count_nonzero(few) < _DENSE * few.size and np.count_nonzero(a) < _DENSE * a.size
+
+
+def _laid_out(x: Array) -> tuple[Array, int, int]:
+    """`x`, or a copy that BLAS can read; `n` or `t` for rows or columns one after another; the distance of two."""
+    rows, columns = x.shape
+    if x.strides[1] == x.itemsize and x.strides[0] >= columns * x.itemsize:
+        return x, ord("n"), x.strides[0] // x.itemsize
+    if x.strides[0] == x.itemsize and x.strides[1] >= rows * x.itemsize:
+        return x, ord("t"), x.strides[1] // x.itemsize
+    return np.ascontiguousarray(x), ord("n"), columns
 
 
 @cache

@@ -154,12 +154,17 @@ def exact(net: Network) -> Network:
     """`net` with float64 where a rule insists on float32."""
     swap = {float32: float64}
     return net.with_links(
-        [replace(x, forward=swap.get(x.forward, x.forward), feedback=swap.get(x.feedback, x.feedback)) for x in net.links]
+        [
+            replace(x, forward=swap.get(x.forward, x.forward), feedback=swap.get(x.feedback, x.feedback))
+            for x in net.links
+        ]
     )
 
 
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid", "relu"])
-@pytest.mark.parametrize("sizes", [[6, 5, 3], [6, 7, 5, 3], SIZES, [6, 7, 5, 4, 6, 3]], ids=lambda x: f"{len(x) - 2} hidden")
+@pytest.mark.parametrize(
+    "sizes", [[6, 5, 3], [6, 7, 5, 3], SIZES, [6, 7, 5, 4, 6, 3]], ids=lambda x: f"{len(x) - 2} hidden"
+)
 @pytest.mark.parametrize("links", LINKS.values(), ids=LINKS)
 @every_rule
 def test_gradients_are_those_of_autograd(
@@ -186,7 +191,9 @@ def test_what_each_rule_trains() -> None:
     for name, rule in RULES.items():
         gradients, _ = all_phases(rule, trainee(rule, net), small_pixels(6), LABELS, Ledger(), Draws(0))
         expected = forward | feedback if isinstance(rule, rules.TargetProp) else forward
-        assert gradients.keys() == (expected - {(0, "weight"), (0, "bias")} if name == "fixed-lower" else expected), name
+        assert gradients.keys() == (expected - {(0, "weight"), (0, "bias")} if name == "fixed-lower" else expected), (
+            name
+        )
 
 
 def test_backprop_descends_the_loss_it_reports() -> None:
@@ -249,9 +256,7 @@ def test_any_link_in_any_format(rule: LearningRule, fmt: Any, at: int) -> None:
     keeps_forward = not isinstance(rule, rules.Backprop) or at == 0
     name = net.links[at].name
     assert {c.format for c, _ in ledger.crossings(name, Flow.FORWARD)} == {fmt.name if keeps_forward else "float32"}
-    assert rule.inference_links(net.links)[at].forward == (
-        float32 if type(rule) is rules.Backprop and at else fmt
-    )
+    assert rule.inference_links(net.links)[at].forward == (float32 if type(rule) is rules.Backprop and at else fmt)
 
 
 @every_rule

@@ -11,8 +11,16 @@ from export.fixed import signed_bits
 from lowbit_dtp.formats import parse
 from lowbit_dtp.storage import write_tensors
 
-FORMATS = ["binary", "binary01", "ternary", "fixed(4,1)", "fixed(4,2,floor)", "ufixed(4,0)", "table(-1,0,0.5)",
-           "table(0,2;-0.25)"]
+FORMATS = [
+    "binary",
+    "binary01",
+    "ternary",
+    "fixed(4,1)",
+    "fixed(4,2,floor)",
+    "ufixed(4,0)",
+    "table(-1,0,0.5)",
+    "table(0,2;-0.25)",
+]
 ACTIVATIONS = ["tanh", "identity", "relu", "sigmoid"]
 
 
@@ -47,16 +55,21 @@ def test_codes_are_those_of_a_float64_simulation_of_the_quantized_weights(make_n
 
 def test_hand_computed_network():
     tensors = {
-        "h1.weight": np.array([[0.5, -0.25], [0.25, 1.0]], np.float32), "h1.bias": np.array([-0.5, 0.25], np.float32),
+        "h1.weight": np.array([[0.5, -0.25], [0.25, 1.0]], np.float32),
+        "h1.bias": np.array([-0.5, 0.25], np.float32),
         "output.weight": np.array([[0.5, 0.25], [0.25, -0.5]], np.float32),
         "output.bias": np.array([0.0, 0.1], np.float32),
     }
     description = {
         "input": {"name": "input", "neurons": 2},
-        "layers": [{"name": "h1", "neurons": 2, "activation": "tanh"},
-                   {"name": "output", "neurons": 2, "activation": "identity"}],
-        "links": [{"lower": "input", "upper": "h1", "forward": "ufixed(2,0)", "feedback": "float32"},
-                  {"lower": "h1", "upper": "output", "forward": "binary", "feedback": "binary"}],
+        "layers": [
+            {"name": "h1", "neurons": 2, "activation": "tanh"},
+            {"name": "output", "neurons": 2, "activation": "identity"},
+        ],
+        "links": [
+            {"lower": "input", "upper": "h1", "forward": "ufixed(2,0)", "feedback": "float32"},
+            {"lower": "h1", "upper": "output", "forward": "binary", "feedback": "binary"},
+        ],
     }
     network = FixedNetwork.of(tensors, description, "fixed(4,2)")  # steps of 1/4; pixels too
     assert network.hidden[0].weight.tolist() == [[2, -1], [1, 4]]
@@ -129,7 +142,10 @@ def test_formats_of_single_layers(make_network):
     names = [layer.weight_levels.format.name for layer in network.layers]
     assert names == ["binary", "fixed(8,1,saturate-symmetric)", "fixed(4,1,saturate-symmetric)"]
     assert [(link.name, link.levels.format.name, link.quantized_on_export) for link in network.links] == [
-        ("input-h1", "ufixed(8,0)", False), ("h1-h2", "binary", False), ("h2-output", "ternary", True)]
+        ("input-h1", "ufixed(8,0)", False),
+        ("h1-h2", "binary", False),
+        ("h2-output", "ternary", True),
+    ]
 
 
 def _set(section, index, key, value):
@@ -259,9 +275,11 @@ def test_sums_that_float64_cannot_hold_are_refused(make_network):
 
 @pytest.mark.parametrize(
     ("pixels", "message"),
-    [(np.zeros((2, 4)), "link input-h1 carries 5 neurons, but was given an array of shape (2, 4)"),
-     (np.zeros(5), "link input-h1 carries 5 neurons, but was given an array of shape (5,)"),
-     (np.full((1, 5), np.nan), "link input-h1: ufixed(8,0) cannot send NaN")],
+    [
+        (np.zeros((2, 4)), "link input-h1 carries 5 neurons, but was given an array of shape (2, 4)"),
+        (np.zeros(5), "link input-h1 carries 5 neurons, but was given an array of shape (5,)"),
+        (np.full((1, 5), np.nan), "link input-h1: ufixed(8,0) cannot send NaN"),
+    ],
 )
 def test_wrong_pixels_are_named(make_network, pixels, message):
     with pytest.raises(ValueError) as error:

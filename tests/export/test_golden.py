@@ -49,10 +49,13 @@ def test_codes_alone_show_more_flipped_bits_than_random_inputs_do(make_network, 
         sums, levels = layer.sums(codes), layer.below.levels.by_code[codes]
         flips = ((weights := layer.weight[..., None]) & 255) ^ (1 << np.arange(8))
         change = np.where(flips >= 128, flips - 256, flips) - weights
-        return np.mean([
-            (layer.codes(sums + levels[:, [i]] * change[i, :, bit]) != layer.codes(sums)).any(0)
-            for i in range(48) for bit in range(8)
-        ])
+        return np.mean(
+            [
+                (layer.codes(sums + levels[:, [i]] * change[i, :, bit]) != layer.codes(sums)).any(0)
+                for i in range(48)
+                for bit in range(8)
+            ]
+        )
 
     assert seen(aimed) > seen(random) + 0.1
 

@@ -46,8 +46,14 @@ def test_what_is_written_computes_the_same(exported, target, link, weights):
     result = TARGETS[target].verify(folder)
     assert result.status == "passed", result
     golden = read_json(folder / "manifest.json")["golden"]
-    fed = ("input-h1.codes" , "layers/h2/h1-h2.codes", "layers/output/h2-output.codes", "comparators/h1/h1-h2.sums",
-           "comparators/h2/h2-output.sums", "comparators/output/output.logits")
+    fed = (
+        "input-h1.codes",
+        "layers/h2/h1-h2.codes",
+        "layers/output/h2-output.codes",
+        "comparators/h1/h1-h2.sums",
+        "comparators/h2/h2-output.sums",
+        "comparators/output/output.logits",
+    )
     inputs = [x for x in golden if any(part in x["path"] for part in fed)]
     assert len(inputs) == 7
     assert result.vectors == sum(x["vectors"] for x in inputs)
@@ -76,8 +82,10 @@ def test_lines_of_hexadecimal():
 def test_memory_files_of_a_hand_computed_network(make_network, tmp_path):
     tensors, description = make_network(links=("ufixed(2,0)", "binary"), activations=("tanh",), sizes=(2, 2, 2))
     tensors |= {
-        "h1.weight": np.array([[0.5, -0.25], [0.25, 1.0]], np.float32), "h1.bias": np.array([-0.5, 0.25], np.float32),
-        "output.weight": np.array([[-1, 1], [1, 1]], np.float32), "output.bias": np.array([0.0, -0.5], np.float32),
+        "h1.weight": np.array([[0.5, -0.25], [0.25, 1.0]], np.float32),
+        "h1.bias": np.array([-0.5, 0.25], np.float32),
+        "output.weight": np.array([[-1, 1], [1, 1]], np.float32),
+        "output.bias": np.array([0.0, -0.5], np.float32),
     }
     network = FixedNetwork.of(tensors, description, {"h1": "fixed(4,2)", "output": "binary"})
     write(network, "mem", tmp_path / "mem", np.zeros((1, 2)))
@@ -125,7 +133,7 @@ def _flips(path):
             line += 1
             continue
         for bit in range(4):
-            yield line, f"{text[:position]}{int(digit, 16) ^ 1 << bit:x}{text[position + 1:]}"
+            yield line, f"{text[:position]}{int(digit, 16) ^ 1 << bit:x}{text[position + 1 :]}"
 
 
 @pytest.mark.parametrize("weights", ["fixed(8,1)", "ternary", "binary"])
@@ -149,9 +157,11 @@ def test_every_flipped_bit_of_weights_and_biases_in_memory_files_is_located(expo
                 assert verify.memory_files(folder).status == f"failed at link {layer['outlet']}, neuron {line}"
                 flipped += 1
             path.write_text(right)
-    assert flipped == sum(
-        layer["neurons"] * widths[layer["below"]] * layer["weights"]["bits"] for layer in manifest["layers"]
-    ) + 3 * manifest["output"]["bias_bits"]
+    assert (
+        flipped
+        == sum(layer["neurons"] * widths[layer["below"]] * layer["weights"]["bits"] for layer in manifest["layers"])
+        + 3 * manifest["output"]["bias_bits"]
+    )
     assert verify.memory_files(folder).passed
 
 
@@ -177,8 +187,14 @@ def test_every_threshold_in_memory_files_that_is_off_by_one_within_reach_is_loca
 @pytest.mark.parametrize("bit", [0, 6])
 @pytest.mark.parametrize(
     ("table", "outlet", "neuron"),
-    [("weights_0", "h1-h2", 3), ("thresholds_0", "h1-h2", 1), ("weights_1", "h2-output", 0),
-     ("thresholds_1", "h2-output", 2), ("weights_2", "output", 1), ("biases", "output", 0)],
+    [
+        ("weights_0", "h1-h2", 3),
+        ("thresholds_0", "h1-h2", 1),
+        ("weights_1", "h2-output", 0),
+        ("thresholds_1", "h2-output", 2),
+        ("weights_2", "output", 1),
+        ("biases", "output", 0),
+    ],
 )
 def test_a_flipped_bit_in_a_table_of_the_c_source_is_located(exported, table, outlet, neuron, bit):
     folder = exported("c", links=("ufixed(8,0)", "fixed(3,1)", "ternary"))
@@ -198,9 +214,11 @@ def test_a_flipped_bit_in_a_table_of_the_c_source_is_located(exported, table, ou
 @needs_compiler
 @pytest.mark.parametrize(
     ("code", "instead", "place"),
-    [("sums[neuron] >= limits", "sums[neuron] > limits", "h1-h2"),
-     ("logits[neuron] > logits[best]", "logits[neuron] >= logits[best]", "output"),
-     ("* NETWORK_LOGIT_ONE +", "* NETWORK_LOGIT_ONE -", "output")],
+    [
+        ("sums[neuron] >= limits", "sums[neuron] > limits", "h1-h2"),
+        ("logits[neuron] > logits[best]", "logits[neuron] >= logits[best]", "output"),
+        ("* NETWORK_LOGIT_ONE +", "* NETWORK_LOGIT_ONE -", "output"),
+    ],
 )
 def test_changed_c_code_is_found(exported, code, instead, place):
     folder = exported("c")
@@ -327,15 +345,33 @@ def test_manifest_says_what_a_reader_needs(make_network, tmp_path):
     assert manifest["class_rule"] == "number of the largest logit; the lowest number on a tie"
     pixels, binary, quantized = manifest["links"]
     assert pixels == {
-        "name": "input-h1", "neurons": 5, "trained_format": "ufixed(8,0)", "quantized_on_export": False,
-        "format": "ufixed(8,0)", "bits": 8, "unit_exponent": -8, "lowest_level": 0, "highest_level": 255,
-        "zero": {"sent_as": 0.0, "code": 0}, "codes": "unsigned", "q_notation": "UQ0.8",
+        "name": "input-h1",
+        "neurons": 5,
+        "trained_format": "ufixed(8,0)",
+        "quantized_on_export": False,
+        "format": "ufixed(8,0)",
+        "bits": 8,
+        "unit_exponent": -8,
+        "lowest_level": 0,
+        "highest_level": 255,
+        "zero": {"sent_as": 0.0, "code": 0},
+        "codes": "unsigned",
+        "q_notation": "UQ0.8",
         "q_definition": "unsigned, 8 bits: 0 before the binary point and 8 after",
     }
     assert binary == {
-        "name": "h1-h2", "neurons": 4, "trained_format": "binary01", "quantized_on_export": False, "format": "binary01",
-        "bits": 1, "unit_exponent": 0, "lowest_level": 0, "highest_level": 1, "zero": {"sent_as": 1.0, "code": 1},
-        "codes": "index", "levels": [0, 1],
+        "name": "h1-h2",
+        "neurons": 4,
+        "trained_format": "binary01",
+        "quantized_on_export": False,
+        "format": "binary01",
+        "bits": 1,
+        "unit_exponent": 0,
+        "lowest_level": 0,
+        "highest_level": 1,
+        "zero": {"sent_as": 1.0, "code": 1},
+        "codes": "index",
+        "levels": [0, 1],
     }
     assert (quantized["trained_format"], quantized["format"]) == ("float32", "fixed(4,2)")
     assert quantized["quantized_on_export"] is True
@@ -451,15 +487,20 @@ def test_the_page_about_exports_does_what_it_says(saved, tmp_path, monkeypatch):
     python, shell = (re.search(rf"```{language}\n(.*?)```", page, re.DOTALL)[1] for language in ("python", "sh"))
     saved(sizes=(784, 4, 3, 3))
     monkeypatch.chdir(tmp_path)
-    told = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True, env={
-        **os.environ, "PYTHONPATH": str(Path(export.__file__).parents[1])})
+    told = subprocess.run(
+        [sys.executable, "-c", python],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(export.__file__).parents[1])},
+    )
     assert told.returncode == 0, told.stderr
     first, second = told.stdout.splitlines()
     assert first.startswith("Verification(status='passed'")
     assert second.startswith("Verification(status='passed'")
     assert second.endswith(" []")
-    shown = subprocess.run(["sh", "-e", "-c", shell.replace("/tmp/reference", str(tmp_path / "reference"))],
-                           capture_output=True, text=True)
+    shown = subprocess.run(
+        ["sh", "-e", "-c", shell.replace("/tmp/reference", str(tmp_path / "reference"))], capture_output=True, text=True
+    )
     assert (shown.returncode, shown.stderr) == (0, "")
     passed, codes, *_ = shown.stdout.splitlines()
     assert passed.startswith("passed: ")
