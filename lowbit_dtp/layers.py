@@ -130,7 +130,7 @@ class Layer:
             for way in ("read", "write"):
                 self._accessed(f"{name} gradient", way, words, ledger, _size(getattr(self, name)))
         spent = self._spent.pop(weight, None)
-        return {weight: backend_of(error).matmul(signal.values.mT, error, out=spent), bias: error.sum(-2)}
+        return {weight: backend_of(error).matmul(signal.values.mT, error, spent), bias: error.sum(-2)}
 
     def _multiplied(self, left: str, array: str, rows: int, ledger: Ledger, purpose: str) -> None:
         matrix = getattr(self, array)

@@ -35,6 +35,23 @@ def encode_table(x, thresholds, codes):
 
 
 @njit(cache=True, nogil=True)
+def encode_fixed(x, per_step, low, high, mask, codes):
+    """Two's complement codes of flat `x` in steps, half to even, held to `low` and `high`. Returns whether NaN was met."""
+    nan = 0
+    for i in range(x.size):
+        nan |= x[i] != x[i]
+        codes[i] = np.int32(np.rint(min(max(x[i] * per_step, low), high))) & mask
+    return nan != 0
+
+
+@njit(cache=True, nogil=True)
+def decode_table(codes, values, numbers):
+    """`values` at each of flat `codes`."""
+    for i in range(codes.size):
+        numbers[i] = values[codes[i]]
+
+
+@njit(cache=True, nogil=True)
 def count_bits(words):
     """Bits set in flat `words`, an unsigned array."""
     total = 0

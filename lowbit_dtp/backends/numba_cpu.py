@@ -23,6 +23,9 @@ _SMALL = 2_000_000
 _DENSE = 0.3
 """Share of nonzeros from which BLAS is faster than passing over the zeros."""
 
+_FAST_FIXED = (("nearest-even", "saturate"), ("nearest-even", "saturate-symmetric"))
+"""Fixed point that has a kernel; the rest goes by the specification in `formats`."""
+
 
 def set_threads(threads: int) -> None:
     """Use this many threads from here on. Changes the speed, never a number."""
@@ -44,19 +47,25 @@ class NumbaBackend:
         return x.astype(like.dtype, copy=False) if x.dtype.kind == "f" else x
 
     def encode(self, x: Array, fmt: Format, uniform: Array | None) -> Array:
+        codes, flat = np.empty(x.shape, fmt.code_dtype), np.ascontiguousarray(x).reshape(-1)
         if isinstance(fmt, Table):
-            codes = np.empty(x.shape, fmt.code_dtype)
-            thresholds = _thresholds(fmt, x.dtype)
-            if kernels.encode_table(np.ascontiguousarray(x).reshape(-1), thresholds, codes.reshape(-1)):
-                raise ValueError(f"{fmt.name} cannot send NaN")
-            return codes
-        return fmt.encode(x, uniform)
+            nan = kernels.encode_table(flat, _thresholds(fmt, x.dtype), codes.reshape(-1))
+        elif isinstance(fmt, FixedPoint) and fmt.word <= 16 and (fmt.rounding, fmt.overflow) in _FAST_FIXED:
+            numbers = (x.dtype.type(n) for n in (1 / fmt.step, fmt.lowest_level, fmt.highest_level))
+            nan = kernels.encode_fixed(flat, *numbers, np.int32(2**fmt.word - 1), codes.reshape(-1))
+        else:
+            return fmt.encode(x, uniform)
+        if nan:
+            raise ValueError(f"{fmt.name} cannot send NaN")
+        return codes
 
     def decode(self, codes: Array, fmt: Format, like: Array) -> Array:
         if isinstance(fmt, Float):
             return fmt.decode(codes, fmt.dtype).astype(like.dtype, copy=False)
         if isinstance(fmt, Table) or (isinstance(fmt, FixedPoint) and fmt.word <= 8):
-            return np.take(_values(fmt, like.dtype), codes)
+            numbers = np.empty(codes.shape, like.dtype)
+            kernels.decode_table(np.ascontiguousarray(codes).reshape(-1), _values(fmt, like.dtype), numbers.reshape(-1))
+            return numbers
         return fmt.decode(codes, like.dtype)
 
     def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[int, int]:

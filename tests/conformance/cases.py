@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -77,9 +78,7 @@ def links_with(sizes: list[int], at: dict[int, Link], other: Link | None = None)
     names = layer_names(sizes)
     other = Link() if other is None else other
     chosen = [at.get(i, other) for i in range(len(sizes) - 1)]
-    return [
-        Link(x.forward, x.feedback, *ends) for x, ends in zip(chosen, zip(names, names[1:], strict=False), strict=True)
-    ]
+    return [Link(x.forward, x.feedback, *ends) for x, ends in zip(chosen, pairwise(names), strict=True)]
 
 
 def small_network(
