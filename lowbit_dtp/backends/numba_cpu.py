@@ -133,10 +133,9 @@ def _multiply(a: Array, b: Array, product: Array) -> None:
         kernels.sparse_matmul(a, b, product)
     else:
         (a, *a_layout), (b, *b_layout) = _laid_out(a), _laid_out(b)
-        kernels.matmul(  # type: ignore[call-arg]
-            ord("s" if a.dtype == np.float32 else "d"), a.ctypes.data, *a_layout, b.ctypes.data, *b_layout,
-            product.ctypes.data, n, m, k, n, _BLOCK, np.array([1, 0], a.dtype),
-        )  # fmt: skip
+        kind, one_zero = ord("s" if a.dtype == np.float32 else "d"), np.array([1, 0], a.dtype)
+        left, right = (a.ctypes.data, *a_layout), (b.ctypes.data, *b_layout)
+        kernels.matmul(kind, *left, *right, product.ctypes.data, n, m, k, n, _BLOCK, one_zero)  # type: ignore[call-arg]
 
 
 def _is_sparse(a: Array) -> bool:
