@@ -597,21 +597,21 @@ def _print_rows(summary: dict[str, Any]) -> None:
     rows = summary["rows"]
     processes = list(rows[0]["joules_per_sample"])
     discrete = [x["lower"] + "-" + x["upper"] for x in summary["network"]["links"][1:] if x["feedback"] != "float32"]
-    table = Table(title=f"{summary['data']['name']}, {rows[0]['seeds']} seeds")
-    table.add_column("rule")
-    table.add_column("test error %", justify="right")
+    table = Table(title=f"{summary['data']['name']}: training, a mean over {rows[0]['seeds']} seed(s)")
+    table.add_column("rule", no_wrap=True)
+    table.add_column("test\nerror %", justify="right", no_wrap=True)
     for link in discrete:
-        table.add_column(f"{link} up / down\nbits a sample", justify="right")
+        table.add_column(f"{link} bits\nup/down", justify="right", no_wrap=True)
     for process in processes:
-        table.add_column(f"{process}\nJ a sample", justify="right")
-    table.add_column("s an epoch", justify="right")
+        table.add_column(f"{process}\na sample", justify="right", no_wrap=True)
+    table.add_column("s an\nepoch", justify="right")
     for row in rows:
         error, links = row["test_error_percent"], row["links"]
-        spread = f" ± {error['std']:.2f}" if row["seeds"] > 1 else ""
+        spread = f"±{error['std']:.2f}" if row["seeds"] > 1 else ""
         table.add_row(
             row["rule"],
             f"{error['mean']:.2f}{spread}",
-            *(f"{links[x]['up_bits_per_sample']:g} / {links[x]['down_bits_per_sample']:g}" for x in discrete),
+            *(f"{links[x]['up_bits_per_sample']:g}/{links[x]['down_bits_per_sample']:g}" for x in discrete),
             *(si(row["joules_per_sample"][p]["typical"], "J") for p in processes),
             f"{row['seconds_per_epoch']:.2f}" if row["seconds_per_epoch"] is not None else "",
         )

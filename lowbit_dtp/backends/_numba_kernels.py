@@ -36,7 +36,7 @@ def encode_table(x, thresholds, codes):
 
 @njit(cache=True, nogil=True)
 def encode_fixed(x, per_step, low, high, mask, codes):
-    """Count steps in flat `x`, half to even, held to `low` and `high`, as two's complement. Returns whether NaN was met."""
+    """Steps in flat `x`, half to even, held to `low` and `high`, in two's complement. Returns whether NaN was met."""
     nan = 0
     for i in range(x.size):
         nan |= x[i] != x[i]

@@ -52,7 +52,8 @@ class NumbaBackend:
             nan = kernels.encode_table(flat, _thresholds(fmt, x.dtype), codes.reshape(-1))
         elif isinstance(fmt, FixedPoint) and fmt.word <= 16 and (fmt.rounding, fmt.overflow) in _FAST_FIXED:
             numbers = (x.dtype.type(n) for n in (1 / fmt.step, fmt.lowest_level, fmt.highest_level))
-            nan = kernels.encode_fixed(flat, *numbers, np.int32(2**fmt.word - 1), codes.reshape(-1))
+            mask = np.int32(2**fmt.word - 1)
+            nan = kernels.encode_fixed(flat, *numbers, mask, codes.reshape(-1))  # type: ignore[call-arg]
         else:
             return fmt.encode(x, uniform)
         if nan:
