@@ -604,7 +604,6 @@ def _print_rows(summary: dict[str, Any]) -> None:
         table.add_column(f"{link} bits\nup/down", justify="right", no_wrap=True)
     for process in processes:
         table.add_column(f"{process}\na sample", justify="right", no_wrap=True)
-    table.add_column("s an\nepoch", justify="right")
     for row in rows:
         error, links = row["test_error_percent"], row["links"]
         spread = f"±{error['std']:.2f}" if row["seeds"] > 1 else ""
@@ -613,7 +612,6 @@ def _print_rows(summary: dict[str, Any]) -> None:
             f"{error['mean']:.2f}{spread}",
             *(f"{links[x]['up_bits_per_sample']:g}/{links[x]['down_bits_per_sample']:g}" for x in discrete),
             *(si(row["joules_per_sample"][p]["typical"], "J") for p in processes),
-            f"{row['seconds_per_epoch']:.2f}" if row["seconds_per_epoch"] is not None else "",
         )
     Console().print(table)
 

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import resource
 import shlex
 import statistics
 import subprocess
@@ -413,7 +414,11 @@ def _commit() -> str | None:
 
 
 def _machine() -> str:
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
+    """Kind of machine, and the most memory that the process has held on it so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return (
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs; at most {peak / 1e6:.0f} MB of memory used"
+    )
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

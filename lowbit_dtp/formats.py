@@ -333,7 +333,7 @@ def table(values: Sequence[float], thresholds: Sequence[float] = ()) -> Table:
 
 
 def _number(x: float) -> str:
-    return repr(int(x)) if x == int(x) else repr(float(x))
+    return repr(int(x)) if isfinite(x) and x == int(x) else repr(float(x))
 
 
 NAMED: dict[str, Format] = {fmt.name: fmt for fmt in (binary, binary01, ternary, float32, float64)}
