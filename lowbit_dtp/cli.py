@@ -41,7 +41,7 @@ Data = Annotated[str | None, typer.Option("--data", help="Data set: digits, mnis
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder to look for data sets in first.")]
 Rule = Annotated[str | None, typer.Option("--rule", help="Only runs of this rule.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Only the run with this seed.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder to write.  [default: runs/DATA]")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder to write.  (default: runs/DATA)")]
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file whose keys override the data set's.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training data.")]
 Batch = Annotated[int | None, typer.Option("--batch", help="Samples a minibatch.")]
@@ -277,7 +277,7 @@ def export(
     target: Annotated[str, typer.Option("--target", help="mem ($readmemh files) or c (C99).")] = "c",
     weights: Weights = "fixed(8,1)",
     signals: Signals = "fixed(8,1)",
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write.  [default: RUN/export-TARGET]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write.  (default: RUN/export-TARGET)")] = None,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Run what was written, and compare.")] = True,
     data_dir: DataDir = None,
     as_json: Json = False,

@@ -12,22 +12,34 @@ from .randomness import Draws
 
 @dataclass(frozen=True)
 class Signal:
-    """What arrived at the far end of a link: codes [..., batch, neurons] and the format that reads them."""
+    """What arrived at the far end of a link, as codes or as packed words, and the format that reads them."""
 
-    codes: Array
+    carried: Array
+    """Codes [..., batch, neurons]; or uint64 words [..., batch, words], see `packing` (NumPy only)."""
     format: Format
     like: Array
     """An array of the sender's floating type, in which `values` are given."""
+    packed_neurons: int | None = None
+    """Codes in a row, if `carried` is packed words; None if it is codes."""
+
+    @cached_property
+    def codes(self) -> Array:
+        """Codes [..., batch, neurons]."""
+        if self.packed_neurons is None:
+            return self.carried
+        return packing.unpack(self.carried, self.format.bits, self.packed_neurons).astype(self.format.code_dtype)
 
     @cached_property
     def values(self) -> Array:
         """The numbers the codes stand for."""
         return backend_of(self.codes).decode(self.codes, self.format, self.like)
 
-    @property
-    def words(self) -> Array:
-        """The codes as packed uint64 words [..., batch, words] (NumPy only)."""
-        return packing.pack(self.codes, self.format.bits)
+    def packed(self) -> "Signal":
+        """The same signal, held as packed words."""
+        if self.packed_neurons is not None:
+            return self
+        words = packing.pack(self.carried, self.format.bits)
+        return Signal(words, self.format, self.like, int(self.carried.shape[-1]))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lowbit_dtp import formats, packing
 from lowbit_dtp.formats import FixedPoint, Float, Format, Table, parse
+from lowbit_dtp.links import Signal
 from tests.conformance.cases import BACKENDS, FORMATS, BackendCase
 
 every_format = pytest.mark.parametrize("fmt", FORMATS, ids=str)
@@ -157,3 +158,15 @@ def test_packing(bits: int, neurons: int, seed: int) -> None:
 def test_packing_refuses_a_code_that_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"^code 4 does not fit in 2 bits$"):
         packing.pack(np.array([1, 4]), 2)
+
+
+@pytest.mark.parametrize("fmt", [f for f in FORMATS if f.bits <= 32], ids=str)
+def test_a_packed_signal_reads_the_same(fmt: Format) -> None:
+    x = np.random.default_rng(3).standard_normal((2, 3, 70)).astype(np.float32)
+    plain = Signal(fmt.encode(x, np.full(x.shape, 0.5)), fmt, x)
+    packed = plain.packed()
+    assert packed.carried.shape == (2, 3, packing.packed_width(70, fmt.bits))
+    assert packed.packed() is packed
+    assert packed.codes.dtype == plain.codes.dtype
+    assert np.array_equal(packed.codes, plain.codes)
+    assert np.array_equal(packed.values, plain.values)
