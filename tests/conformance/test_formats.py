@@ -128,6 +128,10 @@ def test_zero() -> None:
             lambda: parse("table(1,0)"),
             "format 'table(1,0)': table(1,0): values must be two or more, ascending, not (1.0, 0.0)",
         ),
+        (
+            lambda: formats.table([0, np.inf]),
+            "table(0,inf): values and thresholds must be finite, not (0.0, inf)",
+        ),
         (lambda: formats.table([0, 1], [1, 2]), "table(0,1;1,2): 2 values need 1 ascending thresholds, not (1.0, 2.0)"),
         (
             lambda: formats.fixed(4, 1, "stochastic").encode(0.3),
