@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -184,8 +185,8 @@ def train(
     _check(experiment)
     with _progress() as bar, _logging(folder, tensorboard) as log:
         samples = _data(plan, data_dir, threads)
-        total = experiment.epochs * len(experiment.learning_rule().phases) * -(-len(samples.train) // experiment.batch)
-        run(experiment, folder, samples, on_step=bar(rule, total), on_evaluation=log)
+        on_step = bar(rule, experiment.steps(len(samples.train)))
+        run(experiment, folder, samples, on_step=on_step, on_evaluation=log)
     books = ledgers.load(folder / "ledger.json")
     result = {key: value for key, value in read_json(folder / "run.json").items() if key.endswith(("percent", "epoch"))}
     result |= {"folder": str(folder), "links": {x: link_row(x, **books) for x in books["training"].links()}}
@@ -212,9 +213,9 @@ def evaluate(
     from .network import Network
     from .training import evaluate as error_percent
 
-    rows = []
+    rows, loaded = [], cache(load)
     for spec, number, folder in run_folders(run, rule, seed):
-        samples = load(Experiment.load(folder / "experiment.toml").data, data_dir)
+        samples = loaded(Experiment.load(folder / "experiment.toml").data, data_dir)
         chosen = choose("part", part, {name: getattr(samples, name) for name in ("train", "valid", "test")})
         book = Ledger()
         error = error_percent(Network.load(folder / "network.safetensors"), chosen, book)
@@ -414,13 +415,12 @@ def _compare(
     with _progress() as bar:
         for spec, seed, experiment in experiments:
             target = folder / folder_name(spec) / f"seed-{seed}"
-            steps = -(-len(samples.train) // experiment.batch) * len(experiment.learning_rule().phases)
             with _logging(target, tensorboard) as log:
                 run(
                     experiment,
                     target,
                     samples,
-                    on_step=bar(f"{spec} {seed}", experiment.epochs * steps),
+                    on_step=bar(f"{spec} {seed}", experiment.steps(len(samples.train))),
                     on_evaluation=log,
                 )
     rows = []

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from . import ledger as ledgers
 from .formats import choose, parse
 from .ledger import Flow, Ledger
-from .storage import StorageError, check_version, read_json, write_json, write_text
+from .storage import StorageError, read_json, write_json, write_text
 
 if TYPE_CHECKING:
     from .data import DataSet
@@ -102,6 +102,10 @@ class Experiment:
         if "learning_rate" not in settings:
             raise ExperimentError(f"rules.{self.rule}: no learning_rate; give one with --learning-rate")
         return kind(**settings)
+
+    def steps(self, samples: int) -> int:
+        """Steps of the whole run on `samples` training samples."""
+        return self.epochs * len(self.learning_rule().phases) * -(-samples // self.batch)
 
     def as_toml(self) -> str:
         """The experiment as the text of `experiment.toml`."""
@@ -232,7 +236,7 @@ def run(
         )
     _claim(folder, experiment)
     if (folder / "run.json").exists():
-        check_version(folder / "run.json", json.loads((folder / "run.json").read_text()).get("format_version"))
+        read_json(folder / "run.json")
         return
     saved, metrics = folder / "checkpoint.safetensors", folder / "metrics.jsonl"
     progress = Progress()
@@ -288,7 +292,7 @@ def _claim(folder: Path, experiment: Experiment) -> None:
     if not path.exists():
         write_text(path, text)
         return
-    there, here = tomllib.loads(path.read_text()), tomllib.loads(text)
+    there, here = _read_toml(path), tomllib.loads(text)
     for key in here:
         if there.get(key) != here[key]:
             raise ExperimentError(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cache
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from .activations import ACTIVATIONS, Activation
@@ -151,11 +152,8 @@ def _number(dtype: Any) -> str:
 
 def _rows(x: Array) -> int:
     """Samples in `x` [..., batch, neurons], over all members."""
-    rows = 1
-    for size in x.shape[:-1]:
-        rows *= int(size)
-    return rows
+    return prod(x.shape[:-1])
 
 
 def _size(x: Array) -> int:
-    return _rows(x) * int(x.shape[-1])
+    return prod(x.shape)

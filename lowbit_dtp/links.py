@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 from . import packing
 from .backends import Array, backend_of
@@ -83,8 +84,7 @@ class Link:
             raise ValueError(f"link {self.name}, {flow} {purpose!r}: {error}") from None
         previous = ledger.wires.get((self.name, flow))
         ones, toggles = xp.ones_and_toggles(codes, previous)
-        width = int(x.shape[-1])
-        messages = codes.size // width if not callable(codes.size) else codes.numel() // width
+        messages, width = prod(x.shape[:-1]), int(x.shape[-1])
         ledger.crossed(Crossing(self.name, flow, purpose, fmt.name, fmt.bits, width), messages, ones, toggles)
         if messages:
             ledger.wires[self.name, flow] = codes[..., -1, :]
