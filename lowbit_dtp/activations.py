@@ -12,6 +12,7 @@ class Activation:
 
     name: str
     apply: Callable[[Backend, Array], Array]
+    """May write over its argument."""
     slope: Callable[[Array], Array]
     operation: str | None
     """What the ledger calls one evaluation (see `ledger.OPERATIONS`); None if it costs nothing."""
@@ -20,9 +21,9 @@ class Activation:
 ACTIVATIONS = {
     a.name: a
     for a in (
-        Activation("tanh", lambda xp, x: xp.tanh(x), lambda state: 1 - state * state, "tanh"),
-        Activation("sigmoid", lambda xp, x: xp.sigmoid(x), lambda state: state * (1 - state), "exp"),
-        Activation("relu", lambda xp, x: xp.relu(x), lambda state: (state > 0) * (state == state), None),
+        Activation("tanh", lambda xp, x: xp.tanh(x, x), lambda state: 1 - state * state, "tanh"),
+        Activation("sigmoid", lambda xp, x: xp.sigmoid(x, x), lambda state: state * (1 - state), "exp"),
+        Activation("relu", lambda xp, x: xp.relu(x, x), lambda state: (state > 0) * (state == state), None),
         Activation("identity", lambda xp, x: x, lambda state: state == state, None),
     )
 }

@@ -1,5 +1,6 @@
 """Layers: neurons, with the weights that arrive at them from below and from above. Only layers multiply."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from math import prod
@@ -31,6 +32,8 @@ class Layer:
     activation: Activation = ACTIVATIONS["tanh"]
     _spent: dict[str, Array] = field(default_factory=dict, repr=False, compare=False)
     """Gradients that an update has used up: memory for the next, since fresh pages cost more than the product."""
+    _costs: dict[tuple[Any, ...], Ledger] = field(default_factory=dict, repr=False, compare=False)
+    """What each operation counts, by all that it depends on."""
 
     @property
     def neurons(self) -> int:
@@ -54,16 +57,27 @@ class Layer:
         """What the neurons make of the signal from below: `activation(below @ weight + bias)`."""
         return self._activate(self.drive(below, ledger, purpose), ledger, purpose)
 
-    def recall(self, above: Signal, ledger: Ledger, purpose: str) -> Array:
+    def recall(self, above: Signal, ledger: Ledger, purpose: str, known: tuple[Signal, Array] | None = None) -> Array:
         """This layer's state as the layer above implies it: `activation(above @ feedback + feedback_bias)`.
 
-        Eq. 3.11 of the thesis, with the decoder's weights beside the neurons it decodes to.
+        Eq. 3.11 of the thesis, with the decoder's weights beside the neurons it decodes to. `known` is an earlier
+        signal and what was recalled from it with the same weights: samples that say the same again are not computed
+        again, though they are counted, as the neurons would compute them.
         """
-        return self._activate(self._affine(above, "feedback", "feedback_bias", ledger, purpose), ledger, purpose)
+        same = backend_of(above.carried).same_rows(above, known[0]) if known else None
+        if known is None or same is None or not same.any():
+            return self._activate(self._affine(above, "feedback", "feedback_bias", ledger, purpose), ledger, purpose)
+        self._count(ledger, self._count_affine, "feedback", "feedback_bias", above.format.name, len(same), purpose)
+        self._count(ledger, self._count_activation, len(same), purpose)
+        state, changed = known[1].copy(), ~same
+        xp = backend_of(state)
+        drive = xp.drive(above.rows(changed), self.feedback, self.feedback_bias)
+        state[changed] = self.activation.apply(xp, drive)
+        return state
 
     def blame(self, error: Array, ledger: Ledger) -> Array:
         """Backpropagation's message to the layer below, `error @ weight.T` [..., batch, below]."""
-        self._multiplied(self.number, "weight", _rows(error), ledger, "error")
+        self._count(ledger, self._count_product, self.number, "weight", _rows(error), "error")
         return backend_of(error).matmul(error, self.weight.mT)
 
     def gradients(self, below: Signal, error: Array, ledger: Ledger) -> dict[str, Array]:
@@ -74,12 +88,10 @@ class Layer:
         """Gradients of `feedback` and `feedback_bias` for an error in the drive from above."""
         return self._gradients(above, error, "feedback", "feedback_bias", ledger)
 
-    def probabilities(self, logits: Array, ledger: Ledger) -> Array:
-        """Softmax of the layer's drive."""
-        rows = _rows(logits)
-        for operation in ("exp", "add", "divide"):
-            ledger.worked(Work(self.name, "softmax", operation, self.number), rows * self.neurons)
-        return backend_of(logits).softmax(logits)
+    def cross_entropy(self, logits: Array, labels: Array, ledger: Ledger) -> tuple[Array, Array]:
+        """Gradient of each sample's loss at the drive `logits`, softmax - one-hot, and the mean loss over the batch."""
+        self._count(ledger, self._count_softmax, _rows(logits))
+        return backend_of(logits).cross_entropy(logits, labels)
 
     def update(self, name: str, gradient: Array, optimizer: "Optimizer", ledger: Ledger) -> None:
         """Let `optimizer` change the parameter `name` by its `gradient`, in place.
@@ -89,7 +101,71 @@ class Layer:
         parameter = getattr(self, name)
         optimizer.update((self.name, name), parameter, gradient)
         self._spent[name] = gradient
-        size = _size(parameter)
+        self._count(ledger, self._count_update, name, type(optimizer))
+
+    def local_error(self, state: Array, target: Array) -> Array:
+        """Gradient at the drive of the batch mean of ||state - target||^2: 2/batch (state - target) slope(state)."""
+        xp = backend_of(state)
+        return xp.through_difference(self.activation, state, state, target, 2 / state.shape[-2])
+
+    def error_of(self, state: Array, blame: Array) -> Array:
+        """Gradient at the drive for a `blame`, the gradient at `state`: blame slope(state)."""
+        return backend_of(state).through(self.activation, state, blame)
+
+    def _affine(self, signal: Signal, weight: str, bias: str, ledger: Ledger, purpose: str) -> Array:
+        w, b = getattr(self, weight), getattr(self, bias)
+        if w is None:
+            raise ValueError(f"layer {self.name} has no {weight} weights")
+        if signal.shape[-1] != w.shape[-2]:
+            raise ValueError(
+                f"layer {self.name} takes {w.shape[-2]} neurons through {weight!r}, but was given {signal.shape[-1]}"
+            )
+        rows = prod(signal.shape[:-1])
+        self._count(ledger, self._count_affine, weight, bias, signal.format.name, rows, purpose)
+        return backend_of(w).drive(signal, w, b)
+
+    def _activate(self, drive: Array, ledger: Ledger, purpose: str) -> Array:
+        self._count(ledger, self._count_activation, _rows(drive), purpose)
+        return self.activation.apply(backend_of(drive), drive)
+
+    def _gradients(self, signal: Signal, error: Array, weight: str, bias: str, ledger: Ledger) -> dict[str, Array]:
+        self._count(ledger, self._count_gradients, weight, bias, signal.format.name, _rows(error))
+        gradient, sums = backend_of(error).gradients(signal, error, self._spent.pop(weight, None))
+        return {weight: gradient, bias: sums}
+
+    # what each operation counts
+
+    def _count(self, ledger: Ledger, count: Callable[..., None], *details: Any) -> None:
+        key = (count.__name__, *details)
+        if key not in self._costs:
+            count(once := Ledger(), *details)
+            self._costs[key] = once
+        ledger.repeated(self._costs[key])
+
+    def _count_affine(self, ledger: Ledger, weight: str, bias: str, left: str, rows: int, purpose: str) -> None:
+        self._count_product(ledger, left, weight, rows, purpose)
+        ledger.worked(Work(self.name, purpose, "add", self.number), rows * self.neurons)
+        self._accessed(bias, "read", rows * self.neurons, ledger)
+
+    def _count_activation(self, ledger: Ledger, rows: int, purpose: str) -> None:
+        if self.activation.operation:
+            work = Work(self.name, purpose, self.activation.operation, self.number)
+            ledger.worked(work, rows * self.neurons)
+
+    def _count_softmax(self, ledger: Ledger, rows: int) -> None:
+        for operation in ("exp", "add", "divide"):
+            ledger.worked(Work(self.name, "softmax", operation, self.number), rows * self.neurons)
+
+    def _count_gradients(self, ledger: Ledger, weight: str, bias: str, left: str, rows: int) -> None:
+        size = rows * int(getattr(self, weight).shape[-2]) * self.neurons
+        ledger.worked(Work(self.name, "gradient", "multiply-accumulate", left, self.number), size)
+        ledger.worked(Work(self.name, "gradient", "add", self.number), rows * self.neurons)
+        for name, words in ((weight, size), (bias, rows * self.neurons)):
+            for way in ("read", "write"):
+                self._accessed(f"{name} gradient", way, words, ledger, _size(getattr(self, name)))
+
+    def _count_update(self, ledger: Ledger, name: str, optimizer: "type[Optimizer]") -> None:
+        size = _size(getattr(self, name))
         for operation, times in optimizer.operations.items():
             ledger.worked(Work(self.name, "update", operation, self.number), size * times)
         self._accessed(name, "read", size, ledger)
@@ -99,41 +175,7 @@ class Layer:
             for way in ("read", "write"):
                 self._accessed(f"{name} optimizer state", way, size * optimizer.state_words, ledger, size)
 
-    def _affine(self, signal: Signal, weight: str, bias: str, ledger: Ledger, purpose: str) -> Array:
-        w, b = getattr(self, weight), getattr(self, bias)
-        if w is None:
-            raise ValueError(f"layer {self.name} has no {weight} weights")
-        if signal.codes.shape[-1] != w.shape[-2]:
-            raise ValueError(
-                f"layer {self.name} takes {w.shape[-2]} neurons through {weight!r}, "
-                f"but was given {signal.codes.shape[-1]}"
-            )
-        rows = _rows(signal.codes)
-        self._multiplied(signal.format.name, weight, rows, ledger, purpose)
-        ledger.worked(Work(self.name, purpose, "add", self.number), rows * self.neurons)
-        self._accessed(bias, "read", rows * self.neurons, ledger)
-        drive = backend_of(w).matmul(signal.values, w)
-        drive += b[..., None, :]
-        return drive
-
-    def _activate(self, drive: Array, ledger: Ledger, purpose: str) -> Array:
-        if self.activation.operation:
-            work = Work(self.name, purpose, self.activation.operation, self.number)
-            ledger.worked(work, _rows(drive) * self.neurons)
-        return self.activation.apply(backend_of(drive), drive)
-
-    def _gradients(self, signal: Signal, error: Array, weight: str, bias: str, ledger: Ledger) -> dict[str, Array]:
-        rows = _rows(error)
-        size = rows * int(signal.codes.shape[-1]) * self.neurons
-        ledger.worked(Work(self.name, "gradient", "multiply-accumulate", signal.format.name, self.number), size)
-        ledger.worked(Work(self.name, "gradient", "add", self.number), rows * self.neurons)
-        for name, words in ((weight, size), (bias, rows * self.neurons)):
-            for way in ("read", "write"):
-                self._accessed(f"{name} gradient", way, words, ledger, _size(getattr(self, name)))
-        spent = self._spent.pop(weight, None)
-        return {weight: backend_of(error).matmul(signal.values.mT, error, spent), bias: error.sum(-2)}
-
-    def _multiplied(self, left: str, array: str, rows: int, ledger: Ledger, purpose: str) -> None:
+    def _count_product(self, ledger: Ledger, left: str, array: str, rows: int, purpose: str) -> None:
         matrix = getattr(self, array)
         times = rows * int(matrix.shape[-2]) * int(matrix.shape[-1])
         ledger.worked(Work(self.name, purpose, "multiply-accumulate", left, self.number), times)

@@ -80,7 +80,7 @@ class Access(NamedTuple):
 PER = ("run", "epoch", "step", "sample")
 
 
-@dataclass
+@dataclass(eq=False)
 class Ledger:
     """Everything a run sent, computed and touched, and over how much of it that was counted."""
 
@@ -89,10 +89,30 @@ class Ledger:
     steps: int = 0
     samples: int = 0
     traffic: dict[Crossing, Traffic] = field(default_factory=dict)
-    work: dict[Work, int] = field(default_factory=dict)
-    accesses: dict[Access, int] = field(default_factory=dict)
-    wires: dict[tuple[str, Flow], Any] = field(default_factory=dict, compare=False, repr=False)
-    """Last word on each link's wires, each way: what the next one toggles against. Not added, not saved."""
+    wires: dict[tuple[str, Flow], Any] = field(default_factory=dict, repr=False)
+    """Last word on each link's wires, each way: what the next one toggles against. Not added, compared or saved."""
+    _work: dict[Work, int] = field(default_factory=dict, repr=False)
+    _accesses: dict[Access, int] = field(default_factory=dict, repr=False)
+    _repeated: dict[int, tuple["Ledger", int]] = field(default_factory=dict, repr=False)
+    """Ledgers of operations that have been repeated, and how often; not yet in `_work` and `_accesses`."""
+
+    @property
+    def work(self) -> dict[Work, int]:
+        """How often each kind of operation was done."""
+        self._settle()
+        return self._work
+
+    @property
+    def accesses(self) -> dict[Access, int]:
+        """Words of each kind of memory traffic."""
+        self._settle()
+        return self._accesses
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ledger) and self._counts() == other._counts()
+
+    def _counts(self) -> tuple[Any, ...]:
+        return self.runs, self.epochs, self.steps, self.samples, self.traffic, self.work, self.accesses
 
     def crossed(self, crossing: Crossing, messages: int, ones: int, toggles: int) -> None:
         """Count `messages` of a kind, with their ones and toggles."""
@@ -105,11 +125,27 @@ class Ledger:
         """Count an operation done `times` times."""
         if work.operation not in OPERATIONS:
             raise ValueError(f"no operation {work.operation!r}; there are: {', '.join(OPERATIONS)}")
-        self.work[work] = self.work.get(work, 0) + times
+        self._work[work] = self._work.get(work, 0) + times
 
     def accessed(self, access: Access, words: int) -> None:
         """Count `words` of memory read or written."""
-        self.accesses[access] = self.accesses.get(access, 0) + words
+        self._accesses[access] = self._accesses.get(access, 0) + words
+
+    def repeated(self, once: "Ledger") -> None:
+        """Count the work and accesses of `once`, which must not change any more.
+
+        A layer does the same in every step: this is one addition instead of one for each kind of event.
+        """
+        _, times = self._repeated.get(id(once), (once, 0))
+        self._repeated[id(once)] = (once, times + 1)
+
+    def _settle(self) -> None:
+        repeated, self._repeated = self._repeated, {}
+        for once, times in repeated.values():
+            for work, number in once._work.items():
+                self._work[work] = self._work.get(work, 0) + number * times
+            for access, words in once._accesses.items():
+                self._accesses[access] = self._accesses.get(access, 0) + words * times
 
     def per(self, unit: str) -> int:
         """How many runs, epochs, steps or samples the counts are over: what to divide by."""

@@ -1,8 +1,9 @@
 """Links: the wires between layers. Nothing passes from layer to layer but through one, and none passes uncounted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
+from typing import Any
 
 from . import packing
 from .backends import Array, backend_of
@@ -22,6 +23,14 @@ class Signal:
     """An array of the sender's floating type, in which `values` are given."""
     packed_neurons: int | None = None
     """Codes in a row, if `carried` is packed words; None if it is codes."""
+    made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What a backend made of the signal, to make it once."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[..., batch, neurons]."""
+        neurons = self.carried.shape[-1] if self.packed_neurons is None else self.packed_neurons
+        return (*self.carried.shape[:-1], int(neurons))
 
     @cached_property
     def codes(self) -> Array:
@@ -34,6 +43,10 @@ class Signal:
     def values(self) -> Array:
         """The numbers the codes stand for."""
         return backend_of(self.codes).decode(self.codes, self.format, self.like)
+
+    def rows(self, chosen: Array) -> "Signal":
+        """The signal of some samples of a [batch]."""
+        return Signal(self.carried[chosen], self.format, self.like, self.packed_neurons)
 
     def packed(self) -> "Signal":
         """The same signal, held as packed words."""
@@ -79,13 +92,12 @@ class Link:
         if fmt.stochastic and draws is not None:
             uniform = xp.asarray(draws.uniform(f"{self.name} {flow} {purpose}", tuple(x.shape)), x)
         try:
-            codes = xp.encode(x, fmt, uniform)
+            carried = xp.transmit(x, fmt, uniform, ledger.wires.get((self.name, flow)))
         except ValueError as error:
             raise ValueError(f"link {self.name}, {flow} {purpose!r}: {error}") from None
-        previous = ledger.wires.get((self.name, flow))
-        ones, toggles = xp.ones_and_toggles(codes, previous)
         messages, width = prod(x.shape[:-1]), int(x.shape[-1])
-        ledger.crossed(Crossing(self.name, flow, purpose, fmt.name, fmt.bits, width), messages, ones, toggles)
+        crossing = Crossing(self.name, flow, purpose, fmt.name, fmt.bits, width)
+        ledger.crossed(crossing, messages, carried.ones, carried.toggles)
         if messages:
-            ledger.wires[self.name, flow] = codes[..., -1, :]
-        return Signal(codes, fmt, x)
+            ledger.wires[self.name, flow] = carried.words[..., -1, :]
+        return Signal(carried.words, fmt, x, carried.packed_neurons)

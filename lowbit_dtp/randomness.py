@@ -25,13 +25,14 @@ class Draws:
 
     def normal(self, purpose: str, shape: tuple[int, ...]) -> np.ndarray:
         """Standard normal numbers, float32, of `shape`: [batch, neurons], or [seeds, batch, neurons]."""
-        return self._stack(lambda g, s: g.standard_normal(s, dtype=np.float32), purpose, shape)
+        from .backends.numba_cpu import normal
+
+        if isinstance(self.seed, int):
+            return normal(self.seed, zlib.crc32(purpose.encode()), self.step, shape)
+        return np.stack([Draws(seed, self.step).normal(purpose, shape[1:]) for seed in self.seed])
 
     def uniform(self, purpose: str, shape: tuple[int, ...]) -> np.ndarray:
         """Uniform numbers in [0, 1), float32, of `shape`."""
-        return self._stack(lambda g, s: g.random(s, dtype=np.float32), purpose, shape)
-
-    def _stack(self, draw, purpose: str, shape: tuple[int, ...]) -> np.ndarray:  # type: ignore[no-untyped-def]
         if isinstance(self.seed, int):
-            return draw(generator(self.seed, purpose, self.step), shape)
-        return np.stack([draw(generator(seed, purpose, self.step), shape[1:]) for seed in self.seed])
+            return generator(self.seed, purpose, self.step).random(shape, dtype=np.float32)
+        return np.stack([Draws(seed, self.step).uniform(purpose, shape[1:]) for seed in self.seed])

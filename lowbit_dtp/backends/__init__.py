@@ -2,60 +2,122 @@
 
 Everything else is written with array operators that both understand. Arrays are `[..., batch, neurons]` and weights
 `[..., below, neurons]`; a leading axis, where there is one, runs over the members of an ensemble.
+
+NumPy arrays go to compiled kernels, or, with `LOWBIT_DTP_KERNELS=plain` in the environment, to plain NumPy: slower, and
+the same to rounding.
 """
 
-from typing import Any, Protocol, TypeAlias
+import os
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ..formats import Format
+from ..formats import Format, choose
+
+if TYPE_CHECKING:
+    from ..activations import Activation
+    from ..links import Signal
 
 Array: TypeAlias = Any
 """A `numpy.ndarray` or a `torch.Tensor`."""
 
 
-class Backend(Protocol):
-    """What a device must do. Results are new arrays unless said otherwise."""
+class Carried(NamedTuple):
+    """What a link delivers of one message a sample, and what the bits did on the way."""
 
+    words: Array
+    """Codes [..., batch, neurons], or packed words [..., batch, words]."""
+    packed_neurons: int | None
+    """Codes in a row of packed words; None for codes."""
+    ones: int
+    toggles: int
+
+
+class Backend(ABC):
+    """What a device must do. Results are new arrays unless said otherwise.
+
+    What is abstract has no spelling that NumPy and torch share; the rest is here as it reads in a paper, for a backend to
+    do faster.
+    """
+
+    @abstractmethod
     def asarray(self, x: np.ndarray, like: Array) -> Array:
         """`x`, as drawn or loaded in NumPy, on the device of `like`; floats in its floating type."""
 
+    @abstractmethod
     def encode(self, x: Array, fmt: Format, uniform: Array | None) -> Array:
         """Codes of `x`, as `fmt.encode` gives them. Raises ValueError on NaN."""
 
+    @abstractmethod
     def decode(self, codes: Array, fmt: Format, like: Array) -> Array:
         """The numbers `codes` stand for, in the floating type of `like`."""
 
+    @abstractmethod
     def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[int, int]:
         """Bits set in `codes` [..., batch, neurons], and bits that differ from the row before.
 
         `previous` [..., neurons] is the row before the first; without one the first toggles nothing.
         """
 
+    def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Carried:
+        """`x` [..., batch, neurons] as it crosses a wire on which the last word was `previous`."""
+        codes = self.encode(x, fmt, uniform)
+        return Carried(codes, None, *self.ones_and_toggles(codes, previous))
+
+    @abstractmethod
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """`a` [..., m, k] times `b` [..., k, n], into `out` if given.
 
         Equal bits for equal inputs, whatever the number of threads (of a CPU).
         """
 
-    def tanh(self, x: Array) -> Array:
-        """Hyperbolic tangent."""
+    def drive(self, signal: "Signal", weight: Array, bias: Array) -> Array:
+        """`signal @ weight + bias`."""
+        drive = self.matmul(signal.values, weight)
+        drive += bias[..., None, :]
+        return drive
 
-    def sigmoid(self, x: Array) -> Array:
-        """Logistic function."""
+    def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
+        """`signal.T @ error`, into `spent` if given, and the sum of `error` over the batch."""
+        return self.matmul(signal.values.mT, error, spent), error.sum(-2)
 
-    def relu(self, x: Array) -> Array:
-        """`x` where positive, else 0."""
+    def same_rows(self, signal: "Signal", other: "Signal") -> Array | None:
+        """Whether each row [batch] of two signals is the same, or None if it does not pay to know."""
+        return None
 
-    def softmax(self, x: Array) -> Array:
-        """Softmax over the last axis."""
+    @abstractmethod
+    def tanh(self, x: Array, out: Array | None = None) -> Array:
+        """Hyperbolic tangent, into `out` if given, which may be `x`."""
 
-    def one_hot(self, labels: Array, classes: int, like: Array) -> Array:
-        """Integer `labels` [..., batch] as [..., batch, classes] of 0 and 1, in the floating type of `like`."""
+    @abstractmethod
+    def sigmoid(self, x: Array, out: Array | None = None) -> Array:
+        """Logistic function, into `out` if given, which may be `x`."""
 
-    def log_loss(self, probability: Array, labels: Array) -> Array:
-        """Mean negative log-likelihood of `labels` [..., batch] under `probability` [..., batch, classes]."""
+    @abstractmethod
+    def relu(self, x: Array, out: Array | None = None) -> Array:
+        """`x` where positive, else 0, into `out` if given, which may be `x`."""
 
+    def through(self, activation: "Activation", state: Array, error: Array, scale: float = 1.0) -> Array:
+        """`scale * error * slope`: an error in a `state` as one in the drive, where `activation` gave that state."""
+        return scale * error * activation.slope(state)
+
+    def through_difference(self, activation: "Activation", state: Array, a: Array, b: Array, scale: float) -> Array:
+        """`through` for the error `a - b`."""
+        return self.through(activation, state, a - b, scale)
+
+    def axpy(self, scale: float, x: Array, y: Array) -> Array:
+        """`scale * x + y`."""
+        return scale * x + y
+
+    @abstractmethod
+    def cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
+        """Gradient of each sample's negative log-likelihood, softmax - one-hot, and the mean of that likelihood.
+
+        `logits` [..., batch, classes], integer `labels` [..., batch].
+        """
+
+    @abstractmethod
     def rmsprop(
         self,
         parameter: Array,
@@ -85,9 +147,7 @@ def backend_of(x: Array) -> Backend:
 
 def _load(kind: type) -> Backend:
     if issubclass(kind, np.ndarray | np.generic):
-        from .numba_cpu import NumbaBackend
-
-        register(np.ndarray, NumbaBackend())
+        register(np.ndarray, choose("LOWBIT_DTP_KERNELS", os.environ.get("LOWBIT_DTP_KERNELS", "compiled"), _CPU)())
         return _backends[np.ndarray]
     if kind.__module__.split(".")[0] == "torch":
         from .torch_gpu import TorchBackend
@@ -95,3 +155,18 @@ def _load(kind: type) -> Backend:
         register(kind, TorchBackend())
         return _backends[kind]
     raise TypeError(f"no backend for arrays of type {kind.__module__}.{kind.__qualname__}; give NumPy or torch arrays")
+
+
+def _compiled() -> Backend:
+    from .numba_cpu import NumbaBackend
+
+    return NumbaBackend()
+
+
+def _plain() -> Backend:
+    from .numpy_plain import NumpyBackend
+
+    return NumpyBackend()
+
+
+_CPU = {"compiled": _compiled, "plain": _plain}

@@ -1,12 +1,42 @@
-"""Compiled loops over NumPy arrays: arrays in, arrays out. Each has a slow NumPy twin in its test."""
+"""Compiled loops over NumPy arrays: arrays in, arrays out. Each has a slow NumPy twin in its test.
+
+Elementwise kernels over float32 are written once for a number of lanes, and used with `LANES` of them, then with one
+for what is left. Blocks of work depend on shapes alone, so the bits of a result do not depend on the number of threads.
+"""
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
-# LLVM gives up vectorising a loop over more than a few arrays, so long updates go through a block that stays in cache.
-_BLOCK = 2048
+from ._simd import (
+    at_least,
+    bits_of,
+    converter,
+    differs,
+    fma,
+    less,
+    loader,
+    lowest_bit,
+    mask_of,
+    popcount,
+    reader,
+    select,
+    splatter,
+    sqrt,
+    store,
+    total,
+)
+
+LANES = 64
+"""Numbers that a kernel takes at a time: four registers of AVX-512, eight of AVX2."""
+_BLOCK = 4096
+"""Numbers in an elementwise task: a multiple of `LANES`."""
+
+_load = loader(types.float32, LANES)
+_splat = splatter(types.float32, LANES)
+
+# --- codes ------------------------------------------------------------------------------------------------------------
 
 
 @njit(cache=True, nogil=True)
@@ -52,21 +82,72 @@ def decode_table(codes, values, numbers):
 
 
 @njit(cache=True, nogil=True)
-def count_bits(words):
-    """Bits set in flat `words`, an unsigned array."""
-    total = 0
-    for i in range(words.size):
-        total += _popcount(words[i])
-    return total
+def decode_unsigned(codes, step, numbers):
+    """`step` times each of flat `codes`."""
+    for i in range(codes.size):
+        numbers[i] = codes[i] * step
 
 
 @njit(cache=True, nogil=True)
-def count_differing_bits(a, b):
-    """Bits that differ between two flat unsigned arrays."""
-    total = 0
-    for i in range(a.size):
-        total += _popcount(a[i] ^ b[i])
-    return total
+def holds_nan(x):
+    """Whether flat `x` holds a NaN."""
+    nan = 0
+    for i in range(x.size):
+        nan |= x[i] != x[i]
+    return nan != 0
+
+
+@njit(cache=True, nogil=True)
+def pack_two_valued(x, threshold, words):
+    """Bits of each row of uint64 `words` say whether `x` [rows, n] reaches `threshold`. Returns whether NaN was met."""
+    (rows, n), flat = x.shape, x.reshape(-1)
+    whole, limit, nan = n // LANES, _splat(threshold), np.uint64(0)
+    for i in range(rows):
+        for w in range(whole):
+            v = _load(flat, i * n + w * LANES)
+            words[i, w] = bits_of(at_least(v, limit))
+            nan |= bits_of(differs(v, v))
+        if n % LANES:
+            word = np.uint64(0)
+            for j in range(whole * LANES, n):
+                word |= np.uint64(x[i, j] >= threshold) << np.uint64(j % LANES)
+                nan |= np.uint64(x[i, j] != x[i, j])
+            words[i, whole] = word
+    return nan != 0
+
+
+_load_bytes, _read_words = loader(types.uint8, 64), reader(types.uint64, 8)
+_splat_words = splatter(types.uint64, 8)
+
+
+@njit(cache=True, nogil=True)
+def count_bits(rows, before):
+    """Bits set in the bytes of flat `rows`, and bits that differ from the row before; before the first is `before`."""
+    ones, toggles = np.int64(0), np.int64(0)
+    width = before.size
+    for j in range(width):
+        ones += _popcount(rows[j])
+        toggles += _popcount(rows[j] ^ before[j])
+    whole = width + (rows.size - width) // 64 * 64
+    vector_ones, vector_toggles = _splat_words(np.uint64(0)), _splat_words(np.uint64(0))
+    for i in range(width, whole, 64):
+        now, then = _read_words(_load_bytes(rows, i)), _read_words(_load_bytes(rows, i - width))
+        vector_ones = vector_ones + popcount(now)
+        vector_toggles = vector_toggles + popcount(now ^ then)
+    for i in range(whole, rows.size):
+        ones += _popcount(rows[i])
+        toggles += _popcount(rows[i] ^ rows[i - width])
+    return ones + np.int64(total(vector_ones)), toggles + np.int64(total(vector_toggles))
+
+
+@njit(cache=True, nogil=True)
+def same_rows(a, b, same):
+    """Whether each row of words in `a` is that in `b`."""
+    for i in range(a.shape[0]):
+        difference = np.uint64(0)
+        for w in range(a.shape[1]):
+            difference |= a[i, w] ^ b[i, w]
+        same[i] = difference == 0
 
 
 @njit(inline="always")
@@ -76,6 +157,9 @@ def _popcount(word):
     x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
     x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
     return np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+# --- products ---------------------------------------------------------------------------------------------------------
 
 
 @njit(parallel=True, cache=True, nogil=True)
@@ -115,40 +199,507 @@ def _pointer(typing_context, address):
     return types.voidptr(types.intp), generate
 
 
-@njit(parallel=True, cache=True, nogil=True, fastmath={"contract"})
-def sparse_matmul(a, b, product):
-    """`product` = `a` [m, k] times `b` [k, n], passing over the zeros of `a`: four rows of `b` at a time."""
-    for i in prange(a.shape[0]):
-        found = np.zeros(a.shape[1] + 3, np.int64)
-        weights = np.zeros(a.shape[1] + 3, a.dtype)
-        count = 0
-        for k in range(a.shape[1]):
-            if a[i, k] != 0:
-                found[count], weights[count] = k, a[i, k]
+def _tiles(lanes):
+    """Rows of a product with `lanes` columns, six at a time so that their sums stay in registers (Goto, 2008)."""
+    load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
+
+    @njit
+    def run(a, first, last, panel, sums):
+        for m in range(first, last, 6):
+            m0, m1, m2 = m, min(m + 1, last - 1), min(m + 2, last - 1)
+            m3, m4, m5 = min(m + 3, last - 1), min(m + 4, last - 1), min(m + 5, last - 1)
+            s0 = s1 = s2 = s3 = s4 = s5 = splat(np.float32(0))
+            for k in range(a.shape[1]):
+                b = load(panel, k * lanes)
+                s0, s1 = fma(splat(a[m0, k]), b, s0), fma(splat(a[m1, k]), b, s1)
+                s2, s3 = fma(splat(a[m2, k]), b, s2), fma(splat(a[m3, k]), b, s3)
+                s4, s5 = fma(splat(a[m4, k]), b, s4), fma(splat(a[m5, k]), b, s5)
+            store(sums, (m5 - first) * lanes, s5)
+            store(sums, (m4 - first) * lanes, s4)
+            store(sums, (m3 - first) * lanes, s3)
+            store(sums, (m2 - first) * lanes, s2)
+            store(sums, (m1 - first) * lanes, s1)
+            store(sums, (m0 - first) * lanes, s0)
+
+    return run
+
+
+_wide_tiles, _narrow_tiles = _tiles(LANES), _tiles(16)
+_TILE_ROWS = 48
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def small_matmul(a, b, bias, product):
+    """`product` [m, n] = `a` [m, k] times `b` [k, n], of any layout, plus `bias` [n]: where calling BLAS costs more."""
+    (rows, depth), columns = a.shape, b.shape[1]
+    lanes = 16 if columns <= 16 else LANES
+    panels, chunks = (columns + lanes - 1) // lanes, (rows + _TILE_ROWS - 1) // _TILE_ROWS
+    for task in prange(panels * chunks):
+        column, first = task % panels * lanes, task // panels * _TILE_ROWS
+        last, width = min(first + _TILE_ROWS, rows), min(lanes, columns - column)
+        panel, sums = _aligned(depth * lanes), _aligned(_TILE_ROWS * lanes)
+        panel[:] = 0
+        for k in range(depth):
+            for j in range(width):
+                panel[k * lanes + j] = b[k, column + j]
+        if lanes == LANES:
+            _wide_tiles(a, first, last, panel, sums)
+        else:
+            _narrow_tiles(a, first, last, panel, sums)
+        for m in range(last - first):
+            for j in range(width):
+                product[first + m, column + j] = sums[m * lanes + j] + bias[column + j]
+
+
+@njit
+def _aligned(size):
+    """Fresh float32 at an address that is a multiple of 64, so that no vector straddles two cache lines."""
+    room = np.empty(size + 16, np.float32)
+    skip = (-room.ctypes.data // 4) % 16
+    return room[skip : skip + size]
+
+
+_GROUPS = 8
+"""Nibbles in 32 bits; as many tables of 16 sums of `LANES` columns fill the first cache."""
+_ROWS = 256
+"""Rows for which one set of tables is made; their sums stay in the second cache."""
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def row_tables(words, row_step, block_step, low, high, weight, bias, product):
+    """`product` [rows, n] = two-valued numbers [rows, k] times `weight` [k, n], plus `bias` [n]; n >= LANES.
+
+    The method of the Four Russians (Arlazarov et al., 1970): the 16 possible sums of each four rows of `weight` are
+    made once, and four bits of a row choose one. Bits 32 q to 32 q + 31 of row m are `words[m * row_step + q * block_step]`
+    and stand for `low` or `high`. The last columns overlap their neighbours, rather than being a special case.
+    """
+    (rows, n), k = product.shape, weight.shape[0]
+    w, out = weight.reshape(-1), product.reshape(-1)
+    panels, chunks = (n + LANES - 1) // LANES, (rows + _ROWS - 1) // _ROWS
+    for task in prange(panels * chunks):
+        column, first = min(task % panels * LANES, n - LANES), task // panels * _ROWS
+        last = min(first + _ROWS, rows)
+        table, sums = _aligned(_GROUPS * 16 * LANES), _aligned(_ROWS * LANES)
+        for m in range(last - first):
+            store(sums, m * LANES, _load(bias, column))
+        for q in range((k + 31) // 32):
+            groups = min(_GROUPS, (k - 32 * q + 3) // 4)
+            for u in range(groups):
+                _subset_sums(w, 32 * q + 4 * u, k, n, column, low, high, table, u * 16 * LANES)
+            start = first * row_step + q * block_step
+            if groups == _GROUPS:  # a constant, which unrolls the loop inside
+                _look_up(words, start, row_step, table, _GROUPS, sums, last - first)
+            else:
+                _look_up(words, start, row_step, table, groups, sums, last - first)
+        for m in range(last - first):
+            store(out, (first + m) * n + column, _load(sums, m * LANES))
+
+
+@njit(inline="always")
+def _subset_sums(w, row, k, n, column, low, high, table, place):
+    """Write the 16 sums of `low` or `high` times each of 4 rows of `w` from `row`; rows from `k` on count as zero."""
+    step, all_four = _splat(high - low), _splat(np.float32(0))
+    for i in range(min(4, k - row)):
+        all_four = all_four + _load(w, (row + i) * n + column)
+    store(table, place, _splat(low) * all_four)
+    for i in range(min(4, k - row)):
+        more = step * _load(w, (row + i) * n + column)
+        for known in range(1 << i):
+            store(table, place + ((1 << i) + known) * LANES, _load(table, place + known * LANES) + more)
+
+
+@njit(inline="always")
+def _look_up(words, start, row_step, table, groups, sums, rows):
+    """Add, for each of `rows`, the `groups` sums of `table` that the nibbles of its word choose."""
+    for m in range(rows):
+        word = words[start + m * row_step]
+        row = _load(sums, m * LANES)
+        for u in range(groups):
+            chosen = u * 16 + np.intp((word >> np.uint32(4 * u)) & np.uint32(15))
+            row = row + _load(table, chosen * LANES)
+        store(sums, m * LANES, row)
+
+
+_load_bits, _splat_bits = loader(types.uint32, 64), splatter(types.uint32, 64)
+
+
+@njit(cache=True, nogil=True)
+def transpose_bits(words, columns):
+    """Bit i of flat uint32 `columns[q * width + c]` = bit c of row 32 q + i of `words` [rows, width / 64]."""
+    rows, width = words.shape[0], 64 * words.shape[1]
+    for q in range((rows + 31) // 32):
+        for w in range(words.shape[1]):
+            gathered = _splat_bits(np.uint32(0))
+            for i in range(min(32, rows - 32 * q)):
+                bit = _splat_bits(np.uint32(1) << np.uint32(i))
+                gathered = gathered | select(mask_of(words[32 * q + i, w]), bit, _splat_bits(np.uint32(0)))
+            store(columns, q * width + 64 * w, gathered)
+
+
+@njit(cache=True, nogil=True)
+def count_nonzeros(x):
+    """How many of flat float32 `x` are not zero."""
+    count = 0
+    whole = x.size - x.size % LANES
+    for i in range(0, whole, LANES):
+        count += _popcount(bits_of(differs(_load(x, i), _splat(np.float32(0)))))
+    for i in range(whole, x.size):
+        count += x[i] != 0
+    return count
+
+
+@njit(cache=True, nogil=True)
+def find_nonzeros(x, ends, columns, numbers):
+    """The nonzeros of `x` [rows, n] as compressed rows: those of row i are at `ends[i]` to `ends[i + 1]`."""
+    (rows, n), flat = x.shape, x.reshape(-1)
+    whole, count = n - n % LANES, 0
+    ends[0] = 0
+    for i in range(rows):
+        for j in range(0, whole, LANES):
+            found = bits_of(differs(_load(flat, i * n + j), _splat(np.float32(0))))
+            while found:
+                column = j + lowest_bit(found)
+                columns[count], numbers[count] = column, x[i, column]
                 count += 1
-        row = product[i]
-        row[:] = 0
-        for g in range(0, count, 4):
-            v0, v1, v2, v3 = weights[g], weights[g + 1], weights[g + 2], weights[g + 3]
-            b0, b1, b2, b3 = b[found[g]], b[found[g + 1]], b[found[g + 2]], b[found[g + 3]]
-            for j in range(row.size):
-                row[j] += v0 * b0[j] + v1 * b1[j] + v2 * b2[j] + v3 * b3[j]
+                found &= found - np.uint64(1)
+        for j in range(whole, n):
+            if x[i, j] != 0:
+                columns[count], numbers[count] = j, x[i, j]
+                count += 1
+        ends[i + 1] = count
+
+
+@njit(cache=True, nogil=True)
+def transpose_nonzeros(ends, columns, numbers, kept, their_ends, their_rows, their_numbers):
+    """Compressed rows as compressed columns, without the rows where `kept` is False."""
+    their_ends[:] = 0
+    for i in range(ends.size - 1):
+        if kept[i]:
+            for at in range(ends[i], ends[i + 1]):
+                their_ends[columns[at] + 1] += 1
+    for column in range(their_ends.size - 1):
+        their_ends[column + 1] += their_ends[column]
+    place = their_ends[:-1].copy()
+    for i in range(ends.size - 1):
+        if kept[i]:
+            for at in range(ends[i], ends[i + 1]):
+                to = place[columns[at]]
+                their_rows[to], their_numbers[to] = i, numbers[at]
+                place[columns[at]] = to + 1
+
+
+_PANEL = 2 * LANES
+_load_panel, _splat_panel = loader(types.float32, _PANEL), splatter(types.float32, _PANEL)
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def sparse_matmul(ends, columns, numbers, b, bias, product):
+    """`product` [m, n] = compressed rows [m, k] times `b` [k, n], plus `bias` [n]; n >= 2 LANES.
+
+    A panel of columns at a time, whose part of `b` fits the second cache and whose sums fit the registers.
+    """
+    (rows, n), flat, out = product.shape, b.reshape(-1), product.reshape(-1)
+    panels, chunks = (n + _PANEL - 1) // _PANEL, (rows + _ROWS - 1) // _ROWS
+    for task in prange(panels * chunks):
+        column, first = min(task // chunks * _PANEL, n - _PANEL), task % chunks * _ROWS
+        for i in range(first, min(first + _ROWS, rows)):
+            row = _load_panel(bias, column)
+            for at in range(ends[i], ends[i + 1]):
+                row = fma(_splat_panel(numbers[at]), _load_panel(flat, np.intp(columns[at]) * n + column), row)
+            store(out, i * n + column, row)
+
+
+@njit(cache=True, nogil=True)
+def nonzero_rows(x, found):
+    """Whether each row of `x` [rows, n] holds anything but zero."""
+    for i in range(x.shape[0]):
+        found[i] = False
+        for j in range(x.shape[1]):
+            if x[i, j] != 0:
+                found[i] = True
+                break
+
+
+@njit(cache=True, nogil=True)
+def column_sums(x, sums):
+    """Sum of each column of `x` [rows, n], row by row."""
+    sums[:] = 0
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            sums[j] += x[i, j]
+
+
+# --- elementwise ------------------------------------------------------------------------------------------------------
+
+
+@njit(inline="always")
+def _span(block, size):
+    """Where a block of `size` numbers starts, where its whole vectors end, and where it ends."""
+    start = block * _BLOCK
+    stop = min(start + _BLOCK, size)
+    return start, stop - (stop - start) % LANES, stop
+
+
+def _rational_tanh(lanes):
+    """tanh as a quotient of polynomials of degree 13 and 6, to a few units in the last place (as Eigen has it)."""
+    load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
+    limit = np.float32(7.90531110763549805)
+
+    @njit
+    def run(x, inner, outer, shift, y, start, stop):
+        for i in range(start, stop, lanes):
+            v = splat(inner) * load(x, i)
+            v = select(less(v, splat(-limit)), splat(-limit), v)  # a NaN is not less, and stays
+            v = select(less(splat(limit), v), splat(limit), v)
+            s = v * v
+            p = splat(np.float32(-2.76076847742355e-16))
+            p = fma(p, s, splat(np.float32(2.00018790482477e-13)))
+            p = fma(p, s, splat(np.float32(-8.60467152213735e-11)))
+            p = fma(p, s, splat(np.float32(5.12229709037114e-08)))
+            p = fma(p, s, splat(np.float32(1.48572235717979e-05)))
+            p = fma(p, s, splat(np.float32(6.37261928875436e-04)))
+            p = fma(p, s, splat(np.float32(4.89352455891786e-03)))
+            q = splat(np.float32(1.19825839466702e-06))
+            q = fma(q, s, splat(np.float32(1.18534705686654e-04)))
+            q = fma(q, s, splat(np.float32(2.26843463243900e-03)))
+            q = fma(q, s, splat(np.float32(4.89352518554385e-03)))
+            store(y, i, fma(splat(outer), v * p / q, splat(shift)))
+
+    return run
+
+
+_tanh_lanes, _tanh_one = _rational_tanh(LANES), _rational_tanh(1)
 
 
 @njit(parallel=True, cache=True, nogil=True, error_model="numpy")
-def rmsprop(parameter, gradient, mean, square, velocity, learning_rate, decay, momentum, stabilizer):
-    """Centred RMSprop with momentum over flat arrays, all of one floating type, in place."""
-    fresh = type(decay)(1) - decay
+def tanh(x, inner, outer, shift, y):
+    """Flat `y` = `outer` tanh(`inner` x) + `shift`: a tanh with 1, 1, 0, a sigmoid with 1/2, 1/2, 1/2."""
+    for block in prange((x.size + _BLOCK - 1) // _BLOCK):
+        start, middle, stop = _span(block, x.size)
+        _tanh_lanes(x, inner, outer, shift, y, start, middle)
+        _tanh_one(x, inner, outer, shift, y, middle, stop)
+
+
+TANH, SIGMOID, RELU, IDENTITY = range(4)
+"""Activations, for `through`."""
+
+
+@njit(inline="always")
+def _times_slope(activation, state, error, one):
+    """`error` times the slope of an activation where it gave `state`; `one` is a vector of ones."""
+    if activation == TANH:
+        return error * (one - state * state)
+    if activation == SIGMOID:
+        return error * (state * (one - state))
+    if activation == RELU:
+        return select(less(one - one, state), error, one - one)
+    return error
+
+
+def _through(lanes):
+    load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
+
+    @njit
+    def run(activation, state, error, scale, y, start, stop):
+        for i in range(start, stop, lanes):
+            scaled = splat(scale) * load(error, i)
+            store(y, i, _times_slope(activation, load(state, i), scaled, splat(np.float32(1))))
+
+    return run
+
+
+def _through_difference(lanes):
+    load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
+
+    @njit
+    def run(activation, state, a, b, scale, y, start, stop):
+        for i in range(start, stop, lanes):
+            scaled = splat(scale) * (load(a, i) - load(b, i))
+            store(y, i, _times_slope(activation, load(state, i), scaled, splat(np.float32(1))))
+
+    return run
+
+
+_through_lanes, _through_one = _through(LANES), _through(1)
+_difference_lanes, _difference_one = _through_difference(LANES), _through_difference(1)
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def through(activation, state, error, scale, y):
+    """Flat `y` = `scale` times `error` times the slope of `activation` where it gave `state`."""
+    for block in prange((state.size + _BLOCK - 1) // _BLOCK):
+        start, middle, stop = _span(block, state.size)
+        _through_lanes(activation, state, error, scale, y, start, middle)
+        _through_one(activation, state, error, scale, y, middle, stop)
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def through_difference(activation, state, a, b, scale, y):
+    """`through` for the error a - b."""
+    for block in prange((state.size + _BLOCK - 1) // _BLOCK):
+        start, middle, stop = _span(block, state.size)
+        _difference_lanes(activation, state, a, b, scale, y, start, middle)
+        _difference_one(activation, state, a, b, scale, y, middle, stop)
+
+
+def _axpy(lanes):
+    load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
+
+    @njit
+    def run(scale, x, y, z, start, stop):
+        for i in range(start, stop, lanes):
+            store(z, i, fma(splat(scale), load(x, i), load(y, i)))
+
+    return run
+
+
+_axpy_lanes, _axpy_one = _axpy(LANES), _axpy(1)
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def axpy(scale, x, y, z):
+    """Flat `z` = `scale` x + y."""
+    for block in prange((x.size + _BLOCK - 1) // _BLOCK):
+        start, middle, stop = _span(block, x.size)
+        _axpy_lanes(scale, x, y, z, start, middle)
+        _axpy_one(scale, x, y, z, middle, stop)
+
+
+def _rmsprop(lanes):
+    load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
+
+    @njit
+    def run(parameter, gradient, mean, square, velocity, rate, decay, momentum, stabilizer, start, stop):
+        fresh = np.float32(1) - decay
+        for i in range(start, stop, lanes):
+            g = load(gradient, i)
+            a = fma(splat(decay), load(mean, i), splat(fresh) * g)
+            s = fma(splat(decay), load(square, i), splat(fresh) * g * g)
+            v = splat(momentum) * load(velocity, i) - splat(rate) * g / sqrt(s - a * a + splat(stabilizer))
+            store(mean, i, a)
+            store(square, i, s)
+            store(velocity, i, v)
+            store(parameter, i, load(parameter, i) + v)
+
+    return run
+
+
+_rmsprop_lanes, _rmsprop_one = _rmsprop(LANES), _rmsprop(1)
+
+
+@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+def rmsprop(parameter, gradient, mean, square, velocity, rate, decay, momentum, stabilizer):
+    """Centred RMSprop with momentum over flat arrays of float32, in place: one pass over five arrays."""
     for block in prange((parameter.size + _BLOCK - 1) // _BLOCK):
-        start = block * _BLOCK
-        stop = min(start + _BLOCK, parameter.size)
-        scaled = np.empty(_BLOCK, parameter.dtype)
-        g, a, s = gradient[start:stop], mean[start:stop], square[start:stop]
-        for i in range(stop - start):
-            a[i] = decay * a[i] + fresh * g[i]
-            s[i] = decay * s[i] + fresh * g[i] * g[i]
-            scaled[i] = learning_rate * g[i] / np.sqrt(s[i] - a[i] * a[i] + stabilizer)
-        v, p = velocity[start:stop], parameter[start:stop]
-        for i in range(stop - start):
-            v[i] = momentum * v[i] - scaled[i]
-            p[i] += v[i]
+        start, middle, stop = _span(block, parameter.size)
+        _rmsprop_lanes(parameter, gradient, mean, square, velocity, rate, decay, momentum, stabilizer, start, middle)
+        _rmsprop_one(parameter, gradient, mean, square, velocity, rate, decay, momentum, stabilizer, middle, stop)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def cross_entropy(logits, labels, error):
+    """`error` = softmax of `logits` [batch, classes] less 1 at the label; returns the mean negative log-likelihood."""
+    loss = 0.0
+    for i in range(logits.shape[0]):
+        top = logits[i].max()
+        all_powers = np.float32(0)
+        for j in range(logits.shape[1]):
+            error[i, j] = np.exp(logits[i, j] - top)
+            all_powers += error[i, j]
+        loss += np.log(all_powers) - (logits[i, labels[i]] - top)
+        for j in range(logits.shape[1]):
+            error[i, j] /= all_powers
+        error[i, labels[i]] -= 1
+    return loss / logits.shape[0]
+
+
+# --- noise ------------------------------------------------------------------------------------------------------------
+
+_DRAWS = 32
+"""Counters of Philox taken at a time, which give four numbers each."""
+DRAWN = 4 * _DRAWS
+"""Normal numbers drawn at a time."""
+_load_counter, _splat_word = loader(types.uint64, _DRAWS), splatter(types.uint64, _DRAWS)
+_splat_draw, _splat_int = splatter(types.float32, _DRAWS), splatter(types.int32, _DRAWS)
+_to_int, _to_float = converter(types.int32), converter(types.float32)
+_read_int, _read_float = reader(types.int32, _DRAWS), reader(types.float32, _DRAWS)
+
+
+@njit(inline="always")
+def _philox(c0, c1, c2, c3, k0, k1):
+    """Philox4x32-10 (Salmon et al., SC 2011): four random words of 32 bits, each in a lane of 64."""
+    low, half = _splat_word(np.uint64(0xFFFFFFFF)), _splat_word(np.uint64(32))
+    for _ in range(10):
+        p0, p1 = _splat_word(np.uint64(0xD2511F53)) * c0, _splat_word(np.uint64(0xCD9E8D57)) * c2
+        c0, c1, c2, c3 = (p1 >> half) ^ c1 ^ _splat_word(k0), p1 & low, (p0 >> half) ^ c3 ^ _splat_word(k1), p0 & low
+        k0 = (k0 + np.uint64(0x9E3779B9)) & np.uint64(0xFFFFFFFF)
+        k1 = (k1 + np.uint64(0xBB67AE85)) & np.uint64(0xFFFFFFFF)
+    return c0, c1, c2, c3
+
+
+@njit(inline="always")
+def _log(x):
+    """Natural logarithm of float32 lanes in (0, 1], by the polynomial of Cephes' logf."""
+    bits = _read_int(x)
+    exponent = (bits >> _splat_int(np.int32(23))) - _splat_int(np.int32(126))
+    mantissa = _read_float((bits & _splat_int(np.int32(0x007FFFFF))) | _splat_int(np.int32(0x3F000000)))
+    below = less(mantissa, _splat_draw(np.float32(0.70710678)))
+    exponent = select(below, exponent - _splat_int(np.int32(1)), exponent)
+    f = select(below, mantissa + mantissa, mantissa) - _splat_draw(np.float32(1))
+    p = _splat_draw(np.float32(7.0376836292e-2))
+    p = fma(p, f, _splat_draw(np.float32(-1.1514610310e-1)))
+    p = fma(p, f, _splat_draw(np.float32(1.1676998740e-1)))
+    p = fma(p, f, _splat_draw(np.float32(-1.2420140846e-1)))
+    p = fma(p, f, _splat_draw(np.float32(1.4249322787e-1)))
+    p = fma(p, f, _splat_draw(np.float32(-1.6668057665e-1)))
+    p = fma(p, f, _splat_draw(np.float32(2.0000714765e-1)))
+    p = fma(p, f, _splat_draw(np.float32(-2.4999993993e-1)))
+    p = fma(p, f, _splat_draw(np.float32(3.3333331174e-1)))
+    s = f * f
+    p = fma(_splat_draw(np.float32(-0.5)), s, p * s * f)
+    return fma(_to_float(exponent), _splat_draw(np.float32(0.69314718)), f + p)
+
+
+@njit(inline="always")
+def _box_muller(radius_word, angle_word):
+    """Two standard normal vectors of two vectors of random words (Box and Muller, 1958).
+
+    The angle is a quarter turn or four from [-pi/4, pi/4], where sine and cosine are short polynomials (Cephes).
+    """
+    first = _to_float(_to_int(radius_word >> _splat_word(np.uint64(8))))
+    uniform = fma(first, _splat_draw(np.float32(2.0**-24)), _splat_draw(np.float32(2.0**-25)))
+    radius = sqrt(_splat_draw(np.float32(-2)) * _log(uniform))
+    bits = _to_int(angle_word)
+    angle = _to_float((bits << _splat_int(np.int32(2))) >> _splat_int(np.int32(8)))
+    angle = angle * _splat_draw(np.float32(np.pi / 4 / 2**23))
+    s = angle * angle
+    p = fma(_splat_draw(np.float32(-1.9515295891e-4)), s, _splat_draw(np.float32(8.3321608736e-3)))
+    p = fma(p, s, _splat_draw(np.float32(-1.6666654611e-1)))
+    sine = fma(p * s, angle, angle)
+    p = fma(_splat_draw(np.float32(2.443315711809948e-5)), s, _splat_draw(np.float32(-1.388731625493765e-3)))
+    p = fma(p, s, _splat_draw(np.float32(4.166664568298827e-2)))
+    cosine = fma(p * s, s, fma(_splat_draw(np.float32(-0.5)), s, _splat_draw(np.float32(1))))
+    zero = _splat_int(np.int32(0))
+    swapped = less(bits << _splat_int(np.int32(1)), zero)
+    radius = select(less(bits, zero), _splat_draw(np.float32(0)) - radius, radius)
+    return radius * select(swapped, sine, cosine), radius * select(swapped, cosine, sine)
+
+
+@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+def normal(key, counter, numbers):
+    """Standard normal float32 in flat `numbers`, a multiple of `DRAWN`, from a `key` and the upper part of a `counter`.
+
+    Each comes of its place alone, whoever draws it.
+    """
+    lanes = np.arange(_DRAWS).astype(np.uint64)
+    for block in prange(numbers.size // (4 * _DRAWS)):
+        c0 = _load_counter(lanes, 0) + _splat_word(np.uint64(block * _DRAWS))
+        c1, c2, c3 = _splat_word(counter[0]), _splat_word(counter[1]), _splat_word(counter[2])
+        c0, c1, c2, c3 = _philox(c0, c1, c2, c3, key[0], key[1])
+        x0, x1 = _box_muller(c0, c1)
+        x2, x3 = _box_muller(c2, c3)
+        place = block * 4 * _DRAWS
+        store(numbers, place, x0)
+        store(numbers, place + _DRAWS, x1)
+        store(numbers, place + 2 * _DRAWS, x2)
+        store(numbers, place + 3 * _DRAWS, x3)

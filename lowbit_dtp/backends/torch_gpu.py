@@ -6,13 +6,13 @@ import numpy as np
 import torch
 
 from ..formats import FixedPoint, Float, Format, Table
-from . import Array
+from . import Array, Backend
 
 # torch has no arithmetic on its wider unsigned integers, so codes and words travel as the signed type of the same bits.
 _SIGNED = {np.uint8: torch.uint8, np.uint16: torch.int32, np.uint32: torch.int32, np.uint64: torch.int64}
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """`Backend` for torch tensors."""
 
     def asarray(self, x: np.ndarray, like: Array) -> Array:
@@ -51,24 +51,20 @@ class TorchBackend:
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         return torch.matmul(a, b, out=out)
 
-    def tanh(self, x: Array) -> Array:
-        return torch.tanh(x)
+    def tanh(self, x: Array, out: Array | None = None) -> Array:
+        return torch.tanh(x, out=out)
 
-    def sigmoid(self, x: Array) -> Array:
-        return torch.sigmoid(x)
+    def sigmoid(self, x: Array, out: Array | None = None) -> Array:
+        return torch.sigmoid(x, out=out)
 
-    def relu(self, x: Array) -> Array:
-        return torch.relu(x)
+    def relu(self, x: Array, out: Array | None = None) -> Array:
+        return torch.clamp(x, min=0, out=out)
 
-    def softmax(self, x: Array) -> Array:
-        return torch.softmax(x, -1)
-
-    def one_hot(self, labels: Array, classes: int, like: Array) -> Array:
-        return torch.nn.functional.one_hot(labels, classes).to(like.dtype)
-
-    def log_loss(self, probability: Array, labels: Array) -> Array:
-        chosen = probability.gather(-1, labels[..., None])[..., 0]
-        return -torch.log(chosen.clamp(min=torch.finfo(chosen.dtype).tiny)).mean(-1)
+    def cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
+        log_probability = torch.log_softmax(logits, -1)
+        loss = -log_probability.gather(-1, labels[..., None])[..., 0].mean(-1)
+        one_hot = torch.nn.functional.one_hot(labels, logits.shape[-1]).to(logits.dtype)
+        return log_probability.exp() - one_hot, loss
 
     def rmsprop(
         self,

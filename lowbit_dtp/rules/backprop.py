@@ -44,7 +44,7 @@ class GradientRule(LearningRule):
         gradients = output_gradients(net, run, error, ledger)
         for i in reversed(range(self.lowest_trained(net), len(net.layers) - 1)):
             blame = blame_below(net, i + 1, error, ledger, moment.draws)
-            error = blame * net.layers[i].activation.slope(run.states[i])
+            error = net.layers[i].error_of(run.states[i], blame)
             gradients |= keyed(i, net.layers[i].gradients(run.received[i], error / error.shape[-2], ledger))
         return Step(gradients, loss)
 

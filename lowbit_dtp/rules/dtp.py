@@ -21,9 +21,13 @@ class DTP(TargetProp):
     source: ClassVar[str] = "Lee 2015, Algorithm 1, eqs. 3.13, 3.15"
 
     def target_below(self, net: Network, index: int, run: Pass, target: Array, ledger: Ledger, moment: Moment) -> Array:
-        """Target of layer `index - 1`: h - g(state above) + g(target above), eq. 3.15."""
+        """Target of layer `index - 1`: h + (g(target above) - g(state above)), eq. 3.15.
+
+        In this order the difference is exactly zero for a sample whose target says, in bits, what the state said.
+        """
         link, below = net.links[index], net.layers[index - 1]
-        here = below.recall(
-            link.send(run.states[index], Flow.FEEDBACK, "state", ledger, moment.draws), ledger, "target"
-        )
-        return run.states[index - 1] - here + super().target_below(net, index, run, target, ledger, moment)
+        said = link.send(run.states[index], Flow.FEEDBACK, "state", ledger, moment.draws)
+        here = below.recall(said, ledger, "target")
+        asked = link.send(target, Flow.FEEDBACK, "target", ledger, moment.draws)
+        wanted = below.recall(asked, ledger, "target", known=(said, here))
+        return run.states[index - 1] + (wanted - here)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from ..backends import Array, backend_of
+from ..backends import Array
 from ..formats import Float, Format, float32, parse
 from ..ledger import Flow, Ledger
 from ..links import Link
@@ -64,10 +64,7 @@ class LearningRule(ABC):
 
 def output_error(net: Network, logits: Array, labels: Array, ledger: Ledger) -> tuple[Array, Array]:
     """Gradient of each sample's negative log-likelihood at the logits, softmax - one-hot, and the mean loss."""
-    xp, output = backend_of(logits), net.layers[-1]
-    probability = output.probabilities(logits, ledger)
-    error = probability - xp.one_hot(labels, output.neurons, logits)
-    return error, xp.log_loss(probability, labels)
+    return net.layers[-1].cross_entropy(logits, labels, ledger)
 
 
 def blame_below(net: Network, index: int, error: Array, ledger: Ledger, draws: Draws) -> Array:

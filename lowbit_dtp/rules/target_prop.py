@@ -68,11 +68,11 @@ class TargetProp(LearningRule):
         gradients = output_gradients(net, run, error, ledger)
         if top:
             # the target of the top hidden layer (section 3.3): h - step dL/dh
-            target = run.states[top - 1] - self.target_step * blame_below(net, top, error, ledger, moment.draws)
+            state, blame = run.states[top - 1], blame_below(net, top, error, ledger, moment.draws)
+            target = backend_of(state).axpy(-self.target_step, blame, state)
         for i in reversed(range(top)):
             state, layer = run.states[i], net.layers[i]
-            miss = (2 / state.shape[-2]) * (state - target) * layer.activation.slope(state)
-            gradients |= keyed(i, layer.gradients(run.received[i], miss, ledger))
+            gradients |= keyed(i, layer.gradients(run.received[i], layer.local_error(state, target), ledger))
             if i:
                 target = self.target_below(net, i, run, target, ledger, moment)
         return gradients, loss
@@ -88,12 +88,12 @@ class TargetProp(LearningRule):
         sigma = self.noise_at(moment.epoch)
         for i, (layer, above) in enumerate(zip(net.layers[:-2], net.layers[1:-1], strict=True)):
             link, state = net.links[i + 1], run.states[i]
-            noise = backend_of(state).asarray(moment.draws.normal(f"noise {layer.name}", tuple(state.shape)), state)
-            noisy = state + sigma * noise
+            xp = backend_of(state)
+            noise = xp.asarray(moment.draws.normal(f"noise {layer.name}", tuple(state.shape)), state)
+            noisy = xp.axpy(sigma, noise, state)
             up = link.send(noisy, Flow.FORWARD, "noisy activity", ledger, moment.draws)
             lifted = above.state(up, ledger, "inverse")
             down = link.send(lifted, Flow.FEEDBACK, "echo", ledger, moment.draws)
             echo = layer.recall(down, ledger, "inverse")
-            miss = (2 / state.shape[-2]) * (echo - noisy) * layer.activation.slope(echo)
-            gradients |= keyed(i, layer.feedback_gradients(down, miss, ledger))
+            gradients |= keyed(i, layer.feedback_gradients(down, layer.local_error(echo, noisy), ledger))
         return gradients

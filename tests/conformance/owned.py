@@ -78,6 +78,25 @@ class CheckedBackend(NumbaBackend):
     def decode(self, codes: Owned, fmt: Format, like: Owned) -> Owned:
         return own(super().decode(np.asarray(codes), fmt, np.asarray(like)), owner_of("decode", codes, like))
 
+    def drive(self, signal: Signal, weight: Owned, bias: Owned) -> Owned:
+        return own(
+            super().drive(_plain(signal), np.asarray(weight), np.asarray(bias)),
+            owner_of("drive", signal.carried, weight, bias),
+        )
+
+    def gradients(self, signal: Signal, error: Owned, spent: Owned | None) -> tuple[Owned, Owned]:
+        owner = owner_of("gradients", signal.carried, error)
+        weight, bias = super().gradients(_plain(signal), np.asarray(error), None)
+        return own(weight, owner), own(bias, owner)
+
+    def cross_entropy(self, logits: Owned, labels: Owned) -> tuple[Owned, Any]:
+        error, loss = super().cross_entropy(np.asarray(logits), np.asarray(labels))
+        return own(error, owner_of("cross_entropy", logits, labels)), loss
+
+
+def _plain(signal: Signal) -> Signal:
+    return Signal(np.asarray(signal.carried), signal.format, np.asarray(signal.like))
+
 
 def _checked(name: str) -> Any:
     def method(self: CheckedBackend, *args: Any) -> Any:
@@ -87,7 +106,7 @@ def _checked(name: str) -> Any:
     return method
 
 
-for _name in ("matmul", "tanh", "sigmoid", "relu", "softmax", "one_hot", "log_loss"):
+for _name in ("matmul", "tanh", "sigmoid", "relu", "through", "through_difference", "axpy"):
     setattr(CheckedBackend, _name, _checked(_name))
 
 

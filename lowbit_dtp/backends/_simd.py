@@ -1,0 +1,314 @@
+"""Vectors of numbers for Numba kernels: a type whose values are `lanes` numbers, and what can be done with them.
+
+A kernel loads a vector from a flat array, calculates with `+ - * / & | ^ << >>` and the functions here, and stores it:
+
+    load = loader(types.float32, 64)
+
+    @njit
+    def double(x, y):
+        for i in range(0, x.size, 64):
+            v = load(x, i)
+            store(y, i, v + v)
+
+Vectors may be wider than those of the machine: LLVM cuts <64 x float> into four registers of AVX-512, eight of AVX2 or
+sixteen of NEON, and does without where there are none, so the kernels are correct for every target. Nothing checks
+bounds. Numba alone leaves loops over more than a few arrays scalar, which is why this is here.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, models, overload, register_model
+
+
+class Vector(types.Type):
+    """The Numba type of `lanes` numbers of type `element`."""
+
+    def __init__(self, element: types.Type, lanes: int) -> None:
+        self.element, self.lanes = element, lanes
+        super().__init__(name=f"Vector({element}, {lanes})")
+
+    @property
+    def ir(self) -> ir.VectorType:
+        """The vector in LLVM's words."""
+        return ir.VectorType(_element(self.element), self.lanes)
+
+    @property
+    def suffix(self) -> str:
+        """How the names of LLVM's functions tell the vector: `v16f32`."""
+        kind = "f" if isinstance(self.element, types.Float) else "i"
+        return f"v{self.lanes}{kind}{self.element.bitwidth}"
+
+
+def _element(number: types.Type) -> ir.Type:
+    if number == types.boolean:
+        return ir.IntType(1)
+    if isinstance(number, types.Float):
+        return ir.FloatType() if number.bitwidth == 32 else ir.DoubleType()
+    return ir.IntType(number.bitwidth)
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, vector.ir)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def _address(context: Any, builder: Any, array_type: types.Array, array: Any, index: Any, vector: Vector) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), vector.ir.as_pointer())
+
+
+def loader(element: types.Type, lanes: int) -> Any:
+    """`load(array, i)`: the `lanes` numbers that begin at `array[i]`, as a vector; `element` is the array's type."""
+    vector = Vector(element, lanes)
+
+    @intrinsic
+    def load(typing, array, i):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            address = _address(context, builder, signature.args[0], arguments[0], arguments[1], vector)
+            return builder.load(address, align=1)
+
+        return vector(array, types.intp), generate
+
+    return load
+
+
+@intrinsic
+def store(typing, array, i, vector):  # type: ignore[no-untyped-def]
+    """Write `vector` to `array[i]` and what follows."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        array, i, value = arguments
+        builder.store(value, _address(context, builder, signature.args[0], array, i, signature.args[2]), align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), generate
+
+
+def splatter(element: types.Type, lanes: int) -> Any:
+    """`splat(x)`: a vector of `lanes` times `x`."""
+    vector = Vector(element, lanes)
+
+    @intrinsic
+    def splat(typing, x):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            return _splat(builder, arguments[0], vector)
+
+        return vector(element), generate
+
+    return splat
+
+
+def _splat(builder: Any, x: Any, vector: Vector) -> Any:
+    undefined = ir.Constant(vector.ir, ir.Undefined)
+    first = builder.insert_element(undefined, x, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), vector.lanes), None))
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def _lanewise(floating: str | None, signed: str, unsigned: str) -> Any:
+    """A function of two vectors of one type that is an instruction of LLVM, by the kind of number."""
+
+    @intrinsic
+    def combine(typing, a, b):  # type: ignore[no-untyped-def]
+        if not isinstance(a, Vector) or a != b:
+            return None
+        number = a.element
+        name = floating if isinstance(number, types.Float) else signed if getattr(number, "signed", False) else unsigned
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            return getattr(builder, name)(*arguments)
+
+        return a(a, a), generate
+
+    return combine
+
+
+def _overload(symbol: Callable, function: Any) -> None:
+    @overload(symbol)
+    def choose(a, b):  # type: ignore[no-untyped-def]
+        if isinstance(a, Vector) and a == b:
+            return lambda a, b: function(a, b)
+        return None
+
+
+_overload(operator.add, _lanewise("fadd", "add", "add"))
+_overload(operator.sub, _lanewise("fsub", "sub", "sub"))
+_overload(operator.mul, _lanewise("fmul", "mul", "mul"))
+_overload(operator.truediv, _lanewise("fdiv", "sdiv", "udiv"))
+_overload(operator.and_, _lanewise(None, "and_", "and_"))
+_overload(operator.or_, _lanewise(None, "or_", "or_"))
+_overload(operator.xor, _lanewise(None, "xor", "xor"))
+_overload(operator.lshift, _lanewise(None, "shl", "shl"))
+_overload(operator.rshift, _lanewise(None, "ashr", "lshr"))
+
+
+def _function(name: str, arity: int) -> Any:
+    """A function of LLVM over vectors of one type, which gives one more of it."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        vector = signature.return_type
+        return _call(builder, f"llvm.{name}.{vector.suffix}", vector.ir, arguments)
+
+    if arity == 1:
+
+        @intrinsic
+        def function(typing, a):  # type: ignore[no-untyped-def]
+            return a(a), generate
+    elif arity == 2:
+
+        @intrinsic
+        def function(typing, a, b):  # type: ignore[no-untyped-def]
+            return a(a, a), generate
+    else:
+
+        @intrinsic
+        def function(typing, a, b, c):  # type: ignore[no-untyped-def]
+            return a(a, a, a), generate
+
+    return function
+
+
+def _call(builder: Any, name: str, result: ir.Type, arguments: Any) -> Any:
+    known = builder.module.globals.get(name)
+    return builder.call(
+        known or ir.Function(builder.module, ir.FunctionType(result, [x.type for x in arguments]), name), arguments
+    )
+
+
+fma = _function("fmuladd", 3)
+"""`a * b + c`, rounded once where the machine can."""
+sqrt = _function("sqrt", 1)
+round_even = _function("rint", 1)
+"""The nearest whole number, half to even."""
+smaller = _function("minnum", 2)
+"""The smaller of two floating-point numbers."""
+larger = _function("maxnum", 2)
+popcount = _function("ctpop", 1)
+"""Bits set, lane by lane."""
+
+
+@intrinsic
+def total(typing, a):  # type: ignore[no-untyped-def]
+    """Sum of the lanes of a vector of integers."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        vector = signature.args[0]
+        return _call(builder, f"llvm.vector.reduce.add.{vector.suffix}", _element(vector.element), arguments)
+
+    return a.element(a), generate
+
+
+# --- masks and conversions --------------------------------------------------------------------------------------------
+
+
+def _comparison(symbol: str) -> Any:
+    @intrinsic
+    def compare(typing, a, b):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            number = signature.args[0].element
+            if isinstance(number, types.Float):
+                compared = builder.fcmp_unordered if symbol == "!=" else builder.fcmp_ordered
+            else:
+                compared = builder.icmp_signed if number.signed else builder.icmp_unsigned
+            return compared(symbol, *arguments)
+
+        return Vector(types.boolean, a.lanes)(a, a), generate
+
+    return compare
+
+
+at_least = _comparison(">=")
+"""Mask of the lanes in which `a >= b`; NaN is not."""
+less = _comparison("<")
+differs = _comparison("!=")
+"""Mask of the lanes in which `a != b`; NaN differs from all, itself included."""
+
+
+@intrinsic
+def select(typing, mask, a, b):  # type: ignore[no-untyped-def]
+    """`a` where `mask`, else `b`."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.select(*arguments)
+
+    return a(mask, a, a), generate
+
+
+@intrinsic
+def bits_of(typing, mask):  # type: ignore[no-untyped-def]
+    """A mask of 8, 16, 32 or 64 lanes as an unsigned number, lane 0 in the least significant bit."""
+    number = {8: types.uint8, 16: types.uint16, 32: types.uint32, 64: types.uint64}[mask.lanes]
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(arguments[0], _element(number))
+
+    return number(mask), generate
+
+
+@intrinsic
+def mask_of(typing, bits):  # type: ignore[no-untyped-def]
+    """The mask of which `bits_of` made the unsigned number `bits`."""
+    mask = Vector(types.boolean, bits.bitwidth)
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(arguments[0], mask.ir)
+
+    return mask(bits), generate
+
+
+def converter(element: types.Type) -> Any:
+    """`convert(a)`: the lanes of a vector as numbers of type `element`; between widths, unsigned ones gain zeros."""
+
+    @intrinsic
+    def convert(typing, a):  # type: ignore[no-untyped-def]
+        to = Vector(element, a.lanes)
+        number = a.element
+        if isinstance(number, types.Float):
+            name = "fptosi" if element.signed else "fptoui"
+        elif isinstance(element, types.Float):
+            name = "sitofp" if number.signed else "uitofp"
+        elif element.bitwidth < number.bitwidth:
+            name = "trunc"
+        else:
+            name = "sext" if number.signed else "zext"
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            return getattr(builder, name)(arguments[0], to.ir)
+
+        return to(a), generate
+
+    return convert
+
+
+def reader(element: types.Type, lanes: int) -> Any:
+    """`read(a)`: the bits of a vector, read as `lanes` numbers of type `element`."""
+    vector = Vector(element, lanes)
+
+    @intrinsic
+    def read(typing, a):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            return builder.bitcast(arguments[0], vector.ir)
+
+        return vector(a), generate
+
+    return read
+
+
+@intrinsic
+def lowest_bit(typing, bits):  # type: ignore[no-untyped-def]
+    """Position of the lowest bit set in an unsigned number; its width if none is."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.zext(builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0)), ir.IntType(64))
+
+    return types.int64(bits), generate

@@ -1,0 +1,82 @@
+"""NumPy arrays without a compiled kernel: what the kernels are held to, and what runs where they do not."""
+
+from functools import cache
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from ..formats import Format, Table
+from . import Array, Backend
+
+
+@cache
+def blas() -> ThreadpoolController:
+    """The BLAS of NumPy and SciPy, whose bits depend on how many threads it uses."""
+    return ThreadpoolController().select(user_api="blas")
+
+
+class NumpyBackend(Backend):
+    """`Backend` for NumPy arrays, in plain NumPy."""
+
+    def asarray(self, x: np.ndarray, like: Array) -> Array:
+        return x.astype(like.dtype, copy=False) if x.dtype.kind == "f" else x
+
+    def encode(self, x: Array, fmt: Format, uniform: Array | None) -> Array:
+        if isinstance(fmt, Table):
+            if np.isnan(x).any():
+                raise ValueError(f"{fmt.name} cannot send NaN")
+            return np.searchsorted(thresholds(fmt, x.dtype), x, side="right").astype(fmt.code_dtype)
+        return fmt.encode(x, uniform)
+
+    def decode(self, codes: Array, fmt: Format, like: Array) -> Array:
+        return fmt.decode(codes, like.dtype)
+
+    def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[int, int]:
+        toggles = np.bitwise_count(codes[..., 1:, :] ^ codes[..., :-1, :]).sum(dtype=np.int64)
+        if previous is not None and codes.shape[-2]:
+            toggles += np.bitwise_count(codes[..., 0, :] ^ previous).sum(dtype=np.int64)
+        return int(np.bitwise_count(codes).sum(dtype=np.int64)), int(toggles)
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        with blas().limit(limits=1):
+            return np.matmul(a, b, out=out)
+
+    def tanh(self, x: Array, out: Array | None = None) -> Array:
+        return np.tanh(x, out=out)
+
+    def sigmoid(self, x: Array, out: Array | None = None) -> Array:
+        return np.add(0.5 * np.tanh(0.5 * x), 0.5, out=out)
+
+    def relu(self, x: Array, out: Array | None = None) -> Array:
+        return np.maximum(x, 0, out=out)
+
+    def cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
+        powers = np.exp(logits - logits.max(-1, keepdims=True))
+        probability = powers / powers.sum(-1, keepdims=True)
+        chosen = np.take_along_axis(probability, labels[..., None], -1)[..., 0]
+        loss = -np.log(np.maximum(chosen, np.finfo(chosen.dtype).tiny)).mean(-1)
+        return probability - np.eye(logits.shape[-1], dtype=logits.dtype)[labels], loss
+
+    def rmsprop(
+        self,
+        parameter: Array,
+        gradient: Array,
+        state: tuple[Array, Array, Array],
+        learning_rate: float,
+        decay: float,
+        momentum: float,
+        stabilizer: float,
+    ) -> None:
+        mean, square, velocity = state
+        mean[...] = decay * mean + (1 - decay) * gradient
+        square[...] = decay * square + (1 - decay) * gradient**2
+        velocity[...] = momentum * velocity - learning_rate * gradient / np.sqrt(square - mean**2 + stabilizer)
+        parameter += velocity
+
+
+@cache
+def thresholds(fmt: Table, dtype: np.dtype) -> np.ndarray:
+    """Thresholds in the type of the states, rounded up: `x >= t` then means the same for every `x` of that type."""
+    exact = np.asarray(fmt.thresholds, np.float64)
+    rounded = exact.astype(dtype)
+    return np.where(rounded < exact, np.nextafter(rounded, dtype.type(np.inf)), rounded)
