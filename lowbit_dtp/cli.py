@@ -482,7 +482,8 @@ def _export(
     from export import export_network
 
     made = export_network(
-        run / "network.safetensors", target, folder, weights, signals, samples.test.pixels[:GOLDEN_SAMPLES], verify,
+        run / "network.safetensors", target, folder, weights, signals,
+        samples.test.part(slice(GOLDEN_SAMPLES))[0], verify,
         (samples.test.pixels, samples.test.labels),
     )  # fmt: skip
     accuracy = made.accuracy.as_dict() if made.accuracy else {}

@@ -228,8 +228,8 @@ def run(
     net, rule, optimizer = experiment.network(), experiment.learning_rule(), experiment.make_optimizer()
     inference = net.with_links(rule.inference_links(net.links))
     rule.training_links(net.links)
-    if experiment.sizes[0] != data.train.pixels.shape[1]:
-        raise ExperimentError(f"sizes: {data.name} has {data.train.pixels.shape[1]} pixels, not {experiment.sizes[0]}")
+    if experiment.sizes[0] != data.train.stored.shape[1]:
+        raise ExperimentError(f"sizes: {data.name} has {data.train.stored.shape[1]} pixels, not {experiment.sizes[0]}")
     if experiment.sizes[-1] < data.classes:
         raise ExperimentError(
             f"sizes: {data.name} has {data.classes} classes, so {experiment.sizes[-1]} outputs are few"

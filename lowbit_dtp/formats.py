@@ -51,7 +51,7 @@ class Format(ABC):
         """Whether `encode` needs random numbers."""
         return False
 
-    @property
+    @cached_property
     def code_dtype(self) -> type[np.unsignedinteger[Any]]:
         """Smallest unsigned NumPy type that holds a code."""
         for dtype in (np.uint8, np.uint16, np.uint32):

@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from .activations import ACTIVATIONS, Activation
-from .backends import Array, backend_of
+from .backends import Array, Outer, backend_of
 from .ledger import Access, Ledger, Work
 from .links import Signal
 
@@ -100,7 +100,8 @@ class Layer:
         """
         parameter = getattr(self, name)
         optimizer.update((self.name, name), parameter, gradient)
-        self._spent[name] = gradient
+        if not isinstance(gradient, Outer):
+            self._spent[name] = gradient
         self._count(ledger, self._count_update, name, type(optimizer))
 
     def local_error(self, state: Array, target: Array) -> Array:

@@ -26,7 +26,7 @@ class Signal:
     made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """What a backend made of the signal, to make it once."""
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """[..., batch, neurons]."""
         neurons = self.carried.shape[-1] if self.packed_neurons is None else self.packed_neurons
@@ -73,7 +73,7 @@ class Link:
             if isinstance(getattr(self, way), str):
                 object.__setattr__(self, way, parse(getattr(self, way)))
 
-    @property
+    @cached_property
     def name(self) -> str:
         """`lower-upper`."""
         return f"{self.lower}-{self.upper}"

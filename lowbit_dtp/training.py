@@ -66,7 +66,7 @@ def fit(
         order = list(minibatches(len(samples.labels), batch, seed, progress.epoch * len(phases) + progress.phase))
         for indices in order[progress.minibatch :]:
             moment = Moment(progress.epoch, phase, Draws(seed, progress.step))
-            step = rule.step(trainee, samples.pixels[indices], samples.labels[indices], ledger, moment)
+            step = rule.step(trainee, *samples.part(indices), ledger, moment)
             optimizer.apply(trainee, step.gradients, ledger)
             progress.minibatch += 1
             progress.step += 1
@@ -89,10 +89,10 @@ def evaluate(net: Network, samples: Samples, ledger: Ledger | None = None, batch
     ledger = Ledger() if ledger is None else ledger
     wrong = 0
     for start in range(0, len(samples.labels), batch):
-        part = slice(start, start + batch)
-        guess = net.classify(samples.pixels[part], ledger, Draws(0, start))
-        wrong += int((guess != samples.labels[part]).sum())
+        pixels, labels = samples.part(slice(start, start + batch))
+        guess = net.classify(pixels, ledger, Draws(0, start))
+        wrong += int((guess != labels).sum())
         ledger.steps += 1
-        ledger.samples += len(samples.labels[part])
+        ledger.samples += len(labels)
     ledger.epochs += 1
     return 100 * wrong / np.float64(len(samples.labels)).item()

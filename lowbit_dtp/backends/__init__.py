@@ -9,6 +9,8 @@ the same to rounding.
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -34,11 +36,31 @@ class Carried(NamedTuple):
     toggles: int
 
 
+class Outer:
+    """A gradient `signal.T @ error` not yet multiplied, so that an optimizer can do it and update in one pass."""
+
+    def __init__(self, signal: "Signal", error: Array, multiply: Callable[["Signal", Array], Array]) -> None:
+        self.signal, self.error, self._multiply = signal, error, multiply
+
+    @cached_property
+    def product(self) -> Array:
+        """The gradient [below, neurons]."""
+        return self._multiply(self.signal, self.error)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.product, dtype)
+
+
+def multiplied(gradient: Array) -> Array:
+    """A gradient as an array, whether or not it has been multiplied."""
+    return gradient.product if isinstance(gradient, Outer) else gradient
+
+
 class Backend(ABC):
     """What a device must do. Results are new arrays unless said otherwise.
 
-    What is abstract has no spelling that NumPy and torch share; the rest is here as it reads in a paper, for a backend to
-    do faster.
+    What is abstract has no spelling that NumPy and torch share; the rest is here as it reads in a paper, for a backend
+    to do faster.
     """
 
     @abstractmethod
@@ -79,7 +101,10 @@ class Backend(ABC):
         return drive
 
     def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
-        """`signal.T @ error`, into `spent` if given, and the sum of `error` over the batch."""
+        """`signal.T @ error`, into `spent` if given, and the sum of `error` over the batch.
+
+        The first may be an `Outer`, which `rmsprop` takes too.
+        """
         return self.matmul(signal.values.mT, error, spent), error.sum(-2)
 
     def same_rows(self, signal: "Signal", other: "Signal") -> Array | None:

@@ -5,15 +5,14 @@ for what is left. Blocks of work depend on shapes alone, so the bits of a result
 """
 
 import numpy as np
-from llvmlite import ir
 from numba import njit, prange, types
-from numba.extending import intrinsic
 
 from ._simd import (
     at_least,
     bits_of,
     converter,
     differs,
+    fetch,
     fma,
     less,
     loader,
@@ -159,44 +158,46 @@ def _popcount(word):
     return np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
-# --- products ---------------------------------------------------------------------------------------------------------
+# --- centred RMSprop with momentum, for what follows ------------------------------------------------------------------
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def matmul(kind, a, a_layout, a_row, b, b_layout, b_row, product, product_row, m, k, n, block, one_zero):
-    """BLAS products of [m, k] at address `a` and [k, n] at `b`, one for each `block` columns of [m, n] at `product`.
+def _rmsprop(lanes):
+    load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
 
-    A layout is `n` for rows one after another, `t` for columns; a row (or column) is `*_row` numbers after the last.
-    `kind` is `s` or `d`; `one_zero` holds 1 and 0 of that type. BLAS wants columns one after another, so it is told to
-    multiply the transposed, b.T times a.T.
+    @njit(error_model="numpy")
+    def run(p, a, s, v, g, place, rate, decay, momentum, stabilizer, start, stop):
+        fresh = splat(np.float32(1) - decay)
+        for i in range(start, stop, lanes):
+            gradient, at = load(g, i), place + i
+            mean = fma(splat(decay), load(a, at), fresh * gradient)
+            square = fma(splat(decay), load(s, at), fresh * gradient * gradient)
+            scaled = splat(rate) * gradient / sqrt(square - mean * mean + splat(stabilizer))
+            velocity = splat(momentum) * load(v, at) - scaled
+            store(a, at, mean)
+            store(s, at, square)
+            store(v, at, velocity)
+            store(p, at, load(p, at) + velocity)
+
+    return run
+
+
+_rmsprop_lanes, _rmsprop_one = _rmsprop(LANES), _rmsprop(1)
+
+
+@njit
+def _update(p, a, s, v, g, place, size, rate, decay, momentum, stabilizer):
+    """RMSprop of `size` numbers from `place` on of a parameter, its mean, square and velocity, by a gradient from 0 on.
+
+    Vectors begin where `p` is aligned, not to straddle two cache lines: large arrays mostly lie alike.
     """
-    item = one_zero.itemsize
-    step = item if b_layout == ord("n") else b_row * item
-    one = one_zero.ctypes.data
-    for i in prange((n + block - 1) // block):
-        start = i * block
-        _gemm(kind, b_layout, a_layout, min(block, n - start), m, k, _pointer(one), _pointer(b + start * step), b_row,
-              _pointer(a), a_row, _pointer(one + item), _pointer(product + start * item), product_row)  # fmt: skip
+    skip = min((-(p.ctypes.data // 4 + place)) % 16, size)
+    middle = size - (size - skip) % LANES
+    _rmsprop_one(p, a, s, v, g, place, rate, decay, momentum, stabilizer, 0, skip)
+    _rmsprop_lanes(p, a, s, v, g, place, rate, decay, momentum, stabilizer, skip, middle)
+    _rmsprop_one(p, a, s, v, g, place, rate, decay, momentum, stabilizer, middle, size)
 
 
-# the BLAS of SciPy as Numba's own `numpy.dot` calls it, which lets a product be cut without copying its parts
-_gemm = types.ExternalFunction(
-    "numba_xxgemm",
-    types.intc(
-        types.char, types.char, types.char, types.intp, types.intp, types.intp, types.voidptr, types.voidptr,
-        types.intp, types.voidptr, types.intp, types.voidptr, types.voidptr, types.intp,
-    ),
-)  # fmt: skip
-
-
-@intrinsic
-def _pointer(typing_context, address):
-    """The address as the pointer that BLAS wants."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-
-    return types.voidptr(types.intp), generate
+# --- products ---------------------------------------------------------------------------------------------------------
 
 
 def _tiles(lanes):
@@ -204,51 +205,85 @@ def _tiles(lanes):
     load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
 
     @njit
-    def run(a, first, last, panel, sums):
-        for m in range(first, last, 6):
-            m0, m1, m2 = m, min(m + 1, last - 1), min(m + 2, last - 1)
-            m3, m4, m5 = min(m + 3, last - 1), min(m + 4, last - 1), min(m + 5, last - 1)
-            s0 = s1 = s2 = s3 = s4 = s5 = splat(np.float32(0))
-            for k in range(a.shape[1]):
+    def run(a, step, start, depth, rows, panel, sums):
+        for m in range(0, rows, 6):
+            m1, m2, m3 = min(m + 1, rows - 1), min(m + 2, rows - 1), min(m + 3, rows - 1)
+            m4, m5 = min(m + 4, rows - 1), min(m + 5, rows - 1)
+            a0, a1, a2 = start + m * step, start + m1 * step, start + m2 * step
+            a3, a4, a5 = start + m3 * step, start + m4 * step, start + m5 * step
+            s0, s1, s2 = load(sums, m * lanes), load(sums, m1 * lanes), load(sums, m2 * lanes)
+            s3, s4, s5 = load(sums, m3 * lanes), load(sums, m4 * lanes), load(sums, m5 * lanes)
+            for k in range(depth):
                 b = load(panel, k * lanes)
-                s0, s1 = fma(splat(a[m0, k]), b, s0), fma(splat(a[m1, k]), b, s1)
-                s2, s3 = fma(splat(a[m2, k]), b, s2), fma(splat(a[m3, k]), b, s3)
-                s4, s5 = fma(splat(a[m4, k]), b, s4), fma(splat(a[m5, k]), b, s5)
-            store(sums, (m5 - first) * lanes, s5)
-            store(sums, (m4 - first) * lanes, s4)
-            store(sums, (m3 - first) * lanes, s3)
-            store(sums, (m2 - first) * lanes, s2)
-            store(sums, (m1 - first) * lanes, s1)
-            store(sums, (m0 - first) * lanes, s0)
+                s0 = fma(splat(fetch(a, a0 + k)), b, s0)
+                s1 = fma(splat(fetch(a, a1 + k)), b, s1)
+                s2 = fma(splat(fetch(a, a2 + k)), b, s2)
+                s3 = fma(splat(fetch(a, a3 + k)), b, s3)
+                s4 = fma(splat(fetch(a, a4 + k)), b, s4)
+                s5 = fma(splat(fetch(a, a5 + k)), b, s5)
+            store(sums, m * lanes, s0)
+            store(sums, m1 * lanes, s1)
+            store(sums, m2 * lanes, s2)
+            store(sums, m3 * lanes, s3)
+            store(sums, m4 * lanes, s4)
+            store(sums, m5 * lanes, s5)
 
     return run
 
 
 _wide_tiles, _narrow_tiles = _tiles(LANES), _tiles(16)
-_TILE_ROWS = 48
+_DEPTH = 512
+"""Rows of a panel that are multiplied before the next: they fit the second cache."""
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def small_matmul(a, b, bias, product):
-    """`product` [m, n] = `a` [m, k] times `b` [k, n], of any layout, plus `bias` [n]: where calling BLAS costs more."""
-    (rows, depth), columns = a.shape, b.shape[1]
-    lanes = 16 if columns <= 16 else LANES
-    panels, chunks = (columns + lanes - 1) // lanes, (rows + _TILE_ROWS - 1) // _TILE_ROWS
+def matmul(a, b, lanes, bias, product):
+    """`product` [m, n] = `a` [m, k] times `b` [k, n] of any layout, plus `bias` [n]; 16 or `LANES` columns at a time.
+
+    A panel of `b` is copied to where it is aligned, and multiplied while it is in the cache.
+    """
+    rows, depth = a.shape
+    columns = b.shape[1]
+    flat, out = a.reshape(-1), product.reshape(-1)
+    panels, chunks = (columns + lanes - 1) // lanes, (rows + _ROWS - 1) // _ROWS
     for task in prange(panels * chunks):
-        column, first = task % panels * lanes, task // panels * _TILE_ROWS
-        last, width = min(first + _TILE_ROWS, rows), min(lanes, columns - column)
-        panel, sums = _aligned(depth * lanes), _aligned(_TILE_ROWS * lanes)
-        panel[:] = 0
-        for k in range(depth):
-            for j in range(width):
-                panel[k * lanes + j] = b[k, column + j]
-        if lanes == LANES:
-            _wide_tiles(a, first, last, panel, sums)
+        column, first = task // chunks * lanes, task % chunks * _ROWS
+        count, width = min(_ROWS, rows - first), min(lanes, columns - column)
+        panel, sums = _aligned(_DEPTH * lanes), _aligned(_ROWS * lanes)
+        if width < lanes:
+            panel[:] = 0
+        _copy_rows(bias, column, 0, sums, 0, lanes, count, width)
+        for k in range(0, depth, _DEPTH):
+            deep = min(_DEPTH, depth - k)
+            _copy_panel(b, k, deep, column, width, lanes, panel)
+            if lanes == LANES:
+                _wide_tiles(flat, depth, first * depth + k, deep, count, panel, sums)
+            else:
+                _narrow_tiles(flat, depth, first * depth + k, deep, count, panel, sums)
+        _copy_rows(sums, 0, lanes, out, first * columns + column, columns, count, width)
+
+
+@njit
+def _copy_rows(x, start, step, y, place, row, rows, width):
+    """Write `rows` rows of `width` numbers, `step` apart in flat `x`, to flat `y`, `row` apart."""
+    for m in range(rows):
+        if width == LANES:
+            store(y, place + m * row, _load(x, start + m * step))
         else:
-            _narrow_tiles(a, first, last, panel, sums)
-        for m in range(last - first):
             for j in range(width):
-                product[first + m, column + j] = sums[m * lanes + j] + bias[column + j]
+                y[place + m * row + j] = x[start + m * step + j]
+
+
+@njit(inline="always")
+def _copy_panel(b, k, deep, column, width, lanes, panel):
+    if b.strides[0] < b.strides[1]:
+        for j in range(width):
+            for i in range(deep):
+                panel[i * lanes + j] = b[k + i, column + j]
+    else:
+        for i in range(deep):
+            for j in range(width):
+                panel[i * lanes + j] = b[k + i, column + j]
 
 
 @njit
@@ -270,29 +305,58 @@ def row_tables(words, row_step, block_step, low, high, weight, bias, product):
     """`product` [rows, n] = two-valued numbers [rows, k] times `weight` [k, n], plus `bias` [n]; n >= LANES.
 
     The method of the Four Russians (Arlazarov et al., 1970): the 16 possible sums of each four rows of `weight` are
-    made once, and four bits of a row choose one. Bits 32 q to 32 q + 31 of row m are `words[m * row_step + q * block_step]`
-    and stand for `low` or `high`. The last columns overlap their neighbours, rather than being a special case.
+    made once, and four bits of a row choose one. Bits 32 q to 32 q + 31 of row m are in
+    `words[m * row_step + q * block_step]`, and stand for `low` or `high`. The last columns overlap their neighbours,
+    rather than being a special case.
     """
-    (rows, n), k = product.shape, weight.shape[0]
+    rows, n = product.shape
     w, out = weight.reshape(-1), product.reshape(-1)
     panels, chunks = (n + LANES - 1) // LANES, (rows + _ROWS - 1) // _ROWS
     for task in prange(panels * chunks):
         column, first = min(task % panels * LANES, n - LANES), task // panels * _ROWS
-        last = min(first + _ROWS, rows)
         table, sums = _aligned(_GROUPS * 16 * LANES), _aligned(_ROWS * LANES)
-        for m in range(last - first):
-            store(sums, m * LANES, _load(bias, column))
-        for q in range((k + 31) // 32):
-            groups = min(_GROUPS, (k - 32 * q + 3) // 4)
-            for u in range(groups):
-                _subset_sums(w, 32 * q + 4 * u, k, n, column, low, high, table, u * 16 * LANES)
-            start = first * row_step + q * block_step
-            if groups == _GROUPS:  # a constant, which unrolls the loop inside
-                _look_up(words, start, row_step, table, _GROUPS, sums, last - first)
-            else:
-                _look_up(words, start, row_step, table, groups, sums, last - first)
-        for m in range(last - first):
-            store(out, (first + m) * n + column, _load(sums, m * LANES))
+        count = min(_ROWS, rows - first)
+        _add_up(words, first * row_step, row_step, block_step, low, high, w, n, column, bias, table, sums, count)
+        _copy_rows(sums, 0, LANES, out, first * n + column, n, count, LANES)
+
+
+@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+def row_tables_rmsprop(
+    words, row_step, block_step, low, high, error, parameter, mean, square, velocity, rate, decay, momentum, stabilizer
+):
+    """`rmsprop` by the gradient that `row_tables` makes of an `error` [k, n], some rows at a time, while in cache."""
+    rows, n = parameter.shape
+    w, none, p = error.reshape(-1), np.zeros(n, np.float32), parameter.reshape(-1)
+    a, s, v = mean.reshape(-1), square.reshape(-1), velocity.reshape(-1)
+    for task in prange((rows + _UPDATED - 1) // _UPDATED):
+        first = task * _UPDATED
+        count = min(_UPDATED, rows - first)
+        table, sums, g = _aligned(_GROUPS * 16 * LANES), _aligned(_UPDATED * LANES), _aligned(_UPDATED * n)
+        for panel in range((n + LANES - 1) // LANES):
+            column = min(panel * LANES, n - LANES)
+            _add_up(words, first * row_step, row_step, block_step, low, high, w, n, column, none, table, sums, count)
+            _copy_rows(sums, 0, LANES, g, column, n, count, LANES)
+        _update(p, a, s, v, g, first * n, count * n, rate, decay, momentum, stabilizer)
+
+
+_UPDATED = 128
+"""Rows of a parameter that are updated as soon as their gradient is known."""
+
+
+@njit
+def _add_up(words, start, row_step, block_step, low, high, w, n, column, bias, table, sums, rows):
+    """Sums [rows, LANES] of what the words from `start` on choose of the panel of flat `w` [k, n] at `column`."""
+    k = w.size // n
+    for m in range(rows):
+        store(sums, m * LANES, _load(bias, column))
+    for q in range((k + 31) // 32):
+        groups = min(_GROUPS, (k - 32 * q + 3) // 4)
+        for u in range(groups):
+            _subset_sums(w, 32 * q + 4 * u, k, n, column, low, high, table, u * 16 * LANES)
+        if groups == _GROUPS:  # a constant, which unrolls the loop inside
+            _look_up(words, start + q * block_step, row_step, table, _GROUPS, sums, rows)
+        else:
+            _look_up(words, start + q * block_step, row_step, table, groups, sums, rows)
 
 
 @njit(inline="always")
@@ -312,7 +376,7 @@ def _subset_sums(w, row, k, n, column, low, high, table, place):
 def _look_up(words, start, row_step, table, groups, sums, rows):
     """Add, for each of `rows`, the `groups` sums of `table` that the nibbles of its word choose."""
     for m in range(rows):
-        word = words[start + m * row_step]
+        word = fetch(words, start + m * row_step)
         row = _load(sums, m * LANES)
         for u in range(groups):
             chosen = u * 16 + np.intp((word >> np.uint32(4 * u)) & np.uint32(15))
@@ -388,25 +452,51 @@ def transpose_nonzeros(ends, columns, numbers, kept, their_ends, their_rows, the
                 place[columns[at]] = to + 1
 
 
-_PANEL = 2 * LANES
-_load_panel, _splat_panel = loader(types.float32, _PANEL), splatter(types.float32, _PANEL)
-
-
 @njit(parallel=True, cache=True, nogil=True)
 def sparse_matmul(ends, columns, numbers, b, bias, product):
-    """`product` [m, n] = compressed rows [m, k] times `b` [k, n], plus `bias` [n]; n >= 2 LANES.
+    """`product` [m, n] = compressed rows [m, k] times `b` [k, n], plus `bias` [n]; n >= LANES.
 
-    A panel of columns at a time, whose part of `b` fits the second cache and whose sums fit the registers.
+    A panel of columns at a time, copied to where it is aligned and fits the second cache; sums stay in registers.
     """
     (rows, n), flat, out = product.shape, b.reshape(-1), product.reshape(-1)
-    panels, chunks = (n + _PANEL - 1) // _PANEL, (rows + _ROWS - 1) // _ROWS
+    panels, chunks = (n + LANES - 1) // LANES, (rows + _SPARSE_ROWS - 1) // _SPARSE_ROWS
     for task in prange(panels * chunks):
-        column, first = min(task // chunks * _PANEL, n - _PANEL), task % chunks * _ROWS
-        for i in range(first, min(first + _ROWS, rows)):
-            row = _load_panel(bias, column)
-            for at in range(ends[i], ends[i + 1]):
-                row = fma(_splat_panel(numbers[at]), _load_panel(flat, np.intp(columns[at]) * n + column), row)
-            store(out, i * n + column, row)
+        column, first = min(task // chunks * LANES, n - LANES), task % chunks * _SPARSE_ROWS
+        panel = _aligned(b.shape[0] * LANES)
+        _copy_rows(flat, column, n, panel, 0, LANES, b.shape[0], LANES)
+        for i in range(first, min(first + _SPARSE_ROWS, rows)):
+            store(out, i * n + column, _gather(ends, columns, numbers, i, panel, _load(bias, column)))
+
+
+@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+def sparse_rmsprop(ends, columns, numbers, error, parameter, mean, square, velocity, rate, decay, momentum, stabilizer):
+    """`rmsprop` by the gradient that `sparse_matmul` makes of an `error` [k, n], some rows at a time."""
+    rows, n = parameter.shape
+    flat, p = error.reshape(-1), parameter.reshape(-1)
+    a, s, v = mean.reshape(-1), square.reshape(-1), velocity.reshape(-1)
+    nothing = _splat(np.float32(0))
+    for task in prange((rows + _UPDATED - 1) // _UPDATED):
+        first = task * _UPDATED
+        count = min(_UPDATED, rows - first)
+        panel, g = _aligned(error.shape[0] * LANES), _aligned(_UPDATED * n)
+        for j in range((n + LANES - 1) // LANES):
+            column = min(j * LANES, n - LANES)
+            _copy_rows(flat, column, n, panel, 0, LANES, error.shape[0], LANES)
+            for i in range(count):
+                store(g, i * n + column, _gather(ends, columns, numbers, first + i, panel, nothing))
+        _update(p, a, s, v, g, first * n, count * n, rate, decay, momentum, stabilizer)
+
+
+@njit(inline="always")
+def _gather(ends, columns, numbers, i, panel, row):
+    """`row` plus row i of compressed rows times a panel [k, LANES]."""
+    for at in range(fetch(ends, i), fetch(ends, i + 1)):
+        row = fma(_splat(fetch(numbers, at)), _load(panel, np.intp(fetch(columns, at)) * LANES), row)
+    return row
+
+
+_SPARSE_ROWS = 1024
+"""Rows for which a panel is copied once."""
 
 
 @njit(cache=True, nogil=True)
@@ -473,7 +563,8 @@ _tanh_lanes, _tanh_one = _rational_tanh(LANES), _rational_tanh(1)
 
 @njit(parallel=True, cache=True, nogil=True, error_model="numpy")
 def tanh(x, inner, outer, shift, y):
-    """Flat `y` = `outer` tanh(`inner` x) + `shift`: a tanh with 1, 1, 0, a sigmoid with 1/2, 1/2, 1/2."""
+    """`y` = `outer` tanh(`inner` x) + `shift`: a tanh with 1, 1, 0, a sigmoid with 1/2, 1/2, 1/2."""
+    x, y = x.reshape(-1), y.reshape(-1)
     for block in prange((x.size + _BLOCK - 1) // _BLOCK):
         start, middle, stop = _span(block, x.size)
         _tanh_lanes(x, inner, outer, shift, y, start, middle)
@@ -526,7 +617,8 @@ _difference_lanes, _difference_one = _through_difference(LANES), _through_differ
 
 @njit(parallel=True, cache=True, nogil=True)
 def through(activation, state, error, scale, y):
-    """Flat `y` = `scale` times `error` times the slope of `activation` where it gave `state`."""
+    """`y` = `scale` times `error` times the slope of `activation` where it gave `state`."""
+    state, error, y = state.reshape(-1), error.reshape(-1), y.reshape(-1)
     for block in prange((state.size + _BLOCK - 1) // _BLOCK):
         start, middle, stop = _span(block, state.size)
         _through_lanes(activation, state, error, scale, y, start, middle)
@@ -536,6 +628,7 @@ def through(activation, state, error, scale, y):
 @njit(parallel=True, cache=True, nogil=True)
 def through_difference(activation, state, a, b, scale, y):
     """`through` for the error a - b."""
+    state, a, b, y = state.reshape(-1), a.reshape(-1), b.reshape(-1), y.reshape(-1)
     for block in prange((state.size + _BLOCK - 1) // _BLOCK):
         start, middle, stop = _span(block, state.size)
         _difference_lanes(activation, state, a, b, scale, y, start, middle)
@@ -558,42 +651,32 @@ _axpy_lanes, _axpy_one = _axpy(LANES), _axpy(1)
 
 @njit(parallel=True, cache=True, nogil=True)
 def axpy(scale, x, y, z):
-    """Flat `z` = `scale` x + y."""
+    """`z` = `scale` x + y."""
+    x, y, z = x.reshape(-1), y.reshape(-1), z.reshape(-1)
     for block in prange((x.size + _BLOCK - 1) // _BLOCK):
         start, middle, stop = _span(block, x.size)
         _axpy_lanes(scale, x, y, z, start, middle)
         _axpy_one(scale, x, y, z, middle, stop)
 
 
-def _rmsprop(lanes):
-    load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
-
-    @njit
-    def run(parameter, gradient, mean, square, velocity, rate, decay, momentum, stabilizer, start, stop):
-        fresh = np.float32(1) - decay
-        for i in range(start, stop, lanes):
-            g = load(gradient, i)
-            a = fma(splat(decay), load(mean, i), splat(fresh) * g)
-            s = fma(splat(decay), load(square, i), splat(fresh) * g * g)
-            v = splat(momentum) * load(velocity, i) - splat(rate) * g / sqrt(s - a * a + splat(stabilizer))
-            store(mean, i, a)
-            store(square, i, s)
-            store(velocity, i, v)
-            store(parameter, i, load(parameter, i) + v)
-
-    return run
-
-
-_rmsprop_lanes, _rmsprop_one = _rmsprop(LANES), _rmsprop(1)
-
-
 @njit(parallel=True, cache=True, nogil=True, error_model="numpy")
 def rmsprop(parameter, gradient, mean, square, velocity, rate, decay, momentum, stabilizer):
     """Centred RMSprop with momentum over flat arrays of float32, in place: one pass over five arrays."""
     for block in prange((parameter.size + _BLOCK - 1) // _BLOCK):
-        start, middle, stop = _span(block, parameter.size)
-        _rmsprop_lanes(parameter, gradient, mean, square, velocity, rate, decay, momentum, stabilizer, start, middle)
-        _rmsprop_one(parameter, gradient, mean, square, velocity, rate, decay, momentum, stabilizer, middle, stop)
+        start, _, stop = _span(block, parameter.size)
+        _update(
+            parameter,
+            mean,
+            square,
+            velocity,
+            gradient[start:stop],
+            start,
+            stop - start,
+            rate,
+            decay,
+            momentum,
+            stabilizer,
+        )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -16,11 +16,15 @@ bounds. Numba alone leaves loops over more than a few arrays scalar, which is wh
 """
 
 import operator
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, overload, register_model
 
 
@@ -81,6 +85,17 @@ def loader(element: types.Type, lanes: int) -> Any:
 
 
 @intrinsic
+def fetch(typing, array, i):  # type: ignore[no-untyped-def]
+    """`array[i]` of a flat array, for an `i` that is not negative: Numba would look whether it is."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load(builder.gep(data, [arguments[1]]))
+
+    return array.dtype(array, types.intp), generate
+
+
+@intrinsic
 def store(typing, array, i, vector):  # type: ignore[no-untyped-def]
     """Write `vector` to `array[i]` and what follows."""
 
@@ -104,6 +119,21 @@ def splatter(element: types.Type, lanes: int) -> Any:
         return vector(element), generate
 
     return splat
+
+
+def spreader(element: types.Type, lanes: int) -> Any:
+    """`spread(array, i)`: a vector of `lanes` times `array[i]`; unlike in Numba, `i` never counts from the end."""
+    vector = Vector(element, lanes)
+
+    @intrinsic
+    def spread(typing, array, i):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            return _splat(builder, builder.load(builder.gep(data, [arguments[1]])), vector)
+
+        return vector(array, types.intp), generate
+
+    return spread
 
 
 def _splat(builder: Any, x: Any, vector: Vector) -> Any:
@@ -312,3 +342,103 @@ def lowest_bit(typing, bits):  # type: ignore[no-untyped-def]
         return builder.zext(builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0)), ir.IntType(64))
 
     return types.int64(bits), generate
+
+
+# --- the target in effect ---------------------------------------------------------------------------------------------
+
+_PROBE = """
+declare <16 x i64> @llvm.ctpop.v16i64(<16 x i64>)
+declare i32 @llvm.vector.reduce.add.v64i32(<64 x i32>)
+define <16 x i64> @count(<16 x i64> %a) {
+  %r = call <16 x i64> @llvm.ctpop.v16i64(<16 x i64> %a)
+  ret <16 x i64> %r
+}
+define i32 @dot(<64 x i8> %a, <64 x i8> %b) {
+  %x = zext <64 x i8> %a to <64 x i32>
+  %y = sext <64 x i8> %b to <64 x i32>
+  %z = mul nsw <64 x i32> %x, %y
+  %r = call i32 @llvm.vector.reduce.add.v64i32(<64 x i32> %z)
+  ret i32 %r
+}
+"""
+
+
+_BYTE_PRODUCTS = {  # by how the assembler writes them; the first found is used
+    r"vpdpbusd .*%zmm": ("llvm.x86.avx512.vpdpbusd.512", 512),
+    r"vpdpbusd .*%ymm": ("llvm.x86.avx512.vpdpbusd.256", 256),
+    r"pmaddwd .*%zmm": ("llvm.x86.avx512.pmaddw.d.512", 512),
+    r"pmaddwd .*%ymm": ("llvm.x86.avx2.pmadd.wd", 256),
+    r"pmaddwd .*%xmm": ("llvm.x86.sse2.pmadd.wd", 128),
+}
+"""Functions of LLVM that sum products, and the bits of their registers: of four bytes, then of two 16-bit numbers."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What Numba compiles for: bits of a register, whether one instruction counts bits, which one multiplies bytes."""
+
+    register_bits: int
+    counts_bits: bool
+    byte_products: tuple[str, int] | None
+
+
+@cache
+def target() -> Target:
+    """The target in effect, which NUMBA_CPU_NAME and NUMBA_CPU_FEATURES may have set: what LLVM makes of two lines."""
+    triple, name, features = cpu_target.target_context.codegen().magic_tuple()
+    machine = binding.Target.from_triple(triple).create_target_machine(cpu=name, features=features, opt=3)
+    code = machine.emit_assembly(binding.parse_assembly(_PROBE)).replace("\t", " ")
+    products = next((function for line, function in _BYTE_PRODUCTS.items() if re.search(line, code)), None)
+    bits = max((bits for line, (_, bits) in _BYTE_PRODUCTS.items() if re.search(line, code)), default=128)
+    return Target(bits, "vpopcntq" in code, products)
+
+
+@intrinsic
+def dot4(typing, sums, a, b):  # type: ignore[no-untyped-def]
+    """`sums` + the products of four unsigned bytes of `a` with four signed ones of `b`, in each lane of 32 bits."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        sums, a, b = arguments
+        name, register = target().byte_products or ("", 32 * sums.type.count)
+        if "vpdpbusd" in name and sums.type.count * 32 % register == 0:
+            return _by_registers(builder, name, register, arguments)
+        for x, y in _halves(builder, a, b):
+            if "pmadd" in name and sums.type.count * 32 % register == 0:
+                products = _by_registers(builder, name, register, (x, y), ir.VectorType(ir.IntType(16), register // 16))
+            else:
+                products = _pair_products(builder, x, y)
+            sums = builder.add(sums, products)
+        return sums
+
+    return sums(sums, a, b), generate
+
+
+def _by_registers(builder: Any, name: str, register: int, vectors: Any, read_as: ir.Type | None = None) -> Any:
+    """A function of LLVM for one width of register, over wider vectors of 32-bit lanes; it may read them otherwise."""
+    result, parts = ir.VectorType(ir.IntType(32), register // 32), []
+    for first in range(0, vectors[0].type.count, result.count):
+        which = ir.Constant(result, list(range(first, first + result.count)))
+        cut = [builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), which) for v in vectors]
+        parts.append(_call(builder, name, result, [builder.bitcast(v, read_as or result) for v in cut]))
+    while len(parts) > 1:
+        which = ir.VectorType(ir.IntType(32), 2 * parts[0].type.count)
+        which = ir.Constant(which, list(range(which.count)))
+        parts = [builder.shuffle_vector(a, b, which) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def _halves(builder: Any, a: Any, b: Any) -> Any:
+    """Bytes 0 and 2 of each lane, then 1 and 3, as 16-bit numbers whose products cannot overflow; `b` is signed."""
+    halves = ir.VectorType(ir.IntType(16), 2 * a.type.count)
+    byte, low = (ir.Constant(halves, [n] * halves.count) for n in (8, 255))
+    x, y = builder.bitcast(a, halves), builder.bitcast(b, halves)
+    even = builder.and_(x, low), builder.ashr(builder.shl(y, byte), byte)
+    odd = builder.lshr(x, byte), builder.ashr(y, byte)
+    return [[builder.bitcast(v, a.type) for v in both] for both in (even, odd)]
+
+
+def _pair_products(builder: Any, x: Any, y: Any) -> Any:
+    """Sum of the products of two signed 16-bit numbers in each lane of 32 bits."""
+    half = ir.Constant(x.type, [16] * x.type.count)
+    low = [builder.ashr(builder.shl(v, half), half) for v in (x, y)]
+    return builder.add(builder.mul(*low), builder.mul(*(builder.ashr(v, half) for v in (x, y))))

@@ -1,4 +1,4 @@
-"""NumPy arrays: Numba kernels, and BLAS in blocks that do not depend on the number of threads."""
+"""NumPy arrays: compiled kernels for float32 and few bits, whose bits do not depend on the number of threads."""
 
 import os
 from functools import cache
@@ -7,31 +7,29 @@ from math import prod
 # A thread that waits for work should sleep soon, not spin: where programs share the cores, spinning slows them all.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401 (loaded before threadpoolctl looks for it)
 
 from ..formats import FixedPoint, Float, Format, Table
 from ..packing import packed_width
-from . import Array, Carried
-from . import _numba_kernels as kernels
-from .numpy_plain import NumpyBackend, blas, thresholds
+from . import Array, Carried, Outer, multiplied
+from . import _numba_kernels
+from .numpy_plain import NumpyBackend, thresholds
 
 if TYPE_CHECKING:
     from ..activations import Activation
     from ..links import Signal
 
-# A product is cut into blocks of this many columns. The cut depends on the shape alone and each block is one
-# single-threaded BLAS call, so the bits of a result do not depend on who computes it.
-_BLOCK = 128
-_SMALL = 2_000_000
-"""Multiplications below which calling BLAS costs more than it gains."""
+kernels: Any = _numba_kernels  # the compiler knows their types, mypy does not
+
 _DENSE = 0.3
-"""Share of nonzeros from which BLAS is faster than passing over the zeros."""
+"""Share of nonzeros from which a dense product is faster than passing over the zeros."""
 _FEW_ROWS = 0.7
-"""Share of samples with an error below which the others are left out of a gradient."""
+"""Share of samples with an error below which the others are left out of a dense gradient..."""
+_LARGE = 1_000_000
+"""... of at least so many multiplications."""
 
 _FAST_FIXED = (("nearest-even", "saturate"), ("nearest-even", "saturate-symmetric"))
 """Fixed point that has a kernel; the rest goes by the specification in `formats`."""
@@ -71,7 +69,7 @@ class NumbaBackend(NumpyBackend):
         elif isinstance(fmt, FixedPoint) and fmt.word <= 16 and (fmt.rounding, fmt.overflow) in _FAST_FIXED:
             numbers = (x.dtype.type(n) for n in (1 / fmt.step, fmt.lowest_level, fmt.highest_level))
             mask = np.int32(2**fmt.word - 1)
-            nan = kernels.encode_fixed(flat, *numbers, mask, codes.reshape(-1))  # type: ignore[call-arg]
+            nan = kernels.encode_fixed(flat, *numbers, mask, codes.reshape(-1))
         elif isinstance(fmt, Float) and flat.dtype == fmt.dtype:
             nan, codes = kernels.holds_nan(flat), flat.view(fmt.code_dtype).reshape(x.shape)
         else:
@@ -104,21 +102,19 @@ class NumbaBackend(NumpyBackend):
     def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[int, int]:
         if not codes.size:
             return 0, 0
-        ones = toggles = 0
-        for member in np.ndindex(codes.shape[:-2]):
-            rows = np.ascontiguousarray(codes[member])
-            before = rows[:1] if previous is None else np.ascontiguousarray(previous[member])
-            counted = kernels.count_bits(_bytes(rows), _bytes(before))
-            ones, toggles = ones + counted[0], toggles + counted[1]
-        return ones, toggles
+        if codes.ndim > 2:
+            befores = [None] * len(codes) if previous is None else previous
+            members = [self.ones_and_toggles(x, before) for x, before in zip(codes, befores, strict=True)]
+            return sum(ones for ones, _ in members), sum(toggles for _, toggles in members)
+        rows = np.ascontiguousarray(codes)
+        before = rows[0] if previous is None else np.ascontiguousarray(previous)
+        return kernels.count_bits(_bytes(rows), _bytes(before))
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        members = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-        product = np.empty((*members, a.shape[-2], b.shape[-1]), np.result_type(a, b)) if out is None else out
-        a = np.broadcast_to(a, (*members, *a.shape[-2:]))
-        b = np.broadcast_to(b, (*members, *b.shape[-2:]))
-        for member in np.ndindex(members):
-            _multiply(a[member], b[member], product[member])
+        if not (a.ndim == b.ndim == 2 and a.dtype == b.dtype == np.float32 and (out is None or _is_plain(out))):
+            return super().matmul(a, b, out)
+        product = np.empty((a.shape[0], b.shape[1]), np.float32) if out is None else out
+        _multiply(a, b, _zeros(b.shape[1]), product)
         return product
 
     def drive(self, signal: "Signal", weight: Array, bias: Array) -> Array:
@@ -130,41 +126,25 @@ class NumbaBackend(NumpyBackend):
             words = signal.carried.view(np.uint32)
             values = _values(signal.format, weight.dtype)
             kernels.row_tables(words.reshape(-1), words.shape[1], 1, *values, weight, bias, drive)
-        elif neurons >= 2 * kernels.LANES and (sparse := _sparse(signal)) is not None:
+        elif neurons >= kernels.LANES and (sparse := _sparse(signal)) is not None:
             kernels.sparse_matmul(*sparse, weight, bias, drive)
-        elif rows * weight.size < _SMALL:
-            kernels.small_matmul(signal.values, weight, bias, drive)
         else:
-            _multiply(signal.values, weight, drive)
-            drive += bias
+            _multiply(signal.values, weight, bias, drive)
         return drive
 
     def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
         if error.ndim != 2 or not _is_plain(error) or (spent is not None and not _is_plain(spent)):
             return super().gradients(signal, error, spent)
-        (rows, below), neurons = signal.shape, error.shape[1]
-        gradient = np.empty((below, neurons), np.float32) if spent is None else spent
-        none, sums = _zeros(neurons), np.empty(neurons, np.float32)
+        sums = np.empty(error.shape[1], np.float32)
         kernels.column_sums(error, sums)
-        if signal.packed_neurons is not None and neurons >= kernels.LANES:
-            width = 64 * signal.carried.shape[1]
-            columns = np.empty(-(-rows // 32) * width, np.uint32)
-            kernels.transpose_bits(signal.carried, columns)
-            kernels.row_tables(columns, 1, width, *_values(signal.format, error.dtype), error, none, gradient)
-            return gradient, sums
-        learning = np.empty(rows, np.bool_)
-        kernels.nonzero_rows(error, learning)
-        if neurons >= 2 * kernels.LANES and (sparse := _sparse(signal)) is not None:
-            ends, columns, numbers = sparse
-            transposed = np.empty(below + 1, np.int64), np.empty_like(columns), np.empty_like(numbers)
-            kernels.transpose_nonzeros(ends, columns, numbers, learning, *transposed)
-            kernels.sparse_matmul(*transposed, error, none, gradient)
-            return gradient, sums
+        if error.shape[1] >= kernels.LANES and (signal.packed_neurons is not None or _sparse(signal) is not None):
+            return Outer(signal, error, _outer), sums
         values = signal.values
-        if learning.sum() < _FEW_ROWS * rows:
-            values, error = values[learning], error[learning]
-        _multiply(values.T, error, gradient)
-        return gradient, sums
+        if values.size * error.shape[1] > _LARGE:
+            learning = _learning(error)
+            if learning.sum() < _FEW_ROWS * len(learning):
+                values, error = values[learning], error[learning]
+        return self.matmul(values.T, error, spent), sums
 
     def same_rows(self, signal: "Signal", other: "Signal") -> Array | None:
         if signal.packed_neurons is None or signal.carried.shape != other.carried.shape:
@@ -183,21 +163,21 @@ class NumbaBackend(NumpyBackend):
         if activation.name not in _ACTIVATIONS or not (_is_plain(state) and _is_plain(error)):
             return super().through(activation, state, error, scale)
         result, kind = np.empty_like(state), _ACTIVATIONS[activation.name]
-        kernels.through(kind, _flat(state), _flat(error), np.float32(scale), _flat(result))
+        kernels.through(kind, state, error, np.float32(scale), result)
         return result
 
     def through_difference(self, activation: "Activation", state: Array, a: Array, b: Array, scale: float) -> Array:
         if activation.name not in _ACTIVATIONS or not (_is_plain(state) and _is_plain(a) and _is_plain(b)):
             return super().through_difference(activation, state, a, b, scale)
         result, kind = np.empty_like(state), _ACTIVATIONS[activation.name]
-        kernels.through_difference(kind, _flat(state), _flat(a), _flat(b), np.float32(scale), _flat(result))
+        kernels.through_difference(kind, state, a, b, np.float32(scale), result)
         return result
 
     def axpy(self, scale: float, x: Array, y: Array) -> Array:
         if not (_is_plain(x) and _is_plain(y) and x.shape == y.shape):
             return super().axpy(scale, x, y)
         result = np.empty_like(y)
-        kernels.axpy(np.float32(scale), _flat(x), _flat(y), _flat(result))
+        kernels.axpy(np.float32(scale), x, y, result)
         return result
 
     def cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
@@ -219,11 +199,45 @@ class NumbaBackend(NumpyBackend):
         if not all(x.flags.c_contiguous for x in (parameter, *state)):  # a flat view of any other would be a copy
             raise ValueError("a parameter that is updated in place must be C-contiguous; see numpy.ascontiguousarray")
         if parameter.dtype != np.float32:
-            super().rmsprop(parameter, gradient, state, learning_rate, decay, momentum, stabilizer)
+            super().rmsprop(parameter, multiplied(gradient), state, learning_rate, decay, momentum, stabilizer)
             return
-        flat = (x.reshape(-1) for x in (parameter, np.ascontiguousarray(gradient, np.float32), *state))
-        numbers = (np.float32(n) for n in (learning_rate, decay, momentum, stabilizer))
-        kernels.rmsprop(*flat, *numbers)  # type: ignore[call-arg]
+        numbers = [np.float32(n) for n in (learning_rate, decay, momentum, stabilizer)]
+        if isinstance(gradient, Outer):
+            packed, factors = gradient.signal.packed_neurons is not None, _factors(gradient.signal, gradient.error)
+            fused = kernels.row_tables_rmsprop if packed else kernels.sparse_rmsprop
+            fused(*factors, gradient.error, parameter, *state, *numbers)
+        else:
+            flat = [x.reshape(-1) for x in (parameter, np.ascontiguousarray(gradient, np.float32), *state)]
+            kernels.rmsprop(*flat, *numbers)
+
+
+def _outer(signal: "Signal", error: Array) -> Array:
+    """`signal.T @ error` of a packed or sparse signal."""
+    gradient = np.empty((signal.shape[1], error.shape[1]), np.float32)
+    multiply = kernels.sparse_matmul if signal.packed_neurons is None else kernels.row_tables
+    multiply(*_factors(signal, error), error, _zeros(error.shape[1]), gradient)
+    return gradient
+
+
+def _factors(signal: "Signal", error: Array) -> tuple[Any, ...]:
+    """A packed or sparse signal transposed, as its kernel takes it; samples without an error are not needed."""
+    rows, below = signal.shape
+    if signal.packed_neurons is not None:
+        width = 64 * signal.carried.shape[1]
+        columns = np.empty(-(-rows // 32) * width, np.uint32)
+        kernels.transpose_bits(signal.carried, columns)
+        return columns, 1, width, *_values(signal.format, error.dtype)
+    ends, columns, numbers = _sparse(signal)
+    transposed = np.empty(below + 1, np.int64), np.empty_like(columns), np.empty_like(numbers)
+    kernels.transpose_nonzeros(ends, columns, numbers, _learning(error), *transposed)
+    return transposed
+
+
+def _learning(error: Array) -> Array:
+    """Whether each sample has an error at all."""
+    found = np.empty(len(error), np.bool_)
+    kernels.nonzero_rows(error, found)
+    return found
 
 
 def _is_plain(x: Array) -> bool:
@@ -241,7 +255,7 @@ def _bytes(x: Array) -> Array:
 
 def _tanh(x: Array, out: Array | None, inner: float, outer: float, shift: float) -> Array:
     result = np.empty_like(x) if out is None else out
-    kernels.tanh(_flat(x), *map(np.float32, (inner, outer, shift)), result.reshape(-1))
+    kernels.tanh(x, np.float32(inner), np.float32(outer), np.float32(shift), result)
     return result
 
 
@@ -250,23 +264,12 @@ def _zeros(size: int) -> Array:
     return np.zeros(size, np.float32)
 
 
-def _multiply(a: Array, b: Array, product: Array) -> None:
-    (m, k), n = a.shape, b.shape[1]
-    same = a.dtype == b.dtype == product.dtype
-    if same and a.dtype == np.float32 and m * k * n < _SMALL and product.flags.c_contiguous:
-        kernels.small_matmul(a, b, _zeros(n), product)
-    elif not same or m * k * n < _SMALL or not product.flags.c_contiguous:
-        with blas().limit(limits=1):
-            np.matmul(a, b, out=product)
-    else:
-        (a, *a_layout), (b, *b_layout) = _laid_out(a), _laid_out(b)
-        kind, one_zero = ord("s" if a.dtype == np.float32 else "d"), np.array([1, 0], a.dtype)
-        left, right = (a.ctypes.data, *a_layout), (b.ctypes.data, *b_layout)
-        with blas().limit(limits=1):
-            kernels.matmul(kind, *left, *right, product.ctypes.data, n, m, k, n, _BLOCK, one_zero)  # type: ignore[call-arg]
+def _multiply(a: Array, b: Array, bias: Array, product: Array) -> None:
+    lanes = 16 if b.shape[1] <= 16 else kernels.LANES
+    kernels.matmul(np.ascontiguousarray(a), b, lanes, bias, product)
 
 
-def _sparse(signal: "Signal") -> tuple[Array, Array, Array] | None:
+def _sparse(signal: "Signal") -> Any:
     """The nonzeros of a signal as compressed rows, made once; None if they are not few, as in images with no ground."""
     if "sparse" not in signal.made:
         values = signal.values
@@ -276,16 +279,6 @@ def _sparse(signal: "Signal") -> tuple[Array, Array, Array] | None:
             kernels.find_nonzeros(values, *found)
             signal.made["sparse"] = found
     return signal.made["sparse"]
-
-
-def _laid_out(x: Array) -> tuple[Array, int, int]:
-    """`x`, or a copy that BLAS can read; `n` or `t` for rows or columns one after another; the distance of two."""
-    rows, columns = x.shape
-    if x.strides[1] == x.itemsize and x.strides[0] >= columns * x.itemsize:
-        return x, ord("n"), x.strides[0] // x.itemsize
-    if x.strides[0] == x.itemsize and x.strides[1] >= rows * x.itemsize:
-        return x, ord("t"), x.strides[1] // x.itemsize
-    return np.ascontiguousarray(x), ord("n"), columns
 
 
 @cache

@@ -46,8 +46,7 @@ def experiment(rule: str) -> Experiment:
 def samples(source: str, count: int) -> Samples:
     """`count` samples of MNIST, or random ones as sparse (19% of pixels are not zero) and in the same format."""
     if source == "mnist":
-        train = data.load("mnist").train
-        return Samples(train.pixels[:count], train.labels[:count])
+        return Samples(*data.load("mnist").train.part(slice(count)))
     random = np.random.default_rng(0)
     pixels = random.integers(1, 256, (count, 784)) * (random.random((count, 784)) < 0.19)
     return Samples((pixels / 256).astype(np.float32), random.integers(0, 10, count))

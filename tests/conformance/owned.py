@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from lowbit_dtp.backends import multiplied
 from lowbit_dtp.backends.numba_cpu import NumbaBackend
 from lowbit_dtp.formats import Format
 from lowbit_dtp.ledger import Flow, Ledger
@@ -69,28 +70,31 @@ def checked_send(
     return Signal(own(signal.codes, there), signal.format, own(signal.like, there))
 
 
+_PLAIN = NumbaBackend()
+
+
 class CheckedBackend(NumbaBackend):
     """The NumPy backend, for arrays of one owner at a time."""
 
     def asarray(self, x: np.ndarray, like: Owned) -> Owned:
-        return own(super().asarray(x, np.asarray(like)), owner_of("asarray", like))
+        return own(_PLAIN.asarray(x, np.asarray(like)), owner_of("asarray", like))
 
     def decode(self, codes: Owned, fmt: Format, like: Owned) -> Owned:
-        return own(super().decode(np.asarray(codes), fmt, np.asarray(like)), owner_of("decode", codes, like))
+        return own(_PLAIN.decode(np.asarray(codes), fmt, np.asarray(like)), owner_of("decode", codes, like))
 
     def drive(self, signal: Signal, weight: Owned, bias: Owned) -> Owned:
         return own(
-            super().drive(_plain(signal), np.asarray(weight), np.asarray(bias)),
+            _PLAIN.drive(_plain(signal), np.asarray(weight), np.asarray(bias)),
             owner_of("drive", signal.carried, weight, bias),
         )
 
     def gradients(self, signal: Signal, error: Owned, spent: Owned | None) -> tuple[Owned, Owned]:
         owner = owner_of("gradients", signal.carried, error)
-        weight, bias = super().gradients(_plain(signal), np.asarray(error), None)
-        return own(weight, owner), own(bias, owner)
+        weight, bias = _PLAIN.gradients(_plain(signal), np.asarray(error), None)
+        return own(multiplied(weight), owner), own(bias, owner)
 
     def cross_entropy(self, logits: Owned, labels: Owned) -> tuple[Owned, Any]:
-        error, loss = super().cross_entropy(np.asarray(logits), np.asarray(labels))
+        error, loss = _PLAIN.cross_entropy(np.asarray(logits), np.asarray(labels))
         return own(error, owner_of("cross_entropy", logits, labels)), loss
 
 
@@ -101,7 +105,7 @@ def _plain(signal: Signal) -> Signal:
 def _checked(name: str) -> Any:
     def method(self: CheckedBackend, *args: Any) -> Any:
         plain = (np.asarray(x) if isinstance(x, Owned) else x for x in args)
-        return own(getattr(super(CheckedBackend, self), name)(*plain), owner_of(name, *args))
+        return own(getattr(_PLAIN, name)(*plain), owner_of(name, *args))
 
     return method
 
