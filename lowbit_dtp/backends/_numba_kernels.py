@@ -274,7 +274,7 @@ def _copy_rows(x, start, step, y, place, row, rows, width):
                 y[place + m * row + j] = x[start + m * step + j]
 
 
-@njit(inline="always")
+@njit
 def _copy_panel(b, k, deep, column, width, lanes, panel):
     if b.strides[0] < b.strides[1]:
         for j in range(width):
@@ -359,7 +359,7 @@ def _add_up(words, start, row_step, block_step, low, high, w, n, column, bias, t
             _look_up(words, start + q * block_step, row_step, table, groups, sums, rows)
 
 
-@njit(inline="always")
+@njit
 def _subset_sums(w, row, k, n, column, low, high, table, place):
     """Write the 16 sums of `low` or `high` times each of 4 rows of `w` from `row`; rows from `k` on count as zero."""
     step, all_four = _splat(high - low), _splat(np.float32(0))
@@ -372,7 +372,7 @@ def _subset_sums(w, row, k, n, column, low, high, table, place):
             store(table, place + ((1 << i) + known) * LANES, _load(table, place + known * LANES) + more)
 
 
-@njit(inline="always")
+@njit
 def _look_up(words, start, row_step, table, groups, sums, rows):
     """Add, for each of `rows`, the `groups` sums of `table` that the nibbles of its word choose."""
     for m in range(rows):
@@ -487,7 +487,7 @@ def sparse_rmsprop(ends, columns, numbers, error, parameter, mean, square, veloc
         _update(p, a, s, v, g, first * n, count * n, rate, decay, momentum, stabilizer)
 
 
-@njit(inline="always")
+@njit
 def _gather(ends, columns, numbers, i, panel, row):
     """`row` plus row i of compressed rows times a panel [k, LANES]."""
     for at in range(fetch(ends, i), fetch(ends, i + 1)):
@@ -522,7 +522,7 @@ def column_sums(x, sums):
 # --- elementwise ------------------------------------------------------------------------------------------------------
 
 
-@njit(inline="always")
+@njit
 def _span(block, size):
     """Where a block of `size` numbers starts, where its whole vectors end, and where it ends."""
     start = block * _BLOCK
@@ -575,7 +575,7 @@ TANH, SIGMOID, RELU, IDENTITY = range(4)
 """Activations, for `through`."""
 
 
-@njit(inline="always")
+@njit
 def _times_slope(activation, state, error, one):
     """`error` times the slope of an activation where it gave `state`; `one` is a vector of ones."""
     if activation == TANH:
@@ -583,7 +583,7 @@ def _times_slope(activation, state, error, one):
     if activation == SIGMOID:
         return error * (state * (one - state))
     if activation == RELU:
-        return select(less(one - one, state), error, one - one)
+        return error * select(less(one - one, state), one, one - one)  # a NaN stays one
     return error
 
 
@@ -708,7 +708,7 @@ _to_int, _to_float = converter(types.int32), converter(types.float32)
 _read_int, _read_float = reader(types.int32, _DRAWS), reader(types.float32, _DRAWS)
 
 
-@njit(inline="always")
+@njit(error_model="numpy")
 def _philox(c0, c1, c2, c3, k0, k1):
     """Philox4x32-10 (Salmon et al., SC 2011): four random words of 32 bits, each in a lane of 64."""
     low, half = _splat_word(np.uint64(0xFFFFFFFF)), _splat_word(np.uint64(32))
@@ -720,7 +720,7 @@ def _philox(c0, c1, c2, c3, k0, k1):
     return c0, c1, c2, c3
 
 
-@njit(inline="always")
+@njit(error_model="numpy")
 def _log(x):
     """Natural logarithm of float32 lanes in (0, 1], by the polynomial of Cephes' logf."""
     bits = _read_int(x)
@@ -743,7 +743,7 @@ def _log(x):
     return fma(_to_float(exponent), _splat_draw(np.float32(0.69314718)), f + p)
 
 
-@njit(inline="always")
+@njit(error_model="numpy")
 def _box_muller(radius_word, angle_word):
     """Two standard normal vectors of two vectors of random words (Box and Muller, 1958).
 

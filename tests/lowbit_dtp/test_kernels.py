@@ -1,12 +1,30 @@
 """Kernels and optimizers against plain NumPy, and the same bits on any number of threads."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
 import numba
 import numpy as np
 import pytest
 
-from lowbit_dtp.backends import backend_of
-from lowbit_dtp.backends.numba_cpu import set_threads
+from lowbit_dtp import backends, rules
+from lowbit_dtp.activations import ACTIVATIONS
+from lowbit_dtp.backends import Backend, Outer, backend_of, multiplied
+from lowbit_dtp.backends import _numba_kernels as kernels
+from lowbit_dtp.backends.numba_cpu import NumbaBackend, normal, set_threads
+from lowbit_dtp.backends.numpy_plain import NumpyBackend
+from lowbit_dtp.data import Samples
+from lowbit_dtp.formats import Format, binary, binary01, float32, table, ufixed
+from lowbit_dtp.ledger import Flow, Ledger
+from lowbit_dtp.links import Link, Signal
+from lowbit_dtp.network import Network
 from lowbit_dtp.optimizers import SGD, RMSprop
+from lowbit_dtp.packing import pack
+from lowbit_dtp.training import Progress, fit
+
+COMPILED, PLAIN = NumbaBackend(), NumpyBackend()
 
 SHAPES = [
     (1, 1, 1),
@@ -15,9 +33,16 @@ SHAPES = [
     (1, 500, 500),
     (257, 300, 129),
     (300, 70, 400),
+    (5, 600, 16),
+    (7, 33, 65),
+    (33, 31, 64),
     (4, 0, 3),
     (0, 5, 3),
 ]
+"""Rows, inputs and outputs: one row, one column, what fills no word, tile or vector, and nothing at all."""
+
+SIZES = [1, 15, 63, 64, 65, 4095, 4096, 9000]
+SIGNALS = [binary, binary01, table([-0.25, 3]), ufixed(8, 0), float32]
 
 
 def random(*shape: int, density: float = 1.0, dtype: type = np.float32) -> np.ndarray:
@@ -25,56 +50,254 @@ def random(*shape: int, density: float = 1.0, dtype: type = np.float32) -> np.nd
     return (draw.standard_normal(shape) * (draw.random(shape) < density)).astype(dtype)
 
 
+def sent(x: np.ndarray, fmt: Format) -> Signal:
+    return Link(fmt, fmt, "a", "b").send(x, Flow.FORWARD, "test", Ledger())
+
+
 @pytest.fixture
-def threads():
+def threads() -> Iterator[list[int]]:
     most = numba.config.NUMBA_NUM_THREADS
     yield sorted({1, min(2, most), most})
     set_threads(most)
+
+
+def on_each(threads: list[int], result) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """What `result()` gives, the same bits on any number of threads."""
+    results = []
+    for count in threads:
+        set_threads(count)
+        results.append(np.asarray(result()))
+    assert all(np.array_equal(results[0], other, equal_nan=True) for other in results)
+    return results[0]
+
+
+# --- products -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("density", [1.0, 0.1])
 def test_products(shape: tuple[int, int, int], dtype: type, density: float, threads: list[int]) -> None:
-    """Every layout that layers use: rows, columns, and slices of each; equal bits whoever computes them."""
+    """Every layout that layers use: rows, columns, and slices of each."""
     m, k, n = shape
-    xp = backend_of(np.zeros(0))
     wide = random(m, k + 3, density=density, dtype=dtype)
     for a in (wide[:, :k], np.asfortranarray(wide[:, :k]), np.ascontiguousarray(wide[:, :k])):
         for b in (random(k, n, dtype=dtype), random(n, k, dtype=dtype).T):
-            results = []
-            for count in threads:
-                set_threads(count)
-                results.append(xp.matmul(a, b))
+            product = on_each(threads, lambda a=a, b=b: COMPILED.matmul(a, b))
             exact = a.astype(np.float64) @ b.astype(np.float64)
-            np.testing.assert_allclose(results[0], exact, rtol=0, atol=1e-5 * max(k, 1) ** 0.5 + 1e-9)
-            assert all(np.array_equal(results[0], other) for other in results)
-            assert np.array_equal(xp.matmul(a, b, np.full((m, n), 7, dtype)), results[0])
+            np.testing.assert_allclose(product, exact, rtol=0, atol=1e-5 * max(k, 1) ** 0.5 + 1e-9)
+            assert np.array_equal(COMPILED.matmul(a, b, np.full((m, n), 7, dtype)), product)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("fmt", SIGNALS, ids=str)
+@pytest.mark.parametrize("density", [1.0, 0.15])
+def test_what_layers_multiply(shape: tuple[int, int, int], fmt: Format, density: float, threads: list[int]) -> None:
+    """Forward products with a bias, and gradients where a third of the samples have no error."""
+    m, k, n = shape
+    signal = sent(np.abs(random(m, k, density=density)) if fmt == ufixed(8, 0) else random(m, k, density=density), fmt)
+    weight, bias, error = random(k, n), random(n), random(m, n)
+    error[::3] = 0
+    values = fmt.decode(signal.codes, np.float64)
+    close = {"rtol": 0, "atol": 1e-5 * max(k, m, 1) ** 0.5}
+    drive = on_each(threads, lambda: COMPILED.drive(signal, weight, bias))
+    np.testing.assert_allclose(drive, values @ weight.astype(np.float64) + bias, **close)
+    gradient = on_each(threads, lambda: multiplied(COMPILED.gradients(signal, error, None)[0]))
+    np.testing.assert_allclose(gradient, values.T @ error.astype(np.float64), **close)
+    np.testing.assert_allclose(COMPILED.gradients(signal, error, None)[1], error.sum(0), **close)
 
 
 def test_products_of_an_ensemble() -> None:
     a, b = random(3, 5, 7), random(3, 7, 4)
-    np.testing.assert_allclose(backend_of(a).matmul(a, b), a @ b, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(COMPILED.matmul(a, b), a @ b, rtol=1e-5, atol=1e-6)
+    signal = sent(random(3, 5, 70), binary)
+    weight, bias = random(3, 70, 80), random(3, 80)
+    np.testing.assert_allclose(
+        COMPILED.drive(signal, weight, bias), signal.values @ weight + bias[:, None], rtol=1e-5, atol=1e-5
+    )
 
 
-def test_rmsprop_as_the_thesis_has_it(threads: list[int]) -> None:
+# --- bits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("neurons", [1, 63, 64, 65, 500])
+@pytest.mark.parametrize("fmt", [binary, binary01, table([-1, 1], [0.3])], ids=str)
+def test_two_valued_signals_are_packed(neurons: int, fmt: Format) -> None:
+    x = random(9, neurons)
+    x[0, 0], x[-1, -1] = fmt.thresholds[0], -0.0
+    carried = COMPILED.transmit(x, fmt, None, None)
+    codes = PLAIN.encode(x, fmt, None)
+    assert carried.packed_neurons == neurons
+    assert np.array_equal(carried.words, pack(codes, 1))
+    assert (carried.ones, carried.toggles) == (codes.sum(), (codes[1:] != codes[:-1]).sum())
+    again = COMPILED.transmit(x[:1], fmt, None, carried.words[-1])
+    assert again.toggles == (codes[0] != codes[-1]).sum()
+    x[4, neurons // 2] = np.nan
+    with pytest.raises(ValueError, match=r"cannot send NaN$"):
+        COMPILED.transmit(x, fmt, None, None)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (32, 64), (33, 65), (100, 500)], ids=str)
+def test_bits_are_transposed(shape: tuple[int, int]) -> None:
+    bits = np.random.default_rng(0).integers(0, 2, shape, np.uint8)
+    words = pack(bits, 1)
+    columns = np.empty(-(-shape[0] // 32) * words.shape[1] * 64, np.uint32)
+    kernels.transpose_bits(words, columns)
+    blocks = columns.reshape(-1, words.shape[1] * 64)
+    assert all((blocks[i // 32, j] >> (i % 32) & 1) == bits[i, j] for i, j in np.ndindex(shape))
+
+
+def test_rows_that_say_the_same() -> None:
+    x = random(6, 70)
+    y = x.copy()
+    y[[1, 4], 69] *= -1
+    assert COMPILED.same_rows(sent(x, binary), sent(y, binary)).tolist() == [True, False, True, True, False, True]
+    assert COMPILED.same_rows(sent(x, ufixed(2, 1)), sent(y, ufixed(2, 1))) is None
+
+
+def test_recall_computes_changed_samples_alone() -> None:
+    """The same numbers, and the same count, as without knowing what was recalled before."""
+    net = Network.build([4, 80, 70, 3], [Link("binary", "binary")] * 3)
+    state, ledgers = random(20, 70), (Ledger(), Ledger())
+    target = state.copy()
+    target[::5] *= -1
+    said, asked = sent(state, binary), sent(target, binary)
+    here = net.layers[0].recall(said, Ledger(), "target")
+    known = net.layers[0].recall(asked, ledgers[0], "target", known=(said, here))
+    np.testing.assert_allclose(known, net.layers[0].recall(asked, ledgers[1], "target"), rtol=0, atol=1e-6)
+    assert np.array_equal(np.flatnonzero((known != here).any(1)), [0, 5, 10, 15])
+    assert ledgers[0] == ledgers[1]
+
+
+# --- elementwise --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_elementwise(size: int, threads: list[int]) -> None:
+    x, y = 4 * random(size), random(size + 1)[1:].copy()
+    x[0] = np.nan
+    for name in ("tanh", "sigmoid"):
+        result = on_each(threads, lambda name=name: getattr(COMPILED, name)(x))
+        np.testing.assert_allclose(result, getattr(PLAIN, name)(x.astype(np.float64)), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(on_each(threads, lambda: COMPILED.axpy(-0.3, x, y)), -0.3 * x + y, rtol=1e-5, atol=1e-5)
+    state = np.tanh(y)
+    for activation in ACTIVATIONS.values():
+        args = (activation, state, x)
+        np.testing.assert_allclose(
+            on_each(threads, lambda args=args: COMPILED.through(*args, 0.5)), PLAIN.through(*args, 0.5), rtol=1e-5
+        )
+        np.testing.assert_allclose(
+            on_each(threads, lambda args=args: COMPILED.through_difference(*args, y, 2.0)),
+            PLAIN.through_difference(*args, y, 2.0),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
+def test_tanh_at_its_ends() -> None:
+    x = np.array([-np.inf, -100, -1e-30, -0.0, 0.0, 1e-30, 100, np.inf], np.float32)
+    assert np.abs(COMPILED.tanh(x) - np.tanh(x)).max() < 1e-6
+    assert (np.sign(COMPILED.tanh(x)) == np.sign(x)).all()
+
+
+@pytest.mark.parametrize("classes", [1, 2, 10])
+def test_cross_entropy(classes: int) -> None:
+    logits, labels = 50 * random(9, classes), np.arange(9) % classes
+    error, loss = COMPILED.cross_entropy(logits, labels)
+    expected, expected_loss = PLAIN.cross_entropy(logits.astype(np.float64), labels)
+    np.testing.assert_allclose(error, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5, atol=1e-6)
+
+
+# --- noise --------------------------------------------------------------------------------------------------------
+
+
+def philox(counter: list[np.ndarray], key: list[int]) -> list[np.ndarray]:
+    """Philox4x32-10 as Salmon et al. write it, on uint64."""
+    c0, c1, c2, c3 = (np.uint64(c) for c in counter)
+    k0, k1 = key
+    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    for _ in range(10):
+        p0, p1 = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
+        c0, c1, c2, c3 = (p1 >> half) ^ c1 ^ np.uint64(k0), p1 & low, (p0 >> half) ^ c3 ^ np.uint64(k1), p0 & low
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return [c0, c1, c2, c3]
+
+
+def test_philox_gives_the_published_answers() -> None:
+    """Random123's known answers (kat_vectors), for the twin that the kernel is compared with."""
+    assert [int(x) for x in philox([0, 0, 0, 0], [0, 0])] == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    ones = 0xFFFFFFFF
+    assert [int(x) for x in philox([ones] * 4, [ones] * 2)] == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
+
+
+def test_noise_is_philox_through_box_muller(threads: list[int]) -> None:
+    seed, purpose, step = 2**33 + 5, 77, 2**32 + 9
+    numbers = on_each(threads, lambda: normal(seed, purpose, step, (3, 1000)))
+    words = philox([np.arange(1024, dtype=np.uint64), purpose, step % 2**32, step >> 32], [seed % 2**32, seed >> 32])
+    expected = []
+    for radius_word, angle_word in ((words[0], words[1]), (words[2], words[3])):
+        radius = np.sqrt(-2 * np.log((radius_word >> np.uint64(8)) * 2.0**-24 + 2.0**-25))
+        bits = angle_word.astype(np.uint32).view(np.int32)
+        angle = ((bits << np.int32(2)) >> np.int32(8)) * (np.pi / 4 / 2**23)
+        radius = np.where(bits < 0, -radius, radius)
+        pair = np.cos(angle), np.sin(angle)
+        swapped = (bits << np.int32(1)) < 0
+        expected += [radius * np.where(swapped, pair[1], pair[0]), radius * np.where(swapped, pair[0], pair[1])]
+    blocks = np.stack(expected).reshape(4, -1, 32).transpose(1, 0, 2).reshape(-1)[:3000].reshape(3, 1000)
+    np.testing.assert_allclose(numbers, blocks, rtol=1e-4, atol=1e-5)
+
+
+def test_noise_is_normal() -> None:
+    from scipy import stats
+
+    numbers = normal(0, 1, 2, (500_000,)).astype(np.float64)
+    assert stats.kstest(numbers, "norm").pvalue > 1e-3
+    assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.01
+    assert [(numbers**power).mean() for power in (2, 4, 6)] == pytest.approx([1, 3, 15], rel=0.05)
+
+
+# --- optimizers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", [COMPILED, PLAIN], ids=["compiled", "plain"])
+def test_rmsprop_as_the_thesis_has_it(backend: Backend, threads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Three steps, written out in float64."""
-    rate, expected = 0.01, random(90, 120).astype(np.float64)
+    monkeypatch.setitem(backends._backends, np.ndarray, backend)
+    rate, expected = 0.01, random(90, 121).astype(np.float64)
     mean = square = velocity = np.zeros_like(expected)
-    gradients = [random(90, 120) * scale for scale in (1, 2, 0.1)]
+    gradients = [random(90, 121) * scale for scale in (1, 2, 0.1)]
     for g in (x.astype(np.float64) for x in gradients):
         mean, square = 0.95 * mean + 0.05 * g, 0.95 * square + 0.05 * g**2
         velocity = 0.9 * velocity - rate * g / np.sqrt(square - mean**2 + 0.001)
         expected = expected + velocity
-    ends = []
-    for count in threads:
-        set_threads(count)
-        parameter, optimizer = random(90, 120), RMSprop(rate)
+
+    def trained() -> np.ndarray:
+        parameter, optimizer = random(90, 121), RMSprop(rate)
         for g in gradients:
             optimizer.update(("h1", "weight"), parameter, g)
-        ends.append(parameter)
-    np.testing.assert_allclose(ends[0], expected, rtol=1e-4, atol=1e-5)
-    assert all(np.array_equal(ends[0], other) for other in ends)
+        return parameter
+
+    np.testing.assert_allclose(on_each(threads, trained), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fmt", [binary, ufixed(8, 0)], ids=str)
+@pytest.mark.parametrize("optimizer", [RMSprop, SGD])
+@pytest.mark.parametrize("shape", [(100, 784, 500), (5, 3, 64), (40, 300, 77)], ids=str)
+def test_gradient_and_update_in_one_pass(shape, fmt, optimizer, threads) -> None:  # type: ignore[no-untyped-def]
+    m, k, n = shape
+    signal, error, start = sent(random(m, k, density=0.2).clip(0), fmt), random(m, n), random(k, n)
+    gradient, _ = COMPILED.gradients(signal, error, None)
+    assert isinstance(gradient, Outer)
+
+    def updated(by) -> np.ndarray:  # type: ignore[no-untyped-def]
+        parameter, rule = start.copy(), optimizer(0.01)
+        for _ in range(3):
+            rule.update(("h1", "weight"), parameter, by)
+        return parameter
+
+    fused = on_each(threads, lambda: updated(COMPILED.gradients(signal, error, None)[0]))
+    np.testing.assert_allclose(fused, updated(np.asarray(gradient)), rtol=1e-6, atol=1e-6)
 
 
 def test_feedback_has_a_rate_of_its_own() -> None:
@@ -89,6 +312,59 @@ def test_a_parameter_that_would_be_copied_is_refused() -> None:
     message = r"^a parameter that is updated in place must be C-contiguous; see numpy.ascontiguousarray$"
     with pytest.raises(ValueError, match=message):
         RMSprop(0.1).update(("h1", "weight"), np.zeros((3, 4)).T, np.ones((4, 3)))
+
+
+# --- whole steps --------------------------------------------------------------------------------------------------
+
+
+def trained(rule: rules.LearningRule, density: float, steps: int) -> tuple[Network, Ledger]:
+    net = Network.build([70, 96, 80, 10], [Link("ufixed(8,0)"), Link("binary", "binary"), Link()], seed=3)
+    draw = np.random.default_rng(5)
+    pixels = np.round(draw.random((200, 70)) * (draw.random((200, 70)) < density) * 255) / 256
+    samples = Samples(pixels.astype(np.float32), draw.integers(0, 10, 200))
+    progress = Progress()
+    for step, _ in enumerate(fit(net, rule, RMSprop(1e-3), samples, 1000, 20, 3, progress), 1):
+        if step == steps:
+            break
+    return net, progress.ledger
+
+
+@pytest.mark.parametrize("density", [0.2, 1.0], ids=["sparse", "dense"])
+@pytest.mark.parametrize(
+    "rule",
+    [rules.DTP(), rules.DTP(schedule="alternating-epochs"), rules.TargetProp(), rules.StraightThrough()],
+    ids=["dtp", "dtp-alternating", "target-prop", "straight-through"],
+)
+def test_a_hundred_steps_are_those_of_plain_numpy(rule, density, threads, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """The weights to 1e-6, and every bit that crossed; the very same bits on any number of threads."""
+    results = []
+    for count in threads:
+        set_threads(count)
+        results.append(trained(rule, density, 100))
+    (net, ledger), *others = results
+    for other, other_ledger in others:
+        assert all(np.array_equal(x, other.tensors()[name]) for name, x in net.tensors().items())
+        assert ledger == other_ledger
+    monkeypatch.setitem(backends._backends, np.ndarray, PLAIN)
+    plain, plain_ledger = trained(rule, density, 100)
+    for name, x in net.tensors().items():
+        np.testing.assert_allclose(x, plain.tensors()[name], rtol=0, atol=1e-6, err_msg=name)
+    assert (ledger.work, ledger.accesses) == (plain_ledger.work, plain_ledger.accesses)
+    assert list(ledger.traffic) == list(plain_ledger.traffic)
+    for crossing, traffic in ledger.traffic.items():
+        if crossing.format != "float32":  # the last bits of real numbers depend on the order of a sum
+            assert traffic == plain_ledger.traffic[crossing]
+
+
+def test_kernels_are_chosen_by_the_environment() -> None:
+    code = "import numpy; from lowbit_dtp.backends import backend_of; print(type(backend_of(numpy.zeros(1))).__name__)"
+    for choice, name in (("compiled", "NumbaBackend"), ("plain", "NumpyBackend")):
+        environment = os.environ | {"LOWBIT_DTP_KERNELS": choice}
+        answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert answer.stdout == f"{name}\n"
+    environment = os.environ | {"LOWBIT_DTP_KERNELS": "fast"}
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert answer.stderr.endswith("ValueError: no LOWBIT_DTP_KERNELS 'fast'; there are: compiled, plain\n")
 
 
 def test_threads_are_those_of_the_machine() -> None:
