@@ -300,6 +300,39 @@ def export(
 
 
 @app.command()
+def bench(threads: Threads = None, as_json: Json = False) -> None:
+    """Time products of few bits and training steps on this machine, beside NumPy, in under a minute.
+
+    [bold]Example[/bold]: lowbit-dtp bench --threads 1
+    """
+    from .backends import packed
+    from .backends.numba_cpu import threads_used
+
+    _use_threads(threads)
+    from threadpoolctl import threadpool_limits
+
+    from .benchmark import products, steps
+
+    with threadpool_limits(threads_used(), user_api="blas"):
+        timings = [*products(), *steps()]
+    rows = [
+        {
+            "what": x.name,
+            "microseconds": x.seconds * 1e6,
+            "numpy_ratio": x.numpy_seconds and x.numpy_seconds / x.seconds,
+        }
+        for x in timings
+    ]
+    if as_json:
+        _print({"threads": threads_used(), "target": packed.features(), "timings": rows}, as_json)
+        return
+    print(f"{threads_used()} thread{'s' * (threads_used() > 1)}; {packed.describe()}")
+    for row in rows:
+        ratio = f"{row['numpy_ratio']:6.1f} times NumPy's float32" if row["numpy_ratio"] else ""
+        print(f"{row['what']:42} {row['microseconds']:10,.0f} us  {ratio}".rstrip())
+
+
+@app.command()
 def report(run: Run, as_json: Json = False) -> None:
     """Write the page of a comparison again, `RUN/report.html`.
 
@@ -380,11 +413,29 @@ def _check(experiment: "Experiment") -> None:
 def _data(plan: "Plan", data_dir: Path | None, threads: int | None) -> "DataSet":
     from .data import load
 
-    if threads is not None:
-        from .backends.numba_cpu import set_threads
-
-        set_threads(threads)
+    _use_threads(threads)
     return load(plan.content["data"], data_dir)
+
+
+def _use_threads(threads: int | None) -> None:
+    """Use so many threads, and say when kernels have to be compiled first."""
+    from .backends.numba_cpu import on_compile, set_threads
+
+    on_compile(_tell_of_compiling)
+    if threads is not None:
+        set_threads(threads)
+
+
+def _tell_of_compiling(kernel: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[Kcompiling kernels, once for this machine: {kernel}\r", end="", file=sys.stderr, flush=True)
+    elif not _told:
+        print("compiling kernels, once for this machine", file=sys.stderr, flush=True)
+    _told.append(kernel)
+
+
+_told: list[str] = []
+"""Kernels compiled so far."""
 
 
 def _compare(

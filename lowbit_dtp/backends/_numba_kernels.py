@@ -8,7 +8,6 @@ import numpy as np
 from numba import njit, prange, types
 
 from ._simd import (
-    at_least,
     bits_of,
     converter,
     differs,
@@ -93,25 +92,6 @@ def holds_nan(x):
     nan = 0
     for i in range(x.size):
         nan |= x[i] != x[i]
-    return nan != 0
-
-
-@njit(cache=True, nogil=True)
-def pack_two_valued(x, threshold, words):
-    """Bits of each row of uint64 `words` say whether `x` [rows, n] reaches `threshold`. Returns whether NaN was met."""
-    (rows, n), flat = x.shape, x.reshape(-1)
-    whole, limit, nan = n // LANES, _splat(threshold), np.uint64(0)
-    for i in range(rows):
-        for w in range(whole):
-            v = _load(flat, i * n + w * LANES)
-            words[i, w] = bits_of(at_least(v, limit))
-            nan |= bits_of(differs(v, v))
-        if n % LANES:
-            word = np.uint64(0)
-            for j in range(whole * LANES, n):
-                word |= np.uint64(x[i, j] >= threshold) << np.uint64(j % LANES)
-                nan |= np.uint64(x[i, j] != x[i, j])
-            words[i, whole] = word
     return nan != 0
 
 

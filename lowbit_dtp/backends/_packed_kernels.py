@@ -1,7 +1,7 @@
 """Compiled loops over packed words: arrays in, arrays out. Each has a slow NumPy twin in its test.
 
-Words are laid out as `packing.pack` has them. Everything here is whole numbers, so the bits of a result cannot depend on
-the number of threads.
+Words are laid out as `packing.pack` has them. Everything here is whole numbers, so that no result can depend on the
+number of threads.
 """
 
 import numpy as np
@@ -12,25 +12,29 @@ from ._simd import (
     bits_of,
     converter,
     differs,
+    dot4,
     loader,
+    looker,
     mask_of,
     popcount,
     reader,
     select,
     splatter,
+    spreader,
     store,
+    target,
     total,
 )
 
-_WORD = 64
-"""Bits of a word."""
-_SMALL = 1 << 15
+_WORD, _HALF = 64, 32
+"""Bits of a word, and of half of one."""
+_SMALL = 1 << 17
 """Numbers below which a pass is not worth a second thread."""
 
 
 @njit(inline="always")
 def _chunks(rows, numbers):
-    """Into how many runs of rows a pass over `rows` rows and so many numbers is cut: a matter of shape alone."""
+    """Into how many runs of rows a pass over so many numbers is cut."""
     return max(1, min(rows, numbers // _SMALL))
 
 
@@ -38,33 +42,36 @@ def _chunks(rows, numbers):
 
 
 def _signs(number):
-    """A pass over rows of `number` that packs whether each is at or above a threshold."""
-    load, splat = loader(number, _WORD), splatter(number, _WORD)
+    """A pass over rows of `number` that packs whether each reaches a threshold, and tells whether NaN was met."""
+    load, splat = loader(number, _HALF), splatter(number, _HALF)
 
     @njit
     def run(x, threshold, words, first, stop):
         columns, flat, out = x.shape[1], x.reshape(-1), words.reshape(-1)
         width, whole, left = words.shape[1], columns // _WORD, columns % _WORD
-        nan, kept = np.uint64(0), (np.uint64(1) << np.uint64(left)) - np.uint64(1)
+        least, half, nan = splat(threshold), np.uint64(_HALF), np.uint64(0)
+        met = met_above = differs(least, least)
         for i in range(first, stop):
             at, to = i * columns, i * width
             for word in range(whole):
-                v = load(flat, at + word * _WORD)
-                out[to + word] = bits_of(at_least(v, splat(threshold)))
-                nan |= bits_of(differs(v, v))
+                a, b = load(flat, at + word * _WORD), load(flat, at + word * _WORD + _HALF)
+                out[to + word] = np.uint64(bits_of(at_least(a, least))) | np.uint64(bits_of(at_least(b, least))) << half
+                met, met_above = met | differs(a, a), met_above | differs(b, b)
             if left:
                 at += whole * _WORD
+                bits = missing = np.uint64(0)
                 if at + _WORD <= flat.size:  # reads on into the next row
-                    v = load(flat, at)
-                    bits, met = bits_of(at_least(v, splat(threshold))), bits_of(differs(v, v))
+                    a, b = load(flat, at), load(flat, at + _HALF)
+                    bits = np.uint64(bits_of(at_least(a, least))) | np.uint64(bits_of(at_least(b, least))) << half
+                    missing = np.uint64(bits_of(differs(a, a))) | np.uint64(bits_of(differs(b, b))) << half
                 else:
-                    bits = met = np.uint64(0)
                     for j in range(left):
                         bits |= np.uint64(flat[at + j] >= threshold) << np.uint64(j)
-                        met |= np.uint64(flat[at + j] != flat[at + j]) << np.uint64(j)
+                        missing |= np.uint64(flat[at + j] != flat[at + j]) << np.uint64(j)
+                kept = (np.uint64(1) << np.uint64(left)) - np.uint64(1)
                 out[to + whole] = bits & kept
-                nan |= met & kept
-        return nan != np.uint64(0)
+                nan |= missing & kept
+        return nan != np.uint64(0) or bits_of(met | met_above) != np.uint32(0)
 
     return run
 
@@ -86,138 +93,135 @@ def pack_float32(x, threshold, words):
     return nans != 0
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def pack_float64(x, threshold, words):
     """`pack_float32` of float64."""
-    chunks, nans = _chunks(x.shape[0], x.size), 0
-    for chunk in prange(chunks):
-        nans += _signs_float64(x, threshold, words, x.shape[0] * chunk // chunks, x.shape[0] * (chunk + 1) // chunks)
-    return nans != 0
+    return _signs_float64(x, threshold, words, 0, x.shape[0])
 
 
 _load_64, _load_32, _load_16, _load_8 = (loader(types.uint8, lanes) for lanes in (64, 32, 16, 8))
-_splat_64, _splat_w32, _splat_w16 = splatter(types.uint8, 64), splatter(types.uint32, 8), splatter(types.uint16, 8)
+_splat_64, _splat_32, _splat_16, _splat_8 = (splatter(types.uint8, lanes) for lanes in (64, 32, 16, 8))
+_splat_w32, _splat_w16 = splatter(types.uint32, 8), splatter(types.uint16, 8)
 _read_w32, _read_w16 = reader(types.uint32, 8), reader(types.uint16, 8)
 _read_8, _read_16, _read_32 = (reader(types.uint8, lanes) for lanes in (8, 16, 32))
 _read_word, _load_word = reader(types.uint64, 1), loader(types.uint64, 1)
 _to_8, _to_16, _to_32 = converter(types.uint8), converter(types.uint16), converter(types.uint32)
 
 
-@njit(inline="always")
-def _fold(codes, at, bits):
-    """The word, as a vector of one, of the 64 / `bits` codes that begin at `codes[at]`: shifts within wider lanes."""
-    if bits == 2:
+@njit
+def _fold(codes, at, bits, words, to):
+    """Write the 64 / `bits` codes that begin at `codes[at]` to `words[to]`: shifts within lanes of one byte to be."""
+    if bits == 1:
+        words[to] = bits_of(differs(_load_64(codes, at), _splat_64(np.uint8(0))))
+    elif bits == 2:
         v = _read_w32(_load_32(codes, at))
         v = v | (v >> _splat_w32(np.uint32(6))) | (v >> _splat_w32(np.uint32(12))) | (v >> _splat_w32(np.uint32(18)))
-        word = _read_word(_to_8(v))
+        store(words, to, _read_word(_to_8(v)))
     elif bits == 4:
         v = _read_w16(_load_16(codes, at))
-        word = _read_word(_to_8(v | (v >> _splat_w16(np.uint16(4)))))
+        store(words, to, _read_word(_to_8(v | (v >> _splat_w16(np.uint16(4))))))
     else:
-        word = _read_word(_load_8(codes, at))
-    return word
+        store(words, to, _read_word(_load_8(codes, at)))
 
 
-@njit(inline="always")
-def _unfold(words, at, bits, codes, to):
-    """Undo `_fold`: write the codes of `words[at]` to `codes[to]` and what follows."""
+@njit
+def _unfold(words, at, bits, flip, codes, to):
+    """Undo `_fold`: write the codes of `words[at]`, with the bits `flip` flipped, to `codes[to]` and what follows."""
     if bits == 1:
-        store(codes, to, select(mask_of(words[at]), _splat_64(np.uint8(1)), _splat_64(np.uint8(0))))
+        store(codes, to, select(mask_of(words[at]), _splat_64(np.uint8(1) ^ flip), _splat_64(flip)))
     elif bits == 2:
         v = _to_32(_read_8(_load_word(words, at)))
         v = v | (v << _splat_w32(np.uint32(6))) | (v << _splat_w32(np.uint32(12))) | (v << _splat_w32(np.uint32(18)))
-        store(codes, to, _read_32(v & _splat_w32(np.uint32(0x03030303))))
+        store(codes, to, _read_32(v & _splat_w32(np.uint32(0x03030303))) ^ _splat_32(flip))
     elif bits == 4:
         v = _to_16(_read_8(_load_word(words, at)))
-        store(codes, to, _read_16((v | (v << _splat_w16(np.uint16(4)))) & _splat_w16(np.uint16(0x0F0F))))
+        v = _read_16((v | (v << _splat_w16(np.uint16(4)))) & _splat_w16(np.uint16(0x0F0F)))
+        store(codes, to, v ^ _splat_16(flip))
     else:
-        store(codes, to, _load_word(words, at))
+        store(codes, to, _read_8(_load_word(words, at)) ^ _splat_8(flip))
 
 
-@njit
-def _pack_rows(codes, bits, words, first, stop):
+@njit(cache=True, nogil=True)
+def pack_codes(codes, bits, words):
+    """`codes` [rows, n], uint8 below 2^bits, side by side in `words`; 1, 2, 4 or 8 bits."""
     columns, flat, out = codes.shape[1], codes.reshape(-1), words.reshape(-1)
     width, lanes = words.shape[1], _WORD // bits
     whole, left, last = columns // lanes, columns % lanes, np.zeros(_WORD, np.uint8)
-    for i in range(first, stop):
+    for i in range(codes.shape[0]):
         at, to = i * columns, i * width
-        if bits == 1:
-            for word in range(whole):
-                out[to + word] = bits_of(differs(_load_64(flat, at + word * lanes), _splat_64(np.uint8(0))))
-        else:
-            for word in range(whole):
-                store(out, to + word, _fold(flat, at + word * lanes, bits))
+        for word in range(whole):
+            _fold(flat, at + word * lanes, bits, out, to + word)
         if left:
             for j in range(left):
                 last[j] = flat[at + whole * lanes + j]
-            if bits == 1:
-                out[to + whole] = bits_of(differs(_load_64(last, 0), _splat_64(np.uint8(0))))
-            else:
-                store(out, to + whole, _fold(last, 0, bits))
+            _fold(last, 0, bits, out, to + whole)
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def pack_codes(codes, bits, words):
-    """`codes` [rows, n], uint8 below 2^bits, side by side in `words`; 1, 2, 4 or 8 bits."""
-    chunks, rows = _chunks(codes.shape[0], codes.size), codes.shape[0]
-    for chunk in prange(chunks):
-        _pack_rows(codes, bits, words, rows * chunk // chunks, rows * (chunk + 1) // chunks)
+@njit(cache=True, nogil=True)
+def unpack_codes(words, bits, flip, columns, codes):
+    """Undo `pack_codes`, and flip the bits `flip` of each code; 0 in `codes` [rows, stride] from `columns` on."""
+    flat, out, last = words.reshape(-1), codes.reshape(-1), np.empty(_WORD, np.uint8)
+    width, stride, lanes = words.shape[1], codes.shape[1], _WORD // bits
+    whole, left = columns // lanes, columns % lanes
+    for i in range(codes.shape[0]):
+        at, to = i * width, i * stride
+        for word in range(whole):
+            _unfold(flat, at + word, bits, flip, out, to + word * lanes)
+        if left:
+            _unfold(flat, at + whole, bits, flip, last, 0)
+            for j in range(left):
+                out[to + whole * lanes + j] = last[j]
+        for j in range(columns, stride):
+            out[to + j] = 0
+
+
+@njit(cache=True, nogil=True)
+def split_codes(codes, words):
+    """Bit planes `words` [planes, rows, width] of `codes` [rows, 64 width], uint8; the lowest first."""
+    flat, (planes, rows, width) = codes.reshape(-1), words.shape
+    for i in range(rows):
+        for word in range(width):
+            v = _load_64(flat, (i * width + word) * _WORD)
+            for plane in range(planes):
+                bit = _splat_64(np.uint8(1 << plane))
+                words[plane, i, word] = bits_of(differs(v & bit, _splat_64(np.uint8(0))))
+
+
+_splat_low = splatter(types.float32, 16)
 
 
 @njit
-def _unpack_rows(words, bits, codes, first, stop):
-    columns, flat, out = codes.shape[1], words.reshape(-1), codes.reshape(-1)
-    width, lanes = words.shape[1], _WORD // bits
-    whole, left, last = columns // lanes, columns % lanes, np.empty(_WORD, np.uint8)
+def _choose_rows(words, low, high, x, first, stop):
+    columns, flat, out = x.shape[1], words.reshape(-1), x.reshape(-1)
+    width, whole, left = words.shape[1], columns // _WORD, columns % _WORD
+    clear, set_ = _splat_low(low), _splat_low(high)
     for i in range(first, stop):
         at, to = i * width, i * columns
         for word in range(whole):
-            _unfold(flat, at + word, bits, out, to + word * lanes)
-        if left:
-            _unfold(flat, at + whole, bits, last, 0)
+            for quarter in range(0, _WORD, 16):
+                store(out, to + word * _WORD + quarter, select(_quarter(flat[at + word], quarter), set_, clear))
+        if left and whole:  # the last 64, some of them once more
+            bits = flat[at + whole] << np.uint64(_WORD - left) | flat[at + whole - 1] >> np.uint64(left)
+            for quarter in range(0, _WORD, 16):
+                store(out, to + columns - _WORD + quarter, select(_quarter(bits, quarter), set_, clear))
+        elif left:
             for j in range(left):
-                out[to + whole * lanes + j] = last[j]
+                out[to + j] = high if flat[at] >> np.uint64(j) & np.uint64(1) else low
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def unpack_codes(words, bits, codes):
-    """Undo `pack_codes`: the codes of `words` in `codes` [rows, n], uint8; 1, 2, 4 or 8 bits."""
-    chunks, rows = _chunks(codes.shape[0], codes.size), codes.shape[0]
-    for chunk in prange(chunks):
-        _unpack_rows(words, bits, codes, rows * chunk // chunks, rows * (chunk + 1) // chunks)
-
-
-def _chosen(number):
-    """A pass over rows of words that writes one of two of `number` for each bit."""
-    splat = splatter(number, _WORD)
-
-    @njit
-    def run(words, low, high, x, first, stop):
-        columns, flat, out = x.shape[1], words.reshape(-1), x.reshape(-1)
-        width, whole, left = words.shape[1], columns // _WORD, np.uint64(columns % _WORD)
-        for i in range(first, stop):
-            at, to = i * width, i * columns
-            for word in range(whole):
-                store(out, to + word * _WORD, select(mask_of(flat[at + word]), splat(high), splat(low)))
-            if left and whole:  # the last 64, some of them once more
-                bits = flat[at + whole] << (np.uint64(_WORD) - left) | flat[at + whole - 1] >> left
-                store(out, to + columns - _WORD, select(mask_of(bits), splat(high), splat(low)))
-            elif left:
-                for j in range(columns):
-                    out[to + j] = high if flat[at] >> np.uint64(j) & np.uint64(1) else low
-
-    return run
-
-
-_chosen_float32 = _chosen(types.float32)
+@njit(inline="always")
+def _quarter(word, first):
+    return mask_of(np.uint16(word >> np.uint64(first)))
 
 
 @njit(parallel=True, cache=True, nogil=True)
 def unpack_float32(words, low, high, x):
     """`x` [rows, n], float32: `high` where the bit in `words` is set, else `low`. The word is the mask of a choice."""
     chunks, rows = _chunks(x.shape[0], x.size), x.shape[0]
+    if chunks == 1:
+        return _choose_rows(words, low, high, x, 0, rows)
     for chunk in prange(chunks):
-        _chosen_float32(words, low, high, x, rows * chunk // chunks, rows * (chunk + 1) // chunks)
+        _choose_rows(words, low, high, x, rows * chunk // chunks, rows * (chunk + 1) // chunks)
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
@@ -263,3 +267,285 @@ def count_flips(words, others, flips):
         for j in range(stop, width):
             differing += _bits(a[at + j] ^ b[at + j])
         flips[i] = differing + np.int64(total(few))
+
+
+# --- products ---------------------------------------------------------------------------------------------------------
+#
+# Of unsigned codes u [rows, below] and v [below, neurons]: `product` [rows, neurons] = `scale` sum(u v) + a number for
+# each row + one for each column, which make of codes the levels they stand for. Weights come in blocks of COLUMNS
+# columns, of which the last overlaps the one before rather than being a special case: there are COLUMNS or more.
+
+COLUMNS = 32 if target().register_bits == 512 else 16
+"""Columns of a block of weights. It depends on the target, as the place of Numba's cache does."""
+_TASK_ROWS = 96
+"""Rows, or nearly, of a task for one thread."""
+
+_load_block, _no_bits = loader(types.uint64, COLUMNS), splatter(types.uint64, COLUMNS)
+_spread_word, _to_int = spreader(types.uint64, COLUMNS), converter(types.int32)
+_load_terms, _splat_terms = loader(types.int32, COLUMNS), splatter(types.int32, COLUMNS)
+_spread_term, _spread_codes = spreader(types.int32, COLUMNS), spreader(types.uint32, COLUMNS)
+_load_bytes, _read_bytes = loader(types.uint32, COLUMNS), reader(types.uint8, 4 * COLUMNS)
+_read_sums, _load_pairs, _splat_pairs = reader(types.int32, 16), loader(types.uint64, 8), splatter(types.uint64, 8)
+_read_terms = reader(types.int32, COLUMNS)
+_splat_sums = splatter(types.int32, 16)
+
+
+@njit(inline="always")
+def _tasks(rows, neurons, columns):
+    """Tasks that a product is cut into: runs of rows of blocks of columns."""
+    return (neurons + columns - 1) // columns * max(1, rows // _TASK_ROWS)
+
+
+@njit(inline="always")
+def _task(task, rows, neurons, columns):
+    """Block and column at which a task begins, and its first row and the end of its rows."""
+    blocks, runs = (neurons + columns - 1) // columns, max(1, rows // _TASK_ROWS)
+    block, run = task % blocks, task // blocks
+    return block, min(block * columns, neurons - columns), rows * run // runs, rows * (run + 1) // runs
+
+
+@njit(inline="always")
+def _next_five(i, last):
+    return min(i + 1, last), min(i + 2, last), min(i + 3, last), min(i + 4, last), min(i + 5, last)
+
+
+@njit
+def _planes_task(task, words, weights, orders, ternary, scale, row_terms, column_terms, product):
+    block, column, first, stop = _task(task, product.shape[0], product.shape[1], COLUMNS)
+    planes, rows, width = words.shape
+    flat, out, n = words.reshape(-1), product.reshape(-1), product.shape[1]
+    for i in range(first, stop, 2):
+        k = min(i + 1, stop - 1)
+        a = b = _no_bits(np.uint64(0))
+        for order in range(planes + orders - 2, -1, -1):
+            a, b = a + a, b + b
+            for plane in range(max(0, order - orders + 1), min(planes, order + 1)):
+                at, below = (plane * rows + i) * width, (plane * rows + k) * width
+                if ternary:
+                    start = block * width * 2 * COLUMNS
+                    for word in range(width):
+                        sign = _load_block(weights, start + 2 * word * COLUMNS)
+                        used = _load_block(weights, start + (2 * word + 1) * COLUMNS)
+                        a = a + popcount((_spread_word(flat, at + word) ^ sign) & used)
+                        b = b + popcount((_spread_word(flat, below + word) ^ sign) & used)
+                else:
+                    start = (block * orders + order - plane) * width * COLUMNS
+                    for word in range(width):
+                        v = _load_block(weights, start + word * COLUMNS)
+                        a = a + popcount(_spread_word(flat, at + word) & v)
+                        b = b + popcount(_spread_word(flat, below + word) & v)
+        scales, terms = _splat_terms(np.int32(scale)), _load_terms(column_terms, column)
+        store(out, i * n + column, scales * _to_int(a) + terms + _spread_term(row_terms, i))
+        store(out, k * n + column, scales * _to_int(b) + terms + _spread_term(row_terms, k))
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def planes_product(words, weights, orders, ternary, factors, sums, others, product):
+    """The product of bit planes `words` [planes, rows, width] by `orders` bit planes of weights, the lowest first.
+
+    A popcount of an AND multiplies 64 pairs of bits (Courbariaux et al., 2016); planes are summed by Horner's rule.
+    A `ternary` weight, a sign and whether it is used, takes one popcount: where it is used, the bits that differ.
+    """
+    (rows, neurons), (scale, row_factor, factor, other_factor) = product.shape, factors
+    row_terms, column_terms = _plane_terms(words, row_factor), _column_terms(factor, sums, other_factor, others)
+    if words.size * neurons * orders < _SMALL:
+        for task in range(_tasks(rows, neurons, COLUMNS)):
+            _planes_task(task, words, weights, orders, ternary, scale, row_terms, column_terms, product)
+    else:
+        for task in prange(_tasks(rows, neurons, COLUMNS)):
+            _planes_task(task, words, weights, orders, ternary, scale, row_terms, column_terms, product)
+
+
+LOOKED_UP = 64
+"""Columns of a block of weights that are looked up."""
+_COUNTS = np.bitwise_count(np.arange(16)[:, None] & np.arange(16)).astype(np.uint8).reshape(-1)
+_look_up, _load_nibbles, _no_counts = (
+    looker(LOOKED_UP),
+    loader(types.uint8, LOOKED_UP),
+    splatter(types.uint8, LOOKED_UP),
+)
+_splat_wide, _to_wide = splatter(types.uint16, LOOKED_UP), converter(types.uint16)
+_load_wide_terms, _splat_wide_terms = loader(types.int32, LOOKED_UP), splatter(types.int32, LOOKED_UP)
+_spread_wide_term = spreader(types.int32, LOOKED_UP)
+
+
+@njit(inline="always")
+def _counts(codes, at, v):
+    return _look_up(_COUNTS, np.intp(codes[np.uintp(at)]) << 4, v)
+
+
+@njit
+def _look_up_task(task, planes, codes, weights, orders, scale, row_terms, column_terms, product):
+    block, column, first, stop = _task(task, product.shape[0], product.shape[1], LOOKED_UP)
+    flat, out, (rows, n), steps = codes.reshape(-1), product.reshape(-1), product.shape, codes.shape[1]
+    for i in range(first, stop, 4):
+        i1, i2, i3 = min(i + 1, stop - 1), min(i + 2, stop - 1), min(i + 3, stop - 1)
+        total_a = total_b = total_c = total_d = _splat_wide(np.uint16(0))
+        for pair in range(planes * orders):
+            plane, order = pair // orders, pair % orders
+            above, start = plane * rows, (block * orders + order) * steps
+            for begin in range(0, steps, 63):  # counts of 4 in a byte
+                a = b = c = d = _no_counts(np.uint8(0))
+                for k in range(begin, min(begin + 63, steps)):
+                    v = _load_nibbles(weights, (start + k) * LOOKED_UP)
+                    a = a + _counts(flat, (above + i) * steps + k, v)
+                    b = b + _counts(flat, (above + i1) * steps + k, v)
+                    c = c + _counts(flat, (above + i2) * steps + k, v)
+                    d = d + _counts(flat, (above + i3) * steps + k, v)
+                weight = _splat_wide(np.uint16(plane + order))
+                total_a, total_b = total_a + (_to_wide(a) << weight), total_b + (_to_wide(b) << weight)
+                total_c, total_d = total_c + (_to_wide(c) << weight), total_d + (_to_wide(d) << weight)
+        scales, terms = _splat_wide_terms(np.int32(scale)), _load_wide_terms(column_terms, column)
+        store(out, i * n + column, scales * _to_int(total_a) + terms + _spread_wide_term(row_terms, i))
+        store(out, i1 * n + column, scales * _to_int(total_b) + terms + _spread_wide_term(row_terms, i1))
+        store(out, i2 * n + column, scales * _to_int(total_c) + terms + _spread_wide_term(row_terms, i2))
+        store(out, i3 * n + column, scales * _to_int(total_d) + terms + _spread_wide_term(row_terms, i3))
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def look_up_product(words, steps, weights, orders, factors, sums, product):
+    """`planes_product` for AVX2; a sum(u v) below 2^16; LOOKED_UP or more columns.
+
+    Four bits of the activations choose a table of 16 counts, four bits of a weight an entry: a byte shuffle looks up 32
+    at a time (as in Mula, Kurz and Lemire, Faster Population Counts Using AVX2 Instructions, 2018).
+    """
+    (planes, rows, width), (scale, row_factor, factor, _) = words.shape, factors
+    row_terms, column_terms = _plane_terms(words, row_factor), _column_terms(factor, sums, 0, sums)
+    codes = np.empty((planes * rows, steps), np.uint8)
+    unpack_codes(words.reshape(planes * rows, width), 4, np.uint8(0), steps, codes)
+    if codes.size * product.shape[1] * orders < 8 * _SMALL:
+        for task in range(_tasks(rows, product.shape[1], LOOKED_UP)):
+            _look_up_task(task, planes, codes, weights, orders, scale, row_terms, column_terms, product)
+    else:
+        for task in prange(_tasks(rows, product.shape[1], LOOKED_UP)):
+            _look_up_task(task, planes, codes, weights, orders, scale, row_terms, column_terms, product)
+
+
+@njit
+def _bytes_task(task, codes, steps, weights, digits, scale, row_terms, column_terms, product):
+    block, column, first, stop = _task(task, product.shape[0], product.shape[1], COLUMNS)
+    flat, out, n, stride = codes.reshape(-1), product.reshape(-1), product.shape[1], codes.shape[1]
+    for i in range(first, stop, 6):
+        i1, i2, i3, i4, i5 = _next_five(i, stop - 1)
+        a = b = c = d = e = f = _splat_terms(np.int32(0))
+        for digit in range(digits - 1, -1, -1):
+            base, start = _splat_terms(np.int32(256)), (block * digits + digit) * steps * COLUMNS
+            a, b, c, d, e, f = a * base, b * base, c * base, d * base, e * base, f * base
+            for k in range(steps):
+                v = _load_bytes(weights, start + k * COLUMNS)
+                a = dot4(a, _spread_codes(flat, i * stride + k), v)
+                b = dot4(b, _spread_codes(flat, i1 * stride + k), v)
+                c = dot4(c, _spread_codes(flat, i2 * stride + k), v)
+                d = dot4(d, _spread_codes(flat, i3 * stride + k), v)
+                e = dot4(e, _spread_codes(flat, i4 * stride + k), v)
+                f = dot4(f, _spread_codes(flat, i5 * stride + k), v)
+        scales, terms = _splat_terms(np.int32(scale)), _load_terms(column_terms, column)
+        store(out, i * n + column, scales * a + terms + _spread_term(row_terms, i))
+        store(out, i1 * n + column, scales * b + terms + _spread_term(row_terms, i1))
+        store(out, i2 * n + column, scales * c + terms + _spread_term(row_terms, i2))
+        store(out, i3 * n + column, scales * d + terms + _spread_term(row_terms, i3))
+        store(out, i4 * n + column, scales * e + terms + _spread_term(row_terms, i4))
+        store(out, i5 * n + column, scales * f + terms + _spread_term(row_terms, i5))
+
+
+@njit(inline="always")
+def _pairs(sums, flat, at, p, q):
+    x = _read_bytes(_spread_codes(flat, at)) + p
+    y = _read_bytes(_spread_codes(flat, at + 1)) + q
+    return dot4(sums, _read_terms(x), _read_terms(y))
+
+
+@njit
+def _pairs_task(task, codes, steps, weights, scale, row_terms, column_terms, product):
+    block, column, first, stop = _task(task, product.shape[0], product.shape[1], COLUMNS)
+    flat, out, n, stride = codes.reshape(-1), product.reshape(-1), product.shape[1], codes.shape[1]
+    for i in range(first, stop, 6):
+        i1, i2, i3, i4, i5 = _next_five(i, stop - 1)
+        a = b = c = d = e = f = _splat_terms(np.int32(0))
+        for k in range(steps):
+            at = (block * steps + k) * 2 * COLUMNS
+            p, q = _read_bytes(_load_bytes(weights, at)), _read_bytes(_load_bytes(weights, at + COLUMNS))
+            a = _pairs(a, flat, i * stride + 2 * k, p, q)
+            b = _pairs(b, flat, i1 * stride + 2 * k, p, q)
+            c = _pairs(c, flat, i2 * stride + 2 * k, p, q)
+            d = _pairs(d, flat, i3 * stride + 2 * k, p, q)
+            e = _pairs(e, flat, i4 * stride + 2 * k, p, q)
+            f = _pairs(f, flat, i5 * stride + 2 * k, p, q)
+        scales, terms = _splat_terms(np.int32(scale)), _load_terms(column_terms, column)
+        store(out, i * n + column, scales * a + terms + _spread_term(row_terms, i))
+        store(out, i1 * n + column, scales * b + terms + _spread_term(row_terms, i1))
+        store(out, i2 * n + column, scales * c + terms + _spread_term(row_terms, i2))
+        store(out, i3 * n + column, scales * d + terms + _spread_term(row_terms, i3))
+        store(out, i4 * n + column, scales * e + terms + _spread_term(row_terms, i4))
+        store(out, i5 * n + column, scales * f + terms + _spread_term(row_terms, i5))
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def bytes_product(codes, steps, weights, digits, factors, sums, others, product):
+    """The product of `codes` [rows, stride], eight bytes in a uint64, by weights of `digits` signed bytes, 1 or 2.
+
+    An instruction multiplies four pairs of bytes and sums them, in each lane; digits are summed by Horner's rule.
+    With 0 digits, weights are codes v too: (u1 + v2)(u2 + v1) = u1 v1 + u2 v2 + u1 u2 + v1 v2, where the last two go
+    into the terms, takes half the multiplications (Winograd, A New Algorithm for Inner Product, 1968); u + v < 128.
+    """
+    (rows, neurons), (scale, row_factor, factor, other_factor) = product.shape, factors
+    row_terms = _code_terms(codes, row_factor, 0 if digits else -scale)
+    fours, column_terms = codes.view(np.uint32), _column_terms(factor, sums, other_factor, others)
+    if codes.size * neurons < _SMALL:
+        for task in range(_tasks(rows, neurons, COLUMNS)):
+            _code_task(task, fours, steps, weights, digits, scale, row_terms, column_terms, product)
+    else:
+        for task in prange(_tasks(rows, neurons, COLUMNS)):
+            _code_task(task, fours, steps, weights, digits, scale, row_terms, column_terms, product)
+
+
+@njit
+def _code_task(task, codes, steps, weights, digits, scale, row_terms, column_terms, product):
+    if digits:
+        _bytes_task(task, codes, steps, weights, digits, scale, row_terms, column_terms, product)
+    else:
+        _pairs_task(task, codes, steps, weights, scale, row_terms, column_terms, product)
+
+
+@njit
+def _plane_terms(words, factor):
+    """For each row of bit planes `words` [planes, rows, width], `factor` times the sum of its codes."""
+    planes, rows, width = words.shape
+    terms, flat, stop = np.zeros(rows, np.int32), words.reshape(-1), width - width % 8
+    if factor != 0:
+        for plane in range(planes):
+            for i in range(rows):
+                at, few, ones = (plane * rows + i) * width, _splat_few(np.uint64(0)), 0
+                for j in range(0, stop, 8):
+                    few = few + popcount(_load_few(flat, at + j))
+                for j in range(stop, width):
+                    ones += _bits(flat[at + j])
+                terms[i] += np.int32((factor * (ones + np.int64(total(few)))) << plane)
+    return terms
+
+
+@njit
+def _code_terms(codes, factor, pair_factor):
+    """For each row, `factor` sum(u) + `pair_factor` sum(u1 u2): u1 and u2 are codes, four and four.
+
+    `codes` [rows, stride] holds eight in a uint64; stride is a multiple of 8.
+    """
+    terms, flat, stride = np.zeros(codes.shape[0], np.int32), codes.reshape(-1), codes.shape[1]
+    ones, half, none = _splat_sums(np.int32(0x01010101)), _splat_pairs(np.uint64(32)), _splat_sums(np.int32(0))
+    if factor != 0 or pair_factor != 0:
+        for i in range(codes.shape[0]):
+            sums = pairs = none
+            for j in range(i * stride, (i + 1) * stride, 8):
+                v = _load_pairs(flat, j)
+                sums, pairs = dot4(sums, _read_sums(v), ones), dot4(pairs, _read_sums(v), _read_sums(v >> half))
+            terms[i] = np.int32(factor * np.int64(total(sums)) + pair_factor * np.int64(total(pairs)))
+    return terms
+
+
+@njit
+def _column_terms(factor, sums, other_factor, others):
+    """For each column, `factor` times `sums` + `other_factor` times `others`, wrapped around."""
+    terms = np.empty(sums.size, np.int32)
+    for j in range(terms.size):
+        terms[j] = np.int32(factor * sums[j] + other_factor * others[j])
+    return terms

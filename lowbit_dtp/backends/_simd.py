@@ -381,6 +381,11 @@ class Target:
     counts_bits: bool
     byte_products: tuple[str, int] | None
 
+    @property
+    def looks_up(self) -> bool:
+        """Whether there is AVX2, whose byte shuffle is a look-up in tables of 16: whole numbers in wide registers."""
+        return self.register_bits >= 256
+
 
 @cache
 def target() -> Target:
@@ -413,6 +418,29 @@ def dot4(typing, sums, a, b):  # type: ignore[no-untyped-def]
     return sums(sums, a, b), generate
 
 
+def looker(lanes: int) -> Any:
+    """`look_up(tables, i, index)`: for each of `lanes` uint8 below 16, that entry of the 16 at `tables[i]`. AVX2."""
+    vector = Vector(types.uint8, lanes)
+    table, twice = ir.VectorType(ir.IntType(8), 16), ir.Constant(ir.VectorType(ir.IntType(32), 32), [*range(16)] * 2)
+
+    @intrinsic
+    def look_up(typing, tables, i, index):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            address = builder.bitcast(builder.gep(data, [arguments[1]]), table.as_pointer())
+            entries = builder.shuffle_vector(builder.load(address, align=1), ir.Constant(table, ir.Undefined), twice)
+            looked_up, index = [], arguments[2]
+            for first in range(0, lanes, 32):
+                which = ir.Constant(twice.type, list(range(first, first + 32)))
+                part = builder.shuffle_vector(index, ir.Constant(index.type, ir.Undefined), which)
+                looked_up.append(_call(builder, "llvm.x86.avx2.pshuf.b", entries.type, (entries, part)))
+            return _joined(builder, looked_up)
+
+        return vector(tables, types.intp, vector), generate
+
+    return look_up
+
+
 def _by_registers(builder: Any, name: str, register: int, vectors: Any, read_as: ir.Type | None = None) -> Any:
     """A function of LLVM for one width of register, over wider vectors of 32-bit lanes; it may read them otherwise."""
     result, parts = ir.VectorType(ir.IntType(32), register // 32), []
@@ -420,9 +448,14 @@ def _by_registers(builder: Any, name: str, register: int, vectors: Any, read_as:
         which = ir.Constant(result, list(range(first, first + result.count)))
         cut = [builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), which) for v in vectors]
         parts.append(_call(builder, name, result, [builder.bitcast(v, read_as or result) for v in cut]))
+    return _joined(builder, parts)
+
+
+def _joined(builder: Any, parts: list[Any]) -> Any:
+    """One vector of some, whose number is a power of 2."""
     while len(parts) > 1:
-        which = ir.VectorType(ir.IntType(32), 2 * parts[0].type.count)
-        which = ir.Constant(which, list(range(which.count)))
+        lanes = 2 * parts[0].type.count
+        which = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(lanes)))
         parts = [builder.shuffle_vector(a, b, which) for a, b in zip(parts[::2], parts[1::2], strict=True)]
     return parts[0]
 

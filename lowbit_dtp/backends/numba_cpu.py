@@ -1,6 +1,7 @@
 """NumPy arrays: compiled kernels for float32 and few bits, whose bits do not depend on the number of threads."""
 
 import os
+from collections.abc import Callable
 from functools import cache
 from math import prod
 
@@ -11,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
+from numba.core import event
 
 from ..formats import FixedPoint, Float, Format, Table
-from ..packing import packed_width
-from . import Array, Carried, Outer, multiplied
-from . import _numba_kernels
+from . import Array, Carried, Outer, _numba_kernels, multiplied, packed
 from .numpy_plain import NumpyBackend, thresholds
 
 if TYPE_CHECKING:
@@ -48,6 +48,25 @@ def set_threads(threads: int) -> None:
     if not 1 <= threads <= most:
         raise ValueError(f"threads must be 1 to {most} on this machine, not {threads}")
     numba.set_num_threads(threads)
+
+
+def threads_used() -> int:
+    """How many threads are used."""
+    return int(numba.get_num_threads())
+
+
+def on_compile(tell: Callable[[str], None]) -> None:
+    """Call `tell` with the name of each kernel that is about to be compiled: once for a machine, then it is cached."""
+
+    class Listener(event.Listener):
+        def on_start(self, happened: Any) -> None:
+            kernel = happened.data["dispatcher"].py_func
+            if kernel.__module__.startswith(__package__):
+                tell(kernel.__name__)
+
+        def on_end(self, happened: Any) -> None: ...
+
+    event.register("numba:compile", Listener())  # type: ignore[no-untyped-call]
 
 
 def normal(seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -94,8 +113,8 @@ class NumbaBackend(NumpyBackend):
     def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Carried:
         if not (isinstance(fmt, Table) and len(fmt.values) == 2 and x.ndim == 2 and _is_plain(x)):
             return super().transmit(x, fmt, uniform, previous)
-        words = np.empty((len(x), packed_width(x.shape[1], 1)), np.uint64)
-        if kernels.pack_two_valued(x, thresholds(fmt, x.dtype)[0], words):
+        words, nan = packed.pack_signs(x, fmt.thresholds[0])
+        if nan:
             raise ValueError(f"{fmt.name} cannot send NaN")
         return Carried(words, x.shape[1], *self.ones_and_toggles(words, previous))
 
@@ -129,7 +148,7 @@ class NumbaBackend(NumpyBackend):
         elif neurons >= kernels.LANES and (sparse := _sparse(signal)) is not None:
             kernels.sparse_matmul(*sparse, weight, bias, drive)
         else:
-            _multiply(signal.values, weight, bias, drive)
+            _multiply(_values_of(signal), weight, bias, drive)
         return drive
 
     def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
@@ -139,7 +158,7 @@ class NumbaBackend(NumpyBackend):
         kernels.column_sums(error, sums)
         if error.shape[1] >= kernels.LANES and (signal.packed_neurons is not None or _sparse(signal) is not None):
             return Outer(signal, error, _outer), sums
-        values = signal.values
+        values = _values_of(signal)
         if values.size * error.shape[1] > _LARGE:
             learning = _learning(error)
             if learning.sum() < _FEW_ROWS * len(learning):
@@ -203,12 +222,22 @@ class NumbaBackend(NumpyBackend):
             return
         numbers = [np.float32(n) for n in (learning_rate, decay, momentum, stabilizer)]
         if isinstance(gradient, Outer):
-            packed, factors = gradient.signal.packed_neurons is not None, _factors(gradient.signal, gradient.error)
-            fused = kernels.row_tables_rmsprop if packed else kernels.sparse_rmsprop
-            fused(*factors, gradient.error, parameter, *state, *numbers)
+            sparse = gradient.signal.packed_neurons is None
+            fused = kernels.sparse_rmsprop if sparse else kernels.row_tables_rmsprop
+            fused(*_factors(gradient.signal, gradient.error), gradient.error, parameter, *state, *numbers)
         else:
             flat = [x.reshape(-1) for x in (parameter, np.ascontiguousarray(gradient, np.float32), *state)]
             kernels.rmsprop(*flat, *numbers)
+
+
+def _values_of(signal: "Signal") -> Array:
+    """`signal.values`, of packed words without making codes."""
+    if signal.packed_neurons is None or signal.like.dtype != np.float32:
+        return signal.values
+    if "values" not in signal.made:
+        low, high = _values(signal.format, signal.like.dtype)
+        signal.made["values"] = packed.unpack_signs(signal.carried, signal.packed_neurons, low, high)
+    return signal.made["values"]
 
 
 def _outer(signal: "Signal", error: Array) -> Array:
@@ -272,7 +301,7 @@ def _multiply(a: Array, b: Array, bias: Array, product: Array) -> None:
 def _sparse(signal: "Signal") -> Any:
     """The nonzeros of a signal as compressed rows, made once; None if they are not few, as in images with no ground."""
     if "sparse" not in signal.made:
-        values = signal.values
+        values = _values_of(signal)
         signal.made["sparse"] = None
         if _is_plain(values) and (count := kernels.count_nonzeros(values.reshape(-1))) < _DENSE * values.size:
             found = np.empty(len(values) + 1, np.int64), np.empty(count, np.int32), np.empty(count, np.float32)

@@ -1,8 +1,10 @@
-"""The peer: one training step of the discrete network in plain eager torch, with hand-made gradients.
+"""The peer: training steps of the discrete network in plain torch, with hand-made gradients unless said otherwise.
 
-Written as well as eager torch allows: no autograd, fused `addmm`, gradients into buffers that live as long as the net,
-and optimizer updates in place. It computes the very thing that `lowbit_dtp.rules` do, but counts nothing.
+Written as well as eager torch allows: fused `addmm`, gradients into buffers that live as long as the net, and optimizer
+updates in place. It computes the very thing that `lowbit_dtp.rules` do, but counts nothing.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,47 +59,73 @@ class Eager:
         torch.sum(error, 0, out=self.gradients[bias])
         return {name: self.gradients[name] for name in (weight, bias)}
 
-    def up(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
-        """h1, what it sends, h2, the error of the logits for each sample, and the mean loss."""
+    def up(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """h1, what it sends, h2, and the logits."""
         h1 = self.layer(pixels, "h1").tanh_()
         sent = sign(h1)
         h2 = self.layer(sent, "h2").tanh_()
-        log_probability = torch.log_softmax(self.layer(h2, "output"), 1)
-        loss = torch.nn.functional.nll_loss(log_probability, labels).item()
+        return h1, sent, h2, self.layer(h2, "output")
+
+    def error(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of each sample's loss at the logits, and the mean loss."""
+        log_probability = torch.log_softmax(logits, 1)
+        loss = torch.nn.functional.nll_loss(log_probability, labels)
         error = log_probability.exp_()
         error[torch.arange(len(labels)), labels] -= 1
-        return h1, sent, h2, error, loss
+        return error, loss
 
-    @torch.no_grad()
-    def dtp(self, pixels: Tensor, labels: Tensor, noise: Tensor, target_step: float) -> float:
-        """One minibatch of Algorithm 1: inverse and forward mappings learn from the same parameters. Returns the loss.
-
-        `noise` [batch, neurons of h1] is what h1 is corrupted by while its inverse learns.
-        """
+    def forward_gradients(
+        self, pixels: Tensor, labels: Tensor, target_step: float
+    ) -> tuple[Tensor, Tensor, Parameters]:
+        """h1, the mean loss, and gradients of the forward weights for difference targets."""
         scale = 1 / len(pixels)
-        h1, sent, h2, error, loss = self.up(pixels, labels)
+        h1, sent, h2, logits = self.up(pixels)
+        error, loss = self.error(logits, labels)
         blame = error @ self.parameters["output.weight"].t()
         target2 = torch.sub(h2, blame, alpha=target_step)
         difference = self.recall(sign(h2)).sub_(self.recall(sign(target2)))
-        noisy = h1 + noise
-        lifted = sign(self.layer(sign(noisy), "h2").tanh_())
-        echo = self.recall(lifted)
         miss2 = torch.addcmul(blame, torch.mul(blame, h2), h2, value=-1).mul_(2 * target_step * scale)
         miss1 = torch.addcmul(difference, torch.mul(difference, h1), h1, value=-1).mul_(2 * scale)
-        missed = torch.sub(echo, noisy)
-        miss_echo = torch.addcmul(missed, torch.mul(missed, echo), echo, value=-1).mul_(2 * scale)
-        self.optimizer.apply(
+        gradients = (
             self.gradient(h2, error.mul_(scale), "output.weight", "output.bias")
             | self.gradient(sent, miss2, "h2.weight", "h2.bias")
             | self.gradient(pixels, miss1, "h1.weight", "h1.bias")
-            | self.gradient(lifted, miss_echo, "h1.feedback", "h1.feedback_bias")
         )
+        return h1, loss, gradients
+
+    def inverse_gradients(self, h1: Tensor, noise: Tensor) -> Parameters:
+        """Gradients of the feedback weights, under `noise` [batch, neurons of h1]."""
+        noisy = h1 + noise
+        lifted = sign(self.layer(sign(noisy), "h2").tanh_())
+        echo = self.recall(lifted)
+        missed = torch.sub(echo, noisy)
+        miss = torch.addcmul(missed, torch.mul(missed, echo), echo, value=-1).mul_(2 / len(h1))
+        return self.gradient(lifted, miss, "h1.feedback", "h1.feedback_bias")
+
+    @torch.no_grad()
+    def dtp(self, pixels: Tensor, labels: Tensor, noise: Tensor, target_step: float) -> Tensor:
+        """One minibatch of Algorithm 1: both mappings learn from the same parameters. Returns the loss."""
+        h1, loss, gradients = self.forward_gradients(pixels, labels, target_step)
+        self.optimizer.apply(gradients | self.inverse_gradients(h1, noise))
         return loss
 
     @torch.no_grad()
-    def straight_through(self, pixels: Tensor, labels: Tensor) -> float:
+    def inverse(self, pixels: Tensor, noise: Tensor) -> None:
+        """One minibatch of an epoch in which only the inverse learns."""
+        self.optimizer.apply(self.inverse_gradients(self.layer(pixels, "h1").tanh_(), noise))
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor, labels: Tensor, target_step: float) -> Tensor:
+        """One minibatch of an epoch in which only the forward mapping learns. Returns the loss."""
+        _, loss, gradients = self.forward_gradients(pixels, labels, target_step)
+        self.optimizer.apply(gradients)
+        return loss
+
+    @torch.no_grad()
+    def straight_through(self, pixels: Tensor, labels: Tensor) -> Tensor:
         """One minibatch of backpropagation that takes the sign for the identity on the way down. Returns the loss."""
-        h1, sent, h2, error, loss = self.up(pixels, labels)
+        h1, sent, h2, logits = self.up(pixels)
+        error, loss = self.error(logits, labels)
         error.mul_(1 / len(pixels))
         blame2 = error @ self.parameters["output.weight"].t()
         error2 = torch.addcmul(blame2, torch.mul(blame2, h2), h2, value=-1)
@@ -109,3 +137,27 @@ class Eager:
             | self.gradient(pixels, error1, "h1.weight", "h1.bias")
         )
         return loss
+
+    def straight_through_autograd(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """The same by autograd, as it is mostly written. Returns the loss."""
+        names = [name for name in self.parameters if ".feedback" not in name]
+        leaves = [self.parameters[name].requires_grad_() for name in names]
+        h1 = torch.tanh(self.layer(pixels, "h1"))
+        h2 = torch.tanh(self.layer(_Sign.apply(h1), "h2"))
+        loss = torch.nn.functional.cross_entropy(self.layer(h2, "output"), labels)
+        gradients = torch.autograd.grad(loss, leaves)
+        with torch.no_grad():
+            self.optimizer.apply(dict(zip(names, gradients, strict=True)))
+        return loss.detach()
+
+
+class _Sign(torch.autograd.Function):
+    """`sign`, whose gradient passes as if it were the identity."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        return sign(x)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient

@@ -1,0 +1,437 @@
+"""Packed words in NumPy: packing, counting, and products that are exact in whole numbers.
+
+The number of threads is Numba's, and no result depends on it.
+
+    >>> from lowbit_dtp.formats import binary
+    >>> weights = Weights.arrange(np.array([[1], [-2], [3]]))
+    >>> words, nan = pack_signs(np.array([[0.5, -0.5, 2.0]], np.float32))
+    >>> product(words, levels_of(binary), weights).tolist()
+    [[6]]
+"""
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..formats import FixedPoint, Format, Table
+from ..packing import WORD_BITS, packed_width
+from ..packing import pack as pack_any
+from ..packing import unpack as unpack_any
+from . import _packed_kernels as kernels
+from ._simd import target
+
+Words = npt.NDArray[np.uint64]
+Floats = npt.NDArray[np.floating[Any]]
+Whole = npt.NDArray[np.int32]
+
+WIDTHS = (1, 2, 4, 8)
+"""Bits of the codes that have kernels; others go by `packing`."""
+_MOST = 2**31 - 1
+
+# --- packing ----------------------------------------------------------------------------------------------------------
+
+
+def pack_signs(x: Floats, threshold: float = 0.0) -> tuple[Words, bool]:
+    """A bit for each of `x` [..., n], float32 or float64: whether it reaches `threshold`; and whether NaN was met."""
+    if x.dtype not in (np.float32, np.float64):
+        raise TypeError(f"pack_signs takes float32 or float64, not {x.dtype}")
+    rows = _rows(x)
+    words = np.empty((len(rows), packed_width(x.shape[-1], 1)), np.uint64)
+    run = kernels.pack_float32 if x.dtype == np.float32 else kernels.pack_float64
+    nan = run(rows, _reached(float(threshold), x.dtype), words)
+    return words.reshape(*x.shape[:-1], -1) if x.ndim != 2 else words, nan
+
+
+def _reached(threshold: float, dtype: np.dtype) -> Any:
+    """The threshold in the type of the numbers, rounded up: `x >= t` then means the same for every `x` of that type."""
+    rounded = dtype.type(threshold)
+    return np.nextafter(rounded, dtype.type(np.inf)) if float(rounded) < threshold else rounded
+
+
+def unpack_signs(words: Words, neurons: int, low: float, high: float) -> npt.NDArray[np.float32]:
+    """float32 [..., neurons]: `high` where a bit is set in `words` [..., packed_width(neurons, 1)], else `low`."""
+    rows = _rows_of_words(words, neurons, 1)
+    x = np.empty((len(rows), neurons), np.float32)
+    kernels.unpack_float32(rows, np.float32(low), np.float32(high), x)
+    return x.reshape(*words.shape[:-1], neurons)
+
+
+def pack(codes: npt.NDArray[np.unsignedinteger[Any]], bits: int) -> Words:
+    """As `packing.pack`, and sooner for uint8 codes of 1, 2, 4 and 8 bits."""
+    if bits not in WIDTHS or codes.dtype != np.uint8:
+        return pack_any(codes, bits)
+    if codes.size and bits < 8 and int(codes.max()) >= 1 << bits:
+        raise ValueError(f"code {int(codes.max())} does not fit in {bits} bits")
+    rows = _rows(codes)
+    words = np.empty((len(rows), packed_width(codes.shape[-1], bits)), np.uint64)
+    kernels.pack_codes(rows, bits, words)
+    return words.reshape(*codes.shape[:-1], words.shape[1])
+
+
+def unpack(words: Words, bits: int, neurons: int) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """As `packing.unpack`, and sooner for codes of 1, 2, 4 and 8 bits."""
+    if bits not in WIDTHS:
+        return unpack_any(words, bits, neurons)
+    rows = _rows_of_words(words, neurons, bits)
+    codes = np.empty((len(rows), neurons), np.uint8)
+    kernels.unpack_codes(rows, bits, np.uint8(0), neurons, codes)
+    return codes.reshape(*words.shape[:-1], neurons)
+
+
+# --- counting ---------------------------------------------------------------------------------------------------------
+
+
+def ones_and_toggles(words: Words, previous: Words | None = None) -> tuple[int, int]:
+    """Bits set in `words` [..., rows, width], and bits that differ from the row before.
+
+    `previous` [..., width] is the row before the first; without one the first toggles nothing.
+    """
+    ones = toggles = 0
+    words = np.ascontiguousarray(words)
+    for member in np.ndindex(words.shape[:-2]):
+        rows = words[member]
+        before = rows[:1] if previous is None else previous[member]
+        counted = kernels.count(rows, np.ascontiguousarray(before).reshape(-1))
+        ones, toggles = ones + counted[0], toggles + counted[1]
+    return ones, toggles
+
+
+def flips(words: Words, others: Words) -> npt.NDArray[np.int64]:
+    """Bits that differ between `words` and `others` [..., width], of each row [...]."""
+    if words.shape != others.shape:
+        raise ValueError(f"rows are compared one by one, but the words have shapes {words.shape} and {others.shape}")
+    counts = np.empty(words.shape[:-1], np.int64)
+    kernels.count_flips(_rows(words), _rows(others), counts.reshape(-1))
+    return counts
+
+
+# --- products ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What codes stand for in whole numbers of a `unit`: code `k` for `low + step * (k ^ flip)`.
+
+    `highest` is the largest `k ^ flip`; `words` with others in them have no meaning.
+    """
+
+    bits: int
+    low: int
+    step: int
+    highest: int
+    flip: int = 0
+    unit: float = 1.0
+
+    @property
+    def largest(self) -> int:
+        """Largest magnitude."""
+        return max(abs(self.low), abs(self.low + self.step * self.highest))
+
+
+@cache
+def levels_of(fmt: Format) -> Levels:
+    """The levels of an evenly spaced format of at most 8 bits. ValueError for others.
+
+    >>> from lowbit_dtp.formats import binary
+    >>> levels_of(binary)
+    Levels(bits=1, low=-1, step=2, highest=1, flip=0, unit=1.0)
+    """
+    if fmt.bits <= 8 and isinstance(fmt, FixedPoint):
+        top = 2 ** (fmt.bits - 1) if fmt.signed else 0
+        return Levels(fmt.bits, -top, 1, 2**fmt.bits - 1, top, fmt.step)
+    if fmt.bits <= 8 and isinstance(fmt, Table):
+        values = np.array(fmt.values)
+        spaces = np.diff(values)
+        for parts in range(1, 9):  # the unit is the space, or a part of it if zero falls between two values
+            unit = spaces[0] / parts
+            low = round(values[0] / unit)
+            if np.array_equal((low + parts * np.arange(len(values))) * unit, values):
+                return Levels(fmt.bits, low, parts, len(values) - 1, 0, float(unit))
+    raise ValueError(f"{fmt.name} is not a format of evenly spaced values in at most 8 bits")
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Whole numbers [below, neurons], arranged for products once, in each of the ways that products ask for.
+
+    A weight is `low` + `step` times its code in `codes`, the narrowest that do.
+    """
+
+    codes: npt.NDArray[Any]
+    low: int
+    step: int
+    sums: Whole
+    """Sum of each column, wrapped around."""
+    largest_sum: int
+    """Largest sum of magnitudes of a column."""
+
+    @classmethod
+    def arrange(cls, levels: npt.NDArray[np.integer[Any]]) -> "Weights":
+        """Take `levels` [below, neurons], within 16 bits of each other, for the weights of products."""
+        levels = np.asarray(levels)
+        if levels.ndim != 2 or levels.dtype.kind not in "iu":
+            raise TypeError(f"weights are whole numbers [below, neurons], not {levels.dtype} of shape {levels.shape}")
+        wide = levels.astype(np.int64)
+        low = int(wide.min()) if wide.size else 0
+        span = int(wide.max()) - low if wide.size else 0
+        if span >= 1 << 16:
+            raise ValueError(f"weights must lie within 16 bits of each other, not from {low} to {low + span}")
+        used = np.flatnonzero(np.bincount((wide - low).reshape(-1), minlength=1))
+        step = int(np.gcd.reduce(used)) or 1
+        codes = ((wide - low) // step).astype(np.uint8 if span // step < 1 << 8 else np.uint16)
+        sums = wide.sum(0).astype(np.int32)
+        return cls(codes, low, step, _padded(sums), int(np.abs(wide).sum(0).max(initial=0)))
+
+    @property
+    def below(self) -> int:
+        return int(self.codes.shape[0])
+
+    @property
+    def neurons(self) -> int:
+        return int(self.codes.shape[1])
+
+    @cached_property
+    def highest(self) -> int:
+        """Largest code."""
+        return int(self.codes.max(initial=0))
+
+    @cached_property
+    def ternary(self) -> bool:
+        """Whether there are three levels, evenly spaced."""
+        return self.highest == 2
+
+    @cached_property
+    def orders(self) -> int:
+        """Bit planes in which they are arranged; ternary ones are one pair of planes, which costs as little as one."""
+        return 1 if self.ternary else self.plain_orders
+
+    @cached_property
+    def plain_orders(self) -> int:
+        """Bits of the largest code."""
+        return max(1, self.highest.bit_length())
+
+    @cached_property
+    def planes(self) -> tuple[Words, Whole]:
+        """Words of each block, plane, row of 64, and column; of ternary weights, of those below 0 and not 0 in turn.
+
+        And how many in each column are below 0, for that arrangement counts them: in every plane of the activations.
+        """
+        if self.ternary:
+            bits = np.stack([_in_words(self.codes == 0), _in_words(self.codes != 1)], 1)
+            return _blocks(bits.transpose(2, 1, 0)), _padded((self.codes == 0).sum(0, dtype=np.int32))
+        bits = np.stack([_in_words(self.codes >> order & 1) for order in range(self.orders)])
+        return _blocks(bits.transpose(0, 2, 1)), _padded(np.zeros(self.neurons, np.int32))
+
+    @cached_property
+    def nibbles(self) -> npt.NDArray[np.uint8]:
+        """Four bits of each block of columns to look up, plane, four rows, and column."""
+        words = np.stack([_in_words(self.codes >> order & 1) for order in range(self.plain_orders)])
+        return _blocks(unpack(words, 4, -(-self.below // 4)).transpose(0, 2, 1), kernels.LOOKED_UP)
+
+    @cached_property
+    def digits(self) -> tuple[npt.NDArray[np.uint32], int, int]:
+        """Signed bytes, four in a word, of each block, digit, four rows, and column; the digits; and what 0 stands for.
+
+        A weight is the last + sum(256^i digit i).
+        """
+        wide = self.codes.astype(np.int32) * self.step + self.low
+        # Two signed bytes reach from -32896 to 32639, one from -128 to 127: shift weights to the middle of that.
+        low, high = int(wide.min(initial=0)), int(wide.max(initial=0))
+        count = 1 if high - low < 256 else 2
+        middle = 0 if low >= -128 and high <= 127 else low + (128 if count == 1 else 32896)
+        first = (wide - middle + 128) % 256 - 128
+        digits = np.stack([first, (wide - middle - first) >> 8][:count]).astype(np.int8)
+        return _fours(digits), count, middle
+
+    @cached_property
+    def pairs(self) -> tuple[npt.NDArray[np.uint32], Whole]:
+        """Codes, four in a word, of each block, eight rows: the second four and the first, and column.
+
+        And the sum of the products of the two in each column.
+        """
+        steps = -(-self.below // 8)
+        padded = np.zeros((8 * steps, self.neurons), np.uint8)
+        padded[: self.below] = self.codes
+        eights = padded.reshape(steps, 2, 4, self.neurons)
+        products = eights[:, 0].astype(np.int32) * eights[:, 1]
+        fours = eights[:, ::-1].reshape(1, 8 * steps, self.neurons)
+        return _fours(fours), _padded(products.sum((0, 1), dtype=np.int32))
+
+
+def product(words: Words, levels: Levels, weights: Weights, out: Whole | None = None) -> Whole:
+    """Activations times weights, int32 [rows, neurons]: `words` [rows, width] hold codes of `levels`.
+
+    Raises ValueError if a sum might not fit in 32 bits.
+    """
+    if words.ndim != 2:
+        raise ValueError(f"words are [rows, width], not {words.ndim} axes")
+    words = _rows_of_words(words, weights.below, levels.bits)
+    result = _result(len(words), levels, weights, out)
+    step, scale, way = levels.step, levels.step * weights.step, way_of(levels, weights)
+    if way in ("look-up", "planes"):
+        bits = words[None] if levels.bits == 1 and not levels.flip else _split(words, levels, weights.below)
+    else:
+        codes = _spread(words, levels, weights.below).view(np.uint64)
+    if way == "look-up":
+        factors, steps = (scale, step * weights.low, levels.low, 0), -(-weights.below // 4)
+        kernels.look_up_product(bits, steps, weights.nibbles, weights.plain_orders, factors, weights.sums, result)
+    elif way == "planes":
+        arranged, minus = weights.planes
+        zero = weights.low + weights.step if weights.ternary else weights.low
+        factors = scale, step * zero, levels.low, -scale * (2 ** len(bits) - 1)
+        kernels.planes_product(bits, arranged, weights.orders, weights.ternary, factors, weights.sums, minus, result)
+    elif way == "pairs":
+        pairs, products = weights.pairs
+        steps, factors = -(-weights.below // 8), (scale, step * weights.low, levels.low, -scale)
+        kernels.bytes_product(codes, steps, pairs, 0, factors, weights.sums, products, result)
+    else:
+        signed, digits, zero = weights.digits
+        steps, factors = -(-weights.below // 4), (step, step * zero, levels.low, 0)
+        kernels.bytes_product(codes, steps, signed, digits, factors, weights.sums, weights.sums, result)
+    if result is out:
+        return result
+    result = result if result.shape[1] == weights.neurons else result[:, : weights.neurons]
+    if out is None:
+        return np.ascontiguousarray(result)
+    out[...] = result
+    return out
+
+
+_PLANE_PAIRS, _LOOKED_UP_PAIRS = 3, 8
+"""Pairs of bit planes up to which counting, and looking up, are faster than products of bytes."""
+_LOOKS_UP = target().looks_up and not target().counts_bits
+
+
+def way_of(levels: Levels, weights: Weights) -> str:
+    """The kernel that multiplies them on the target in effect.
+
+    "planes" counts bits of each pair of bit planes, "look-up" looks those counts up, "pairs" multiplies bytes that are
+    sums of two codes, and "bytes" multiplies bytes.
+    """
+    planes = levels.highest.bit_length()
+    fits = weights.neurons >= kernels.LOOKED_UP and levels.highest * weights.highest * weights.below < 1 << 16
+    if _LOOKS_UP and fits and planes * weights.plain_orders <= _LOOKED_UP_PAIRS:
+        return "look-up"
+    if planes * weights.orders <= _PLANE_PAIRS:
+        return "planes"
+    return "pairs" if levels.highest + weights.highest < 128 else "bytes"
+
+
+def product_of(x: Floats, threshold: float, levels: Levels, weights: Weights, out: Whole | None = None) -> Whole:
+    """`product` of floats [rows, below] sent as one bit: code 1 from `threshold` on. Raises ValueError on NaN."""
+    if x.shape[-1] != weights.below:
+        raise ValueError(f"weights take {weights.below} neurons, but were given {x.shape[-1]}")
+    words, nan = pack_signs(x, threshold)
+    if nan:
+        raise ValueError("NaN cannot be sent as a bit")
+    return product(words, levels, weights, out)
+
+
+def _spread(words: Words, levels: Levels, neurons: int) -> npt.NDArray[np.uint8]:
+    """Codes as bytes, flipped, with zeros up to a multiple of 64."""
+    bits = levels.bits
+    if bits not in WIDTHS:
+        words, bits = pack(unpack_any(words, bits, neurons).astype(np.uint8), 8), 8
+    codes = np.empty((len(words), packed_width(neurons, 1) * WORD_BITS), np.uint8)
+    kernels.unpack_codes(words, bits, np.uint8(levels.flip), neurons, codes)
+    return codes
+
+
+def _split(words: Words, levels: Levels, neurons: int) -> Words:
+    codes = _spread(words, levels, neurons)
+    planes = np.empty((levels.highest.bit_length(), len(codes), codes.shape[1] // WORD_BITS), np.uint64)
+    kernels.split_codes(codes, planes)
+    return planes
+
+
+def _result(rows: int, levels: Levels, weights: Weights, out: Whole | None) -> Whole:
+    """Where a kernel writes: `out` itself, if it will do, or an array of a block of columns or more."""
+    bound = levels.largest * weights.largest_sum
+    if bound > _MOST:
+        raise ValueError(f"sums of up to {bound} may not fit in 32 bits")
+    shape = (rows, weights.neurons)
+    if out is not None and (out.shape != shape or out.dtype != np.int32):
+        raise ValueError(f"out must be int32 of shape {shape}, not {out.dtype} of shape {out.shape}")
+    if out is None or not out.flags.c_contiguous or weights.neurons < kernels.COLUMNS:
+        return np.empty((rows, max(weights.neurons, kernels.COLUMNS)), np.int32)
+    return out
+
+
+# --- arrangement ------------------------------------------------------------------------------------------------------
+
+
+def _rows(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`x` [..., n] as contiguous [rows, n]."""
+    if x.ndim == 2 and x.flags.c_contiguous:
+        return x
+    return np.ascontiguousarray(x).reshape(prod(x.shape[:-1]), x.shape[-1])
+
+
+def _rows_of_words(words: Words, neurons: int, bits: int) -> Words:
+    if words.dtype != np.uint64 or words.shape[-1] != packed_width(neurons, bits):
+        raise ValueError(
+            f"{neurons} codes of {bits} bits take {packed_width(neurons, bits)} words of uint64, not "
+            f"{words.shape[-1]} of {words.dtype}"
+        )
+    return _rows(words)
+
+
+def _padded(columns: npt.NDArray[Any], block: int = kernels.COLUMNS) -> npt.NDArray[Any]:
+    """`columns` [..., neurons] with zeros up to a block."""
+    missing = max(0, block - columns.shape[-1])
+    return np.pad(columns, [(0, 0)] * (columns.ndim - 1) + [(0, missing)])
+
+
+def _blocks(columns: npt.NDArray[Any], block: int = kernels.COLUMNS) -> npt.NDArray[Any]:
+    """[planes, steps, neurons] as flat [blocks, planes, steps, block], on a boundary of 64 bytes."""
+    columns = _padded(columns, block)
+    count = -(-columns.shape[-1] // block)
+    starts = np.minimum(np.arange(count) * block, columns.shape[-1] - block)
+    blocks = columns[..., starts[:, None] + np.arange(block)].transpose(2, 0, 1, 3)
+    memory = np.empty(blocks.size * blocks.itemsize + 64, np.uint8)
+    first = -memory.ctypes.data % 64
+    arranged = memory[first : first + blocks.size * blocks.itemsize].view(blocks.dtype)
+    arranged.reshape(blocks.shape)[...] = blocks
+    return arranged
+
+
+def _in_words(bits: npt.NDArray[Any]) -> Words:
+    """Whether `bits` [below, neurons] are not 0, as [neurons, words]."""
+    return pack(np.ascontiguousarray(bits.T != 0).view(np.uint8), 1)
+
+
+def _fours(numbers: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+    """Bytes [digits, below, neurons] in blocks, four of below in a word."""
+    count, below, neurons = numbers.shape
+    steps = -(-below // 4)
+    padded = np.zeros((count, 4 * steps, neurons), np.uint8)
+    padded[:, :below] = numbers.view(np.uint8)
+    fours = np.ascontiguousarray(padded.reshape(count, steps, 4, neurons).transpose(0, 1, 3, 2)).view(np.uint32)
+    return _blocks(fours[..., 0])
+
+
+# --- what there is ----------------------------------------------------------------------------------------------------
+
+
+def features() -> dict[str, str]:
+    """What the target in effect gets, which NUMBA_CPU_NAME and NUMBA_CPU_FEATURES may have set."""
+    has = target()
+    counting = "one instruction" if has.counts_bits else "look-ups" if has.looks_up else "shifts and sums"
+    return {
+        "registers": f"{has.register_bits} bits",
+        "bit counts": counting,
+        "byte products": has.byte_products[0].removeprefix("llvm.") if has.byte_products else "32-bit products",
+    }
+
+
+def describe() -> str:
+    """`features` in a line.
+
+    >>> describe().split(":")[0]
+    'registers'
+    """
+    return "; ".join(f"{name}: {what}" for name, what in features().items())

@@ -1,0 +1,201 @@
+"""What the machine can do at most on one thread, in SI units: arithmetic within registers, and reading of memory.
+
+    .venv/bin/python tests/benchmarks/limits.py
+
+Numba compiles the loops for the target in effect, so NUMBA_CPU_NAME gives the limits of a lesser processor.
+"""
+
+import re
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import njit, types
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+from lowbit_dtp.backends._simd import dot4, fma, loader, popcount, store, target
+
+CHAINS = 12
+"""Independent calculations in a loop: more than two units with a latency of five cycles need, fewer than registers."""
+
+READ = {"first cache": 2**14, "second cache": 2**19, "memory": 2**28}
+"""Bytes read again and again from each."""
+
+_SHUFFLES = {  # by how the assembler writes them; the first found is used
+    r"vpshufb .*%zmm": ("llvm.x86.avx512.pshuf.b.512", 512),
+    r"vpshufb .*%ymm": ("llvm.x86.avx2.pshuf.b", 256),
+    r"pshufb .*%xmm": ("llvm.x86.ssse3.pshuf.b.128", 128),
+    r"tbl v": ("llvm.aarch64.neon.tbl1.v16i8", 128),
+}
+"""Functions of LLVM that look bytes up in a register of bytes, and the bits of that register."""
+
+
+def measured(seconds: float = 0.02, repeats: int = 10) -> dict[str, float]:
+    """Each limit by its name, which has the unit in it: the best of `repeats` loops of about `seconds`.
+
+    A limit that the target has no instruction for is left out; bytes are multiplied as `dot4` does on the target.
+    """
+    bits = target().register_bits
+    by_register = _rate(_chains(_count_bits, types.uint64, bits // 64), np.uint64, seconds, repeats)
+    one_by_one = _rate(_chains(_count_bits, types.uint64, 1), np.uint64, seconds, repeats)
+    limits = {
+        "float32 multiply-adds a second": bits
+        / 32
+        * _rate(_chains(_multiply_add, types.float32, bits // 32), np.float32, seconds, repeats),
+        "popcount bits a second": max(bits * by_register, 64 * one_by_one),
+        "byte multiply-adds a second": bits
+        / 8
+        * _rate(_chains(_multiply_bytes, types.int32, bits // 32), np.int32, seconds, repeats),
+    }
+    if found := _shuffle():
+        step, width = found
+        rate = _rate(_chains(step, types.uint8, width // 8), np.uint8, seconds, repeats)
+        limits["byte-shuffle bytes a second"] = width / 8 * rate
+    read = _reader(bits // 64)
+    for place, size in READ.items():
+        rate = _best(read, _aligned(np.ones(size // 8, np.uint64)), seconds, repeats)
+        limits[f"bytes a second read, {place}"] = size * rate
+    return limits
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------------
+# Each step needs the one before it in its chain, and operands known only when it runs: no compiler can skip any.
+
+
+@njit
+def _multiply_add(v, a, b):  # type: ignore[no-untyped-def]
+    return fma(v, a, b)
+
+
+@njit
+def _count_bits(v, a, b):  # type: ignore[no-untyped-def]
+    return popcount(v)
+
+
+@njit
+def _multiply_bytes(v, a, b):  # type: ignore[no-untyped-def]
+    return dot4(v, v, a)  # sums of products by an `a` alone would leave the loop where they are not one instruction
+
+
+def _shuffle() -> tuple[Any, int] | None:
+    """A step that looks bytes up by the target's instruction, and the bits of its register; None if it has none."""
+    triple, name, features = cpu_target.target_context.codegen().magic_tuple()
+    machine = binding.Target.from_triple(triple).create_target_machine(cpu=name, features=features, opt=3)
+    order = (5, 0, 11, 2, 14, 7, 9, 1, 15, 4, 12, 3, 8, 6, 13, 10)
+    lanes = ", ".join(f"i32 {first + i}" for first in range(0, 64, 16) for i in order)
+    code = machine.emit_assembly(
+        binding.parse_assembly(
+            "define <64 x i8> @f(<64 x i8> %a) {\n"
+            f"  %r = shufflevector <64 x i8> %a, <64 x i8> undef, <64 x i32> <{lanes}>\n"
+            "  ret <64 x i8> %r\n}"
+        )
+    ).replace("\t", " ")
+    found = next((function for line, function in _SHUFFLES.items() if re.search(line, code)), None)
+    if found is None:
+        return None
+    function, width = found
+
+    @intrinsic
+    def shuffle(typing, v, indices):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            shape = ir.FunctionType(arguments[0].type, [x.type for x in arguments])
+            known = builder.module.globals.get(function)
+            return builder.call(known or ir.Function(builder.module, shape, function), arguments)
+
+        return v(v, indices), generate
+
+    @njit
+    def step(v, a, b):  # type: ignore[no-untyped-def]
+        return shuffle(v, a)
+
+    return step, width
+
+
+def _chains(step: Any, element: types.Type, lanes: int) -> Any:
+    """A loop of `count` times `step(v, a, b)` for each of `CHAINS` vectors, which begin and end in a flat array."""
+    load = loader(element, lanes)
+
+    @njit
+    def run(x, count):  # type: ignore[no-untyped-def]
+        v0, v1, v2, v3 = load(x, 0 * lanes), load(x, 1 * lanes), load(x, 2 * lanes), load(x, 3 * lanes)
+        v4, v5, v6, v7 = load(x, 4 * lanes), load(x, 5 * lanes), load(x, 6 * lanes), load(x, 7 * lanes)
+        v8, v9, v10, v11 = load(x, 8 * lanes), load(x, 9 * lanes), load(x, 10 * lanes), load(x, 11 * lanes)
+        a, b = load(x, 12 * lanes), load(x, 13 * lanes)
+        for _ in range(count):
+            v0, v1, v2, v3 = step(v0, a, b), step(v1, a, b), step(v2, a, b), step(v3, a, b)
+            v4, v5, v6, v7 = step(v4, a, b), step(v5, a, b), step(v6, a, b), step(v7, a, b)
+            v8, v9, v10, v11 = step(v8, a, b), step(v9, a, b), step(v10, a, b), step(v11, a, b)
+        store(x, 0 * lanes, v0), store(x, 1 * lanes, v1), store(x, 2 * lanes, v2), store(x, 3 * lanes, v3)
+        store(x, 4 * lanes, v4), store(x, 5 * lanes, v5), store(x, 6 * lanes, v6), store(x, 7 * lanes, v7)
+        store(x, 8 * lanes, v8), store(x, 9 * lanes, v9), store(x, 10 * lanes, v10), store(x, 11 * lanes, v11)
+
+    return run
+
+
+def _rate(run: Any, dtype: type[np.generic], seconds: float, repeats: int) -> float:
+    """Steps a second, of all chains together."""
+    random = np.random.default_rng(0)
+    size = (CHAINS + 2) * 64
+    x = random.random(size, np.float32) if dtype is np.float32 else random.integers(0, 128, size).astype(dtype)
+    return CHAINS * _best(run, _aligned(x), seconds, repeats)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def _reader(lanes: int) -> Any:
+    """A loop that sums a flat array of uint64 `count` times, whose size is a multiple of `8 * lanes`."""
+    load = loader(types.uint64, lanes)
+
+    @njit
+    def run(x, count):  # type: ignore[no-untyped-def]
+        s0, s1, s2, s3 = load(x, 0 * lanes), load(x, 1 * lanes), load(x, 2 * lanes), load(x, 3 * lanes)
+        s4, s5, s6, s7 = load(x, 4 * lanes), load(x, 5 * lanes), load(x, 6 * lanes), load(x, 7 * lanes)
+        for _ in range(count):
+            for i in range(0, x.size, 8 * lanes):
+                s0, s1 = s0 + load(x, i), s1 + load(x, i + lanes)
+                s2, s3 = s2 + load(x, i + 2 * lanes), s3 + load(x, i + 3 * lanes)
+                s4, s5 = s4 + load(x, i + 4 * lanes), s5 + load(x, i + 5 * lanes)
+                s6, s7 = s6 + load(x, i + 6 * lanes), s7 + load(x, i + 7 * lanes)
+        store(x, 0, s0 + s1 + s2 + s3 + s4 + s5 + s6 + s7)
+
+    return run
+
+
+def _aligned(x: np.ndarray) -> np.ndarray:
+    """A copy that begins at a multiple of 64 bytes: a vector that lies across two lines of a cache is read slower."""
+    buffer = np.empty(x.nbytes + 64, np.uint8)
+    begin = -buffer.ctypes.data % 64
+    found = buffer[begin : begin + x.nbytes].view(x.dtype)
+    found[:] = x
+    return found
+
+
+def _best(run: Callable[[np.ndarray, int], object], x: np.ndarray, seconds: float, repeats: int) -> float:
+    """Rounds of `run` a second in the fastest of `repeats` calls of about `seconds`."""
+    run(x, 1)
+    count, taken = 1, 0.0
+    while taken < seconds / 2:
+        count = max(count, min(1000 * count, int(count * seconds / max(taken, 1e-7))))
+        started = perf_counter()
+        run(x, count)
+        taken = perf_counter() - started
+    best = taken
+    for _ in range(repeats):
+        started = perf_counter()
+        run(x, count)
+        best = min(best, perf_counter() - started)
+    return count / best
+
+
+def main() -> None:
+    """Print the limits."""
+    for name, limit in measured().items():
+        print(f"{limit:.3g} {name}")
+
+
+if __name__ == "__main__":
+    main()
