@@ -33,8 +33,9 @@ lint: .venv/.installed ## ruff, mypy and the import contracts
 test-mnist: .venv/.installed ## slower checks of accuracy, which need MNIST (in LOWBIT_DTP_DATA, the cache, or fetched)
 	$(BIN)/python -m pytest -m "not gpu" tests/slow
 
-bench: .venv/.installed ## time a training step beside plain torch
-	$(BIN)/python tests/benchmarks/step.py
+bench: .venv/.installed ## time kernels and training beside their peers, 10 minutes; MNIST and onnxruntime are used if at hand
+	-$(PIP) onnx onnxruntime
+	$(BIN)/python tests/benchmarks/bench.py
 
 clean: ## remove what tools left behind; .venv and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
