@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import accumulate, pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -179,11 +178,17 @@ def load(name: str, folder: Path | str | None = None) -> DataSet:
     or another, and ValueError if there is no data set `name`.
     """
     source = choose("data set", name, SOURCES)
-    images, labels = _read_all(name, folder) if source.files else _digits()
-    stored, step = images.reshape(len(images), -1), source.pixel_format.step
-    bounds = pairwise(accumulate(source.sizes, initial=0))
-    train, valid, test = (Samples(stored[i:j], labels[i:j].astype(np.int64), step) for i, j in bounds)
-    return DataSet(name, train, valid, test, CLASSES, source.pixel_format, images.shape[1:], source.citation)
+    parts = iter(_read_all(name, folder) if source.files else [_digits()])
+    images, labels = next(parts)
+    shape, samples, start = images.shape[1:], [], 0
+    for size in source.sizes:
+        if start == len(images):  # the next part begins with the next file
+            (images, labels), start = next(parts), 0
+        which, start = slice(start, start + size), start + size
+        stored = images[which].reshape(size, -1)
+        samples.append(Samples(stored, labels[which].astype(np.int64), source.pixel_format.step))
+    train, valid, test = samples
+    return DataSet(name, train, valid, test, CLASSES, source.pixel_format, shape, source.citation)
 
 
 def folders(folder: Path | str | None = None) -> list[Path]:
@@ -232,10 +237,10 @@ def _digits() -> tuple[Bytes, Bytes]:
     return bunch.images.astype(np.uint8), bunch.target.astype(np.uint8)
 
 
-def _read_all(name: str, folder: Path | str | None) -> tuple[Bytes, Bytes]:
-    """Images and labels of all IDX files of `name`: those to train on, then those to test on."""
+def _read_all(name: str, folder: Path | str | None) -> list[tuple[Bytes, Bytes]]:
+    """Images and labels to train on, and to test on, as the IDX files of `name` have them."""
     parts = [_read(file, path) for file, path in zip(SOURCES[name].files, fetch(name, folder), strict=True)]
-    return np.concatenate(parts[::2]), np.concatenate(parts[1::2])
+    return list(zip(parts[::2], parts[1::2], strict=True))
 
 
 def _read(file: IdxFile, path: Path) -> Bytes:

@@ -212,7 +212,7 @@ def _tiles(lanes):
 
 
 _wide_tiles, _narrow_tiles = _tiles(LANES), _tiles(16)
-_DEPTH = 512
+_DEPTH = 192
 """Rows of a panel that are multiplied before the next: they fit the second cache."""
 
 
@@ -256,7 +256,10 @@ def _copy_rows(x, start, step, y, place, row, rows, width):
 
 @njit
 def _copy_panel(b, k, deep, column, width, lanes, panel):
-    if b.strides[0] < b.strides[1]:
+    if width == LANES and b.strides[1] == b.itemsize:
+        for i in range(deep):
+            store(panel, i * lanes, _load(b[k + i], column))
+    elif b.strides[0] < b.strides[1]:
         for j in range(width):
             for i in range(deep):
                 panel[i * lanes + j] = b[k + i, column + j]

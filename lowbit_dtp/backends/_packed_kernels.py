@@ -13,6 +13,7 @@ from ._simd import (
     converter,
     differs,
     dot4,
+    dot4_small,
     loader,
     looker,
     mask_of,
@@ -452,7 +453,7 @@ def _bytes_task(task, codes, steps, weights, digits, scale, row_terms, column_te
 def _pairs(sums, flat, at, p, q):
     x = _read_bytes(_spread_codes(flat, at)) + p
     y = _read_bytes(_spread_codes(flat, at + 1)) + q
-    return dot4(sums, _read_terms(x), _read_terms(y))
+    return dot4_small(sums, _read_terms(x), _read_terms(y))
 
 
 @njit

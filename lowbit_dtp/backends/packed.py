@@ -43,7 +43,7 @@ def pack_signs(x: Floats, threshold: float = 0.0) -> tuple[Words, bool]:
     words = np.empty((len(rows), packed_width(x.shape[-1], 1)), np.uint64)
     run = kernels.pack_float32 if x.dtype == np.float32 else kernels.pack_float64
     nan = run(rows, _reached(float(threshold), x.dtype), words)
-    return words.reshape(*x.shape[:-1], -1) if x.ndim != 2 else words, nan
+    return words.reshape(*x.shape[:-1], words.shape[1]) if x.ndim != 2 else words, nan
 
 
 def _reached(threshold: float, dtype: np.dtype) -> Any:

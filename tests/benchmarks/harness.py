@@ -101,8 +101,9 @@ def described() -> str:
 def without_blas_overrides() -> None:
     """Start this program again without settings that hold NumPy's BLAS to the kernels of another processor."""
     if any(name in os.environ for name in _OVERRIDES):
+        print(f"started again without {' and '.join(_OVERRIDES)}", file=sys.stderr, flush=True)
         rest = {name: value for name, value in os.environ.items() if name not in _OVERRIDES}
-        os.execve(sys.executable, [sys.executable, *sys.argv], rest)
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], rest)
 
 
 def write(lines: Sequence[str], name: str = "") -> Path:

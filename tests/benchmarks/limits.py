@@ -7,6 +7,7 @@ Numba compiles the loops for the target in effect, so NUMBA_CPU_NAME gives the l
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -33,32 +34,51 @@ _SHUFFLES = {  # by how the assembler writes them; the first found is used
 """Functions of LLVM that look bytes up in a register of bytes, and the bits of that register."""
 
 
-def measured(seconds: float = 0.02, repeats: int = 10) -> dict[str, float]:
-    """Each limit by its name, which has the unit in it: the best of `repeats` loops of about `seconds`.
+def measured(rounds: int = 60, seconds: float = 0.005) -> dict[str, float]:
+    """Each limit by its name, which has the unit in it: the best of `rounds` loops of about `seconds`, taken in turn.
 
     A limit that the target has no instruction for is left out; bytes are multiplied as `dot4` does on the target.
     """
     bits = target().register_bits
-    by_register = _rate(_chains(_count_bits, types.uint64, bits // 64), np.uint64, seconds, repeats)
-    one_by_one = _rate(_chains(_count_bits, types.uint64, 1), np.uint64, seconds, repeats)
-    limits = {
-        "float32 multiply-adds a second": bits
-        / 32
-        * _rate(_chains(_multiply_add, types.float32, bits // 32), np.float32, seconds, repeats),
-        "popcount bits a second": max(bits * by_register, 64 * one_by_one),
-        "byte multiply-adds a second": bits
-        / 8
-        * _rate(_chains(_multiply_bytes, types.int32, bits // 32), np.int32, seconds, repeats),
-    }
+    loops = [
+        _chains("float32 multiply-adds a second", 1, _multiply_add, types.float32, bits // 32),
+        _chains("popcount bits a second", 64, _count_bits, types.uint64, bits // 64),
+        _chains("popcount bits a second", 64, _count_bits, types.uint64, 1),  # faster where it is the one instruction
+        _chains("byte multiply-adds a second", 4, _multiply_bytes, types.int32, bits // 32),
+    ]
     if found := _shuffle():
-        step, width = found
-        rate = _rate(_chains(step, types.uint8, width // 8), np.uint8, seconds, repeats)
-        limits["byte-shuffle bytes a second"] = width / 8 * rate
-    read = _reader(bits // 64)
-    for place, size in READ.items():
-        rate = _best(read, _aligned(np.ones(size // 8, np.uint64)), seconds, repeats)
-        limits[f"bytes a second read, {place}"] = size * rate
+        loops.append(_chains("byte-shuffle bytes a second", 1, found[0], types.uint8, found[1] // 8))
+    loops += _reads(bits // 64) + _reads(bits // 128)  # some caches give half a register at a time, and sooner
+    counts = [loop.count(seconds) for loop in loops]
+    limits: dict[str, float] = {}
+    for _ in range(rounds):
+        for loop, count in zip(loops, counts, strict=True):
+            limits[loop.name] = max(limits.get(loop.name, 0.0), loop.rate(count))
     return limits
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """A kernel that does `amount` of what `name` counts in each of the rounds it is asked for, and what it works on."""
+
+    name: str
+    amount: int
+    run: Callable[[np.ndarray, int], object]
+    on: np.ndarray
+
+    def rate(self, count: int) -> float:
+        """`amount` a second, over `count` rounds."""
+        started = perf_counter()
+        self.run(self.on, count)
+        return self.amount * count / (perf_counter() - started)
+
+    def count(self, seconds: float) -> int:
+        """Rounds that take about `seconds`, and at least one."""
+        self.run(self.on, 1)
+        count = 1
+        while (taken := self.amount * count / self.rate(count)) < seconds / 4:
+            count *= 4
+        return max(1, int(count * seconds / taken))
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------------------
@@ -114,8 +134,8 @@ def _shuffle() -> tuple[Any, int] | None:
     return step, width
 
 
-def _chains(step: Any, element: types.Type, lanes: int) -> Any:
-    """A loop of `count` times `step(v, a, b)` for each of `CHAINS` vectors, which begin and end in a flat array."""
+def _chains(name: str, amount: int, step: Any, element: types.Type, lanes: int) -> _Loop:
+    """A loop of `step(v, a, b)`, which does `amount` in each lane, for each of `CHAINS` vectors `v`."""
     load = loader(element, lanes)
 
     @njit
@@ -132,22 +152,15 @@ def _chains(step: Any, element: types.Type, lanes: int) -> Any:
         store(x, 4 * lanes, v4), store(x, 5 * lanes, v5), store(x, 6 * lanes, v6), store(x, 7 * lanes, v7)
         store(x, 8 * lanes, v8), store(x, 9 * lanes, v9), store(x, 10 * lanes, v10), store(x, 11 * lanes, v11)
 
-    return run
-
-
-def _rate(run: Any, dtype: type[np.generic], seconds: float, repeats: int) -> float:
-    """Steps a second, of all chains together."""
-    random = np.random.default_rng(0)
-    size = (CHAINS + 2) * 64
-    x = random.random(size, np.float32) if dtype is np.float32 else random.integers(0, 128, size).astype(dtype)
-    return CHAINS * _best(run, _aligned(x), seconds, repeats)
+    x = np.random.default_rng(0).integers(1, 128, (CHAINS + 2) * lanes).astype(str(element))
+    return _Loop(name, amount * lanes * CHAINS, run, _aligned(x / x.dtype.type(128) if element == types.float32 else x))
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def _reader(lanes: int) -> Any:
-    """A loop that sums a flat array of uint64 `count` times, whose size is a multiple of `8 * lanes`."""
+def _reads(lanes: int) -> list[_Loop]:
+    """Loops that sum what lies in each of `READ`."""
     load = loader(types.uint64, lanes)
 
     @njit
@@ -162,7 +175,10 @@ def _reader(lanes: int) -> Any:
                 s6, s7 = s6 + load(x, i + 6 * lanes), s7 + load(x, i + 7 * lanes)
         store(x, 0, s0 + s1 + s2 + s3 + s4 + s5 + s6 + s7)
 
-    return run
+    return [
+        _Loop(f"bytes a second read, {place}", size, run, _aligned(np.ones(size // 8, np.uint64)))
+        for place, size in READ.items()
+    ]
 
 
 def _aligned(x: np.ndarray) -> np.ndarray:
@@ -172,23 +188,6 @@ def _aligned(x: np.ndarray) -> np.ndarray:
     found = buffer[begin : begin + x.nbytes].view(x.dtype)
     found[:] = x
     return found
-
-
-def _best(run: Callable[[np.ndarray, int], object], x: np.ndarray, seconds: float, repeats: int) -> float:
-    """Rounds of `run` a second in the fastest of `repeats` calls of about `seconds`."""
-    run(x, 1)
-    count, taken = 1, 0.0
-    while taken < seconds / 2:
-        count = max(count, min(1000 * count, int(count * seconds / max(taken, 1e-7))))
-        started = perf_counter()
-        run(x, count)
-        taken = perf_counter() - started
-    best = taken
-    for _ in range(repeats):
-        started = perf_counter()
-        run(x, count)
-        best = min(best, perf_counter() - started)
-    return count / best
 
 
 def main() -> None:

@@ -1,213 +1,212 @@
-"""Peers: how other libraries multiply activations by weights, and pack signs, each written as well as it allows.
+"""Products of matrices, and packing of signs, as other libraries do them: what a kernel of ours is held against.
 
-Each is held to a NumPy reference, in float64 or exact in integers, before it is handed out to be timed.
+Each peer is made once, with all that its library can prepare, held to the answer, and is then a call without arguments.
+`torch float32` and `NumPy float32` multiply the numbers given. `torch int8 dynamic` takes float32, whose range it finds
+and which it rounds within the call, and gives float32. `onnxruntime int8` takes bytes rounded before and gives sums in
+int32, which is the product alone.
 """
 
 import warnings
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.util import find_spec
 from time import perf_counter
-from typing import Any
 
 import numpy as np
-import torch
 from threadpoolctl import threadpool_limits
 
-Call = Callable[[], Any]
-
-FLOAT_TOLERANCE, DYNAMIC_TOLERANCE = 1e-5, 0.05
-"""Largest error of a product as a share of its norm: in float32, and of operands rounded while it is computed."""
-
-MOST = 63
-"""Largest integer weight: two products with a byte then fit 16 bits, so that no processor's sums saturate."""
+Call = Callable[[], object]
 
 
 def missing() -> list[str]:
-    """Packages that a peer needs and that are not installed."""
-    return [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    """Names of the peers that are not installed."""
+    return [name for name, (modules, _) in _PRODUCTS.items() if any(find_spec(module) is None for module in modules)]
 
 
-def described() -> str:
-    """How the peers are written, in a paragraph."""
-    return (
-        "NumPy float32: `matmul(out=)`. torch float32: `mm(out=)`. torch int8 dynamic: `quantized.linear_dynamic`, the "
-        f"operator of its dynamically quantized layers, engine {dynamic_engine()}; float32 in and out. torch int8: "
-        "`_int_mm(out=)`, int8 to int32. onnxruntime: MatMulInteger of uint8 by constant int8 to int32, bound to its "
-        "memory. Operands of the last two are integers before the clock starts."
-    )
+def products(x: np.ndarray, w: np.ndarray, threads: int) -> dict[str, Call]:
+    """`x` [rows, inputs] by `w` [inputs, outputs], both float32, as each installed peer multiplies them.
 
-
-def set_threads(threads: int) -> None:
-    """Threads that torch and NumPy's BLAS use from here on; onnxruntime fixes them in each session."""
-    torch.set_num_threads(threads)
-    threadpool_limits(threads, user_api="blas")
-
-
-def products(x: np.ndarray, weight: np.ndarray, threads: int) -> dict[str, Call]:
-    """Calls that multiply `x` [rows, inputs] by `weight` [inputs, outputs], both float32, on so many threads."""
-    set_threads(threads)
-    calls = {
-        "torch float32": torch_float(x, weight),
-        "NumPy float32": numpy_float(x, weight),
-        "torch int8 dynamic": torch_dynamic(x, weight, dynamic_engine()),
-        "torch int8": torch_integer(x, weight),
-    }
-    return calls if missing() else calls | {"onnxruntime": onnx_integer(x, weight, threads)}
-
-
-def torch_float(x: np.ndarray, weight: np.ndarray) -> Call:
-    """Torch's product into a tensor that is there already."""
-    a, b = torch.from_numpy(x), torch.from_numpy(weight)
-    out = torch.empty(len(x), weight.shape[1])
-    check_close(torch.mm(a, b).numpy(), x, weight, FLOAT_TOLERANCE)
-    return lambda: torch.mm(a, b, out=out)
-
-
-def numpy_float(x: np.ndarray, weight: np.ndarray) -> Call:
-    """NumPy's product into an array that is there already."""
-    out = np.empty((len(x), weight.shape[1]), np.float32)
-    check_close(x @ weight, x, weight, FLOAT_TOLERANCE)
-    return lambda: np.matmul(x, weight, out=out)
-
-
-def torch_dynamic(x: np.ndarray, weight: np.ndarray, engine: str) -> Call:
-    """Torch's dynamically quantized linear layer: float32 in and out, weights packed as int8 before, bytes between."""
-    a, before = torch.from_numpy(x), torch.backends.quantized.engine
-    scale = float(np.abs(weight).max()) / 127 or 1.0
-    torch.backends.quantized.engine = engine  # the packed weights remember it
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch announces that its quantization moves to another package
-        rounded = torch.quantize_per_tensor(torch.from_numpy(weight).t().contiguous(), scale, 0, torch.qint8)
-        packed = torch.ops.quantized.linear_prepack(rounded, None)
-    torch.backends.quantized.engine = before
-    linear = torch.ops.quantized.linear_dynamic
-
-    @torch.inference_mode()
-    def call() -> torch.Tensor:
-        return linear(a, packed, True)  # 7 bits of `x`, as torch's layers have it: 8 saturate on older processors
-
-    check_close(call().numpy(), x, weight, DYNAMIC_TOLERANCE)
-    return call
-
-
-@cache
-def dynamic_engine() -> str:
-    """The quickest of torch's engines for quantized layers, by a layer of 784 x 500."""
-    random = np.random.default_rng(0)
-    x, weight = (random.standard_normal(shape).astype(np.float32) for shape in ((100, 784), (784, 500)))
-    engines = set(torch.backends.quantized.supported_engines) - {"none"}
-    engines = engines - {"qnnpack"} or engines  # which is for ARM, and warns elsewhere
-    return quickest({name: torch_dynamic(x, weight, name) for name in sorted(engines)})
-
-
-def torch_integer(x: np.ndarray, weight: np.ndarray) -> Call:
-    """Torch's product of int8 into int32, a function that it does not publish."""
-    a, b = levels(x, MOST).astype(np.int8), levels(weight, MOST).astype(np.int8)
-    left, right = torch.from_numpy(a), torch.from_numpy(np.ascontiguousarray(b.T)).t()  # by columns: quicker for 1 row
-    out = torch.empty(len(x), weight.shape[1], dtype=torch.int32)
-    check_equal(torch._int_mm(left, right).numpy(), a, b)
-    return lambda: torch._int_mm(left, right, out=out)
-
-
-def onnx_integer(x: np.ndarray, weight: np.ndarray, threads: int) -> Call:
-    """Onnxruntime's product of uint8 by constant int8 into int32. `x` with negative values has its zero at 128."""
-    import onnxruntime
-
-    zero = 128 if x.min() < 0 else 0
-    a, b = (levels(x, 127) + zero).astype(np.uint8), levels(weight, MOST).astype(np.int8)
-    out = np.empty((len(x), weight.shape[1]), np.int32)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(_matmul_integer(a, b, zero), options, providers=["CPUExecutionProvider"])
-    binding = session.io_binding()
-    binding.bind_input("a", "cpu", 0, np.uint8, a.shape, a.ctypes.data)
-    binding.bind_output("c", "cpu", 0, np.int32, out.shape, out.ctypes.data)
-
-    def call(kept: tuple[np.ndarray, ...] = (a, out)) -> None:  # the binding holds no more than their addresses
-        session.run_with_iobinding(binding)
-
-    call()
-    check_equal(out, a.astype(np.int64) - zero, b)
-    return call
-
-
-def _matmul_integer(a: np.ndarray, b: np.ndarray, zero: int) -> bytes:
-    """A model of one MatMulInteger with weights `b`, for inputs shaped like `a`."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    constants = [numpy_helper.from_array(b, "b")]
-    if zero:
-        constants.append(numpy_helper.from_array(np.array(zero, np.uint8), "zero"))
-    graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["a", *(x.name for x in constants)], ["c"])],
-        "product",
-        [helper.make_tensor_value_info("a", TensorProto.UINT8, a.shape)],
-        [helper.make_tensor_value_info("c", TensorProto.INT32, (len(a), b.shape[1]))],
-        constants,
-    )
-    opset = helper.make_opsetid("", 13)
-    return helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
+    Sets the threads of torch and of NumPy's BLAS for the whole process, here and not in the calls; those of onnxruntime
+    belong to its session. With more than one thread, those of one library still spin for a while after its turn: give
+    the peers long turns. Raises AssertionError if a peer is further from the product in float64 than its rounding.
+    """
+    absent = missing()
+    return {name: make(x, w, threads) for name, (_, make) in _PRODUCTS.items() if name not in absent}
 
 
 def packing(x: np.ndarray) -> dict[str, Call]:
-    """Calls that pack the signs of `x` [rows, neurons], float32, and that make -1 and +1 in float32 of what is packed.
+    """Signs of `x` [rows, n] to bits, the first in the least significant, and those bits to float32 -1 and +1.
 
-    Eight signs go to a byte, the first to the lowest bit; 0 counts as +1, as `binary` sends it. What unpacks is the
-    quicker of unpackbits with arithmetic in place, and of looking up each byte's eight numbers in a table.
+    `np.unpackbits` is the fastest of a few ways to go on from its bytes on this shape. For comparison, `np.take` looks
+    whole bytes up in a table of eight floats each, which NumPy does faster; it fills rows to a multiple of eight.
     """
-    rows, neurons = x.shape
-    packed = np.packbits(x >= 0, axis=1, bitorder="little")
-    numbers = np.where(x >= 0, np.float32(1), np.float32(-1))
-    bits = packed[:, np.arange(neurons) // 8] >> (np.arange(neurons) % 8) & 1
-    assert np.array_equal(bits, x >= 0), "np.packbits packs something else"
-    octets = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") * np.float32(2) - 1
-    padded, out = np.empty((*packed.shape, 8), np.float32), np.empty(x.shape, np.float32)
+    rows, n = x.shape
+    bits = np.packbits(x > 0, axis=1, bitorder="little")
+    signs = np.empty((rows, 8 * bits.shape[1]), np.float32)
 
-    def look_up() -> np.ndarray:
-        np.take(octets, packed, axis=0, out=padded, mode="clip")  # any other mode goes by way of a copy
-        return padded.reshape(rows, -1)[:, :neurons]
+    def unpacked() -> np.ndarray:
+        return np.unpackbits(bits, axis=1, count=n, bitorder="little")
 
-    def compute() -> np.ndarray:
-        np.multiply(np.unpackbits(packed, axis=1, bitorder="little", count=neurons), np.float32(2), out=out)
-        return np.subtract(out, 1, out=out)
+    def double_then_convert() -> None:
+        ones = unpacked()
+        np.add(ones, ones, out=ones)
+        np.subtract(ones.view(np.int8), np.float32(1), out=out)
 
-    unpack = {"look_up": look_up, "compute": compute}
-    for name, call in unpack.items():
-        assert np.array_equal(call(), numbers), f"{name} unpacks something else"
+    def convert_last() -> None:
+        ones = unpacked().view(np.int8)
+        np.add(ones, ones, out=ones)
+        np.subtract(ones, np.int8(1), out=ones)
+        np.copyto(out, ones)
+
+    def convert_first() -> None:
+        np.multiply(unpacked(), np.float32(2), out=out)
+        np.subtract(out, np.float32(1), out=out)
+
+    every = np.arange(256, dtype=np.uint8)[:, None]
+    table = np.float32(2) * np.unpackbits(every, axis=1, bitorder="little") - np.float32(1)
+    eight = np.dtype((np.void, 8 * table.itemsize))
+    entries, filled, out = table.view(eight)[:, 0], signs.view(eight), np.empty((rows, n), np.float32)
+
+    def take() -> None:
+        np.take(entries, bits, out=filled, mode="clip")  # any other mode makes a copy first
+
+    ways: dict[str, Call] = {call.__name__: call for call in (double_then_convert, convert_last, convert_first)}
+    for name, call in (ways | {"take": take}).items():
+        call()
+        assert np.array_equal(signs[:, :n] if name == "take" else out, np.where(x > 0, 1, -1)), (
+            f"{name} gives other signs"
+        )
+        out[:] = 0
     return {
-        "np.packbits": lambda: np.packbits(x >= 0, axis=1, bitorder="little"),
-        "np.unpackbits": unpack[quickest(unpack)],
+        "np.packbits": lambda: np.packbits(x > 0, axis=1, bitorder="little"),
+        "np.unpackbits": _fastest(ways),
+        "np.take": take,
     }
 
 
-def quickest(calls: dict[str, Call]) -> str:
-    """The name of the call that takes least time, in the best of ten turns."""
+# --- each library -----------------------------------------------------------------------------------------------------
 
-    def seconds(call: Call) -> float:
-        started = perf_counter()
-        call()
-        return perf_counter() - started
 
+def _torch_float(x: np.ndarray, w: np.ndarray, threads: int) -> Call:
+    import torch
+
+    torch.set_num_threads(threads)
+    a, b, out = torch.from_numpy(x), torch.from_numpy(w), torch.empty(len(x), w.shape[1])
+
+    def multiply() -> object:
+        return torch.mm(a, b, out=out)
+
+    multiply()
+    _check("torch float32", out.numpy(), x, w)
+    return multiply
+
+
+def _torch_int8(x: np.ndarray, w: np.ndarray, threads: int) -> Call:
+    """The fastest of torch's engines on this shape.
+
+    `x` has 7 bits, as `torch.ao.nn.quantized.dynamic.Linear` does it; QNNPACK knows 8 alone.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    a, turned = torch.from_numpy(x), torch.from_numpy(np.ascontiguousarray(w.T))
+    step = float(np.abs(w).max()) / 127
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that its quantized tensors are deprecated
+        weights = torch.quantize_per_tensor(turned, step, 0, torch.qint8)
+    engines: dict[str, Call] = {}
+    before = torch.backends.quantized.engine
+    for engine in torch.backends.quantized.supported_engines:
+        if engine != "none":
+            torch.backends.quantized.engine = engine
+            packed = torch.ops.quantized.linear_prepack(weights, None)  # knows its engine from here on
+            engines[engine] = partial(torch.ops.quantized.linear_dynamic, a, packed, engine != "qnnpack")
+            given = engines[engine]().numpy()
+            _check(f"torch int8 dynamic, {engine}", given, x, w, (max(x.max(), 0) - min(x.min(), 0)) / 127, step)
+    torch.backends.quantized.engine = before
+    return _fastest(engines)
+
+
+def _onnxruntime_int8(x: np.ndarray, w: np.ndarray, threads: int) -> Call:
+    """The faster of codes of `x` around 128, a zero point that onnxruntime takes off, and the same left to the reader.
+
+    The weights have seven bits: two products of wider ones overflow 16 bits in processors without VNNI.
+    """
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    x_step, step = float(np.abs(x).max()) / 127, float(np.abs(w).max()) / 63
+    codes = (np.rint(x / x_step) + 128).astype(np.uint8)
+    weights = np.rint(w / step).astype(np.int8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads would slow who comes next
+    ways: dict[str, Call] = {}
+    for way, zeros in {"with zero point": {"zero": np.uint8(128)}, "without": {}}.items():
+        sums = np.empty((len(x), w.shape[1]), np.int32)
+        graph = helper.make_graph(
+            [helper.make_node("MatMulInteger", ["x", "w", *zeros], ["sums"])],
+            "product",
+            [helper.make_tensor_value_info("x", TensorProto.UINT8, codes.shape)],
+            [helper.make_tensor_value_info("sums", TensorProto.INT32, sums.shape)],
+            [numpy_helper.from_array(np.asarray(value), name) for name, value in ({"w": weights} | zeros).items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        binding = session.io_binding()
+        binding.bind_cpu_input("x", codes)
+        binding.bind_output("sums", "cpu", 0, np.int32, sums.shape, sums.ctypes.data)
+        ways[way] = _holding(partial(session.run_with_iobinding, binding), codes, sums)
+        ways[way]()
+        given = sums if zeros else sums - 128 * weights.sum(0, dtype=np.int32)
+        _check(f"onnxruntime int8, {way}", given * (x_step * step), x, w, x_step, step)
+    return _fastest(ways)
+
+
+def _numpy_float(x: np.ndarray, w: np.ndarray, threads: int) -> Call:
+    threadpool_limits(threads, user_api="blas")
+    multiply = partial(np.matmul, x, w, out=np.empty((len(x), w.shape[1]), np.float32))
+    _check("NumPy float32", multiply(), x, w)
+    return multiply
+
+
+_PRODUCTS: Mapping[str, tuple[tuple[str, ...], Callable[[np.ndarray, np.ndarray, int], Call]]] = {
+    "torch float32": (("torch",), _torch_float),
+    "torch int8 dynamic": (("torch",), _torch_int8),
+    "onnxruntime int8": (("onnx", "onnxruntime"), _onnxruntime_int8),
+    "NumPy float32": ((), _numpy_float),
+}
+"""The modules that each peer needs, and what makes it."""
+
+
+def _holding(call: Call, *arrays: np.ndarray) -> Call:
+    """`call`, which keeps `arrays` alive: some libraries take an address and no reference."""
+    return lambda _held=arrays: call()
+
+
+def _fastest(calls: Mapping[str, Call], seconds: float = 0.05) -> Call:
+    """The one with the fastest single run; they take turns, for about `seconds` each."""
     best = dict.fromkeys(calls, float("inf"))
-    for _ in range(10):
-        best = {name: min(best[name], seconds(call)) for name, call in calls.items()}
-    return min(best, key=best.__getitem__)
+    stop = perf_counter() + seconds * len(calls)
+    rounds = 0
+    while perf_counter() < stop or rounds < 3:
+        for name, call in calls.items():
+            started = perf_counter()
+            call()
+            best[name] = min(best[name], perf_counter() - started)
+        rounds += 1
+    return calls[min(best, key=best.__getitem__)]
 
 
-def levels(x: np.ndarray, most: int) -> np.ndarray:
-    """`x`, rounded to steps such that its largest value is `most` of them."""
-    return np.rint(x * (most / (float(np.abs(x).max()) or 1.0)))
+def _check(
+    name: str, given: np.ndarray, x: np.ndarray, w: np.ndarray, x_step: float = 0.0, w_step: float = 0.0
+) -> None:
+    """AssertionError if `given` is further from `x @ w`, root mean square, than twice what rounding explains.
 
-
-def check_close(found: np.ndarray, x: np.ndarray, weight: np.ndarray, tolerance: float) -> None:
-    """Raise AssertionError unless `found` is near the product, as float64 has it."""
-    expected = x.astype(np.float64) @ weight.astype(np.float64)
-    error = np.linalg.norm(found - expected) / (np.linalg.norm(expected) or 1.0)
-    assert error <= tolerance, f"product is off by {error:.1e} of its norm, of which {tolerance:.0e} is allowed"
-
-
-def check_equal(found: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
-    """Raise AssertionError unless `found` is the product of integers: float64 holds such sums exactly."""
-    expected = a.astype(np.float64) @ b.astype(np.float64)
-    assert np.array_equal(found, expected), f"integer product differs in {int((found != expected).sum())} places"
+    Rounding to steps is off by a step over the square root of 12; that of float32 sums is 1e-6 of the product.
+    """
+    product = x.astype(np.float64) @ w
+    squares = (w.astype(np.float64) ** 2).sum() / w.shape[1], (x.astype(np.float64) ** 2).sum() / len(x)
+    rounding = (x_step**2 * squares[0] + w_step**2 * squares[1]) / 12 + 1e-12 * (product**2).mean()
+    error = float(np.sqrt(((given - product) ** 2).mean()))
+    assert error <= 2 * rounding**0.5, f"{name} is off by {error:.3g}, and rounding by {rounding**0.5:.3g}"

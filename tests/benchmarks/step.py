@@ -4,12 +4,8 @@
 ours; then they take turns of some steps until each has done an epoch.
 """
 
-import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -147,25 +143,3 @@ def epochs(case: Case, threads: int, turns: int) -> Timings:
             step()
     steps = len(case.experiment().learning_rule().phases) * len(on) // case.experiment().batch
     return measure_turns(sides, turns, dict.fromkeys(sides, steps // turns))
-
-
-def epoch_memory(side: str) -> int:
-    """Most memory, in bytes, that a process holds which trains DTP for an epoch: "ours" or "theirs"."""
-    return int(subprocess.run([sys.executable, __file__, side], capture_output=True, text=True, check=True).stdout)
-
-
-def main() -> None:
-    """Train for an epoch, and print the most memory that was held: the process that `epoch_memory` starts."""
-    case, make = CASES[1], {"ours": ours, "theirs": theirs}[sys.argv[1]]
-    set_threads(1)
-    torch.set_num_threads(1)
-    on = samples()
-    step, _ = make(case, on)
-    for _ in range(len(on) // case.experiment().batch):
-        step()
-    (peak,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    print(1024 * int(peak))
-
-
-if __name__ == "__main__":
-    main()

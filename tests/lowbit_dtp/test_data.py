@@ -410,7 +410,7 @@ def test_mnist_itself(monkeypatch):
     assert mnist.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
     assert mnist.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
     assert (mnist.train.pixels.min(), mnist.train.pixels.max()) == (0, 255 / 256)
-    assert np.shares_memory(mnist.train.pixels.base, mnist.test.pixels.base)
+    assert np.shares_memory(mnist.train.stored.base, mnist.valid.stored.base)
 
 
 def test_importing_it_imports_nothing_slow():
