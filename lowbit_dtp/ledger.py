@@ -93,7 +93,7 @@ class Ledger:
     """Last word on each link's wires, each way: what the next one toggles against. Not added, compared or saved."""
     _work: dict[Work, int] = field(default_factory=dict, repr=False)
     _accesses: dict[Access, int] = field(default_factory=dict, repr=False)
-    _repeated: dict[int, tuple["Ledger", int]] = field(default_factory=dict, repr=False)
+    _repeated: dict[int, list[Any]] = field(default_factory=dict, repr=False)
     """Ledgers of operations that have been repeated, and how often; not yet in `_work` and `_accesses`."""
 
     @property
@@ -136,8 +136,7 @@ class Ledger:
 
         A layer does the same in every step: this is one addition instead of one for each kind of event.
         """
-        _, times = self._repeated.get(id(once), (once, 0))
-        self._repeated[id(once)] = (once, times + 1)
+        self._repeated.setdefault(id(once), [once, 0])[1] += 1
 
     def _settle(self) -> None:
         repeated, self._repeated = self._repeated, {}

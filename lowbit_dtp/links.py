@@ -26,7 +26,7 @@ class Signal:
     made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """What a backend made of the signal, to make it once."""
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, ...]:
         """[..., batch, neurons]."""
         neurons = self.carried.shape[-1] if self.packed_neurons is None else self.packed_neurons

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from math import prod
 
 # A thread that waits for work should sleep soon, not spin: where programs share the cores, spinning slows them all.
@@ -125,9 +125,7 @@ class NumbaBackend(NumpyBackend):
             befores = [None] * len(codes) if previous is None else previous
             members = [self.ones_and_toggles(x, before) for x, before in zip(codes, befores, strict=True)]
             return sum(ones for ones, _ in members), sum(toggles for _, toggles in members)
-        rows = np.ascontiguousarray(codes)
-        before = rows[0] if previous is None else np.ascontiguousarray(previous)
-        return kernels.count_bits(_bytes(rows), _bytes(before))
+        return kernels.count_bits(_bytes(codes), _bytes(codes[0] if previous is None else previous))
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         if not (a.ndim == b.ndim == 2 and a.dtype == b.dtype == np.float32 and (out is None or _is_plain(out))):
@@ -215,19 +213,19 @@ class NumbaBackend(NumpyBackend):
         momentum: float,
         stabilizer: float,
     ) -> None:
-        if not all(x.flags.c_contiguous for x in (parameter, *state)):  # a flat view of any other would be a copy
+        if not (parameter.flags.c_contiguous and all(x.flags.c_contiguous for x in state)):  # or else flat is a copy
             raise ValueError("a parameter that is updated in place must be C-contiguous; see numpy.ascontiguousarray")
         if parameter.dtype != np.float32:
             super().rmsprop(parameter, multiplied(gradient), state, learning_rate, decay, momentum, stabilizer)
             return
-        numbers = [np.float32(n) for n in (learning_rate, decay, momentum, stabilizer)]
+        numbers = _float32s(learning_rate, decay, momentum, stabilizer)
         if isinstance(gradient, Outer):
             sparse = gradient.signal.packed_neurons is None
             fused = kernels.sparse_rmsprop if sparse else kernels.row_tables_rmsprop
             fused(*_factors(gradient.signal, gradient.error), gradient.error, parameter, *state, *numbers)
         else:
-            flat = [x.reshape(-1) for x in (parameter, np.ascontiguousarray(gradient, np.float32), *state)]
-            kernels.rmsprop(*flat, *numbers)
+            gradient = gradient.astype(np.float32, copy=False)
+            kernels.rmsprop(_flat(parameter), _flat(gradient), *map(_flat, state), *numbers)
 
 
 def _values_of(signal: "Signal") -> Array:
@@ -275,16 +273,21 @@ def _is_plain(x: Array) -> bool:
 
 
 def _flat(x: Array) -> Array:
-    return np.ascontiguousarray(x).reshape(-1)
+    return x.reshape(-1)  # a copy, if `x` is not contiguous
 
 
 def _bytes(x: Array) -> Array:
-    return x.reshape(-1).view(np.uint8)
+    return _flat(x).view(np.uint8)
+
+
+@lru_cache
+def _float32s(*numbers: float) -> tuple[np.float32, ...]:
+    return tuple(map(np.float32, numbers))
 
 
 def _tanh(x: Array, out: Array | None, inner: float, outer: float, shift: float) -> Array:
     result = np.empty_like(x) if out is None else out
-    kernels.tanh(x, np.float32(inner), np.float32(outer), np.float32(shift), result)
+    kernels.tanh(x, *_float32s(inner, outer, shift), result)
     return result
 
 
