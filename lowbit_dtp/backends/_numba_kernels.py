@@ -217,13 +217,14 @@ _DEPTH = 192
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def matmul(a, b, lanes, bias, product):
-    """`product` [m, n] = `a` [m, k] times `b` [k, n] of any layout, plus `bias` [n]; 16 or `LANES` columns at a time.
+def matmul(a, b, row_step, column_step, lanes, bias, product):
+    """`product` [m, n] = `a` [m, k] times the [k, n] in flat `b`, plus `bias` [n]; 16 or `LANES` columns at a time.
 
-    A panel of `b` is copied to where it is aligned, and multiplied while it is in the cache.
+    Rows and columns of `b` are so many steps apart, one of them one. A panel of it is copied to where it is aligned,
+    and multiplied while it is in the cache.
     """
     rows, depth = a.shape
-    columns = b.shape[1]
+    columns = product.shape[1]
     flat, out = a.reshape(-1), product.reshape(-1)
     panels, chunks = (columns + lanes - 1) // lanes, (rows + _ROWS - 1) // _ROWS
     for task in prange(panels * chunks):
@@ -234,13 +235,31 @@ def matmul(a, b, lanes, bias, product):
             panel[:] = 0
         _copy_rows(bias, column, 0, sums, 0, lanes, count, width)
         for k in range(0, depth, _DEPTH):
-            deep = min(_DEPTH, depth - k)
-            _copy_panel(b, k, deep, column, width, lanes, panel)
+            deep, start = min(_DEPTH, depth - k), k * row_step + column * column_step
+            if column_step == 1:
+                _copy_rows(b, start, row_step, panel, 0, lanes, deep, width)
+            else:
+                _copy_columns(b, start, column_step, panel, lanes, deep, width)
             if lanes == LANES:
                 _wide_tiles(flat, depth, first * depth + k, deep, count, panel, sums)
             else:
                 _narrow_tiles(flat, depth, first * depth + k, deep, count, panel, sums)
         _copy_rows(sums, 0, lanes, out, first * columns + column, columns, count, width)
+
+
+@njit
+def _copy_columns(x, start, step, panel, lanes, rows, width):
+    """Write `width` columns of `rows` numbers, `step` apart in flat `x`, to a panel: eight side by side at a time."""
+    whole = width // 8 * 8
+    for j in range(0, whole, 8):
+        at = start + j * step
+        for i in range(rows):
+            to = np.uintp(i * lanes + j)
+            for part in range(8):
+                panel[to + np.uintp(part)] = fetch(x, at + part * step + i)
+    for j in range(whole, width):
+        for i in range(rows):
+            panel[i * lanes + j] = fetch(x, start + j * step + i)
 
 
 @njit
@@ -254,19 +273,17 @@ def _copy_rows(x, start, step, y, place, row, rows, width):
                 y[place + m * row + j] = x[start + m * step + j]
 
 
-@njit
-def _copy_panel(b, k, deep, column, width, lanes, panel):
-    if width == LANES and b.strides[1] == b.itemsize:
-        for i in range(deep):
-            store(panel, i * lanes, _load(b[k + i], column))
-    elif b.strides[0] < b.strides[1]:
-        for j in range(width):
-            for i in range(deep):
-                panel[i * lanes + j] = b[k + i, column + j]
-    else:
-        for i in range(deep):
-            for j in range(width):
-                panel[i * lanes + j] = b[k + i, column + j]
+@njit(parallel=True, cache=True, nogil=True)
+def few_rows_matmul(a, b, bias, product):
+    """`product` [m, n] = `a` [m, k] times `b` [k, n], plus `bias` [n]; n >= LANES, and few rows: `b` is not copied."""
+    (rows, n), flat, out = product.shape, b.reshape(-1), product.reshape(-1)
+    for panel in prange((n + LANES - 1) // LANES):
+        column = min(panel * LANES, n - LANES)
+        for i in range(rows):
+            row = _load(bias, column)
+            for k in range(b.shape[0]):
+                row = fma(_splat(a[i, k]), _load(flat, k * n + column), row)
+            store(out, i * n + column, row)
 
 
 @njit

@@ -26,6 +26,8 @@ kernels: Any = _numba_kernels  # the compiler knows their types, mypy does not
 
 _DENSE = 0.3
 """Share of nonzeros from which a dense product is faster than passing over the zeros."""
+_FEW = 6
+"""Samples below which weights are read as they lie."""
 _FEW_ROWS = 0.7
 """Share of samples with an error below which the others are left out of a dense gradient..."""
 _LARGE = 1_000_000
@@ -139,7 +141,9 @@ class NumbaBackend(NumpyBackend):
             return super().drive(signal, weight, bias)
         rows, (_, neurons) = signal.shape[0], weight.shape
         drive = np.empty((rows, neurons), np.float32)
-        if signal.packed_neurons is not None and neurons >= kernels.LANES:
+        if rows < _FEW and neurons >= kernels.LANES:
+            kernels.few_rows_matmul(_values_of(signal), weight, bias, drive)
+        elif signal.packed_neurons is not None and neurons >= kernels.LANES:
             words = signal.carried.view(np.uint32)
             values = _values(signal.format, weight.dtype)
             kernels.row_tables(words.reshape(-1), words.shape[1], 1, *values, weight, bias, drive)
@@ -297,8 +301,12 @@ def _zeros(size: int) -> Array:
 
 
 def _multiply(a: Array, b: Array, bias: Array, product: Array) -> None:
+    if b.flags.f_contiguous and not b.flags.c_contiguous:
+        flat, steps = b.T.reshape(-1), (1, b.shape[0])
+    else:
+        flat, steps = _flat(b), (b.shape[1], 1)
     lanes = 16 if b.shape[1] <= 16 else kernels.LANES
-    kernels.matmul(np.ascontiguousarray(a), b, lanes, bias, product)
+    kernels.matmul(np.ascontiguousarray(a), flat, *steps, lanes, bias, product)
 
 
 def _sparse(signal: "Signal") -> Any:
