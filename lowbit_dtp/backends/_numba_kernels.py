@@ -23,6 +23,7 @@ from ._simd import (
     splatter,
     sqrt,
     store,
+    target,
     total,
 )
 
@@ -212,6 +213,8 @@ def _tiles(lanes):
 
 
 _wide_tiles, _narrow_tiles = _tiles(LANES), _tiles(16)
+TILE_LANES = LANES if target().register_bits == 512 else 16
+"""Columns of which six rows of sums fit the registers."""
 _DEPTH = 192
 """Rows of a panel that are multiplied before the next: they fit the second cache."""
 

@@ -305,7 +305,7 @@ def _multiply(a: Array, b: Array, bias: Array, product: Array) -> None:
         flat, steps = b.T.reshape(-1), (1, b.shape[0])
     else:
         flat, steps = _flat(b), (b.shape[1], 1)
-    lanes = 16 if b.shape[1] <= 16 else kernels.LANES
+    lanes = 16 if b.shape[1] <= 16 else kernels.TILE_LANES
     kernels.matmul(np.ascontiguousarray(a), flat, *steps, lanes, bias, product)
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -13,6 +14,7 @@ from lowbit_dtp import backends, rules
 from lowbit_dtp.activations import ACTIVATIONS
 from lowbit_dtp.backends import Backend, Outer, backend_of, multiplied
 from lowbit_dtp.backends import _numba_kernels as kernels
+from lowbit_dtp.backends._simd import target
 from lowbit_dtp.backends.numba_cpu import NumbaBackend, normal, set_threads
 from lowbit_dtp.backends.numpy_plain import NumpyBackend
 from lowbit_dtp.data import Samples
@@ -40,6 +42,12 @@ SHAPES = [
     (0, 5, 3),
 ]
 """Rows, inputs and outputs: one row, one column, what fills no word, tile or vector, and nothing at all."""
+
+TARGETS = {
+    "generic": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+    "AVX2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+bmi,+bmi2,+fma,+lzcnt,+popcnt"},
+}
+"""Processors to compile for: the name alone is not enough, since Numba adds the features of the machine it runs on."""
 
 SIZES = [1, 15, 63, 64, 65, 4095, 4096, 9000]
 SIGNALS = [binary, binary01, table([-0.25, 3]), ufixed(8, 0), float32]
@@ -365,6 +373,34 @@ def few_bits(ledger: Ledger) -> list[tuple[Crossing, Traffic]]:
     return [(crossing, traffic) for crossing, traffic in ledger.traffic.items() if crossing.format != "float32"]
 
 
+def check_all() -> None:
+    """What every target must pass, in little time."""
+    for fmt in (binary, ufixed(8, 0), float32):
+        signal = sent(random(37, 100, density=0.2).clip(0), fmt)
+        weight, bias, error = random(100, 77), random(77), random(37, 77)
+        np.testing.assert_allclose(
+            COMPILED.drive(signal, weight, bias), PLAIN.drive(signal, weight, bias), rtol=0, atol=1e-4
+        )
+        gradient = multiplied(COMPILED.gradients(signal, error, None)[0])
+        np.testing.assert_allclose(gradient, PLAIN.gradients(signal, error, None)[0], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(COMPILED.tanh(bias), np.tanh(bias), rtol=1e-5, atol=1e-6)
+    net, _ = trained(rules.DTP(), 0.2, 0, 5)
+    backends.register(np.ndarray, PLAIN)
+    for name, x in trained(rules.DTP(), 0.2, 0, 5)[0].tensors().items():
+        np.testing.assert_allclose(net.tensors()[name], x, rtol=0, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_another_target(name: str) -> None:
+    """Other kernels, the same numbers."""
+    if name == "AVX2" and target().register_bits < 256:
+        pytest.skip("this machine, or the target in effect, has no AVX2")
+    environment = os.environ | TARGETS[name] | {"PYTHONPATH": str(Path(backends.__file__).parents[2])}
+    run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == f"{128 if name == 'generic' else 256} bits\n"
+
+
 def test_kernels_are_chosen_by_the_environment() -> None:
     code = "import numpy; from lowbit_dtp.backends import backend_of; print(type(backend_of(numpy.zeros(1))).__name__)"
     for choice, name in (("compiled", "NumbaBackend"), ("plain", "NumpyBackend")):
@@ -385,3 +421,8 @@ def test_threads_are_those_of_the_machine() -> None:
 def test_arrays_of_another_kind() -> None:
     with pytest.raises(TypeError, match=r"^no backend for arrays of type builtins\.list; give NumPy or torch arrays$"):
         backend_of([1.0])
+
+
+if __name__ == "__main__":
+    check_all()
+    print(f"{target().register_bits} bits")
