@@ -62,7 +62,9 @@ class Samples:
         stored, labels = self.stored[which], self.labels[which]
         if self.step is None:
             return stored, labels
-        return np.multiply(stored, np.float32(self.step), dtype=np.float32), labels
+        pixels = stored.astype(np.float32)
+        pixels *= np.float32(self.step)
+        return pixels, labels
 
 
 @dataclass(frozen=True, eq=False)

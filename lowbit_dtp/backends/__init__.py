@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ..formats import Format, choose
+from ..packing import unpack
 
 if TYPE_CHECKING:
     from ..activations import Activation
@@ -41,6 +42,11 @@ class Outer:
 
     def __init__(self, signal: "Signal", error: Array, multiply: Callable[["Signal", Array], Array]) -> None:
         self.signal, self.error, self._multiply = signal, error, multiply
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[below, neurons]."""
+        return self.signal.shape[-1], int(self.error.shape[-1])
 
     @cached_property
     def product(self) -> Array:
@@ -85,6 +91,10 @@ class Backend(ABC):
     def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Carried:
         """`x` [..., batch, neurons] as it crosses a wire on which the last word was `previous`."""
         codes = self.encode(x, fmt, uniform)
+        if (
+            previous is not None and previous.shape != codes.shape[:-2] + codes.shape[-1:]
+        ):  # of a run begun with kernels
+            previous = unpack(previous, fmt.bits, codes.shape[-1])
         return Carried(codes, None, *self.ones_and_toggles(codes, previous))
 
     @abstractmethod

@@ -684,9 +684,14 @@ def rmsprop(parameter, gradient, mean, square, velocity, rate, decay, momentum, 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def cross_entropy(logits, labels, error):
-    """`error` = softmax of `logits` [batch, classes] less 1 at the label; returns the mean negative log-likelihood."""
+    """`error` = softmax of `logits` [batch, classes] less 1 at the label; returns the mean negative log-likelihood.
+
+    Returns -1 if a label is of no class.
+    """
     loss = 0.0
     for i in range(logits.shape[0]):
+        if not 0 <= labels[i] < logits.shape[1]:
+            return -1.0
         top = logits[i].max()
         all_powers = np.float32(0)
         for j in range(logits.shape[1]):

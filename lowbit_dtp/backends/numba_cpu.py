@@ -118,6 +118,8 @@ class NumbaBackend(NumpyBackend):
         words, nan = packed.pack_signs(x, fmt.thresholds[0])
         if nan:
             raise ValueError(f"{fmt.name} cannot send NaN")
+        if previous is not None and previous.dtype != np.uint64:  # codes, of a run that was begun without kernels
+            previous = packed.pack(previous[None], 1)[0]
         return Carried(words, x.shape[1], *self.ones_and_toggles(words, previous))
 
     def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[int, int]:
@@ -137,7 +139,9 @@ class NumbaBackend(NumpyBackend):
         return product
 
     def drive(self, signal: "Signal", weight: Array, bias: Array) -> Array:
-        if weight.ndim != 2 or len(signal.shape) != 2 or not (_is_plain(weight) and _is_plain(bias)):
+        if not (
+            len(signal.shape) == weight.ndim == 2 and _is_plain(weight) and _is_plain(bias) and _is_float32(signal)
+        ):
             return super().drive(signal, weight, bias)
         rows, (_, neurons) = signal.shape[0], weight.shape
         drive = np.empty((rows, neurons), np.float32)
@@ -154,7 +158,7 @@ class NumbaBackend(NumpyBackend):
         return drive
 
     def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
-        if error.ndim != 2 or not _is_plain(error) or (spent is not None and not _is_plain(spent)):
+        if len(error) != signal.shape[0] or not (error.ndim == 2 and _is_plain(error) and _is_float32(signal)):
             return super().gradients(signal, error, spent)
         sums = np.empty(error.shape[1], np.float32)
         kernels.column_sums(error, sums)
@@ -181,21 +185,21 @@ class NumbaBackend(NumpyBackend):
         return _tanh(x, out, 0.5, 0.5, 0.5) if _is_plain(x) else super().sigmoid(x, out)
 
     def through(self, activation: "Activation", state: Array, error: Array, scale: float = 1.0) -> Array:
-        if activation.name not in _ACTIVATIONS or not (_is_plain(state) and _is_plain(error)):
+        if activation.name not in _ACTIVATIONS or not _are_alike(state, error):
             return super().through(activation, state, error, scale)
         result, kind = np.empty_like(state), _ACTIVATIONS[activation.name]
         kernels.through(kind, state, error, np.float32(scale), result)
         return result
 
     def through_difference(self, activation: "Activation", state: Array, a: Array, b: Array, scale: float) -> Array:
-        if activation.name not in _ACTIVATIONS or not (_is_plain(state) and _is_plain(a) and _is_plain(b)):
+        if activation.name not in _ACTIVATIONS or not (_are_alike(state, a) and _are_alike(state, b)):
             return super().through_difference(activation, state, a, b, scale)
         result, kind = np.empty_like(state), _ACTIVATIONS[activation.name]
         kernels.through_difference(kind, state, a, b, np.float32(scale), result)
         return result
 
     def axpy(self, scale: float, x: Array, y: Array) -> Array:
-        if not (_is_plain(x) and _is_plain(y) and x.shape == y.shape):
+        if not _are_alike(x, y):
             return super().axpy(scale, x, y)
         result = np.empty_like(y)
         kernels.axpy(np.float32(scale), x, y, result)
@@ -204,8 +208,13 @@ class NumbaBackend(NumpyBackend):
     def cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
         if logits.ndim != 2 or not _is_plain(logits):
             return super().cross_entropy(logits, labels)
+        if labels.shape != logits.shape[:1]:
+            raise ValueError(f"labels must be one for each of {len(logits)} samples, not of shape {labels.shape}")
         error = np.empty_like(logits)
-        return error, kernels.cross_entropy(logits, labels, error)
+        loss = kernels.cross_entropy(logits, labels, error)
+        if loss < 0:
+            raise ValueError(f"labels must be 0 to {logits.shape[1] - 1}, not {labels.min()} to {labels.max()}")
+        return error, loss
 
     def rmsprop(
         self,
@@ -219,6 +228,8 @@ class NumbaBackend(NumpyBackend):
     ) -> None:
         if not (parameter.flags.c_contiguous and all(x.flags.c_contiguous for x in state)):  # or else flat is a copy
             raise ValueError("a parameter that is updated in place must be C-contiguous; see numpy.ascontiguousarray")
+        if gradient.shape != parameter.shape:
+            raise ValueError(f"a parameter of shape {parameter.shape} has no gradient of shape {gradient.shape}")
         if parameter.dtype != np.float32:
             super().rmsprop(parameter, multiplied(gradient), state, learning_rate, decay, momentum, stabilizer)
             return
@@ -232,9 +243,13 @@ class NumbaBackend(NumpyBackend):
             kernels.rmsprop(_flat(parameter), _flat(gradient), *map(_flat, state), *numbers)
 
 
+def _is_float32(signal: "Signal") -> bool:
+    return signal.like.dtype == np.float32
+
+
 def _values_of(signal: "Signal") -> Array:
     """`signal.values`, of packed words without making codes."""
-    if signal.packed_neurons is None or signal.like.dtype != np.float32:
+    if signal.packed_neurons is None or not _is_float32(signal):
         return signal.values
     if "values" not in signal.made:
         low, high = _values(signal.format, signal.like.dtype)
@@ -274,6 +289,10 @@ def _learning(error: Array) -> Array:
 def _is_plain(x: Array) -> bool:
     """Whether the kernels for float32 can read `x`."""
     return x.dtype == np.float32 and x.flags.c_contiguous
+
+
+def _are_alike(x: Array, y: Array) -> bool:
+    return _is_plain(x) and _is_plain(y) and x.shape == y.shape
 
 
 def _flat(x: Array) -> Array:

@@ -217,6 +217,26 @@ def test_cross_entropy(classes: int) -> None:
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-5, atol=1e-6)
 
 
+def test_labels_of_no_class_are_refused() -> None:
+    for labels, message in (
+        (np.array([0, 3]), "labels must be 0 to 2, not 0 to 3"),
+        (np.array([-1, 1]), "labels must be 0 to 2, not -1 to 1"),
+        (np.array([1]), r"labels must be one for each of 2 samples, not of shape \(1,\)"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            COMPILED.cross_entropy(random(2, 3), labels)
+
+
+def test_a_run_goes_on_with_other_kernels() -> None:
+    """The last word on a wire is words or codes, and counts the same."""
+    x = random(3, 70)
+    words, codes = COMPILED.transmit(x, binary, None, None), PLAIN.transmit(x, binary, None, None)
+    expected = COMPILED.transmit(x, binary, None, words.words[-1]).toggles
+    assert expected > 0
+    assert COMPILED.transmit(x, binary, None, codes.words[-1]).toggles == expected
+    assert PLAIN.transmit(x, binary, None, words.words[-1]).toggles == expected
+
+
 # --- noise --------------------------------------------------------------------------------------------------------
 
 
@@ -320,6 +340,12 @@ def test_a_parameter_that_would_be_copied_is_refused() -> None:
     message = r"^a parameter that is updated in place must be C-contiguous; see numpy.ascontiguousarray$"
     with pytest.raises(ValueError, match=message):
         RMSprop(0.1).update(("h1", "weight"), np.zeros((3, 4)).T, np.ones((4, 3)))
+
+
+def test_a_gradient_of_another_shape_is_refused() -> None:
+    message = r"^a parameter of shape \(3, 4\) has no gradient of shape \(4, 3\)$"
+    with pytest.raises(ValueError, match=message):
+        RMSprop(0.1).update(("h1", "weight"), np.zeros((3, 4), np.float32), np.ones((4, 3), np.float32))
 
 
 # --- whole steps --------------------------------------------------------------------------------------------------
