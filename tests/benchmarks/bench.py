@@ -7,7 +7,8 @@ of the rounds' ratios, with quartiles, and above 1 where lowbit-dtp is faster.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import epoch
 import harness
@@ -17,7 +18,7 @@ import peers
 import step
 from harness import measure, shown, table
 
-from lowbit_dtp.backends import backend_of, packed
+from lowbit_dtp.backends import backend_of, multiplied, packed
 from lowbit_dtp.backends.numba_cpu import set_threads
 from lowbit_dtp.formats import Format, binary, fixed, float32
 from lowbit_dtp.ledger import Flow, Ledger
@@ -42,83 +43,115 @@ GOALS = {
 
 SIGNED_2, SIGNED_4 = fixed(2, 2), fixed(4, 4)
 
+READ, FMA = "bytes a second read, first cache", "float32 multiply-adds a second"
+COSTS = {
+    "planes": ("popcount bits a second", 1.0),
+    "look-up": ("byte-shuffle bytes a second", 0.25),
+    "bytes": ("byte multiply-adds a second", 1.0),
+    "pairs": ("byte multiply-adds a second", 0.5),
+}
+"""Which limit of the machine a way to multiply whole numbers runs into, and what one product takes of it."""
+
+
+LIMITED = {
+    FMA: "float32 x float32",
+    READ: "binary x float32, by look-ups alone: tables must be made and sums kept, too",
+    "popcount bits a second": "binary x binary, ternary, 2 bits",
+    "byte-shuffle bytes a second": "the same where bits are not counted in vectors",
+    "byte multiply-adds a second": "binary x int8 (two for int16); 4 x 4 bits (half of one)",
+    "bytes a second read, second cache": "weights of a layer",
+    "bytes a second read, memory": "parameters, gradients and optimizer state where the last cache is too small",
+}
+"""What of ours each limit of the machine bounds."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A product of ours, which limit of the machine it runs into, and what one multiplication takes of that."""
+
+    call: Callable[[], object]
+    limit: str
+    cost: float
+
+    def share(self, products_a_second: float, limits: Mapping[str, float]) -> str:
+        """How much of its limit it reaches at that speed on one thread."""
+        return f"{products_a_second * self.cost / limits[self.limit]:.0%}"
+
 
 def sent(x: np.ndarray, fmt: Format) -> Signal:
     """`x` over a link."""
     return Link(fmt, fmt, "below", "above").send(x, Flow.FORWARD, "activity", Ledger())
 
 
-def whole(levels: int, low: int, shape: tuple[int, int]) -> packed.Weights:
-    """Random weights of so many `levels` from `low` on."""
-    return packed.Weights.arrange(np.random.default_rng(1).integers(low, low + levels, shape))
+def of_whole(call: Callable[[], object], levels: packed.Levels, weights: packed.Weights) -> Side:
+    """A product of whole numbers."""
+    way = packed.way_of(levels, weights)
+    limit, cost = COSTS[way]
+    planes = levels.highest.bit_length()
+    passes = {"planes": planes * weights.orders, "look-up": planes * weights.plain_orders, "pairs": 1}
+    return Side(call, limit, cost * (weights.digits[1] if way == "bytes" else passes[way]))
 
 
-def products(shape: tuple[int, int, int]) -> dict[str, Callable[[], object]]:
+def products(shape: tuple[int, int, int]) -> dict[str, Side]:
     """Our products of `shape`. Float32 activations are packed within the time, but for codes of more than one bit."""
     rows, inputs, outputs = shape
     random, weights = np.random.default_rng(0), (inputs, outputs)
     x, w = (random.standard_normal(size).astype(np.float32) for size in ((rows, inputs), weights))
     error, bias = random.standard_normal((rows, outputs)).astype(np.float32), np.zeros(outputs, np.float32)
-    out, gradient = np.empty((rows, outputs), np.int32), np.empty(weights, np.float32)
-    signal, dense, xp, signs = sent(x, binary), sent(x, float32), backend_of(x), packed.levels_of(binary)
-    arranged = {
-        "binary x binary": packed.Weights.arrange(2 * random.integers(0, 2, weights) - 1),
-        "binary x ternary": whole(3, -1, weights),
-        "binary x 2 bits": whole(4, -2, weights),
-        "binary x int8": whole(256, -128, weights),
-        "binary x int16": whole(65536, -32768, weights),
+    out, xp = np.empty((rows, outputs), np.int32), backend_of(x)
+    signal, dense = sent(x, binary), sent(x, float32)
+
+    def whole(low: int, high: int) -> packed.Weights:
+        return packed.Weights.arrange(random.integers(low, high, weights, endpoint=True))
+
+    def of_signs(arranged: packed.Weights) -> Side:
+        levels = packed.levels_of(binary)
+        return of_whole(lambda: packed.product_of(x, 0.0, levels, arranged, out), levels, arranged)
+
+    def of_codes(fmt: Format, arranged: packed.Weights) -> Side:
+        words, levels = packed.pack(fmt.encode(x), fmt.bits), packed.levels_of(fmt)
+        return of_whole(lambda: packed.product(words, levels, arranged, out), levels, arranged)
+
+    return {
+        "binary x binary": of_signs(packed.Weights.arrange(2 * random.integers(0, 2, weights) - 1)),
+        "binary x ternary": of_signs(whole(-1, 1)),
+        "binary x 2 bits": of_signs(whole(-2, 1)),
+        "binary x int8": of_signs(whole(-128, 127)),
+        "binary x int16": of_signs(whole(-32768, 32767)),
+        # one number of four bytes is looked up for four products
+        "binary x float32": Side(lambda: xp.drive(signal, w, bias), READ, 1.0),
+        "weight gradient, binary x float32": Side(lambda: multiplied(xp.gradients(signal, error, None)[0]), READ, 1.0),
+        "2 x 2 bits": of_codes(SIGNED_2, whole(-2, 1)),
+        "4 x 4 bits": of_codes(SIGNED_4, whole(-8, 7)),
+        "float32 x float32": Side(lambda: xp.drive(dense, w, bias), FMA, 1.0),
     }
 
-    def of_signs(name: str) -> Callable[[], object]:
-        return lambda: packed.product_of(x, 0.0, signs, arranged[name], out)
 
-    def of_codes(fmt: Format, most: int) -> Callable[[], object]:
-        words, levels = packed.pack(fmt.encode(x), fmt.bits), packed.levels_of(fmt)
-        coded = whole(2 * most, -most, weights)
-        return lambda: packed.product(words, levels, coded, out)
-
-    return (
-        {name: of_signs(name) for name in arranged if _fits(name, shape)}
-        | {
-            "binary x float32": lambda: xp.drive(signal, w, bias),
-            "weight gradient, binary x float32": lambda: np.asarray(xp.gradients(signal, error, gradient)[0]),
-            "2 x 2 bits": of_codes(SIGNED_2, 2),
-            "4 x 4 bits": of_codes(SIGNED_4, 8),
-            "float32 x float32": lambda: xp.drive(dense, w, bias),
-        }
-        if (dense := sent(x, Link().forward))
-        else {}
-    )
-
-
-def _fits(name: str, shape: tuple[int, int, int]) -> bool:
-    """Whether sums are known to fit in 32 bits."""
-    return name != "binary x int16" or shape[1] * 32768 < 2**31
-
-
-def product_tables(threads: int, rounds: int) -> Iterator[str]:
+def product_tables(threads: int, rounds: int, limits: Mapping[str, float]) -> Iterator[str]:
     """A table for each shape."""
     for shape in SHAPES:
         rows, inputs, outputs = shape
         random = np.random.default_rng(0)
         x, w = (random.standard_normal(s).astype(np.float32) for s in ((rows, inputs), (inputs, outputs)))
         mine, theirs = products(shape), peers.products(x, w, threads)
-        timings = measure(mine | theirs, rounds)
-        multiplications = rows * inputs * outputs
+        timings = measure({name: side.call for name, side in mine.items()} | theirs, rounds)
+        speeds = {name: rows * inputs * outputs / timings.median(name) for name in timings.seconds}
+        others = [peer for peer in theirs if peer != "torch float32"]
         lines = [
             [
                 name,
                 f"{timings.median(name) * 1e6:,.0f}",
-                f"{multiplications / timings.median(name) / 1e9:,.0f}",
+                f"{speeds[name] / 1e9:,.0f}",
                 shown(timings.ratio("torch float32", name)),
-                *(f"{timings.ratio(peer, name)[1]:.2f}" for peer in theirs if peer != "torch float32"),
                 GOALS.get(name, ""),
+                *(f"{timings.ratio(peer, name)[1]:.2f}" for peer in others),
+                mine[name].share(speeds[name] / threads, limits) if name in mine else "",
             ]
-            for name in (*mine, *theirs)
+            for name in timings.seconds
         ]
-        others = [peer for peer in theirs if peer != "torch float32"]
-        header = ["", "µs", "10^9 products/s", "torch float32 / it", *(f"{peer} / it" for peer in others), "goal"]
-        yield from ("", f"**{rows} x {inputs} x {outputs}**", "", *table(header, lines))
+        ratios = ["torch float32 / it", "goal", *(f"{peer} / it" for peer in others)]
+        yield from ("", f"**{rows} x {inputs} x {outputs}**", "")
+        yield from table(["", "µs", "10^9 products/s", *ratios, "of the limit"], lines)
 
 
 def packing_table(rounds: int) -> Iterator[str]:
@@ -163,16 +196,23 @@ def report(thread_counts: list[int], rounds: int, turns: int) -> Iterator[str]:
     if missing := peers.missing():
         yield f"Not installed, and left out: {', '.join(missing)}."
     yield from ("", "## Limits of the machine, one thread", "")
-    yield from table(["", ""], [[name, f"{number:.3g}"] for name, number in limits.measured().items()])
+    most = limits.measured()
+    yield from table(
+        ["", "", "limits"], [[name, f"{most[name]:.3g}", what] for name, what in LIMITED.items() if name in most]
+    )
     for threads in thread_counts:
         set_threads(threads)
         yield from ("", f"## Products, {threads} thread{'s' * (threads > 1)}")
-        yield from product_tables(threads, rounds)
+        yield from product_tables(threads, rounds, most)
     set_threads(1)
     yield from ("", "## Packing, one thread", "", *packing_table(rounds))
     images = "MNIST" if step.has_mnist() else "random images as sparse as MNIST"
     yield from ("", f"## Training 784-500-500-10 on {images}, an epoch of each in {turns} turns", "")
     yield from step_table(thread_counts, turns)
+    case = step.CASES[1]
+    spent = sorted(step.shares(case).items(), key=lambda share: -share[1])
+    yield from ("", f"Where a step of ours goes, one thread, of {case.name}:")
+    yield from (", ".join(f"{name} {ms:.2f} ms" for name, ms in spent if ms >= 0.02) + ".",)
     if step.has_mnist():
         ours, eager, as_bytes = (epoch.epoch_memory(side) / 1e6 for side in ("ours", "eager", "eager-bytes"))
         yield from ("", f"Peak memory of a process that trains DTP for an epoch of MNIST: {ours:.0f} MB; eager torch")

@@ -6,13 +6,17 @@ ours; then they take turns of some steps until each has done an epoch.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from time import perf_counter
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from eager import Eager
 from harness import Timings, measure_turns
+from numba.core.dispatcher import Dispatcher
 
 from lowbit_dtp import data
+from lowbit_dtp.backends import numba_cpu
 from lowbit_dtp.backends.numba_cpu import set_threads
 from lowbit_dtp.data import Samples
 from lowbit_dtp.experiment import Experiment, Plan
@@ -143,3 +147,37 @@ def epochs(case: Case, threads: int, turns: int) -> Timings:
             step()
     steps = len(case.experiment().learning_rule().phases) * len(on) // case.experiment().batch
     return measure_turns(sides, turns, dict.fromkeys(sides, steps // turns))
+
+
+def shares(case: Case, steps: int = 300) -> dict[str, float]:
+    """Milliseconds of a step on one thread in each kernel for floats, and in all else under "the rest"."""
+    set_threads(1)
+    step, _ = ours(case, samples(case.dense))
+    for _ in range(20):
+        step()
+    spent: dict[str, float] = {}
+    plain = numba_cpu.kernels
+
+    def timed(name: str, kernel: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            started = perf_counter()
+            result = kernel(*arguments)
+            spent[name] = spent.get(name, 0.0) + perf_counter() - started
+            return result
+
+        return call
+
+    watched = {
+        name: timed(name, x) if isinstance(x, Dispatcher) and not name.startswith("_") else x
+        for name, x in vars(plain).items()
+    }
+    try:
+        numba_cpu.kernels = SimpleNamespace(**watched)
+        started = perf_counter()
+        for _ in range(steps):
+            step()
+        whole = perf_counter() - started
+    finally:
+        numba_cpu.kernels = plain
+    spent["the rest"] = whole - sum(spent.values())
+    return {name: seconds / steps * 1e3 for name, seconds in spent.items()}
