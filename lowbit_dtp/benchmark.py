@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, sleep
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from .training import fit
 SHAPES = ((100, 784, 500), (256, 1024, 1024))
 """Rows, inputs and outputs of the products that are timed."""
 
-_ROUNDS, _TURN = 9, 0.03
+_ROUNDS, _TURN, _SETTLE = 9, 0.03, 0.1
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def _in_turn(sides: dict[str, Callable[[], object]]) -> dict[str, float]:
         call()
     for _ in range(_ROUNDS):
         for name, call in sides.items():
+            sleep(_SETTLE)  # threads of NumPy's BLAS go on waiting for work for a while, and would be in the way
             calls, started = 0, perf_counter()
             while (elapsed := perf_counter() - started) < _TURN:
                 call()

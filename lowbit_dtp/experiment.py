@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import ledger as ledgers
@@ -278,7 +279,8 @@ def run(
     results = {
         "test_error_percent": evaluate(inference, data.test, testing),
         "valid_error_percent": evaluate(inference, data.valid),
-        "seconds_per_epoch": _mean([json.loads(line)["seconds"] for line in notes["lines"]]),
+        # of the first epoch, compiling kernels may be the larger part
+        "seconds_per_epoch": median(json.loads(line)["seconds"] for line in notes["lines"]),
     }
     inference.save(folder / "network.safetensors")
     ledgers.save(folder / "ledger.json", training=progress.ledger, inference=testing)
@@ -357,7 +359,7 @@ def summary_row(spec: str, folder: Path, seeds: Sequence[int]) -> tuple[dict[str
         "test_error_percent": _spread([r["test_error_percent"] for r in results]),
         "valid_error_percent": _spread([r["valid_error_percent"] for r in results]),
         "links": {link: link_row(link, training, inference) for link in training.links()},
-        "seconds_per_epoch": _mean([r["seconds_per_epoch"] for r in results]),
+        "seconds_per_epoch": median(r["seconds_per_epoch"] for r in results),
         "device": "cpu",
     }
     return row, training, inference

@@ -14,6 +14,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "SHAPES", ((4, 70, 65),))
     monkeypatch.setattr(benchmark, "_ROUNDS", 1)
     monkeypatch.setattr(benchmark, "_TURN", 1e-4)
+    monkeypatch.setattr(benchmark, "_SETTLE", 0)
 
 
 def test_bench_times_products_beside_numpy_and_steps() -> None:
