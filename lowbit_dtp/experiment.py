@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import ledger as ledgers
@@ -280,7 +279,7 @@ def run(
         "test_error_percent": evaluate(inference, data.test, testing),
         "valid_error_percent": evaluate(inference, data.valid),
         # of the first epoch, compiling kernels may be the larger part
-        "seconds_per_epoch": median(json.loads(line)["seconds"] for line in notes["lines"]),
+        "seconds_per_epoch": _median([json.loads(line)["seconds"] for line in notes["lines"]]),
     }
     inference.save(folder / "network.safetensors")
     ledgers.save(folder / "ledger.json", training=progress.ledger, inference=testing)
@@ -359,7 +358,7 @@ def summary_row(spec: str, folder: Path, seeds: Sequence[int]) -> tuple[dict[str
         "test_error_percent": _spread([r["test_error_percent"] for r in results]),
         "valid_error_percent": _spread([r["valid_error_percent"] for r in results]),
         "links": {link: link_row(link, training, inference) for link in training.links()},
-        "seconds_per_epoch": median(r["seconds_per_epoch"] for r in results),
+        "seconds_per_epoch": _median([r["seconds_per_epoch"] for r in results]),
         "device": "cpu",
     }
     return row, training, inference
@@ -432,8 +431,8 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
