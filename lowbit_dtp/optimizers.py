@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .backends import Array, backend_of, multiplied
+from .backends import Array, backend_of
 from .ledger import Ledger
 from .network import Network
 
@@ -85,7 +85,7 @@ class SGD(Optimizer):
     state_words = 0
 
     def _change(self, parameter: Array, gradient: Array, state: Iterable[Array], rate: float) -> None:
-        parameter -= multiplied(gradient) * rate
+        backend_of(parameter).sgd(parameter, gradient, rate)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"rmsprop": RMSprop, "sgd": SGD}

@@ -165,6 +165,10 @@ class Backend(ABC):
     ) -> None:
         """Centred RMSprop with momentum, in place on `parameter` and `state` (mean, mean square, velocity)."""
 
+    def sgd(self, parameter: Array, gradient: Array, learning_rate: float) -> None:
+        """`parameter - learning_rate * gradient`, in place."""
+        parameter -= learning_rate * multiplied(gradient)
+
 
 _backends: dict[type, Backend] = {}
 

@@ -794,3 +794,26 @@ def normal(key, counter, numbers):
         store(numbers, place + _DRAWS, x1)
         store(numbers, place + 2 * _DRAWS, x2)
         store(numbers, place + 3 * _DRAWS, x3)
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def shift_sgd(weights, gradient, shift, low, high, key, counter):
+    """Flat integer `weights` less `gradient` / 2^`shift`, rounded stochastically, held to `low` and `high`, in place.
+
+    Random bits are added below the point and dropped with what is there, which rounds up as often as the remainder says
+    (Gupta et al., ICML 2015). A number's bits depend on its place alone.
+    """
+    lanes = np.arange(_DRAWS).astype(np.uint64)
+    below = (np.int64(1) << np.int64(shift)) - np.int64(1)
+    for block in prange((weights.size + DRAWN - 1) // DRAWN):
+        start, bits = block * DRAWN, np.empty(DRAWN, np.uint64)
+        c0 = _load_counter(lanes, 0) + _splat_word(np.uint64(block * _DRAWS))
+        c1, c2, c3 = _splat_word(counter[0]), _splat_word(counter[1]), _splat_word(counter[2])
+        c0, c1, c2, c3 = _philox(c0, c1, c2, c3, key[0], key[1])
+        store(bits, 0, c0)
+        store(bits, _DRAWS, c1)
+        store(bits, 2 * _DRAWS, c2)
+        store(bits, 3 * _DRAWS, c3)
+        for i in range(start, min(start + DRAWN, weights.size)):
+            step = (np.int64(gradient[i]) + (np.int64(bits[i - start]) & below)) >> np.int64(shift)
+            weights[i] = min(max(np.int64(weights[i]) - step, low), high)

@@ -75,9 +75,33 @@ def normal(seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.nda
     """Standard normal float32 of `shape`, each number keyed by seed, purpose (32 bits), step and its own place."""
     size = prod(shape)
     numbers = np.empty(-(-size // kernels.DRAWN) * kernels.DRAWN, np.float32)
-    key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF], np.uint64)
-    kernels.normal(key, np.array([purpose, step & 0xFFFFFFFF, step >> 32], np.uint64), numbers)
+    kernels.normal(*_key_and_counter(seed, purpose, step), numbers)
     return numbers[:size].reshape(shape)
+
+
+def shift_sgd(weights: np.ndarray, gradient: np.ndarray, shift: int, seed: int, purpose: int, step: int) -> None:
+    """Stochastic gradient descent on int8 or int16 `weights`, in place: `weights - gradient / 2^shift`.
+
+    `gradient` are integers of the same shape, of a whole minibatch say. The quotient is rounded stochastically, keyed
+    as `normal` is; a weight stays within its type, and off its lowest number, for the range to be symmetric. Raises
+    ValueError or TypeError if an argument is something else.
+    """
+    if weights.dtype not in (np.int8, np.int16) or not weights.flags.c_contiguous or gradient.dtype.kind != "i":
+        raise TypeError(
+            f"shift_sgd takes contiguous int8 or int16 weights and an integer gradient, not {weights.dtype} and "
+            f"{gradient.dtype}"
+        )
+    if weights.shape != gradient.shape:
+        raise ValueError(f"weights of shape {weights.shape} have no gradient of shape {gradient.shape}")
+    if not 0 <= shift <= 32:
+        raise ValueError(f"shift must be 0 to 32 bits, not {shift}")
+    most = int(np.iinfo(weights.dtype).max)
+    kernels.shift_sgd(_flat(weights), _flat(gradient), shift, -most, most, *_key_and_counter(seed, purpose, step))
+
+
+def _key_and_counter(seed: int, purpose: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF], np.uint64)
+    return key, np.array([purpose, step & 0xFFFFFFFF, step >> 32], np.uint64)
 
 
 class NumbaBackend(NumpyBackend):
@@ -241,6 +265,13 @@ class NumbaBackend(NumpyBackend):
         else:
             gradient = gradient.astype(np.float32, copy=False)
             kernels.rmsprop(_flat(parameter), _flat(gradient), *map(_flat, state), *numbers)
+
+    def sgd(self, parameter: Array, gradient: Array, learning_rate: float) -> None:
+        gradient = multiplied(gradient)
+        if _are_alike(parameter, gradient):
+            kernels.axpy(np.float32(-learning_rate), gradient, parameter, parameter)
+        else:
+            super().sgd(parameter, gradient, learning_rate)
 
 
 def _is_float32(signal: "Signal") -> bool:

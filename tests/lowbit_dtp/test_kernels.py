@@ -15,7 +15,7 @@ from lowbit_dtp.activations import ACTIVATIONS
 from lowbit_dtp.backends import Backend, Outer, backend_of, multiplied
 from lowbit_dtp.backends import _numba_kernels as kernels
 from lowbit_dtp.backends._simd import target
-from lowbit_dtp.backends.numba_cpu import NumbaBackend, normal, set_threads
+from lowbit_dtp.backends.numba_cpu import NumbaBackend, normal, set_threads, shift_sgd
 from lowbit_dtp.backends.numpy_plain import NumpyBackend
 from lowbit_dtp.data import Samples
 from lowbit_dtp.formats import Format, binary, binary01, float32, table, ufixed
@@ -326,6 +326,51 @@ def test_gradient_and_update_in_one_pass(shape, fmt, optimizer, threads) -> None
 
     fused = on_each(threads, lambda: updated(COMPILED.gradients(signal, error, None)[0]))
     np.testing.assert_allclose(fused, updated(np.asarray(gradient)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16])
+@pytest.mark.parametrize("shift", [0, 5, 14, 32])
+def test_shift_sgd(dtype: type, shift: int, threads: list[int]) -> None:
+    """Python's integers and the twin's random bits give the same; the ends of the range hold."""
+    draw, most = np.random.default_rng(shift), np.iinfo(dtype).max
+    weights = draw.integers(-most, most, (40, 13), endpoint=True).astype(dtype)
+    gradient = draw.integers(-(2**24), 2**24, weights.shape, np.int32)
+    gradient[0, :2] = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+
+    def updated() -> np.ndarray:
+        changed = weights.copy()
+        shift_sgd(changed, gradient, shift, 2**40 + 3, 7, 9)
+        return changed
+
+    words = philox([np.arange(160, dtype=np.uint64), 7, 9, 0], [3, 2**8])
+    bits = np.stack(words).reshape(4, -1, 32).transpose(1, 0, 2).reshape(-1)[: weights.size]
+    expected = [
+        min(max(int(w) - ((int(g) + (int(b) & (2**shift - 1))) >> shift), -most), most)
+        for w, g, b in zip(weights.flat, gradient.flat, bits, strict=True)
+    ]
+    assert on_each(threads, updated).reshape(-1).tolist() == expected
+
+
+def test_shift_sgd_is_right_on_average() -> None:
+    weights = np.zeros(100_000, np.int16)
+    shift_sgd(weights, np.full(weights.size, -300, np.int32), 10, 0, 0, 0)
+    assert set(weights.tolist()) == {0, 1}
+    assert weights.mean() == pytest.approx(300 / 1024, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("weights", "gradient", "shift", "error", "message"),
+    [
+        (np.zeros(3), np.zeros(3, int), 1, TypeError,
+         "shift_sgd takes contiguous int8 or int16 weights and an integer gradient, not float64 and int64"),
+        (np.zeros(3, np.int8), np.zeros(4, int), 1, ValueError,
+         r"weights of shape \(3,\) have no gradient of shape \(4,\)"),
+        (np.zeros(3, np.int8), np.zeros(3, int), 33, ValueError, "shift must be 0 to 32 bits, not 33"),
+    ],
+)  # fmt: skip
+def test_shift_sgd_refuses(weights, gradient, shift, error, message) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(error, match=f"^{message}$"):
+        shift_sgd(weights, gradient, shift, 0, 0, 0)
 
 
 def test_feedback_has_a_rate_of_its_own() -> None:
