@@ -213,6 +213,9 @@ def report(thread_counts: list[int], rounds: int, turns: int) -> Iterator[str]:
     spent = sorted(step.shares(case).items(), key=lambda share: -share[1])
     yield from ("", f"Where a step of ours goes, one thread, of {case.name}:")
     yield from (", ".join(f"{name} {ms:.2f} ms" for name, ms in spent if ms >= 0.02) + ".",)
+    first = epoch.first_step()
+    yield f"The first step in a new process takes {first['compiled']:.1f} s if kernels must be compiled, and"
+    yield f"{first['cached']:.2f} s if they are cached, beside {first['Numba']:.2f} s in which Numba itself starts."
     if step.has_mnist():
         ours, eager, as_bytes = (epoch.epoch_memory(side) / 1e6 for side in ("ours", "eager", "eager-bytes"))
         yield from ("", f"Peak memory of a process that trains DTP for an epoch of MNIST: {ours:.0f} MB; eager torch")

@@ -1,4 +1,4 @@
-"""Memory that an epoch of DTP takes on MNIST: ours, and plain torch that loads nothing of lowbit-dtp.
+"""Memory that an epoch of DTP takes on MNIST, ours and plain torch's, and time that a first step takes.
 
     LOWBIT_DTP_DATA=<folder> .venv/bin/python tests/benchmarks/epoch.py eager|eager-bytes|ours [--threads N]
 
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 BATCH, TRAINED, SIZES = 100, 50_000, (784, 500, 500, 10)
 TARGET_STEP, NOISE, RATE, FEEDBACK_RATE = 0.27965482616, 0.5, 6.60055346131e-4, 4.32831736994e-4
@@ -96,6 +97,33 @@ def ours(folder: Path, threads: int) -> None:
     net, optimizer, rule = setting.network(), setting.make_optimizer(), setting.learning_rule()
     for _ in fit(net, rule, optimizer, data.load("mnist", folder).train, 1, BATCH, setting.seed):
         pass
+
+
+_FIRST_STEP = """
+import time
+import numba
+started = time.perf_counter()
+numba.njit(lambda x: x + 1)(1)
+print(time.perf_counter() - started)
+from step import CASES, ours, samples
+take, _ = ours(CASES[1], samples(count=1000))
+started = time.perf_counter()
+take()
+print(time.perf_counter() - started)
+"""
+
+
+def first_step() -> dict[str, float]:
+    """Seconds that Numba takes to start, and then the first step of DTP, in a new process: compiled, and cached."""
+    here = Path(__file__).resolve().parent
+    with TemporaryDirectory() as cache:
+        environment = os.environ | {"NUMBA_CACHE_DIR": cache, "PYTHONPATH": str(here)}
+        command = [sys.executable, "-c", _FIRST_STEP]
+        runs = [
+            subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+            for _ in range(2)
+        ]
+    return {"Numba": float(runs[1][0]), "compiled": float(runs[0][1]), "cached": float(runs[1][1])}
 
 
 SIDES: dict[str, Callable[[Path, int], None]] = {
