@@ -7,6 +7,7 @@ for what is left. Blocks of work depend on shapes alone, so the bits of a result
 import numpy as np
 from numba import njit, prange, types
 
+from ._packed_kernels import ones_in
 from ._simd import (
     bits_of,
     converter,
@@ -17,14 +18,13 @@ from ._simd import (
     loader,
     lowest_bit,
     mask_of,
-    popcount,
     reader,
     select,
     splatter,
+    spreader,
     sqrt,
     store,
     target,
-    total,
 )
 
 LANES = 64
@@ -33,7 +33,7 @@ _BLOCK = 4096
 """Numbers in an elementwise task: a multiple of `LANES`."""
 
 _load = loader(types.float32, LANES)
-_splat = splatter(types.float32, LANES)
+_splat, _spread = splatter(types.float32, LANES), spreader(types.float32, LANES)
 
 # --- codes ------------------------------------------------------------------------------------------------------------
 
@@ -96,30 +96,6 @@ def holds_nan(x):
     return nan != 0
 
 
-_load_bytes, _read_words = loader(types.uint8, 64), reader(types.uint64, 8)
-_splat_words = splatter(types.uint64, 8)
-
-
-@njit(cache=True, nogil=True)
-def count_bits(rows, before):
-    """Bits set in the bytes of flat `rows`, and bits that differ from the row before; before the first is `before`."""
-    ones, toggles = np.int64(0), np.int64(0)
-    width = before.size
-    for j in range(width):
-        ones += _popcount(rows[j])
-        toggles += _popcount(rows[j] ^ before[j])
-    whole = width + (rows.size - width) // 64 * 64
-    vector_ones, vector_toggles = _splat_words(np.uint64(0)), _splat_words(np.uint64(0))
-    for i in range(width, whole, 64):
-        now, then = _read_words(_load_bytes(rows, i)), _read_words(_load_bytes(rows, i - width))
-        vector_ones = vector_ones + popcount(now)
-        vector_toggles = vector_toggles + popcount(now ^ then)
-    for i in range(whole, rows.size):
-        ones += _popcount(rows[i])
-        toggles += _popcount(rows[i] ^ rows[i - width])
-    return ones + np.int64(total(vector_ones)), toggles + np.int64(total(vector_toggles))
-
-
 @njit(cache=True, nogil=True)
 def same_rows(a, b, same):
     """Whether each row of words in `a` is that in `b`."""
@@ -128,15 +104,6 @@ def same_rows(a, b, same):
         for w in range(a.shape[1]):
             difference |= a[i, w] ^ b[i, w]
         same[i] = difference == 0
-
-
-@njit(inline="always")
-def _popcount(word):
-    x = np.uint64(word)
-    x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
 # --- centred RMSprop with momentum, for what follows ------------------------------------------------------------------
@@ -183,7 +150,7 @@ def _update(p, a, s, v, g, place, size, rate, decay, momentum, stabilizer):
 
 def _tiles(lanes):
     """Rows of a product with `lanes` columns, six at a time so that their sums stay in registers (Goto, 2008)."""
-    load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
+    load, spread = loader(types.float32, lanes), spreader(types.float32, lanes)
 
     @njit
     def run(a, step, start, depth, rows, panel, sums):
@@ -196,12 +163,12 @@ def _tiles(lanes):
             s3, s4, s5 = load(sums, m3 * lanes), load(sums, m4 * lanes), load(sums, m5 * lanes)
             for k in range(depth):
                 b = load(panel, k * lanes)
-                s0 = fma(splat(fetch(a, a0 + k)), b, s0)
-                s1 = fma(splat(fetch(a, a1 + k)), b, s1)
-                s2 = fma(splat(fetch(a, a2 + k)), b, s2)
-                s3 = fma(splat(fetch(a, a3 + k)), b, s3)
-                s4 = fma(splat(fetch(a, a4 + k)), b, s4)
-                s5 = fma(splat(fetch(a, a5 + k)), b, s5)
+                s0 = fma(spread(a, a0 + k), b, s0)
+                s1 = fma(spread(a, a1 + k), b, s1)
+                s2 = fma(spread(a, a2 + k), b, s2)
+                s3 = fma(spread(a, a3 + k), b, s3)
+                s4 = fma(spread(a, a4 + k), b, s4)
+                s5 = fma(spread(a, a5 + k), b, s5)
             store(sums, m * lanes, s0)
             store(sums, m1 * lanes, s1)
             store(sums, m2 * lanes, s2)
@@ -409,7 +376,7 @@ def count_nonzeros(x):
     count = 0
     whole = x.size - x.size % LANES
     for i in range(0, whole, LANES):
-        count += _popcount(bits_of(differs(_load(x, i), _splat(np.float32(0)))))
+        count += ones_in(bits_of(differs(_load(x, i), _splat(np.float32(0)))))
     for i in range(whole, x.size):
         count += x[i] != 0
     return count
@@ -494,7 +461,7 @@ def sparse_rmsprop(ends, columns, numbers, error, parameter, mean, square, veloc
 def _gather(ends, columns, numbers, i, panel, row):
     """`row` plus row i of compressed rows times a panel [k, LANES]."""
     for at in range(fetch(ends, i), fetch(ends, i + 1)):
-        row = fma(_splat(fetch(numbers, at)), _load(panel, np.intp(fetch(columns, at)) * LANES), row)
+        row = fma(_spread(numbers, at), _load(panel, np.intp(fetch(columns, at)) * LANES), row)
     return row
 
 
@@ -728,6 +695,14 @@ def _philox(c0, c1, c2, c3, k0, k1):
     return c0, c1, c2, c3
 
 
+@njit
+def _words(block, lanes, key, counter):
+    """The random words of a block of `DRAWN` numbers; `lanes` counts from 0 to `_DRAWS`."""
+    first = _load_counter(lanes, 0) + _splat_word(np.uint64(block * _DRAWS))
+    c1, c2, c3 = _splat_word(counter[0]), _splat_word(counter[1]), _splat_word(counter[2])
+    return _philox(first, c1, c2, c3, key[0], key[1])
+
+
 @njit(error_model="numpy")
 def _log(x):
     """Natural logarithm of float32 lanes in (0, 1], by the polynomial of Cephes' logf."""
@@ -783,13 +758,11 @@ def normal(key, counter, numbers):
     Each comes of its place alone, whoever draws it.
     """
     lanes = np.arange(_DRAWS).astype(np.uint64)
-    for block in prange(numbers.size // (4 * _DRAWS)):
-        c0 = _load_counter(lanes, 0) + _splat_word(np.uint64(block * _DRAWS))
-        c1, c2, c3 = _splat_word(counter[0]), _splat_word(counter[1]), _splat_word(counter[2])
-        c0, c1, c2, c3 = _philox(c0, c1, c2, c3, key[0], key[1])
+    for block in prange(numbers.size // DRAWN):
+        c0, c1, c2, c3 = _words(block, lanes, key, counter)
         x0, x1 = _box_muller(c0, c1)
         x2, x3 = _box_muller(c2, c3)
-        place = block * 4 * _DRAWS
+        place = block * DRAWN
         store(numbers, place, x0)
         store(numbers, place + _DRAWS, x1)
         store(numbers, place + 2 * _DRAWS, x2)
@@ -807,9 +780,7 @@ def shift_sgd(weights, gradient, shift, low, high, key, counter):
     below = (np.int64(1) << np.int64(shift)) - np.int64(1)
     for block in prange((weights.size + DRAWN - 1) // DRAWN):
         start, bits = block * DRAWN, np.empty(DRAWN, np.uint64)
-        c0 = _load_counter(lanes, 0) + _splat_word(np.uint64(block * _DRAWS))
-        c1, c2, c3 = _splat_word(counter[0]), _splat_word(counter[1]), _splat_word(counter[2])
-        c0, c1, c2, c3 = _philox(c0, c1, c2, c3, key[0], key[1])
+        c0, c1, c2, c3 = _words(block, lanes, key, counter)
         store(bits, 0, c0)
         store(bits, _DRAWS, c1)
         store(bits, 2 * _DRAWS, c2)

@@ -227,32 +227,32 @@ def unpack_float32(words, low, high, x):
 
 # --- counting ---------------------------------------------------------------------------------------------------------
 
-_COUNTED = 32
-"""Words counted at a time."""
-_load_words, _splat_words = loader(types.uint64, _COUNTED), splatter(types.uint64, _COUNTED)
 _load_few, _splat_few = loader(types.uint64, 8), splatter(types.uint64, 8)
+_load_row, _read_few = loader(types.uint8, 64), reader(types.uint64, 8)
 _splat_word = splatter(types.uint64, 1)
 
 
 @njit(inline="always")
-def _bits(word):
-    return np.int64(total(popcount(_splat_word(word))))
+def ones_in(word):
+    """Bits set in an unsigned number."""
+    return np.int64(total(popcount(_splat_word(np.uint64(word)))))
 
 
 @njit(cache=True, nogil=True)
-def count(words, previous):
-    """Bits set in `words` [rows, width], and bits that differ from the row before; `previous` is that of the first."""
-    flat, width = words.reshape(-1), words.shape[1]
-    ones, toggles, head = 0, 0, min(width, words.size)
-    for i in range(head):
-        ones, toggles = ones + _bits(flat[i]), toggles + _bits(flat[i] ^ previous[i])
-    set_bits = changed = _splat_words(np.uint64(0))
-    stop = head + (flat.size - head) // _COUNTED * _COUNTED
-    for i in range(head, stop, _COUNTED):
-        v = _load_words(flat, i)
-        set_bits, changed = set_bits + popcount(v), changed + popcount(v ^ _load_words(flat, i - width))
-    for i in range(stop, flat.size):
-        ones, toggles = ones + _bits(flat[i]), toggles + _bits(flat[i] ^ flat[i - width])
+def count_bits(rows, before):
+    """Bits set in the bytes of flat `rows`, and bits that differ from the row before; before the first is `before`."""
+    ones, toggles, width = np.int64(0), np.int64(0), before.size
+    for j in range(width):
+        ones += ones_in(rows[j])
+        toggles += ones_in(rows[j] ^ before[j])
+    stop = width + (rows.size - width) // 64 * 64
+    set_bits = changed = _splat_few(np.uint64(0))
+    for i in range(width, stop, 64):
+        now, then = _read_few(_load_row(rows, i)), _read_few(_load_row(rows, i - width))
+        set_bits, changed = set_bits + popcount(now), changed + popcount(now ^ then)
+    for i in range(stop, rows.size):
+        ones += ones_in(rows[i])
+        toggles += ones_in(rows[i] ^ rows[i - width])
     return ones + np.int64(total(set_bits)), toggles + np.int64(total(changed))
 
 
@@ -266,7 +266,7 @@ def count_flips(words, others, flips):
         for j in range(0, stop, 8):
             few = few + popcount(_load_few(a, at + j) ^ _load_few(b, at + j))
         for j in range(stop, width):
-            differing += _bits(a[at + j] ^ b[at + j])
+            differing += ones_in(a[at + j] ^ b[at + j])
         flips[i] = differing + np.int64(total(few))
 
 
@@ -520,7 +520,7 @@ def _plane_terms(words, factor):
                 for j in range(0, stop, 8):
                     few = few + popcount(_load_few(flat, at + j))
                 for j in range(stop, width):
-                    ones += _bits(flat[at + j])
+                    ones += ones_in(flat[at + j])
                 terms[i] += np.int32((factor * (ones + np.int64(total(few)))) << plane)
     return terms
 

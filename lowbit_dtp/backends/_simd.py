@@ -194,11 +194,6 @@ def _function(name: str, arity: int) -> Any:
         @intrinsic
         def function(typing, a):  # type: ignore[no-untyped-def]
             return a(a), generate
-    elif arity == 2:
-
-        @intrinsic
-        def function(typing, a, b):  # type: ignore[no-untyped-def]
-            return a(a, a), generate
     else:
 
         @intrinsic
@@ -218,11 +213,6 @@ def _call(builder: Any, name: str, result: ir.Type, arguments: Any) -> Any:
 fma = _function("fmuladd", 3)
 """`a * b + c`, rounded once where the machine can."""
 sqrt = _function("sqrt", 1)
-round_even = _function("rint", 1)
-"""The nearest whole number, half to even."""
-smaller = _function("minnum", 2)
-"""The smaller of two floating-point numbers."""
-larger = _function("maxnum", 2)
 popcount = _function("ctpop", 1)
 """Bits set, lane by lane."""
 

@@ -147,13 +147,7 @@ class NumbaBackend(NumpyBackend):
         return Carried(words, x.shape[1], *self.ones_and_toggles(words, previous))
 
     def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[int, int]:
-        if not codes.size:
-            return 0, 0
-        if codes.ndim > 2:
-            befores = [None] * len(codes) if previous is None else previous
-            members = [self.ones_and_toggles(x, before) for x, before in zip(codes, befores, strict=True)]
-            return sum(ones for ones, _ in members), sum(toggles for _, toggles in members)
-        return kernels.count_bits(_bytes(codes), _bytes(codes[0] if previous is None else previous))
+        return packed.ones_and_toggles(codes, previous)
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         if not (a.ndim == b.ndim == 2 and a.dtype == b.dtype == np.float32 and (out is None or _is_plain(out))):
@@ -328,10 +322,6 @@ def _are_alike(x: Array, y: Array) -> bool:
 
 def _flat(x: Array) -> Array:
     return x.reshape(-1)  # a copy, if `x` is not contiguous
-
-
-def _bytes(x: Array) -> Array:
-    return _flat(x).view(np.uint8)
 
 
 @lru_cache

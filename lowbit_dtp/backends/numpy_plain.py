@@ -76,7 +76,11 @@ class NumpyBackend(Backend):
 
 @cache
 def thresholds(fmt: Table, dtype: np.dtype) -> np.ndarray:
-    """Thresholds in the type of the states, rounded up: `x >= t` then means the same for every `x` of that type."""
-    exact = np.asarray(fmt.thresholds, np.float64)
+    """Thresholds in the type of the states, rounded up."""
+    return rounded_up(np.asarray(fmt.thresholds, np.float64), dtype)
+
+
+def rounded_up(exact: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """float64 thresholds as `dtype`, no lower: `x >= t` then means the same for every `x` of that type."""
     rounded = exact.astype(dtype)
     return np.where(rounded < exact, np.nextafter(rounded, dtype.type(np.inf)), rounded)

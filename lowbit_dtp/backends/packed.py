@@ -23,8 +23,10 @@ from ..packing import pack as pack_any
 from ..packing import unpack as unpack_any
 from . import _packed_kernels as kernels
 from ._simd import target
+from .numpy_plain import rounded_up
 
 Words = npt.NDArray[np.uint64]
+Codes = npt.NDArray[np.unsignedinteger[Any]]
 Floats = npt.NDArray[np.floating[Any]]
 Whole = npt.NDArray[np.int32]
 
@@ -42,14 +44,13 @@ def pack_signs(x: Floats, threshold: float = 0.0) -> tuple[Words, bool]:
     rows = _rows(x)
     words = np.empty((len(rows), packed_width(x.shape[-1], 1)), np.uint64)
     run = kernels.pack_float32 if x.dtype == np.float32 else kernels.pack_float64
-    nan = run(rows, _reached(float(threshold), x.dtype), words)
+    nan = run(rows, _least(float(threshold), x.dtype), words)
     return words.reshape(*x.shape[:-1], words.shape[1]) if x.ndim != 2 else words, nan
 
 
-def _reached(threshold: float, dtype: np.dtype) -> Any:
-    """The threshold in the type of the numbers, rounded up: `x >= t` then means the same for every `x` of that type."""
-    rounded = dtype.type(threshold)
-    return np.nextafter(rounded, dtype.type(np.inf)) if float(rounded) < threshold else rounded
+@cache
+def _least(threshold: float, dtype: np.dtype) -> Any:
+    return rounded_up(np.array([threshold]), dtype)[0]
 
 
 def unpack_signs(words: Words, neurons: int, low: float, high: float) -> npt.NDArray[np.float32]:
@@ -85,19 +86,19 @@ def unpack(words: Words, bits: int, neurons: int) -> npt.NDArray[np.unsignedinte
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
-def ones_and_toggles(words: Words, previous: Words | None = None) -> tuple[int, int]:
-    """Bits set in `words` [..., rows, width], and bits that differ from the row before.
+def ones_and_toggles(codes: Codes, previous: Codes | None = None) -> tuple[int, int]:
+    """Bits set in `codes` or words [..., rows, width], and bits that differ from the row before.
 
     `previous` [..., width] is the row before the first; without one the first toggles nothing.
     """
-    ones = toggles = 0
-    words = np.ascontiguousarray(words)
-    for member in np.ndindex(words.shape[:-2]):
-        rows = words[member]
-        before = rows[:1] if previous is None else previous[member]
-        counted = kernels.count(rows, np.ascontiguousarray(before).reshape(-1))
-        ones, toggles = ones + counted[0], toggles + counted[1]
-    return ones, toggles
+    if not codes.size:
+        return 0, 0
+    if codes.ndim > 2:
+        befores = [None] * len(codes) if previous is None else previous
+        members = [ones_and_toggles(x, before) for x, before in zip(codes, befores, strict=True)]
+        return sum(ones for ones, _ in members), sum(toggles for _, toggles in members)
+    before = codes[0] if previous is None else previous
+    return kernels.count_bits(codes.reshape(-1).view(np.uint8), before.reshape(-1).view(np.uint8))
 
 
 def flips(words: Words, others: Words) -> npt.NDArray[np.int64]:

@@ -2,7 +2,8 @@
 
     .venv/bin/python tests/benchmarks/limits.py
 
-Numba compiles the loops for the target in effect, so NUMBA_CPU_NAME gives the limits of a lesser processor.
+Numba compiles the loops for the target in effect, so NUMBA_CPU_NAME and NUMBA_CPU_FEATURES, together, give the limits
+of a lesser processor.
 """
 
 import re
