@@ -213,6 +213,7 @@ def evaluate(
     from .network import Network
     from .training import evaluate as error_percent
 
+    _use_threads(None)
     rows, loaded = [], cache(load)
     for spec, number, folder in run_folders(run, rule, seed):
         samples = loaded(Experiment.load(folder / "experiment.toml").data, data_dir)
@@ -418,7 +419,7 @@ def _data(plan: "Plan", data_dir: Path | None, threads: int | None) -> "DataSet"
 
 
 def _use_threads(threads: int | None) -> None:
-    """Use so many threads, and say when kernels have to be compiled first."""
+    """Use so many threads, if any number is given, and say when kernels have to be compiled first."""
     from .backends.numba_cpu import on_compile, set_threads
 
     on_compile(_tell_of_compiling)
@@ -427,8 +428,9 @@ def _use_threads(threads: int | None) -> None:
 
 
 def _tell_of_compiling(kernel: str) -> None:
+    """A line for each kernel where somebody watches, else one for all."""
     if sys.stderr.isatty():
-        print(f"\r\x1b[Kcompiling kernels, once for this machine: {kernel}\r", end="", file=sys.stderr, flush=True)
+        print(f"compiling, once for this machine: {kernel}", file=sys.stderr, flush=True)
     elif not _told:
         print("compiling kernels, once for this machine", file=sys.stderr, flush=True)
     _told.append(kernel)

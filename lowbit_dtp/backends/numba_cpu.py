@@ -63,7 +63,7 @@ def on_compile(tell: Callable[[str], None]) -> None:
     class Listener(event.Listener):
         def on_start(self, happened: Any) -> None:
             kernel = happened.data["dispatcher"].py_func
-            if kernel.__module__.startswith(__package__):
+            if kernel.__module__.startswith(__package__) and kernel.__qualname__[0] != "_":  # parts of kernels have one
                 tell(kernel.__name__)
 
         def on_end(self, happened: Any) -> None: ...

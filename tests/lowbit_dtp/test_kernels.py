@@ -483,6 +483,23 @@ def test_kernels_are_chosen_by_the_environment() -> None:
     assert answer.stderr.endswith("ValueError: no LOWBIT_DTP_KERNELS 'fast'; there are: compiled, plain\n")
 
 
+def test_who_compiles_is_told_once_for_a_machine(tmp_path: Path) -> None:
+    code = """
+import numpy as np
+from lowbit_dtp.backends.numba_cpu import NumbaBackend, on_compile
+on_compile(print)
+x = np.zeros((3, 70), np.float32)
+NumbaBackend().axpy(2.0, x, x)
+NumbaBackend().axpy(3.0, x, x)
+"""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    told = [
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert told == ["axpy\n", ""]
+
+
 def test_threads_are_those_of_the_machine() -> None:
     most = numba.config.NUMBA_NUM_THREADS
     with pytest.raises(ValueError, match=f"^threads must be 1 to {most} on this machine, not 0$"):
