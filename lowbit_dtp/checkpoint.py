@@ -16,9 +16,10 @@ from .training import Progress
 def save(path: Path, net: Network, optimizer: Optimizer, progress: Progress, notes: dict[str, Any]) -> None:
     """Write everything that changes in a run, and `notes`, as one safetensors file, in one step."""
     tensors = {f"network.{name}": x for name, x in net.tensors().items()}
-    tensors |= {f"optimizer.{layer}.{name}": x for (layer, name), x in optimizer.state.items()}
+    tensors |= {f"optimizer.{layer}.{name}": np.stack(x) for (layer, name), x in optimizer.state.items()}
     tensors |= {f"wires.{link}.{flow}": x for (link, flow), x in progress.ledger.wires.items()}
     position = {name: value for name, value in vars(progress).items() if name != "ledger"}
+    position["loss"] = float(progress.loss)
     write_tensors(path, tensors, {"progress": position, "ledger": progress.ledger.as_dict(), "notes": notes})
 
 
@@ -35,6 +36,7 @@ def load(path: Path, net: Network, optimizer: Optimizer) -> tuple[Progress, dict
             groups[group][rest] = x
         ledger = Ledger.from_dict(description["ledger"])
         progress = Progress(**description["progress"], ledger=ledger)
+        progress.loss = np.array(progress.loss)
         notes = description["notes"]
     except (KeyError, TypeError) as error:
         raise StorageError(f"{path}: not a checkpoint ({type(error).__name__}: {error})") from None
@@ -48,7 +50,7 @@ def load(path: Path, net: Network, optimizer: Optimizer) -> tuple[Progress, dict
     optimizer.state = {}
     for key, x in groups["optimizer"].items():
         layer_name, _, name = key.partition(".")
-        optimizer.state[layer_name, name] = x
+        optimizer.state[layer_name, name] = tuple(np.ascontiguousarray(word) for word in x)
     for key, x in groups["wires"].items():
         link, _, flow = key.rpartition(".")
         ledger.wires[link, Flow(flow)] = x

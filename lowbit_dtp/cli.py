@@ -6,7 +6,7 @@ Everything heavy is imported by the command that needs it, so that `--help` answ
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -19,8 +19,9 @@ from .version import __version__
 if TYPE_CHECKING:
     from hw_models import Bill, Placement
     from lowbit_dtp.data import DataSet
-    from lowbit_dtp.experiment import Evaluation, Experiment, Plan
+    from lowbit_dtp.experiment import Experiment, Plan
     from lowbit_dtp.ledger import Ledger
+    from lowbit_dtp.runs import Evaluation
 
 TECHNOLOGIES = "45nm,7nm"
 INTERRUPTED = 130
@@ -55,6 +56,14 @@ Gradient = Annotated[
     str | None, typer.Option("--gradient", help="Format in which straight-through sends gradients: fixed(4,-2), ...")
 ]
 Rate = Annotated[float | None, typer.Option("--learning-rate", help="Of the forward weights.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="numpy: compiled kernels; cpu, cuda: torch, all seeds in one batch; auto: cuda if there is one.",
+    ),
+]
+TF32 = Annotated[bool, typer.Option("--tf32", help="Let a GPU round the factors of float32 products to 11 bits.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="Threads to use. Changes the speed, never a number.")]
 PlacementOption = Annotated[
     str | None, typer.Option("--placement", help="Which wire each link is: h1-h2=board,rest=on-die:2mm.")
@@ -95,6 +104,8 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
       lowbit-dtp compare --data mnist --rules dtp,straight-through,fixed-lower --epochs 5 --seeds 1 --out runs/mnist
 
+      lowbit-dtp compare --data mnist --epochs 500 --seeds 10 --device cuda --out runs/thesis
+
       lowbit-dtp price runs/mnist --placement h1-h2=board
 
       lowbit-dtp export runs/mnist --rule dtp --target c --weights 'fixed<8,1>' --verify
@@ -122,19 +133,25 @@ def compare(
     weights: Weights = "fixed(8,1)",
     signals: Signals = "fixed(8,1)",
     threads: Threads = None,
+    device: Device = "numpy",
+    ensemble: Annotated[
+        int | None, typer.Option("--ensemble", min=1, help="Most seeds to train in one batch.  (default: all)")
+    ] = None,
+    tf32: TF32 = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log curves for TensorBoard, too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train the same network by several rules; compare error, bits and joules; write a report.
 
-    The same command again goes on where it was stopped.
+    The same command again goes on where it was stopped, on another device if that is asked for.
 
     [bold]Example[/bold]: lowbit-dtp compare --data mnist --rules dtp,straight-through,fixed-lower --epochs 5 --seeds 1
     """
+    device = _device(device, tf32)
     plan = _plan(data, config, epochs, batch, sizes, link, gradient, placement, seeds=seeds,
                  compare=_split(rules) if rules else None)  # fmt: skip
     folder = out or Path("runs") / plan.content["data"]
-    summary = _compare(plan, folder, data_dir, technology, weights, signals, threads, tensorboard)
+    summary = _compare(plan, folder, data_dir, technology, weights, signals, threads, device, ensemble, tensorboard)
     if as_json:
         print(json.dumps(summary, indent=1))
         return
@@ -166,6 +183,8 @@ def train(
     gradient: Gradient = None,
     learning_rate: Rate = None,
     threads: Threads = None,
+    device: Device = "numpy",
+    tf32: TF32 = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log curves for TensorBoard, too.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -174,19 +193,20 @@ def train(
     [bold]Example[/bold]: lowbit-dtp train --data digits --rule dtp --link h1-h2=ternary --out runs/ternary
     """
     from . import ledger as ledgers
-    from .experiment import link_row, run
+    from .runs import link_row, run_together
     from .storage import read_json
 
+    device = _device(device, tf32)
     plan = _plan(data, config, epochs, batch, sizes, link, gradient, None)
     if learning_rate is not None:
         plan.content["optimizer"]["learning_rate"] = learning_rate
     folder = out or Path("runs") / f"{plan.content['data']}-train"
     experiment = plan.experiment(rule, seed)
     _check(experiment)
-    with _progress() as bar, _logging(folder, tensorboard) as log:
+    with _progress() as bar, _logging([folder], tensorboard) as log:
         samples = _data(plan, data_dir, threads)
         on_step = bar(rule, experiment.steps(len(samples.train)))
-        run(experiment, folder, samples, on_step=on_step, on_evaluation=log)
+        run_together([experiment], [folder], samples, device=device, on_step=on_step, on_evaluation=log)
     books = ledgers.load(folder / "ledger.json")
     result = {key: value for key, value in read_json(folder / "run.json").items() if key.endswith(("percent", "epoch"))}
     result |= {"folder": str(folder), "links": {x: link_row(x, **books) for x in books["training"].links()}}
@@ -200,6 +220,8 @@ def evaluate(
     seed: Seed = None,
     part: Annotated[str, typer.Option("--part", help="train, valid or test.")] = "test",
     data_dir: DataDir = None,
+    device: Device = "numpy",
+    tf32: TF32 = False,
     as_json: Json = False,
 ) -> None:
     """Classify a data set with trained networks; print the error and the bits of an inference.
@@ -207,19 +229,21 @@ def evaluate(
     [bold]Example[/bold]: lowbit-dtp evaluate runs/demo --rule dtp --part valid
     """
     from .data import load
-    from .experiment import Experiment, run_folders
+    from .experiment import Experiment
     from .formats import choose
     from .ledger import Ledger
     from .network import Network
+    from .runs import run_folders
     from .training import evaluate as error_percent
 
+    device = _device(device, tf32)
     _use_threads(None)
     rows, loaded = [], cache(load)
     for spec, number, folder in run_folders(run, rule, seed):
         samples = loaded(Experiment.load(folder / "experiment.toml").data, data_dir)
         chosen = choose("part", part, {name: getattr(samples, name) for name in ("train", "valid", "test")})
         book = Ledger()
-        error = error_percent(Network.load(folder / "network.safetensors"), chosen, book)
+        error = error_percent(Network.load(folder / "network.safetensors").on(device), chosen.on(device), book)
         bits = {link: book.bits(link, per="sample") for link in book.links()}
         rows.append({"rule": spec, "seed": number, "part": part, "samples": len(chosen), "error_percent": error,
                      "bits_per_inference": bits})  # fmt: skip
@@ -248,7 +272,7 @@ def price(
     from hw_models import Technology, price, with_weights
 
     from . import ledger as ledgers
-    from .experiment import run_folders
+    from .runs import run_folders
 
     runs = run_folders(run, rule, seed)
     where = _placement(_recorded_placement(run) if placement is None else placement,
@@ -289,7 +313,8 @@ def export(
     [bold]Example[/bold]: lowbit-dtp export runs/demo --rule dtp --target c --weights 'fixed<8,1>'
     """
     from .data import load
-    from .experiment import Experiment, run_folders
+    from .experiment import Experiment
+    from .runs import run_folders
 
     spec, number, folder = run_folders(run, rule, seed)[0]
     samples = load(Experiment.load(folder / "experiment.toml").data, data_dir)
@@ -418,6 +443,18 @@ def _data(plan: "Plan", data_dir: Path | None, threads: int | None) -> "DataSet"
     return load(plan.content["data"], data_dir)
 
 
+def _device(device: str, tf32: bool) -> str:
+    """The device to use, checked before anything else; its products are float32 unless `tf32`."""
+    from .backends.devices import DeviceError, multiply_in_tf32, usable
+
+    device = usable(device)
+    if tf32 and not device.startswith("cuda"):
+        raise DeviceError(f"--tf32 is for products on a GPU: give --device cuda, not {device}")
+    if device != "numpy":
+        multiply_in_tf32(tf32)
+    return device
+
+
 def _use_threads(threads: int | None) -> None:
     """Use so many threads, if any number is given, and say when kernels have to be compiled first."""
     from .backends.numba_cpu import on_compile, set_threads
@@ -442,15 +479,16 @@ _told: list[str] = []
 
 def _compare(
     plan: "Plan", folder: Path, data_dir: Path | None, technologies: str, weights: str, signals: str,
-    threads: int | None, tensorboard: bool,
+    threads: int | None, device: str, ensemble: int | None, tensorboard: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Run every rule and seed of `plan`, and write `summary.json`, the export and the report."""
     from hw_models import Technology
 
-    from .experiment import ExperimentError, folder_name, provenance, run, summary_row
+    from .experiment import ExperimentError
     from .formats import choose
     from .network import link_names
     from .report import write_report
+    from .runs import folder_name, provenance, run_together, summary_row
     from .storage import write_json
 
     names = list(dict.fromkeys(plan.rules))
@@ -465,17 +503,17 @@ def _compare(
     for link in placement.links:
         choose("link", link, dict.fromkeys(link_names(plan.content["sizes"])))
     samples = _data(plan, data_dir, threads)
+    at_a_time = 1 if device == "numpy" else ensemble or len(seeds)
     with _progress() as bar:
-        for spec, seed, experiment in experiments:
-            target = folder / folder_name(spec) / f"seed-{seed}"
-            with _logging(target, tensorboard) as log:
-                run(
-                    experiment,
-                    target,
-                    samples,
-                    on_step=bar(f"{spec} {seed}", experiment.steps(len(samples.train))),
-                    on_evaluation=log,
-                )
+        for spec in names:
+            runs = [(experiment, folder / folder_name(spec) / f"seed-{seed}")
+                    for other, seed, experiment in experiments if other == spec]  # fmt: skip
+            for start in range(0, len(runs), at_a_time):
+                batch, targets = zip(*runs[start : start + at_a_time], strict=True)
+                label = f"{spec} {start}" + (f"-{start + len(batch) - 1}" if len(batch) > 1 else "")
+                on_step = bar(label, batch[0].steps(len(samples.train)))
+                with _logging(targets, tensorboard) as log:
+                    run_together(batch, targets, samples, device=device, on_step=on_step, on_evaluation=log)
     rows = []
     for spec in names:
         row, training, inference = summary_row(spec, folder, seeds)
@@ -594,26 +632,27 @@ def _progress() -> Iterator[Any]:
 
 
 @contextmanager
-def _logging(folder: Path, tensorboard: bool) -> Iterator[Any]:
-    """A function that takes each evaluation, and logs it for TensorBoard if asked to."""
+def _logging(folders: Sequence[Path], tensorboard: bool) -> Iterator[Any]:
+    """A function that takes the index of a run and an evaluation, and logs it for TensorBoard if asked to."""
     if not tensorboard:
-        yield lambda evaluation: None
+        yield lambda index, evaluation: None
         return
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ImportError("--tensorboard needs TensorBoard: pip install 'lowbit-dtp[tensorboard]'") from None
-    writer = SummaryWriter(str(folder / "tensorboard"))
+    writers = [SummaryWriter(str(folder / "tensorboard")) for folder in folders]
 
-    def log(evaluation: "Evaluation") -> None:
+    def log(index: int, evaluation: "Evaluation") -> None:
         for name, value in vars(evaluation).items():
             if name != "epoch":
-                writer.add_scalar(name, value, evaluation.epoch)
+                writers[index].add_scalar(name, value, evaluation.epoch)
 
     try:
         yield log
     finally:
-        writer.close()
+        for writer in writers:
+            writer.close()
 
 
 def _print(result: Any, as_json: bool) -> None:

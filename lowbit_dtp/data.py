@@ -8,7 +8,7 @@ import gzip
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from math import prod
@@ -18,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .backends import Array
+from .backends import Array, backend_of
+from .backends.devices import mover, usable
 from .formats import FixedPoint, choose, ufixed
 from .randomness import generator
 from .storage import write_bytes
@@ -57,14 +58,15 @@ class Samples:
         """All pixels [samples, neurons] in [0, 1]; of bytes, a new float32 array, four times as large."""
         return self.part(slice(None))[0]
 
+    def on(self, device: str) -> "Samples":
+        """The samples, whose arrays are NumPy's, on `device`: see `backends.devices.DEVICES`."""
+        move = mover(usable(device))
+        return Samples(move(self.stored), move(self.labels), self.step)
+
     def part(self, which: Any) -> tuple[Array, Array]:
         """Pixels and labels of `which` samples, a slice or indices."""
         stored, labels = self.stored[which], self.labels[which]
-        if self.step is None:
-            return stored, labels
-        pixels = stored.astype(np.float32)
-        pixels *= np.float32(self.step)
-        return pixels, labels
+        return stored if self.step is None else backend_of(stored).pixels(stored, self.step), labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,15 +223,12 @@ def fetch(name: str, folder: Path | str | None = None) -> list[Path]:
     return [path or _download(name, file, folder) for file, path in find(name, folder)]
 
 
-def minibatches(samples: int, batch: int, seed: int, epoch: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Indices of `samples` samples in an order drawn from `seed` and `epoch` alone, `batch` at a time.
+def order(samples: int, seed: int, sweep: int) -> npt.NDArray[np.int64]:
+    """Indices of `samples` samples in the order in which minibatches take them, drawn from `seed` and `sweep` alone.
 
-    The last minibatch holds what is left. To go on after `n` minibatches, skip them with `itertools.islice`.
+    A sweep is a pass over the samples; they are counted from 0.
     """
-    if batch < 1:
-        raise ValueError(f"a minibatch holds 1 sample or more, not {batch}")
-    order = generator(seed, "minibatches", epoch).permutation(samples)
-    return (order[i : i + batch] for i in range(0, samples, batch))
+    return generator(seed, "minibatches", sweep).permutation(samples)
 
 
 def _digits() -> tuple[Bytes, Bytes]:

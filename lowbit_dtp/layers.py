@@ -41,6 +41,11 @@ class Layer:
         return int(self.bias.shape[-1])
 
     @property
+    def members(self) -> int:
+        """Members of the ensemble of layers that this is; 1 if it is alone."""
+        return prod(self.bias.shape[:-1])
+
+    @property
     def number(self) -> str:
         """Name of the floating type of the weights."""
         return _number(self.weight.dtype)
@@ -67,8 +72,9 @@ class Layer:
         same = backend_of(above.carried).same_rows(above, known[0]) if known else None
         if known is None or same is None or not same.any():
             return self._activate(self._affine(above, "feedback", "feedback_bias", ledger, purpose), ledger, purpose)
-        self._count(ledger, self._count_affine, "feedback", "feedback_bias", above.format.name, len(same), purpose)
-        self._count(ledger, self._count_activation, len(same), purpose)
+        rows = self._rows(above)
+        self._count(ledger, self._count_affine, "feedback", "feedback_bias", above.format.name, rows, purpose)
+        self._count(ledger, self._count_activation, rows, purpose)
         state, changed = known[1].copy(), ~same
         xp = backend_of(state)
         drive = xp.drive(above.rows(changed), self.feedback, self.feedback_bias)
@@ -77,7 +83,7 @@ class Layer:
 
     def blame(self, error: Array, ledger: Ledger) -> Array:
         """Backpropagation's message to the layer below, `error @ weight.T` [..., batch, below]."""
-        self._count(ledger, self._count_product, self.number, "weight", _rows(error), "error")
+        self._count(ledger, self._count_product, self.number, "weight", self._rows(error), "error")
         return backend_of(error).matmul(error, self.weight.mT)
 
     def gradients(self, below: Signal, error: Array, ledger: Ledger) -> dict[str, Array]:
@@ -90,7 +96,7 @@ class Layer:
 
     def cross_entropy(self, logits: Array, labels: Array, ledger: Ledger) -> tuple[Array, Array]:
         """Gradient of each sample's loss at the drive `logits`, softmax - one-hot, and the mean loss over the batch."""
-        self._count(ledger, self._count_softmax, _rows(logits))
+        self._count(ledger, self._count_softmax, self._rows(logits))
         return backend_of(logits).cross_entropy(logits, labels)
 
     def update(self, name: str, gradient: Array, optimizer: "Optimizer", ledger: Ledger) -> None:
@@ -121,27 +127,34 @@ class Layer:
             raise ValueError(
                 f"layer {self.name} takes {w.shape[-2]} neurons through {weight!r}, but was given {signal.shape[-1]}"
             )
-        rows = prod(signal.shape[:-1])
-        self._count(ledger, self._count_affine, weight, bias, signal.format.name, rows, purpose)
+        self._count(ledger, self._count_affine, weight, bias, signal.format.name, self._rows(signal), purpose)
         return backend_of(w).drive(signal, w, b)
 
     def _activate(self, drive: Array, ledger: Ledger, purpose: str) -> Array:
-        self._count(ledger, self._count_activation, _rows(drive), purpose)
+        self._count(ledger, self._count_activation, self._rows(drive), purpose)
         return self.activation.apply(backend_of(drive), drive)
 
     def _gradients(self, signal: Signal, error: Array, weight: str, bias: str, ledger: Ledger) -> dict[str, Array]:
-        self._count(ledger, self._count_gradients, weight, bias, signal.format.name, _rows(error))
+        self._count(ledger, self._count_gradients, weight, bias, signal.format.name, self._rows(error))
         gradient, sums = backend_of(error).gradients(signal, error, self._spent.pop(weight, None))
         return {weight: gradient, bias: sums}
 
-    # what each operation counts
+    # what each operation counts: the same for every member of an ensemble
 
     def _count(self, ledger: Ledger, count: Callable[..., None], *details: Any) -> None:
         key = (count.__name__, *details)
         if key not in self._costs:
             count(once := Ledger(), *details)
             self._costs[key] = once
-        ledger.repeated(self._costs[key])
+        ledger.repeated(self._costs[key], self.members)
+
+    def _rows(self, x: Array | Signal) -> int:
+        """Samples that each member has in `x` [..., batch, neurons]."""
+        return prod(x.shape[self.bias.ndim - 1 : -1])
+
+    def _size(self, name: str) -> int:
+        """Numbers that each member has in its parameter `name`."""
+        return prod(getattr(self, name).shape[self.bias.ndim - 1 :])
 
     def _count_affine(self, ledger: Ledger, weight: str, bias: str, left: str, rows: int, purpose: str) -> None:
         self._count_product(ledger, left, weight, rows, purpose)
@@ -163,10 +176,10 @@ class Layer:
         ledger.worked(Work(self.name, "gradient", "add", self.number), rows * self.neurons)
         for name, words in ((weight, size), (bias, rows * self.neurons)):
             for way in ("read", "write"):
-                self._accessed(f"{name} gradient", way, words, ledger, _size(getattr(self, name)))
+                self._accessed(f"{name} gradient", way, words, ledger, self._size(name))
 
     def _count_update(self, ledger: Ledger, name: str, optimizer: "type[Optimizer]") -> None:
-        size = _size(getattr(self, name))
+        size = self._size(name)
         for operation, times in optimizer.operations.items():
             ledger.worked(Work(self.name, "update", operation, self.number), size * times)
         self._accessed(name, "read", size, ledger)
@@ -184,19 +197,10 @@ class Layer:
 
     def _accessed(self, array: str, way: str, words: int, ledger: Ledger, capacity: int | None = None) -> None:
         bits = self.weight.dtype.itemsize * 8
-        capacity = _size(getattr(self, array)) if capacity is None else capacity
+        capacity = self._size(array) if capacity is None else capacity
         ledger.accessed(Access(self.name, array, way, self.number, bits, capacity * bits), words)
 
 
 @cache  # NumPy takes microseconds to name a type, and every entry in a ledger has it named
 def _number(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _rows(x: Array) -> int:
-    """Samples in `x` [..., batch, neurons], over all members."""
-    return prod(x.shape[:-1])
-
-
-def _size(x: Array) -> int:
-    return prod(x.shape)

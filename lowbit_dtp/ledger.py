@@ -1,11 +1,13 @@
 """The ledger: what crossed which link, what was computed where, and which memory was touched, counted as it happens.
 
 Only links and layers write here. Everything is a count of events; joules and seconds are somebody else's reading.
-Counts add up over steps, epochs and seeds, and answer per sample, per step, per epoch or per run.
+Counts add up over steps, epochs and seeds, and answer per sample, per step, per epoch or per run. Ones and toggles may
+be counted in arrays, by member of an ensemble and on the device where the signals are; reading them waits for it.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,10 +40,12 @@ class Traffic:
     """How often a kind of message crossed, and what its bits did."""
 
     messages: int = 0
-    ones: int = 0
-    """Bits that were 1."""
-    toggles: int = 0
+    ones: Any = 0
+    """Bits that were 1. In a ledger that is being written, perhaps an array of them [members], as are the others."""
+    toggles: Any = 0
     """Wires that changed level: bits that differ from the word before on the same wires."""
+    refused: Any = 0
+    """Numbers that the format cannot send, where a device found them and could not stop."""
 
 
 class Work(NamedTuple):
@@ -78,6 +82,7 @@ class Access(NamedTuple):
 
 
 PER = ("run", "epoch", "step", "sample")
+_COUNTED = ("messages", "ones", "toggles")
 
 
 @dataclass(eq=False)
@@ -88,13 +93,22 @@ class Ledger:
     epochs: int = 0
     steps: int = 0
     samples: int = 0
-    traffic: dict[Crossing, Traffic] = field(default_factory=dict)
     wires: dict[tuple[str, Flow], Any] = field(default_factory=dict, repr=False)
     """Last word on each link's wires, each way: what the next one toggles against. Not added, compared or saved."""
+    _traffic: dict[Crossing, Traffic] = field(default_factory=dict, repr=False)
     _work: dict[Work, int] = field(default_factory=dict, repr=False)
     _accesses: dict[Access, int] = field(default_factory=dict, repr=False)
     _repeated: dict[int, list[Any]] = field(default_factory=dict, repr=False)
-    """Ledgers of operations that have been repeated, and how often; not yet in `_work` and `_accesses`."""
+    """Ledgers of what has been repeated, and how often; not yet in the counts."""
+
+    @property
+    def traffic(self) -> dict[Crossing, Traffic]:
+        """How often each kind of message crossed. ValueError, naming the link, if one was of numbers it cannot send."""
+        self._settle()
+        for crossing, traffic in self._traffic.items():
+            if _total(traffic.refused):
+                raise refusal(crossing, f"{crossing.format} was given NaN, or infinity, which it cannot send")
+        return {c: Traffic(t.messages, _total(t.ones), _total(t.toggles)) for c, t in self._traffic.items()}
 
     @property
     def work(self) -> dict[Work, int]:
@@ -114,12 +128,13 @@ class Ledger:
     def _counts(self) -> tuple[Any, ...]:
         return self.runs, self.epochs, self.steps, self.samples, self.traffic, self.work, self.accesses
 
-    def crossed(self, crossing: Crossing, messages: int, ones: int, toggles: int) -> None:
-        """Count `messages` of a kind, with their ones and toggles."""
-        traffic = self.traffic.setdefault(crossing, Traffic())
+    def crossed(self, crossing: Crossing, messages: int, ones: Any, toggles: Any, refused: Any = 0) -> None:
+        """Count `messages` of a kind, with their ones and toggles: numbers, or arrays [members]."""
+        traffic = self._traffic.setdefault(crossing, Traffic())
         traffic.messages += messages
         traffic.ones += ones
         traffic.toggles += toggles
+        traffic.refused += refused
 
     def worked(self, work: Work, times: int) -> None:
         """Count an operation done `times` times."""
@@ -131,16 +146,44 @@ class Ledger:
         """Count `words` of memory read or written."""
         self._accesses[access] = self._accesses.get(access, 0) + words
 
-    def repeated(self, once: "Ledger") -> None:
-        """Count the work and accesses of `once`, which must not change any more.
+    def repeated(self, once: "Ledger", times: int = 1) -> None:
+        """Count the messages, work and accesses of `once`, which must not change any more, `times` times.
 
-        A layer does the same in every step: this is one addition instead of one for each kind of event.
+        A layer does the same in every step: this is one addition instead of one for each kind of event. What depends
+        on data, ones and toggles, is not repeated.
         """
-        self._repeated.setdefault(id(once), [once, 0])[1] += 1
+        self._repeated.setdefault(id(once), [once, 0])[1] += times
+
+    def of_one_step(self) -> "Ledger":
+        """A ledger for a step that will be `repeated`: it adds ones and toggles to this one, and counts all else anew.
+
+        They are added in place, so they must have been counted in arrays before. Its wires are this one's.
+        """
+        traffic = {c: Traffic(0, t.ones, t.toggles, t.refused) for c, t in self._traffic.items()}
+        return Ledger(0, wires=self.wires, _traffic=traffic)
+
+    @contextmanager
+    def wires_in_place(self) -> Iterator[None]:
+        """Have words that cross in the meantime written over the last ones, not put in their place."""
+        before = dict(self.wires)
+        yield
+        for wire, last in before.items():
+            now = self.wires[wire]
+            if now is not last and (now.shape, now.dtype) == (last.shape, last.dtype):
+                last[...] = now
+                self.wires[wire] = last
+
+    def arrays(self) -> list[Any]:
+        """The arrays that the ledger counts in, and the words on its wires."""
+        counts = [x for t in self._traffic.values() for x in (t.ones, t.toggles, t.refused) if hasattr(x, "shape")]
+        return [*counts, *self.wires.values()]
 
     def _settle(self) -> None:
         repeated, self._repeated = self._repeated, {}
         for once, times in repeated.values():
+            once._settle()
+            for crossing, traffic in once._traffic.items():
+                self._traffic.setdefault(crossing, Traffic()).messages += traffic.messages * times
             for work, number in once._work.items():
                 self._work[work] = self._work.get(work, 0) + number * times
             for access, words in once._accesses.items():
@@ -201,6 +244,42 @@ class Ledger:
         """Names of the layers that computed something, in the order of their first operation."""
         return list(dict.fromkeys(work.layer for work in self.work))
 
+    def members(self) -> list["Ledger"]:
+        """The ledger of each of the `runs` members of an ensemble that were trained together, as if alone.
+
+        One that was to send what it cannot is refused when its `traffic` is read.
+        """
+        self._settle()
+
+        def listed(count: Any) -> Any:
+            return count.tolist() if hasattr(count, "tolist") else [count] * self.runs
+
+        counts = [
+            (crossing, t.messages, [listed(count) for count in (t.ones, t.toggles, t.refused)])
+            for crossing, t in self._traffic.items()
+        ]
+        ledgers = []
+        for i in range(self.runs):
+            ledger = Ledger(1, self.epochs // self.runs, self.steps // self.runs, self.samples // self.runs)
+            ledger.wires = {wire: x[i] for wire, x in self.wires.items()}
+            for crossing, messages, lists in counts:
+                ledger.crossed(crossing, messages // self.runs, *(x[i] for x in lists))
+            ledger._work = {work: times // self.runs for work, times in self._work.items()}
+            ledger._accesses = {access: words // self.runs for access, words in self._accesses.items()}
+            ledgers.append(ledger)
+        return ledgers
+
+    @classmethod
+    def of_members(cls, ledgers: "list[Ledger]", stack: Callable[[list[Any]], Any]) -> "Ledger":
+        """The ledger of an ensemble of which `members` gives `ledgers`; `stack` makes an array of one value of each."""
+        together = merged(ledgers)
+        for crossing in together._traffic:
+            each = [ledger.traffic[crossing] for ledger in ledgers]
+            together._traffic[crossing].ones = stack([t.ones for t in each])
+            together._traffic[crossing].toggles = stack([t.toggles for t in each])
+        together.wires = {wire: stack([ledger.wires[wire] for ledger in ledgers]) for wire in ledgers[0].wires}
+        return together
+
     def __add__(self, other: "Ledger") -> "Ledger":
         """Both together, as of two runs."""
         return merged([self, other])
@@ -222,7 +301,7 @@ class Ledger:
         """Plain lists and numbers, for JSON."""
         return {
             **{f"{unit}s": getattr(self, f"{unit}s") for unit in PER},
-            "traffic": [c._asdict() | asdict(t) for c, t in self.traffic.items()],
+            "traffic": [c._asdict() | {name: getattr(t, name) for name in _COUNTED} for c, t in self.traffic.items()],
             "work": [w._asdict() | {"times": n} for w, n in self.work.items()],
             "accesses": [a._asdict() | {"words": n} for a, n in self.accesses.items()],
         }
@@ -233,7 +312,7 @@ class Ledger:
         ledger = cls(**{f"{unit}s": content[f"{unit}s"] for unit in PER})
         for row in content["traffic"]:
             row = dict(row)
-            counts = [row.pop(name) for name in ("messages", "ones", "toggles")]
+            counts = [row.pop(name) for name in _COUNTED]
             ledger.crossed(Crossing(**(row | {"flow": Flow(row["flow"])})), *counts)
         for row in content["work"]:
             row = dict(row)
@@ -244,6 +323,15 @@ class Ledger:
             words = row.pop("words")
             ledger.accessed(Access(**row), words)
         return ledger
+
+
+def refusal(crossing: Crossing, why: str) -> ValueError:
+    """What is to be said where numbers were to cross that cannot."""
+    return ValueError(f"link {crossing.link}, {crossing.flow} {crossing.purpose!r}: {why}")
+
+
+def _total(count: Any) -> int:
+    return count if isinstance(count, int) else int(count.sum())
 
 
 def padded(bits: int, word_bits: int) -> int:

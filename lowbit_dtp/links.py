@@ -5,10 +5,9 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
-from . import packing
 from .backends import Array, backend_of
 from .formats import Format, float32, parse
-from .ledger import Crossing, Flow, Ledger
+from .ledger import Crossing, Flow, Ledger, refusal
 from .randomness import Draws
 
 
@@ -17,7 +16,7 @@ class Signal:
     """What arrived at the far end of a link, as codes or as packed words, and the format that reads them."""
 
     carried: Array
-    """Codes [..., batch, neurons]; or uint64 words [..., batch, words], see `packing` (NumPy only)."""
+    """Codes [..., batch, neurons]; or words of 64 bits [..., batch, words], see `packing`."""
     format: Format
     like: Array
     """An array of the sender's floating type, in which `values` are given."""
@@ -32,17 +31,17 @@ class Signal:
         neurons = self.carried.shape[-1] if self.packed_neurons is None else self.packed_neurons
         return (*self.carried.shape[:-1], int(neurons))
 
-    @cached_property
+    @property
     def codes(self) -> Array:
         """Codes [..., batch, neurons]."""
         if self.packed_neurons is None:
             return self.carried
-        return packing.unpack(self.carried, self.format.bits, self.packed_neurons).astype(self.format.code_dtype)
+        return backend_of(self.carried).unpack(self.carried, self.format, self.packed_neurons)
 
-    @cached_property
+    @property
     def values(self) -> Array:
         """The numbers the codes stand for."""
-        return backend_of(self.codes).decode(self.codes, self.format, self.like)
+        return backend_of(self.carried).values(self)
 
     def rows(self, chosen: Array) -> "Signal":
         """The signal of some samples of a [batch]."""
@@ -52,7 +51,7 @@ class Signal:
         """The same signal, held as packed words."""
         if self.packed_neurons is not None:
             return self
-        words = packing.pack(self.carried, self.format.bits)
+        words = backend_of(self.carried).pack(self.carried, self.format)
         return Signal(words, self.format, self.like, int(self.carried.shape[-1]))
 
 
@@ -85,19 +84,20 @@ class Link:
     def send(self, x: Array, flow: Flow, purpose: str, ledger: Ledger, draws: Draws | None = None) -> Signal:
         """Quantize `x` [..., batch, neurons], count it in `ledger` as `purpose`, and deliver it.
 
-        `draws` is needed by formats that round stochastically. Raises ValueError, naming the link, on NaN.
+        `draws` is needed by formats that round stochastically. Raises ValueError, naming the link, on NaN; where that
+        would keep a device waiting, the ledger raises it when its traffic is read.
         """
         fmt, xp = self.format(flow), backend_of(x)
         uniform = None
         if fmt.stochastic and draws is not None:
-            uniform = xp.asarray(draws.uniform(f"{self.name} {flow} {purpose}", tuple(x.shape)), x)
+            uniform = draws.uniform(f"{self.name} {flow} {purpose}", x)
+        messages, width = prod(x.shape[:-1]), int(x.shape[-1])
+        crossing = Crossing(self.name, flow, purpose, fmt.name, fmt.bits, width)
         try:
             carried = xp.transmit(x, fmt, uniform, ledger.wires.get((self.name, flow)))
         except ValueError as error:
-            raise ValueError(f"link {self.name}, {flow} {purpose!r}: {error}") from None
-        messages, width = prod(x.shape[:-1]), int(x.shape[-1])
-        crossing = Crossing(self.name, flow, purpose, fmt.name, fmt.bits, width)
-        ledger.crossed(crossing, messages, carried.ones, carried.toggles)
+            raise refusal(crossing, str(error)) from None
+        ledger.crossed(crossing, messages, carried.ones, carried.toggles, carried.refused)
         if messages:
             ledger.wires[self.name, flow] = carried.words[..., -1, :]
         return Signal(carried.words, fmt, x, carried.packed_neurons)

@@ -1,6 +1,6 @@
 """A network: layers, and the link below each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 
 from .activations import ACTIVATIONS
 from .backends import Array
+from .backends.devices import mover, usable
 from .formats import choose
 from .layers import Layer
 from .ledger import Flow, Ledger
@@ -69,6 +70,32 @@ class Network:
     def sizes(self) -> list[int]:
         """Neurons of each layer, input first."""
         return [int(self.layers[0].weight.shape[-2])] + [layer.neurons for layer in self.layers]
+
+    @classmethod
+    def ensemble(cls, networks: "Sequence[Network]") -> "Network":
+        """Networks of one architecture as one, with a leading axis over them in every parameter; for NumPy arrays."""
+        stacked = networks[0].each_array(lambda x: x)
+        for i, layer in enumerate(stacked.layers):
+            for name in layer.parameters():
+                setattr(layer, name, np.stack([getattr(net.layers[i], name) for net in networks]))
+        return stacked
+
+    @property
+    def members(self) -> int | None:
+        """How many networks the ensemble holds; None if it is one network, without an axis over members."""
+        return self.layers[0].members if self.layers[0].bias.ndim > 1 else None
+
+    def on(self, device: str) -> "Network":
+        """A copy of the network, whose arrays are NumPy's, on `device`: see `backends.devices.DEVICES`."""
+        return self.each_array(mover(usable(device)))
+
+    def each_array(self, make: Callable[[Array], Array]) -> "Network":
+        """The network with what `make` makes of each parameter."""
+        moved = Network([replace(layer, _costs={}, _spent={}) for layer in self.layers], self.links)
+        for layer in moved.layers:
+            for name, x in layer.parameters().items():
+                setattr(layer, name, make(x))
+        return moved
 
     def with_links(self, links: Sequence[Link]) -> "Network":
         """The same layers (the same arrays), joined by other links."""

@@ -1,7 +1,7 @@
 """Optimizers: one home for all rules. Each changes a parameter in place, and says what an update costs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -17,12 +17,15 @@ Gradients = dict[tuple[int, str], Array]
 
 @dataclass
 class Optimizer(ABC):
-    """A way to change parameters by their gradients. Feedback weights may have a learning rate of their own."""
+    """A way to change parameters by their gradients. Feedback weights may have a learning rate of their own.
 
-    learning_rate: float
-    feedback_learning_rate: float | None = None
-    state: dict[tuple[str, str], Array] = field(default_factory=dict, repr=False)
-    """For each layer and parameter that has been updated, `state_words` arrays like it, stacked."""
+    Rates may be given for each member of an ensemble.
+    """
+
+    learning_rate: float | Sequence[float]
+    feedback_learning_rate: float | Sequence[float] | None = None
+    state: dict[tuple[str, str], tuple[Array, ...]] = field(default_factory=dict, repr=False)
+    """For each layer and parameter that has been updated, `state_words` arrays like it."""
 
     operations: ClassVar[dict[str, int]]
     """Arithmetic of one update of one number."""
@@ -31,9 +34,10 @@ class Optimizer(ABC):
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "feedback_learning_rate"):
-            rate = getattr(self, name)
-            if rate is not None and not 0 <= rate < np.inf:
-                raise ValueError(f"{name} must be a finite number, zero or more, not {rate}")
+            given = getattr(self, name)
+            for rate in given if isinstance(given, Sequence) else [given]:
+                if rate is not None and not 0 <= rate < np.inf:
+                    raise ValueError(f"{name} must be a finite number, zero or more, not {rate}")
 
     def apply(self, net: Network, gradients: Gradients, ledger: Ledger) -> None:
         """Update every parameter of `net` that has a gradient."""
@@ -42,16 +46,17 @@ class Optimizer(ABC):
 
     def update(self, key: tuple[str, str], parameter: Array, gradient: Array) -> None:
         """Change `parameter` in place; `key` names its layer and itself."""
+        xp = backend_of(parameter)
         if self.state_words and key not in self.state:
-            zeros = np.zeros((self.state_words, *parameter.shape))
-            self.state[key] = backend_of(parameter).asarray(zeros, parameter)
+            zeros = (np.zeros(parameter.shape) for _ in range(self.state_words))
+            self.state[key] = tuple(xp.asarray(x, parameter) for x in zeros)
         rate = self.learning_rate
         if key[1].startswith("feedback") and self.feedback_learning_rate is not None:
             rate = self.feedback_learning_rate
-        self._change(parameter, gradient, self.state.get(key, ()), rate)
+        self._change(parameter, gradient, self.state.get(key, ()), xp.each(rate, parameter))
 
     @abstractmethod
-    def _change(self, parameter: Array, gradient: Array, state: Iterable[Array], rate: float) -> None: ...
+    def _change(self, parameter: Array, gradient: Array, state: Iterable[Array], rate: Array) -> None: ...
 
 
 @dataclass
@@ -70,7 +75,7 @@ class RMSprop(Optimizer):
     operations = {"multiply": 8, "add": 6, "divide": 1, "square-root": 1}
     state_words = 3
 
-    def _change(self, parameter: Array, gradient: Array, state: Iterable[Array], rate: float) -> None:
+    def _change(self, parameter: Array, gradient: Array, state: Iterable[Array], rate: Array) -> None:
         mean, square, velocity = state
         backend_of(parameter).rmsprop(
             parameter, gradient, (mean, square, velocity), rate, self.decay, self.momentum, self.stabilizer
@@ -84,7 +89,7 @@ class SGD(Optimizer):
     operations = {"multiply": 1, "add": 1}
     state_words = 0
 
-    def _change(self, parameter: Array, gradient: Array, state: Iterable[Array], rate: float) -> None:
+    def _change(self, parameter: Array, gradient: Array, state: Iterable[Array], rate: Array) -> None:
         backend_of(parameter).sgd(parameter, gradient, rate)
 
 

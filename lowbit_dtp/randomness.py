@@ -7,8 +7,11 @@ member of an ensemble what it would have drawn alone.
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from .backends import Array, Key, backend_of
 
 
 def generator(seed: int, purpose: str, step: int = 0) -> np.random.Generator:
@@ -21,18 +24,17 @@ class Draws:
     """The random numbers of one training step. With a sequence of seeds, arrays have a leading axis over them."""
 
     seed: int | Sequence[int]
-    step: int = 0
+    step: Any = 0
+    """A whole number, or an array of one on the device, which a step that is recorded counts up by itself."""
 
-    def normal(self, purpose: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Standard normal numbers, float32, of `shape`: [batch, neurons], or [seeds, batch, neurons]."""
-        from .backends.numba_cpu import normal
+    def normal(self, purpose: str, like: Array) -> Array:
+        """Standard normal numbers of the shape, type and device of `like`: [batch, neurons], or [seeds, batch, ...]."""
+        return backend_of(like).normal(self._key(purpose), like)
 
-        if isinstance(self.seed, int):
-            return normal(self.seed, zlib.crc32(purpose.encode()), self.step, shape)
-        return np.stack([Draws(seed, self.step).normal(purpose, shape[1:]) for seed in self.seed])
+    def uniform(self, purpose: str, like: Array) -> Array:
+        """Uniform numbers in [0, 1), likewise."""
+        return backend_of(like).uniform(self._key(purpose), like)
 
-    def uniform(self, purpose: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Uniform numbers in [0, 1), float32, of `shape`."""
-        if isinstance(self.seed, int):
-            return generator(self.seed, purpose, self.step).random(shape, dtype=np.float32)
-        return np.stack([Draws(seed, self.step).uniform(purpose, shape[1:]) for seed in self.seed])
+    def _key(self, purpose: str) -> Key:
+        seed = self.seed if isinstance(self.seed, int) else tuple(self.seed)
+        return Key(seed, zlib.crc32(purpose.encode()), self.step)

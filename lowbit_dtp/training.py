@@ -1,18 +1,32 @@
-"""Training: a generator of steps, and the test of what came out."""
+"""Training: a generator of steps, and the test of what came out. An ensemble is trained as one network is.
 
-from collections.abc import Iterator
+On a device that records, a step is done as it is written once, then written down, and repeated without Python; what it
+depends on, place, epoch and noise, is counted up on the device. Nothing waits for it before the end of an epoch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from .backends import Array
-from .data import Samples, minibatches
+from .backends import Array, Backend, Recording, backend_of
+from .data import Samples, order
+from .formats import choose
 from .ledger import Ledger
 from .network import Network
 from .optimizers import Optimizer
 from .randomness import Draws
 from .rules import LearningRule
 from .rules.rule import Moment
+
+MODES = {
+    "plain": "every step as it is written, in Python",
+    "recorded": "each kind of step written down once and repeated, on a GPU as one launch; for tensors",
+    "compiled": "the same, its operations fused by torch.compile, which takes a minute or so",
+    "auto": "plain on a CPU; on a GPU recorded, or compiled if the run is long",
+}
+"""Ways to do the same steps."""
 
 
 @dataclass
@@ -27,6 +41,10 @@ class Progress:
     """Minibatches done in that pass."""
     step: int = 0
     """Minibatches done in all."""
+    loss: Array = field(default_factory=lambda: np.zeros(()))
+    """Sum of the losses of this epoch's minibatches, float64; [members] of an ensemble."""
+    losses: int = 0
+    """How many there were."""
     ledger: Ledger = field(default_factory=Ledger)
 
 
@@ -37,8 +55,11 @@ class Trained:
     epoch: int
     phase: str
     loss: Array | None
+    """Mean loss of the minibatch, if the phase comes to it. The next step may write over it."""
     epoch_ends: bool
     """Whether this was the last step of an epoch."""
+    epoch_loss: Array | None
+    """At the end of an epoch, the mean over its minibatches, as the network was at each."""
 
 
 def fit(
@@ -48,51 +69,287 @@ def fit(
     samples: Samples,
     epochs: int,
     batch: int = 100,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     progress: Progress | None = None,
+    mode: str = "auto",
 ) -> Iterator[Trained]:
     """Train `net` on `samples` by `rule`, yielding after each step.
 
     `net`, `optimizer` and `progress` change as it goes, so the caller may evaluate, log, save or stop at any step; with
     all three as they were, it goes on where it stopped. Everything that crosses a link or is computed is counted in
     `progress.ledger`. `net.links` are as built; the rule makes of them what it trains with.
+
+    An ensemble takes a sequence of seeds, one for each member, and `samples` once, for all. Network and samples are on
+    the same device. `mode` is one of `MODES`.
     """
     progress = Progress() if progress is None else progress
     if batch < 1:
         raise ValueError(f"batch must be 1 or more samples, not {batch}")
+    if (None if isinstance(seed, int) else len(seed)) != net.members:
+        needed = f"{net.members} seeds, one for each member" if net.members else "a whole number for a single network"
+        raise ValueError(f"seed must be {needed}, not {seed}")
     trainee, phases, ledger = net.with_links(rule.training_links(net.links)), rule.phases, progress.ledger
+    members, count = net.members or 1, len(samples)
+    ledger.runs = members
+    mode = _chosen(mode, net, (epochs - progress.epoch) * len(phases) * (count // batch))
+    steps = _Steps(trainee, rule, optimizer, samples, batch, seed, progress, mode)
     while progress.epoch < epochs:
         phase, last_phase = phases[progress.phase], progress.phase == len(phases) - 1
-        order = list(minibatches(len(samples.labels), batch, seed, progress.epoch * len(phases) + progress.phase))
-        for indices in order[progress.minibatch :]:
-            moment = Moment(progress.epoch, phase, Draws(seed, progress.step))
-            step = rule.step(trainee, *samples.part(indices), ledger, moment)
-            optimizer.apply(trainee, step.gradients, ledger)
+        steps.begin(progress.epoch * len(phases) + progress.phase)
+        for start in range(progress.minibatch * batch, count, batch):
+            rows = min(batch, count - start)
+            loss = steps.take(phase, rows)
             progress.minibatch += 1
             progress.step += 1
-            ledger.steps += 1
-            ledger.samples += len(indices) * last_phase
-            epoch = progress.epoch
-            pass_ends = progress.minibatch == len(order)
+            progress.losses += loss is not None
+            ledger.steps += members
+            ledger.samples += members * rows * last_phase
+            epoch, mean = progress.epoch, None
+            pass_ends = start + rows == count
             if pass_ends:
                 progress.minibatch, progress.phase = 0, (progress.phase + 1) % len(phases)
                 progress.epoch += last_phase
-                ledger.epochs += last_phase
-            yield Trained(epoch, phase, step.loss, pass_ends and last_phase)
+                ledger.epochs += members * last_phase
+            if pass_ends and last_phase:
+                mean = progress.loss / progress.losses
+                progress.loss[...] = 0
+                progress.losses = 0
+            yield Trained(epoch, phase, loss, pass_ends and last_phase, mean)
 
 
-def evaluate(net: Network, samples: Samples, ledger: Ledger | None = None, batch: int = 1000) -> float:
+def _chosen(mode: str, net: Network, steps: int) -> str:
+    """What `auto` is for a run of so many steps. Raises ValueError if the arrays of `net` have no such mode."""
+    choose("mode", mode, MODES)
+    like = net.layers[0].weight
+    best = backend_of(like).best_mode(like, steps)
+    if mode not in ("plain", "auto") and not backend_of(like).records:
+        raise ValueError(f"mode {mode!r} is for torch tensors; NumPy arrays are trained in mode 'plain'")
+    return best if mode == "auto" else mode
+
+
+class _Steps:
+    """The steps of a run, taken one way or the other."""
+
+    def __init__(
+        self,
+        net: Network,
+        rule: LearningRule,
+        optimizer: Optimizer,
+        samples: Samples,
+        batch: int,
+        seed: int | Sequence[int],
+        progress: Progress,
+        mode: str,
+    ) -> None:
+        self.net, self.rule, self.optimizer, self.samples = net, rule, optimizer, samples
+        self.batch, self.seed, self.progress, self.mode = batch, seed, progress, mode
+        self.like = net.layers[0].weight
+        if not progress.losses:
+            progress.loss = self._moved(np.zeros(() if isinstance(seed, int) else len(seed)))
+        self.place = None if mode == "plain" else _Place(self._moved)
+        self.repeated: dict[tuple[str, int], _Repeated] = {}
+        self.losses: dict[tuple[str, int], Array | None] = {}
+
+    def _moved(self, x: np.ndarray) -> Array:
+        return backend_of(self.like).moved(x, self.like)
+
+    def begin(self, sweep: int) -> None:
+        """Shuffle the samples for a pass over them."""
+        count = len(self.samples)
+        if isinstance(self.seed, int):
+            orders = order(count, self.seed, sweep)
+        else:
+            orders = np.stack([order(count, seed, sweep) for seed in self.seed])
+        if self.place is None:
+            self.order = self._moved(orders)
+        else:
+            self.place.begin(self._moved(orders), self.progress, self.batch)
+
+    def take(self, phase: str, rows: int) -> Array | None:
+        """Train on the next `rows` samples; returns the loss."""
+        if self.place is None:
+            start = self.progress.minibatch * self.batch
+            moment = Moment(self.progress.epoch, phase, Draws(self.seed, self.progress.step))
+            return self._step(self.order[..., start : start + rows], moment, self.progress.ledger)
+        kind = phase, rows
+        if kind not in self.repeated:
+            self.repeated[kind] = _Repeated(
+                lambda ledger: self._step_in_place(phase, rows, ledger),
+                self._arrays,
+                backend_of(self.like),
+                self.progress.ledger,
+                compiled=self.mode == "compiled" and rows == self.batch,
+            )
+        self.repeated[kind]()
+        return self.losses[kind]
+
+    def _step_in_place(self, phase: str, rows: int, ledger: Ledger) -> None:
+        assert self.place is not None
+        moment = Moment(self.place.epoch, phase, Draws(self.seed, self.place.step))
+        self.losses[phase, rows] = self._step(self.place.indices(rows), moment, ledger)
+        self.place.advance(rows)
+
+    def _step(self, indices: Array, moment: Moment, ledger: Ledger) -> Array | None:
+        step = self.rule.step(self.net, *self.samples.part(indices), ledger, moment)
+        self.optimizer.apply(self.net, step.gradients, ledger)
+        if step.loss is not None:
+            self.progress.loss += step.loss
+        return step.loss
+
+    def _arrays(self) -> list[Array]:
+        assert self.place is not None
+        states = [x for arrays in self.optimizer.state.values() for x in arrays]
+        return [
+            *self.net.tensors().values(), *states, self.samples.stored, self.samples.labels, self.progress.loss,
+            *self.place.arrays(),
+        ]  # fmt: skip
+
+
+class _Place:
+    """Where a run is, in arrays on the device, which recorded steps read and count up by themselves."""
+
+    def __init__(self, moved: Callable[[np.ndarray], Array]) -> None:
+        self._moved = moved
+        self.start, self.step = moved(np.zeros((), np.int64)), moved(np.zeros((), np.int64))
+        self.epoch = moved(np.zeros(()))
+        self.order: Array = None
+        self._counts: dict[int, Array] = {}
+
+    def begin(self, orders: Array, progress: Progress, batch: int) -> None:
+        """A pass over the samples in the `orders` [samples] or [members, samples]."""
+        if self.order is None:
+            self.order = orders
+        else:
+            self.order[...] = orders
+        self.start[...], self.step[...] = progress.minibatch * batch, progress.step
+        self.epoch[...] = progress.epoch
+
+    def indices(self, rows: int) -> Array:
+        """Of the next `rows` samples."""
+        if rows not in self._counts:
+            self._counts[rows] = self._moved(np.arange(rows))
+        return self.order[..., self.start + self._counts[rows]]
+
+    def advance(self, rows: int) -> None:
+        """Go on to the next samples and step."""
+        self.start += rows
+        self.step += 1
+
+    def arrays(self) -> list[Array]:
+        """Whatever changes."""
+        return [self.start, self.step, self.epoch, self.order]
+
+
+class _Repeated:
+    """Work on a device: done as it is written the first time, recorded while it is done the second, and then repeated.
+
+    The first time makes what is made once: optimizer state, wires, constants.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Ledger], None],
+        arrays: Callable[[], list[Array]],
+        xp: Backend,
+        ledger: Ledger | None,
+        *,
+        compiled: bool,
+    ) -> None:
+        self.work, self.arrays, self.xp, self.ledger, self.compiled = work, arrays, xp, ledger, compiled
+        self.warm = False
+        self.once = Ledger()
+        self.again: Recording | None = None
+
+    def __call__(self) -> None:
+        ledger = Ledger() if self.ledger is None else self.ledger
+        if self.again is not None:
+            self.again()
+        elif self.warm:
+            self.once = ledger.of_one_step()
+            self.again = self.xp.record(lambda: self._do(self.once), [*self.arrays(), *ledger.arrays()])
+            if self.compiled:
+                self.again.compile()
+        else:
+            self._do(ledger)
+            self.warm = True
+            return
+        ledger.repeated(self.once)
+
+    def _do(self, ledger: Ledger) -> None:
+        with ledger.wires_in_place():
+            self.work(ledger)
+
+
+class Evaluator:
+    """The test of a network on samples, as often as one likes; on a device that records, written down once for all.
+
+    `net` may be trained in the meantime; its links stay as they are.
+    """
+
+    def __init__(self, net: Network, samples: Samples, batch: int = 1000, mode: str = "auto") -> None:
+        self.net, self.samples, self.batch = net, samples, batch
+        self._like = net.layers[0].weight
+        self._xp = backend_of(self._like)
+        self._wrong = self._zeros()
+        self._place: _Place | None = None
+        if _chosen(mode, net, 0) != "plain":
+            self._place = _Place(self._moved)
+            self._place.begin(self._moved(np.arange(len(samples))), Progress(), batch)
+        self._repeated: dict[int, _Repeated] = {}
+
+    def __call__(self, ledger: Ledger | None = None) -> Any:
+        """Share of the samples that the network puts in the wrong class, in percent: a number, or [members].
+
+        What inference sends and computes is counted in `ledger`, if given.
+        """
+        members, count = self.net.members or 1, len(self.samples)
+        starts, counted = range(0, count, self.batch), Ledger() if ledger is None else ledger
+        if self._place is not None and ledger is None:
+            self._place.start[...], self._wrong[...] = 0, 0
+            for start in starts:
+                self._recorded(self._place, min(self.batch, count - start))()
+            wrong = self._wrong
+        else:
+            wrong = self._zeros()
+            for start in starts:
+                wrong += self._mistakes(slice(start, start + self.batch), start, counted)
+        counted.runs = members
+        counted.epochs += members
+        counted.steps += members * len(starts)
+        counted.samples += members * count
+        percent = 100 * self._xp.numpy(wrong) / np.float64(count)
+        return percent.item() if self.net.members is None else percent
+
+    def _moved(self, x: np.ndarray) -> Array:
+        return self._xp.moved(x, self._like)
+
+    def _zeros(self) -> Array:
+        return self._moved(np.zeros(self.net.members or (), np.int64))
+
+    def _mistakes(self, which: Any, start: Any, ledger: Ledger) -> Array:
+        """How many of `which` samples, of which `start` is the first, are put in the wrong class."""
+        pixels, labels = self.samples.part(which)
+        if self.net.members is not None:
+            pixels = self._xp.shared(pixels, self.net.members)
+        return (self.net.classify(pixels, ledger, Draws(0, start)) != labels).sum(-1)
+
+    def _recorded(self, place: _Place, rows: int) -> _Repeated:
+        def work(ledger: Ledger) -> None:
+            self._wrong += self._mistakes(place.indices(rows), place.start, ledger)
+            place.advance(rows)
+
+        def arrays() -> list[Array]:
+            samples = self.samples.stored, self.samples.labels
+            return [*self.net.tensors().values(), *samples, self._wrong, *place.arrays()]
+
+        if rows not in self._repeated:
+            self._repeated[rows] = _Repeated(work, arrays, self._xp, None, compiled=False)
+        return self._repeated[rows]
+
+
+def evaluate(net: Network, samples: Samples, ledger: Ledger | None = None, batch: int = 1000) -> Any:
     """Share of `samples` that `net`, with its links as they are, puts in the wrong class, in percent.
 
-    What inference sends and computes is counted in `ledger`, if given.
+    A number, or an array [members] of an ensemble. What inference sends and computes is counted in `ledger`, if given.
     """
-    ledger = Ledger() if ledger is None else ledger
-    wrong = 0
-    for start in range(0, len(samples.labels), batch):
-        pixels, labels = samples.part(slice(start, start + batch))
-        guess = net.classify(pixels, ledger, Draws(0, start))
-        wrong += int((guess != labels).sum())
-        ledger.steps += 1
-        ledger.samples += len(labels)
-    ledger.epochs += 1
-    return 100 * wrong / np.float64(len(samples.labels)).item()
+    return Evaluator(net, samples, batch, "plain")(ledger)

@@ -9,14 +9,13 @@ the same to rounding.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from ..formats import Format, choose
-from ..packing import unpack
 
 if TYPE_CHECKING:
     from ..activations import Activation
@@ -33,8 +32,32 @@ class Carried(NamedTuple):
     """Codes [..., batch, neurons], or packed words [..., batch, words]."""
     packed_neurons: int | None
     """Codes in a row of packed words; None for codes."""
-    ones: int
-    toggles: int
+    ones: Array
+    """Bits set, a number for each member of an ensemble."""
+    toggles: Array
+    """Bits that differ from the row before, likewise."""
+    refused: Array = 0
+    """Numbers that the format cannot send, likewise, where a device goes on rather than wait to raise an error."""
+
+
+class Key(NamedTuple):
+    """What random numbers are drawn for: they depend on this and on their own place, and on nothing else."""
+
+    seed: int | tuple[int, ...]
+    """One for each member of an ensemble."""
+    purpose: int
+    """32 bits."""
+    step: Any
+    """A whole number, or an array of one on the device."""
+
+
+class Recording(Protocol):
+    """Work on arrays that has been written down; a call does it again."""
+
+    def compile(self) -> None:
+        """Spend a minute or so on making it faster, with the next call."""
+
+    def __call__(self) -> None: ...
 
 
 class Outer:
@@ -73,6 +96,36 @@ class Backend(ABC):
     def asarray(self, x: np.ndarray, like: Array) -> Array:
         """`x`, as drawn or loaded in NumPy, on the device of `like`; floats in its floating type."""
 
+    def moved(self, x: np.ndarray, like: Array) -> Array:
+        """`x` on the device of `like`, in its own type."""
+        return x
+
+    @abstractmethod
+    def numpy(self, x: Array) -> np.ndarray:
+        """`x` in NumPy: the same memory where it can be, packed words as uint64."""
+
+    def each(self, values: float | Sequence[float], like: Array) -> Array:
+        """A factor for `like` [members, ...] from one value for each member; one for all is left as it is."""
+        if not isinstance(values, Sequence):
+            return values
+        return self.asarray(np.reshape(values, (-1, *[1] * (like.ndim - 1))).astype(np.float64), like)
+
+    @abstractmethod
+    def shared(self, x: Array, members: int) -> Array:
+        """`x` [...] as what each of `members` has, [members, ...], in the same memory."""
+
+    @abstractmethod
+    def normal(self, key: Key, like: Array) -> Array:
+        """Standard normal numbers of the shape and type of `like` [..., batch, neurons], but float32 in precision."""
+
+    @abstractmethod
+    def uniform(self, key: Key, like: Array) -> Array:
+        """Uniform numbers in [0, 1), multiples of 2^-24, of the shape and type of `like`."""
+
+    @abstractmethod
+    def pixels(self, stored: Array, step: float) -> Array:
+        """float32 numbers of which the bytes `stored` count the `step`s."""
+
     @abstractmethod
     def encode(self, x: Array, fmt: Format, uniform: Array | None) -> Array:
         """Codes of `x`, as `fmt.encode` gives them. Raises ValueError on NaN."""
@@ -82,20 +135,31 @@ class Backend(ABC):
         """The numbers `codes` stand for, in the floating type of `like`."""
 
     @abstractmethod
-    def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[int, int]:
-        """Bits set in `codes` [..., batch, neurons], and bits that differ from the row before.
+    def pack(self, codes: Array, fmt: Format) -> Array:
+        """Codes as packed words, as `packing.pack` gives them."""
 
-        `previous` [..., neurons] is the row before the first; without one the first toggles nothing.
+    @abstractmethod
+    def unpack(self, words: Array, fmt: Format, neurons: int) -> Array:
+        """The codes [..., neurons] in packed words, in the type in which `encode` gives them."""
+
+    @abstractmethod
+    def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[Array, Array]:
+        """Bits set in `codes` [..., batch, neurons], and bits that differ from the row before: [...] each.
+
+        `previous` [..., neurons] is the row before the first; without one the first toggles nothing. Packed words will
+        do, too.
         """
 
+    @abstractmethod
     def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Carried:
-        """`x` [..., batch, neurons] as it crosses a wire on which the last word was `previous`."""
-        codes = self.encode(x, fmt, uniform)
-        if (
-            previous is not None and previous.shape != codes.shape[:-2] + codes.shape[-1:]
-        ):  # of a run begun with kernels
-            previous = unpack(previous, fmt.bits, codes.shape[-1])
-        return Carried(codes, None, *self.ones_and_toggles(codes, previous))
+        """`x` [..., batch, neurons] as it crosses a wire on which the last word was `previous`, packed or not.
+
+        Raises ValueError on NaN, or says in `refused` that it met it.
+        """
+
+    def values(self, signal: "Signal") -> Array:
+        """The numbers that the codes of `signal` stand for."""
+        return self.decode(signal.codes, signal.format, signal.like)
 
     @abstractmethod
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
@@ -141,7 +205,7 @@ class Backend(ABC):
         """`through` for the error `a - b`."""
         return self.through(activation, state, a - b, scale)
 
-    def axpy(self, scale: float, x: Array, y: Array) -> Array:
+    def axpy(self, scale: Array, x: Array, y: Array) -> Array:
         """`scale * x + y`."""
         return scale * x + y
 
@@ -158,16 +222,33 @@ class Backend(ABC):
         parameter: Array,
         gradient: Array,
         state: tuple[Array, Array, Array],
-        learning_rate: float,
+        learning_rate: Array,
         decay: float,
         momentum: float,
         stabilizer: float,
     ) -> None:
-        """Centred RMSprop with momentum, in place on `parameter` and `state` (mean, mean square, velocity)."""
+        """Centred RMSprop with momentum, in place on `parameter` and `state` (mean, mean square, velocity).
 
-    def sgd(self, parameter: Array, gradient: Array, learning_rate: float) -> None:
+        `learning_rate` is a number, or what `each` makes of one for each member.
+        """
+
+    def sgd(self, parameter: Array, gradient: Array, learning_rate: Array) -> None:
         """`parameter - learning_rate * gradient`, in place."""
         parameter -= learning_rate * multiplied(gradient)
+
+    records: ClassVar[bool] = False
+    """Whether `record` is there."""
+
+    def best_mode(self, like: Array, steps: int) -> str:
+        """Of `training.MODES`, the one for so many steps on arrays like `like`."""
+        return "plain"
+
+    def record(self, body: Callable[[], None], arrays: Sequence[Array]) -> "Recording":
+        """Do `body` once, and give what does it again, faster.
+
+        `body` must do the same whatever the numbers are, and keep what it changes in `arrays`, in place.
+        """
+        raise NotImplementedError(f"{type(self).__name__} records nothing")
 
 
 _backends: dict[type, Backend] = {}

@@ -726,15 +726,20 @@ def _log(x):
     return fma(_to_float(exponent), _splat_draw(np.float32(0.69314718)), f + p)
 
 
+@njit
+def _unit(word):
+    """Multiples of 2^-24 in [0, 1)."""
+    return _to_float(_to_int(word >> _splat_word(np.uint64(8)))) * _splat_draw(np.float32(2.0**-24))
+
+
 @njit(error_model="numpy")
 def _box_muller(radius_word, angle_word):
     """Two standard normal vectors of two vectors of random words (Box and Muller, 1958).
 
     The angle is a quarter turn or four from [-pi/4, pi/4], where sine and cosine are short polynomials (Cephes).
     """
-    first = _to_float(_to_int(radius_word >> _splat_word(np.uint64(8))))
-    uniform = fma(first, _splat_draw(np.float32(2.0**-24)), _splat_draw(np.float32(2.0**-25)))
-    radius = sqrt(_splat_draw(np.float32(-2)) * _log(uniform))
+    middle = _unit(radius_word) + _splat_draw(np.float32(2.0**-25))
+    radius = sqrt(_splat_draw(np.float32(-2)) * _log(middle))
     bits = _to_int(angle_word)
     angle = _to_float((bits << _splat_int(np.int32(2))) >> _splat_int(np.int32(8)))
     angle = angle * _splat_draw(np.float32(np.pi / 4 / 2**23))
@@ -767,6 +772,19 @@ def normal(key, counter, numbers):
         store(numbers, place + _DRAWS, x1)
         store(numbers, place + 2 * _DRAWS, x2)
         store(numbers, place + 3 * _DRAWS, x3)
+
+
+@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+def uniform(key, counter, numbers):
+    """Uniform float32 in [0, 1), as `normal` has it: the upper 24 bits of each word."""
+    lanes = np.arange(_DRAWS).astype(np.uint64)
+    for block in prange(numbers.size // DRAWN):
+        c0, c1, c2, c3 = _words(block, lanes, key, counter)
+        place = block * DRAWN
+        store(numbers, place, _unit(c0))
+        store(numbers, place + _DRAWS, _unit(c1))
+        store(numbers, place + 2 * _DRAWS, _unit(c2))
+        store(numbers, place + 3 * _DRAWS, _unit(c3))
 
 
 @njit(parallel=True, cache=True, nogil=True)

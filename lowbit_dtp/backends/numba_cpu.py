@@ -73,10 +73,12 @@ def on_compile(tell: Callable[[str], None]) -> None:
 
 def normal(seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
     """Standard normal float32 of `shape`, each number keyed by seed, purpose (32 bits), step and its own place."""
-    size = prod(shape)
-    numbers = np.empty(-(-size // kernels.DRAWN) * kernels.DRAWN, np.float32)
-    kernels.normal(*_key_and_counter(seed, purpose, step), numbers)
-    return numbers[:size].reshape(shape)
+    return _drawn(kernels.normal, seed, purpose, step, shape)
+
+
+def uniform(seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Uniform float32 in [0, 1) of `shape`, multiples of 2^-24, keyed as `normal` is."""
+    return _drawn(kernels.uniform, seed, purpose, step, shape)
 
 
 def shift_sgd(weights: np.ndarray, gradient: np.ndarray, shift: int, seed: int, purpose: int, step: int) -> None:
@@ -97,6 +99,13 @@ def shift_sgd(weights: np.ndarray, gradient: np.ndarray, shift: int, seed: int, 
         raise ValueError(f"shift must be 0 to 32 bits, not {shift}")
     most = int(np.iinfo(weights.dtype).max)
     kernels.shift_sgd(_flat(weights), _flat(gradient), shift, -most, most, *_key_and_counter(seed, purpose, step))
+
+
+def _drawn(draw: Any, seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
+    size = prod(shape)
+    numbers = np.empty(-(-size // kernels.DRAWN) * kernels.DRAWN, np.float32)
+    draw(*_key_and_counter(seed, purpose, step), numbers)
+    return numbers[:size].reshape(shape)
 
 
 def _key_and_counter(seed: int, purpose: int, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,6 +145,14 @@ class NumbaBackend(NumpyBackend):
             return numbers
         return fmt.decode(codes, like.dtype)
 
+    def values(self, signal: "Signal") -> Array:
+        if signal.packed_neurons is None or not _is_float32(signal) or signal.format.bits != 1:
+            return super().values(signal)
+        if "values" not in signal.made:
+            low, high = _values(signal.format, signal.like.dtype)
+            signal.made["values"] = packed.unpack_signs(signal.carried, signal.packed_neurons, low, high)
+        return signal.made["values"]
+
     def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Carried:
         if not (isinstance(fmt, Table) and len(fmt.values) == 2 and x.ndim == 2 and _is_plain(x)):
             return super().transmit(x, fmt, uniform, previous)
@@ -143,10 +160,16 @@ class NumbaBackend(NumpyBackend):
         if nan:
             raise ValueError(f"{fmt.name} cannot send NaN")
         if previous is not None and previous.dtype != np.uint64:  # codes, of a run that was begun without kernels
-            previous = packed.pack(previous[None], 1)[0]
+            previous = self.pack(previous, fmt)
         return Carried(words, x.shape[1], *self.ones_and_toggles(words, previous))
 
-    def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[int, int]:
+    def pack(self, codes: Array, fmt: Format) -> Array:
+        return packed.pack(codes, fmt.bits)
+
+    def unpack(self, words: Array, fmt: Format, neurons: int) -> Array:
+        return packed.unpack(words, fmt.bits, neurons).astype(fmt.code_dtype, copy=False)
+
+    def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[Array, Array]:
         return packed.ones_and_toggles(codes, previous)
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
@@ -164,7 +187,7 @@ class NumbaBackend(NumpyBackend):
         rows, (_, neurons) = signal.shape[0], weight.shape
         drive = np.empty((rows, neurons), np.float32)
         if rows < _FEW and neurons >= kernels.LANES:
-            kernels.few_rows_matmul(_values_of(signal), weight, bias, drive)
+            kernels.few_rows_matmul(signal.values, weight, bias, drive)
         elif signal.packed_neurons is not None and neurons >= kernels.LANES:
             words = signal.carried.view(np.uint32)
             values = _values(signal.format, weight.dtype)
@@ -172,7 +195,7 @@ class NumbaBackend(NumpyBackend):
         elif neurons >= kernels.LANES and (sparse := _sparse(signal)) is not None:
             kernels.sparse_matmul(*sparse, weight, bias, drive)
         else:
-            _multiply(_values_of(signal), weight, bias, drive)
+            _multiply(signal.values, weight, bias, drive)
         return drive
 
     def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
@@ -182,7 +205,7 @@ class NumbaBackend(NumpyBackend):
         kernels.column_sums(error, sums)
         if error.shape[1] >= kernels.LANES and (signal.packed_neurons is not None or _sparse(signal) is not None):
             return Outer(signal, error, _outer), sums
-        values = _values_of(signal)
+        values = signal.values
         if values.size * error.shape[1] > _LARGE:
             learning = _learning(error)
             if learning.sum() < _FEW_ROWS * len(learning):
@@ -216,8 +239,8 @@ class NumbaBackend(NumpyBackend):
         kernels.through_difference(kind, state, a, b, np.float32(scale), result)
         return result
 
-    def axpy(self, scale: float, x: Array, y: Array) -> Array:
-        if not _are_alike(x, y):
+    def axpy(self, scale: Array, x: Array, y: Array) -> Array:
+        if isinstance(scale, np.ndarray) or not _are_alike(x, y):
             return super().axpy(scale, x, y)
         result = np.empty_like(y)
         kernels.axpy(np.float32(scale), x, y, result)
@@ -239,7 +262,7 @@ class NumbaBackend(NumpyBackend):
         parameter: Array,
         gradient: Array,
         state: tuple[Array, Array, Array],
-        learning_rate: float,
+        learning_rate: Array,
         decay: float,
         momentum: float,
         stabilizer: float,
@@ -248,7 +271,7 @@ class NumbaBackend(NumpyBackend):
             raise ValueError("a parameter that is updated in place must be C-contiguous; see numpy.ascontiguousarray")
         if gradient.shape != parameter.shape:
             raise ValueError(f"a parameter of shape {parameter.shape} has no gradient of shape {gradient.shape}")
-        if parameter.dtype != np.float32:
+        if parameter.dtype != np.float32 or isinstance(learning_rate, np.ndarray):
             super().rmsprop(parameter, multiplied(gradient), state, learning_rate, decay, momentum, stabilizer)
             return
         numbers = _float32s(learning_rate, decay, momentum, stabilizer)
@@ -260,9 +283,9 @@ class NumbaBackend(NumpyBackend):
             gradient = gradient.astype(np.float32, copy=False)
             kernels.rmsprop(_flat(parameter), _flat(gradient), *map(_flat, state), *numbers)
 
-    def sgd(self, parameter: Array, gradient: Array, learning_rate: float) -> None:
+    def sgd(self, parameter: Array, gradient: Array, learning_rate: Array) -> None:
         gradient = multiplied(gradient)
-        if _are_alike(parameter, gradient):
+        if _are_alike(parameter, gradient) and not isinstance(learning_rate, np.ndarray):
             kernels.axpy(np.float32(-learning_rate), gradient, parameter, parameter)
         else:
             super().sgd(parameter, gradient, learning_rate)
@@ -270,16 +293,6 @@ class NumbaBackend(NumpyBackend):
 
 def _is_float32(signal: "Signal") -> bool:
     return signal.like.dtype == np.float32
-
-
-def _values_of(signal: "Signal") -> Array:
-    """`signal.values`, of packed words without making codes."""
-    if signal.packed_neurons is None or not _is_float32(signal):
-        return signal.values
-    if "values" not in signal.made:
-        low, high = _values(signal.format, signal.like.dtype)
-        signal.made["values"] = packed.unpack_signs(signal.carried, signal.packed_neurons, low, high)
-    return signal.made["values"]
 
 
 def _outer(signal: "Signal", error: Array) -> Array:
@@ -352,7 +365,7 @@ def _multiply(a: Array, b: Array, bias: Array, product: Array) -> None:
 def _sparse(signal: "Signal") -> Any:
     """The nonzeros of a signal as compressed rows, made once; None if they are not few, as in images with no ground."""
     if "sparse" not in signal.made:
-        values = _values_of(signal)
+        values = signal.values
         signal.made["sparse"] = None
         if _is_plain(values) and (count := kernels.count_nonzeros(values.reshape(-1))) < _DENSE * values.size:
             found = np.empty(len(values) + 1, np.int64), np.empty(count, np.int32), np.empty(count, np.float32)

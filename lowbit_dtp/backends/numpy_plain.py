@@ -1,12 +1,18 @@
 """NumPy arrays without a compiled kernel: what the kernels are held to, and what runs where they do not."""
 
+from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from .. import packing
 from ..formats import Format, Table
-from . import Array, Backend
+from . import Array, Backend, Carried, Key
+
+if TYPE_CHECKING:
+    from ..links import Signal
 
 
 @cache
@@ -21,6 +27,27 @@ class NumpyBackend(Backend):
     def asarray(self, x: np.ndarray, like: Array) -> Array:
         return x.astype(like.dtype, copy=False) if x.dtype.kind == "f" else x
 
+    def numpy(self, x: Array) -> np.ndarray:
+        return np.asarray(x)
+
+    def normal(self, key: Key, like: Array) -> Array:
+        from .numba_cpu import normal
+
+        return _drawn(normal, key, like)
+
+    def uniform(self, key: Key, like: Array) -> Array:
+        from .numba_cpu import uniform
+
+        return _drawn(uniform, key, like)
+
+    def shared(self, x: Array, members: int) -> Array:
+        return np.broadcast_to(x, (members, *x.shape))
+
+    def pixels(self, stored: Array, step: float) -> Array:
+        pixels = stored.astype(np.float32)
+        pixels *= np.float32(step)
+        return pixels
+
     def encode(self, x: Array, fmt: Format, uniform: Array | None) -> Array:
         if isinstance(fmt, Table):
             if np.isnan(x).any():
@@ -31,11 +58,28 @@ class NumpyBackend(Backend):
     def decode(self, codes: Array, fmt: Format, like: Array) -> Array:
         return fmt.decode(codes, like.dtype)
 
-    def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[int, int]:
-        toggles = np.bitwise_count(codes[..., 1:, :] ^ codes[..., :-1, :]).sum(dtype=np.int64)
+    def values(self, signal: "Signal") -> Array:
+        if "values" not in signal.made:
+            signal.made["values"] = super().values(signal)
+        return signal.made["values"]
+
+    def pack(self, codes: Array, fmt: Format) -> Array:
+        return packing.pack(codes, fmt.bits)
+
+    def unpack(self, words: Array, fmt: Format, neurons: int) -> Array:
+        return packing.unpack(words, fmt.bits, neurons).astype(fmt.code_dtype)
+
+    def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Carried:
+        codes = self.encode(x, fmt, uniform)
+        if previous is not None and previous.dtype != codes.dtype:  # words, of a run begun with another backend
+            previous = self.unpack(previous, fmt, codes.shape[-1])
+        return Carried(codes, None, *self.ones_and_toggles(codes, previous))
+
+    def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[Array, Array]:
+        toggles = np.bitwise_count(codes[..., 1:, :] ^ codes[..., :-1, :]).sum((-2, -1), dtype=np.int64)
         if previous is not None and codes.shape[-2]:
-            toggles += np.bitwise_count(codes[..., 0, :] ^ previous).sum(dtype=np.int64)
-        return int(np.bitwise_count(codes).sum(dtype=np.int64)), int(toggles)
+            toggles += np.bitwise_count(codes[..., 0, :] ^ previous).sum(-1, dtype=np.int64)
+        return np.bitwise_count(codes).sum((-2, -1), dtype=np.int64), toggles
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         with blas().limit(limits=1):
@@ -62,7 +106,7 @@ class NumpyBackend(Backend):
         parameter: Array,
         gradient: Array,
         state: tuple[Array, Array, Array],
-        learning_rate: float,
+        learning_rate: Array,
         decay: float,
         momentum: float,
         stabilizer: float,
@@ -72,6 +116,15 @@ class NumpyBackend(Backend):
         square[...] = decay * square + (1 - decay) * gradient**2
         velocity[...] = momentum * velocity - learning_rate * gradient / np.sqrt(square - mean**2 + stabilizer)
         parameter += velocity
+
+
+def _drawn(draw: Callable[..., np.ndarray], key: Key, like: Array) -> Array:
+    """What `draw` draws, for each member of an ensemble by itself."""
+    if isinstance(key.seed, int):
+        numbers = draw(key.seed, key.purpose, key.step, like.shape)
+    else:
+        numbers = np.stack([draw(seed, key.purpose, key.step, like.shape[1:]) for seed in key.seed])
+    return numbers.astype(like.dtype, copy=False)
 
 
 @cache

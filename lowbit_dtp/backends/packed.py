@@ -86,17 +86,17 @@ def unpack(words: Words, bits: int, neurons: int) -> npt.NDArray[np.unsignedinte
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
-def ones_and_toggles(codes: Codes, previous: Codes | None = None) -> tuple[int, int]:
-    """Bits set in `codes` or words [..., rows, width], and bits that differ from the row before.
+def ones_and_toggles(codes: Codes, previous: Codes | None = None) -> tuple[Any, Any]:
+    """Bits set in `codes` or words [..., rows, width], and bits that differ from the row before: [...] each.
 
     `previous` [..., width] is the row before the first; without one the first toggles nothing.
     """
-    if not codes.size:
-        return 0, 0
     if codes.ndim > 2:
         befores = [None] * len(codes) if previous is None else previous
         members = [ones_and_toggles(x, before) for x, before in zip(codes, befores, strict=True)]
-        return sum(ones for ones, _ in members), sum(toggles for _, toggles in members)
+        return np.array([ones for ones, _ in members]), np.array([toggles for _, toggles in members])
+    if not codes.size:
+        return 0, 0
     before = codes[0] if previous is None else previous
     return kernels.count_bits(codes.reshape(-1).view(np.uint8), before.reshape(-1).view(np.uint8))
 

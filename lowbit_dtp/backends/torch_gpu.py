@@ -1,35 +1,75 @@
-"""Torch tensors, on whichever device holds them."""
+"""Torch tensors, on whichever device holds them. Nothing here waits for the device but `encode`, `numpy` and errors.
 
+Signals are held as packed words, as they cross. torch has no arithmetic on its wider unsigned integers, so codes and
+words travel as the signed type of the same bits.
+"""
+
+from collections.abc import Callable, Sequence
 from functools import cache
+from math import pi, prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..formats import FixedPoint, Float, Format, Table
-from . import Array, Backend
+from ..packing import WORD_BITS
+from . import Array, Backend, Carried, Key, Recording
 
-# torch has no arithmetic on its wider unsigned integers, so codes and words travel as the signed type of the same bits.
+if TYPE_CHECKING:
+    from ..links import Signal
+
 _SIGNED = {np.uint8: torch.uint8, np.uint16: torch.int32, np.uint32: torch.int32, np.uint64: torch.int64}
+_COMPILE_FROM = 50_000
+"""Steps of a run from which compiling, which takes a minute or so, is taken to pay."""
+_LOW = 0xFFFFFFFF
+_BLOCK = 32
+"""Counters of Philox in a block, whose four words each are laid out one after the other, as the CPU's kernel does."""
 
 
 class TorchBackend(Backend):
     """`Backend` for torch tensors."""
 
+    records = True
+
+    def best_mode(self, like: Array, steps: int) -> str:
+        if not like.is_cuda:
+            return "plain"
+        return "compiled" if steps >= _COMPILE_FROM else "recorded"
+
     def asarray(self, x: np.ndarray, like: Array) -> Array:
-        tensor = torch.from_numpy(np.ascontiguousarray(x)).to(like.device)
+        tensor = tensor_of(x, like.device)
         return tensor.to(like.dtype) if tensor.is_floating_point() else tensor
+
+    def moved(self, x: np.ndarray, like: Array) -> Array:
+        return tensor_of(x, like.device)
+
+    def numpy(self, x: Array) -> np.ndarray:
+        return x.detach().cpu().numpy()
+
+    def each(self, values: float | Sequence[float], like: Array) -> Array:
+        if not isinstance(values, Sequence):
+            return values
+        return _each(tuple(values), like.ndim, like.dtype, like.device)
+
+    def normal(self, key: Key, like: Array) -> Array:
+        words = _random_words(key, like)
+        pairs = [x for radius, angle in (words[:2], words[2:]) for x in _box_muller(radius, angle)]
+        return _in_order(pairs, like)
+
+    def uniform(self, key: Key, like: Array) -> Array:
+        return _in_order([_unit(word) for word in _random_words(key, like)], like)
+
+    def shared(self, x: Array, members: int) -> Array:
+        return x.expand(members, *x.shape)
+
+    def pixels(self, stored: Array, step: float) -> Array:
+        return stored.to(torch.float32) * step
 
     def encode(self, x: Array, fmt: Format, uniform: Array | None) -> Array:
         if bool(torch.isnan(x).any()):
             raise ValueError(f"{fmt.name} cannot send NaN")
-        if isinstance(fmt, Table):
-            codes = torch.bucketize(x, _thresholds(fmt, x.dtype, x.device), right=True)
-            return codes.to(_SIGNED[fmt.code_dtype])
-        if isinstance(fmt, Float):
-            return x.to(_floating(fmt)).contiguous().view(_SIGNED[fmt.code_dtype])
-        assert isinstance(fmt, FixedPoint)
-        encoded = fmt.encode(x.detach().cpu().numpy(), None if uniform is None else uniform.cpu().numpy())
-        return torch.from_numpy(encoded.astype(np.int64)).to(x.device).to(_SIGNED[fmt.code_dtype])
+        return _encode(x, fmt, uniform).to(_SIGNED[fmt.code_dtype])
 
     def decode(self, codes: Array, fmt: Format, like: Array) -> Array:
         if isinstance(fmt, Float):
@@ -40,16 +80,47 @@ class TorchBackend(Backend):
         levels = codes.long() & (2**fmt.word - 1)
         if fmt.signed:
             levels = levels - ((levels >> (fmt.word - 1)) << fmt.word)
-        return (levels.double() * fmt.step).to(like.dtype)
+        return (levels.double() * fmt.step).to(like.dtype) if fmt.word > 24 else levels.to(like.dtype) * fmt.step
 
-    def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[int, int]:
-        changed = _popcount(codes[..., 1:, :] ^ codes[..., :-1, :])
+    def pack(self, codes: Array, fmt: Format) -> Array:
+        return _pack(codes, fmt.bits)
+
+    def unpack(self, words: Array, fmt: Format, neurons: int) -> Array:
+        return _unpack(words, fmt.bits, neurons).to(_SIGNED[fmt.code_dtype])
+
+    def values(self, signal: "Signal") -> Array:
+        codes = signal.carried
+        if signal.packed_neurons is not None:
+            codes = _unpack(codes, signal.format.bits, signal.packed_neurons)
+        return self.decode(codes, signal.format, signal.like)
+
+    def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[Array, Array]:
+        toggles = _popcount(codes[..., 1:, :] ^ codes[..., :-1, :]).sum((-2, -1))
         if previous is not None and codes.shape[-2]:
-            changed = changed + _popcount(codes[..., 0, :] ^ previous)
-        return int(_popcount(codes)), int(changed)
+            toggles = toggles + _popcount(codes[..., 0, :] ^ previous).sum(-1)
+        return _popcount(codes).sum((-2, -1)), toggles
+
+    def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Carried:
+        wraps = isinstance(fmt, FixedPoint) and fmt.overflow == "wrap"
+        refused = (~torch.isfinite(x) if wraps else torch.isnan(x)).sum((-2, -1))
+        words, packed_neurons = _encode(x, fmt, uniform), None
+        if not isinstance(fmt, Float) and fmt.bits < 32:
+            words, packed_neurons = _pack(words, fmt.bits), int(x.shape[-1])
+            if previous is not None and previous.dtype != words.dtype:  # codes, of a run that was begun in NumPy
+                previous = _pack(previous, fmt.bits)
+        return Carried(words, packed_neurons, *self.ones_and_toggles(words, previous), refused)
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         return torch.matmul(a, b, out=out)
+
+    def drive(self, signal: "Signal", weight: Array, bias: Array) -> Array:
+        values = signal.values
+        if values.ndim == weight.ndim == 3:
+            return torch.baddbmm(bias[:, None], values, weight)
+        return super().drive(signal, weight, bias)
+
+    def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
+        return torch.matmul(signal.values.mT, error), error.sum(-2)  # torch keeps memory for the next by itself
 
     def tanh(self, x: Array, out: Array | None = None) -> Array:
         return torch.tanh(x, out=out)
@@ -63,15 +134,15 @@ class TorchBackend(Backend):
     def cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
         log_probability = torch.log_softmax(logits, -1)
         loss = -log_probability.gather(-1, labels[..., None])[..., 0].mean(-1)
-        one_hot = torch.nn.functional.one_hot(labels, logits.shape[-1]).to(logits.dtype)
-        return log_probability.exp() - one_hot, loss
+        one_hot = labels[..., None] == torch.arange(logits.shape[-1], device=logits.device)
+        return log_probability.exp() - one_hot.to(logits.dtype), loss
 
     def rmsprop(
         self,
         parameter: Array,
         gradient: Array,
         state: tuple[Array, Array, Array],
-        learning_rate: float,
+        learning_rate: Array,
         decay: float,
         momentum: float,
         stabilizer: float,
@@ -80,18 +151,130 @@ class TorchBackend(Backend):
         mean.mul_(decay).add_(gradient, alpha=1 - decay)
         square.mul_(decay).addcmul_(gradient, gradient, value=1 - decay)
         spread = torch.addcmul(square, mean, mean, value=-1).add_(stabilizer).sqrt_()
-        velocity.mul_(momentum).addcdiv_(gradient, spread, value=-learning_rate)
+        velocity.mul_(momentum).sub_(learning_rate * gradient / spread)
         parameter.add_(velocity)
 
+    def record(self, body: Callable[[], None], arrays: Sequence[Array]) -> Recording:
+        from .torch_graph import Recorded
 
-def _popcount(codes: Array) -> Array:
-    """Bits set in all of `codes`. A shift of a negative number drags its sign along, so bits are taken one by one."""
-    bits = 8 * codes.element_size()
-    return sum(((codes >> bit) & 1).sum(dtype=torch.int64) for bit in range(bits))
+        return Recorded(body, arrays)
+
+
+def tensor_of(x: np.ndarray, device: torch.device | str) -> Array:
+    """The NumPy array `x` as a tensor on `device`; a wider unsigned integer as the signed type that stands for it."""
+    x = np.asarray(x, order="C")
+    if x.dtype == np.uint16:
+        x = x.astype(np.int32)
+    elif x.dtype in (np.uint32, np.uint64):
+        x = x.view(np.int32 if x.dtype == np.uint32 else np.int64)
+    tensor = torch.from_numpy(x if x.flags.writeable else x.copy())
+    if torch.device(device).type == "cuda":  # from other memory, a copy would wait for all that the device has to do
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+# --- codes ------------------------------------------------------------------------------------------------------------
+
+
+def _encode(x: Array, fmt: Format, uniform: Array | None) -> Array:
+    """Codes of `x`, as some integer or boolean; those of a number that cannot be sent mean nothing."""
+    if isinstance(fmt, Table):
+        thresholds = _thresholds(fmt, x.dtype, x.device)
+        return x >= thresholds if len(thresholds) == 1 else torch.bucketize(x, thresholds, right=True)
+    if isinstance(fmt, Float):
+        return x.to(_floating(fmt)).contiguous().view(_SIGNED[fmt.code_dtype])
+    assert isinstance(fmt, FixedPoint)
+    if fmt.stochastic and uniform is None:
+        raise ValueError(f"{fmt.name} rounds stochastically: it needs uniform random numbers, one per value")
+    # a float32 has room for a step and its half, but neither for a sum with a random number nor for a remainder
+    steps = (x.double() if fmt.stochastic or fmt.overflow == "wrap" or fmt.word > 24 else x) * (1 / fmt.step)
+    if fmt.rounding == "nearest-even":
+        steps = torch.round(steps)
+    else:
+        steps = torch.floor(steps + uniform if fmt.stochastic else steps)
+    if fmt.overflow == "wrap":  # in this order, as rounding of the largest numbers depends on it
+        steps = torch.remainder(steps - fmt.lowest_level, 2.0**fmt.word) + fmt.lowest_level
+    else:
+        steps = torch.clamp(steps, fmt.lowest_level, fmt.highest_level)
+    return steps.long() & (2**fmt.word - 1)
+
+
+def _pack(codes: Array, bits: int) -> Array:
+    """`packing.pack`: codes [..., neurons] as words [..., words]. Bytes become words as they lie, lowest first."""
+    if 8 % bits:  # codes lie across bytes: bit by bit
+        codes = ((codes.int()[..., None] >> _lanes(1, bits, codes.device)) & 1).flatten(-2)
+        bits = 1
+    codes = torch.nn.functional.pad(codes.to(torch.uint8), (0, -codes.shape[-1] % (WORD_BITS // bits)))
+    if bits < 8:
+        codes = codes.unflatten(-1, (-1, 8 // bits)) << _lanes(bits, 8, codes.device)
+        codes = codes.sum(-1, dtype=torch.uint8)
+    return codes.view(torch.int64)
+
+
+def _unpack(words: Array, bits: int, neurons: int) -> Array:
+    """`packing.unpack`: codes [..., neurons], as some integer, of words [..., words]."""
+    if 8 % bits:
+        stream = _unpack(words, 1, neurons * bits).unflatten(-1, (neurons, bits))
+        return (stream.int() << _lanes(1, bits, words.device)).sum(-1)
+    codes = words.view(torch.uint8)
+    if bits < 8:
+        codes = ((codes[..., None] >> _lanes(bits, 8, words.device)) & (2**bits - 1)).flatten(-2)
+    return codes[..., :neurons]
+
+
+def _popcount(words: Array) -> Array:
+    """Bits set in each of `words`, int64: sums of neighbours, twice as wide each time."""
+    x = words.long() if words.element_size() != 4 else words.long() & _LOW
+    x = x - ((x >> 1) & 0x5555555555555555)
+    x = (x & 0x3333333333333333) + ((x >> 2) & 0x3333333333333333)
+    x = (x + (x >> 4)) & 0x0F0F0F0F0F0F0F0F
+    return (x * 0x0101010101010101) >> 56
 
 
 def _floating(fmt: Float) -> torch.dtype:
     return {32: torch.float32, 64: torch.float64}[fmt.word]
+
+
+# --- random numbers ---------------------------------------------------------------------------------------------------
+
+
+def _random_words(key: Key, like: Array) -> list[Array]:
+    """Philox4x32-10 (Salmon et al., SC 2011): four words of 32 random bits a counter, [members, blocks, `_BLOCK`]."""
+    seeds = (key.seed,) if isinstance(key.seed, int) else key.seed
+    blocks = -(-prod(like.shape) // (len(seeds) * 4 * _BLOCK))
+    c0 = torch.arange(blocks * _BLOCK, device=like.device).view(blocks, _BLOCK)
+    c1, c2, c3 = key.purpose, key.step & _LOW, key.step >> 32
+    for k0, k1 in _round_keys(seeds, like.device):
+        p0, p1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        # a product fills 64 bits, the sign too, which a shift drags along
+        c0, c1, c2, c3 = (p1 >> 32 & _LOW) ^ c1 ^ k0, p1 & _LOW, (p0 >> 32 & _LOW) ^ c3 ^ k1, p0 & _LOW
+    return [c0, c1, c2, c3]
+
+
+def _in_order(quarters: list[Array], like: Array) -> Array:
+    """Numbers of the four words of each block, one word after the other, in the shape and type of `like`."""
+    members = len(quarters[0])
+    numbers = torch.stack(quarters, -2).reshape(members, -1)[:, : prod(like.shape) // members]
+    return numbers.reshape(like.shape).to(like.dtype)
+
+
+def _unit(word: Array) -> Array:
+    """Multiples of 2^-24 in [0, 1)."""
+    return (word >> 8).float() * 2.0**-24
+
+
+def _box_muller(radius_word: Array, angle_word: Array) -> tuple[Array, Array]:
+    """Two standard normal numbers of two random words (Box and Muller, 1958): an angle to pi/4, and quarter turns."""
+    radius = torch.sqrt(-2 * torch.log(_unit(radius_word) + 2.0**-25))
+    within = (angle_word << 2) & _LOW
+    angle = ((within - ((within >> 31) << 32)) >> 8).float() * (pi / 4 / 2**23)
+    sine, cosine = torch.sin(angle), torch.cos(angle)
+    radius = torch.where(angle_word >> 31 != 0, -radius, radius)
+    swapped = (angle_word >> 30) & 1 != 0
+    return radius * torch.where(swapped, sine, cosine), radius * torch.where(swapped, cosine, sine)
+
+
+# --- constants, made once: a recorded step may not fetch them ---------------------------------------------------------
 
 
 @cache
@@ -105,3 +288,25 @@ def _thresholds(fmt: Table, dtype: torch.dtype, device: torch.device) -> Array:
 @cache
 def _values(fmt: Table, dtype: torch.dtype, device: torch.device) -> Array:
     return torch.tensor(fmt.values, dtype=dtype, device=device)
+
+
+@cache
+def _lanes(step: int, end: int, device: torch.device) -> Array:
+    return torch.arange(0, end, step, dtype=torch.uint8, device=device)
+
+
+@cache
+def _each(values: tuple[float, ...], dimensions: int, dtype: torch.dtype, device: torch.device) -> Array:
+    return torch.tensor(values, dtype=dtype, device=device).reshape(-1, *[1] * (dimensions - 1))
+
+
+@cache
+def _round_keys(seeds: tuple[int, ...], device: torch.device) -> list[tuple[Array, Array]]:
+    """The two keys of each round of Philox, [members, 1, 1]."""
+    keys = [
+        [((seed >> 32 * half & _LOW) + i * (0x9E3779B9, 0xBB67AE85)[half]) & _LOW for seed in seeds]
+        for i in range(10)
+        for half in (0, 1)
+    ]
+    tensor = torch.tensor(keys, device=device).reshape(10, 2, len(seeds), 1, 1)
+    return [(k0, k1) for k0, k1 in tensor]

@@ -30,8 +30,8 @@ class Step:
 class Moment:
     """Where in a run a step is taken."""
 
-    epoch: float = 0.0
-    """Epochs completed, from 0."""
+    epoch: Any = 0.0
+    """Epochs completed, from 0: a number, or an array of one on the device."""
     phase: str = BOTH
     draws: Draws = field(default_factory=lambda: Draws(0))
 

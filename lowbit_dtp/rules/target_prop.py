@@ -3,8 +3,9 @@
 D.-H. Lee, Difference Target Propagation, thesis, sections 3.2.1-3.2.3; Lee, Zhang, Fischer, Bengio, ECML 2015.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..backends import Array, backend_of
 from ..ledger import Flow, Ledger
@@ -18,11 +19,14 @@ SCHEDULES = {"minibatch": (BOTH,), "alternating-epochs": ("inverse", "forward")}
 
 @dataclass(frozen=True)
 class TargetProp(LearningRule):
-    """Target propagation, eq. 3.9: the target of a layer is `g(target above)`, without the difference correction."""
+    """Target propagation, eq. 3.9: the target of a layer is `g(target above)`, without the difference correction.
 
-    target_step: float = 0.28
+    `target_step` and `noise` may be given for each member of an ensemble.
+    """
+
+    target_step: float | Sequence[float] = 0.28
     """Step of the top hidden layer's target down the gradient of a sample's loss (times 1/batch for a batch mean)."""
-    noise: float = 0.5
+    noise: float | Sequence[float] = 0.5
     """Standard deviation, at the start, of the noise under which inverses are learned."""
     noise_half_life: float | None = None
     """Epochs after which the noise is halved, as sigma(e) = sigma / (1 + e / half-life); None keeps it constant."""
@@ -36,17 +40,19 @@ class TargetProp(LearningRule):
         if self.schedule not in SCHEDULES:
             raise ValueError(f"no schedule {self.schedule!r}; there are: {', '.join(SCHEDULES)}")
         for name in ("target_step", "noise", "noise_half_life"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"{self.name}: {name} must be a finite number, zero or more, not {value}")
+            given = getattr(self, name)
+            for value in given if isinstance(given, Sequence) else [given]:
+                if value is not None and not 0 <= value < float("inf"):
+                    raise ValueError(f"{self.name}: {name} must be a finite number, zero or more, not {value}")
 
     @property
     def phases(self) -> tuple[str, ...]:
         return SCHEDULES[self.schedule]
 
-    def noise_at(self, epoch: float) -> float:
-        """Standard deviation of the noise after `epoch` epochs."""
-        return self.noise / (1 + epoch / self.noise_half_life) if self.noise_half_life else self.noise
+    def noise_at(self, epoch: Any, noise: Any = None) -> Any:
+        """Standard deviation of the noise after `epoch` epochs, if it was `noise`, or else the rule's, at the start."""
+        noise = self.noise if noise is None else noise
+        return noise / (1 + epoch / self.noise_half_life) if self.noise_half_life else noise
 
     def step(self, net: Network, pixels: Array, labels: Array, ledger: Ledger, moment: Moment) -> Step:
         inverses = len(net.layers) - 2
@@ -69,7 +75,8 @@ class TargetProp(LearningRule):
         if top:
             # the target of the top hidden layer (section 3.3): h - step dL/dh
             state, blame = run.states[top - 1], blame_below(net, top, error, ledger, moment.draws)
-            target = backend_of(state).axpy(-self.target_step, blame, state)
+            xp = backend_of(state)
+            target = xp.axpy(-xp.each(self.target_step, state), blame, state)
         for i in reversed(range(top)):
             state, layer = run.states[i], net.layers[i]
             gradients |= keyed(i, layer.gradients(run.received[i], layer.local_error(state, target), ledger))
@@ -85,12 +92,11 @@ class TargetProp(LearningRule):
     def _inverse_gradients(self, net: Network, run: Pass, ledger: Ledger, moment: Moment) -> Gradients:
         """Gradients of the feedback mappings g for ||g(f(h + e)) - (h + e)||^2, eq. 3.13."""
         gradients: Gradients = {}
-        sigma = self.noise_at(moment.epoch)
         for i, (layer, above) in enumerate(zip(net.layers[:-2], net.layers[1:-1], strict=True)):
             link, state = net.links[i + 1], run.states[i]
             xp = backend_of(state)
-            noise = xp.asarray(moment.draws.normal(f"noise {layer.name}", tuple(state.shape)), state)
-            noisy = xp.axpy(sigma, noise, state)
+            sigma = self.noise_at(moment.epoch, xp.each(self.noise, state))
+            noisy = xp.axpy(sigma, moment.draws.normal(f"noise {layer.name}", state), state)
             up = link.send(noisy, Flow.FORWARD, "noisy activity", ledger, moment.draws)
             lifted = above.state(up, ledger, "inverse")
             down = link.send(lifted, Flow.FEEDBACK, "echo", ledger, moment.draws)

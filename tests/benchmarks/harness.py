@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from lowbit_dtp.experiment import versions
+from lowbit_dtp.runs import versions
 from lowbit_dtp.storage import write_text
 
 RESULTS = Path(__file__).parent / "results"

@@ -68,7 +68,7 @@ def _target_propagation(rule: Any, net: Network, w: Any, pixels: Any, labels: An
             target = states[i - 1] - g(i - 1, states[i]) + wanted if isinstance(rule, DTP) else wanted
     for i in range(top - 1):
         state = states[i].detach()
-        noise = torch.tensor(draws.normal(f"noise h{i + 1}", tuple(state.shape)), dtype=torch.float64)
+        noise = torch.tensor(draws.normal(f"noise h{i + 1}", state.numpy()))
         noisy = state + rule.noise * noise
         lifted = up(i + 1, _quantize(noisy, net.links[i + 1].forward))
         total = total + _square(g(i, lifted) - noisy)

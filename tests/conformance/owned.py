@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from lowbit_dtp.backends import multiplied
+from lowbit_dtp.backends import Key, multiplied
 from lowbit_dtp.backends.numba_cpu import NumbaBackend
 from lowbit_dtp.formats import Format
 from lowbit_dtp.ledger import Flow, Ledger
@@ -78,6 +78,12 @@ class CheckedBackend(NumbaBackend):
 
     def asarray(self, x: np.ndarray, like: Owned) -> Owned:
         return own(_PLAIN.asarray(x, np.asarray(like)), owner_of("asarray", like))
+
+    def normal(self, key: Key, like: Owned) -> Owned:
+        return own(_PLAIN.normal(key, np.asarray(like)), owner_of("normal", like))
+
+    def values(self, signal: Signal) -> Owned:
+        return own(_PLAIN.values(_plain(signal)), owner_of("values", signal.carried, signal.like))
 
     def decode(self, codes: Owned, fmt: Format, like: Owned) -> Owned:
         return own(_PLAIN.decode(np.asarray(codes), fmt, np.asarray(like)), owner_of("decode", codes, like))

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowbit_dtp import data
-from lowbit_dtp.data import DataError, Digest, IdxFile, Source, fetch, find, folders, load, minibatches
+from lowbit_dtp.data import DataError, Digest, IdxFile, Source, fetch, find, folders, load, order
 from lowbit_dtp.formats import ufixed
 
 PUBLISHED = dict(data.SOURCES)
@@ -357,32 +356,18 @@ class TestDownload:
         )
 
 
-class TestMinibatches:
-    @given(st.integers(0, 500), st.integers(1, 120), st.integers(0, 2**63), st.integers(0, 10_000))
-    def test_every_sample_once_in_full_batches_and_the_rest(self, samples, batch, seed, epoch):
-        batches = list(minibatches(samples, batch, seed, epoch))
-        full, rest = divmod(samples, batch)
-        assert [len(indices) for indices in batches] == [batch] * full + [rest] * (rest > 0)
-        assert sorted(int(i) for indices in batches for i in indices) == list(range(samples))
+class TestOrder:
+    @given(st.integers(0, 500), st.integers(0, 2**63), st.integers(0, 10_000))
+    def test_every_sample_once(self, samples, seed, sweep):
+        assert sorted(order(samples, seed, sweep).tolist()) == list(range(samples))
 
-    def test_order_depends_on_seed_and_epoch_alone(self):
-        def order(*arguments):
-            return np.concatenate(list(minibatches(*arguments))).tolist()
-
+    def test_depends_on_seed_and_sweep_alone(self):
         np.random.seed(0)
-        once = order(1000, 100, 3, 5)
+        once = order(1000, 3, 5).tolist()
         np.random.seed(1)
-        assert order(1000, 100, 3, 5) == order(1000, 7, 3, 5) == once
-        others = [once, order(1000, 100, 3, 6), order(1000, 100, 4, 5), order(1000, 100, 5, 3), list(range(1000))]
-        assert len({tuple(indices) for indices in others}) == len(others)
-
-    def test_goes_on_where_it_was_left(self):
-        whole = [indices.tolist() for indices in minibatches(250, 100, 1, 2)]
-        assert [indices.tolist() for indices in islice(minibatches(250, 100, 1, 2), 1, None)] == whole[1:]
-
-    def test_an_empty_minibatch_is_refused_at_once(self):
-        with pytest.raises(ValueError, match=r"^a minibatch holds 1 sample or more, not 0$"):
-            minibatches(10, 0, 0, 0)
+        assert order(1000, 3, 5).tolist() == once
+        others = [once, *(order(1000, *x).tolist() for x in ((3, 6), (4, 5), (5, 3))), list(range(1000))]
+        assert len(set(map(tuple, others))) == len(others)
 
 
 def test_published_data_sets_are_whole():

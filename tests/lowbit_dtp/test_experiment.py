@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lowbit_dtp import experiment as experiments
-from lowbit_dtp import storage
+from lowbit_dtp import runs, storage
 from lowbit_dtp.data import load
-from lowbit_dtp.experiment import Experiment, ExperimentError, Plan, folder_name, run, run_folders
+from lowbit_dtp.experiment import Experiment, ExperimentError, Plan
+from lowbit_dtp.runs import folder_name, run, run_folders
 from lowbit_dtp.storage import StorageError
 
 EPOCHS, STEPS_AN_EPOCH = 2, 6
@@ -78,7 +78,7 @@ def test_every_layer_learns_whichever_way_its_weights_are_longer(rule, data, tmp
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("step", [1, 4, STEPS_AN_EPOCH, STEPS_AN_EPOCH + 1, EPOCHS * STEPS_AN_EPOCH])
 def test_run_stopped_at_a_step_ends_as_uninterrupted(rule, step, uninterrupted, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", 0.0)
     reached = []
 
     def stop(done: int) -> None:

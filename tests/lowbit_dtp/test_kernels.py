@@ -15,7 +15,7 @@ from lowbit_dtp.activations import ACTIVATIONS
 from lowbit_dtp.backends import Backend, Outer, backend_of, multiplied
 from lowbit_dtp.backends import _numba_kernels as kernels
 from lowbit_dtp.backends._simd import target
-from lowbit_dtp.backends.numba_cpu import NumbaBackend, normal, set_threads, shift_sgd
+from lowbit_dtp.backends.numba_cpu import NumbaBackend, normal, set_threads, shift_sgd, uniform
 from lowbit_dtp.backends.numpy_plain import NumpyBackend
 from lowbit_dtp.data import Samples
 from lowbit_dtp.formats import Format, binary, binary01, float32, table, ufixed
@@ -274,6 +274,14 @@ def test_noise_is_philox_through_box_muller(threads: list[int]) -> None:
         expected += [radius * np.where(swapped, pair[1], pair[0]), radius * np.where(swapped, pair[0], pair[1])]
     blocks = np.stack(expected).reshape(4, -1, 32).transpose(1, 0, 2).reshape(-1)[:3000].reshape(3, 1000)
     np.testing.assert_allclose(numbers, blocks, rtol=1e-4, atol=1e-5)
+
+
+def test_uniform_numbers_are_the_upper_bits_of_philox(threads: list[int]) -> None:
+    numbers = on_each(threads, lambda: uniform(2**33 + 5, 77, 3, (3, 1000)))
+    words = philox([np.arange(1024, dtype=np.uint64), 77, 3, 0], [5, 2])
+    expected = np.stack(words).reshape(4, -1, 32).transpose(1, 0, 2).reshape(-1)[:3000].reshape(3, 1000)
+    assert np.array_equal(numbers, (expected >> np.uint64(8)) * 2.0**-24)
+    assert numbers.dtype == np.float32
 
 
 def test_noise_is_normal() -> None:

@@ -46,7 +46,7 @@ def contents(net: Network, optimizer: Optimizer, progress: Progress) -> dict[str
     """All that a run has changed, bit for bit."""
     return {
         "network": {name: x.tobytes() for name, x in net.tensors().items()},
-        "optimizer": {key: x.tobytes() for key, x in optimizer.state.items()},
+        "optimizer": {key: [x.tobytes() for x in words] for key, words in optimizer.state.items()},
         "wires": {key: (x.dtype, x.tobytes()) for key, x in progress.ledger.wires.items()},
         "progress": progress,
     }

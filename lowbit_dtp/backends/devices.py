@@ -1,0 +1,95 @@
+"""Where arrays live: NumPy's, with compiled kernels, or torch's on a CPU or a GPU."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import Array
+
+DEVICES = ("numpy", "cpu", "cuda", "auto")
+"""Compiled kernels on NumPy arrays; torch on the CPU; torch on a GPU, `cuda:1` on the second; a GPU if there is one."""
+
+
+class DeviceError(ValueError):
+    """A device cannot be used; the message says why, and what would do."""
+
+
+def usable(device: str) -> str:
+    """`device` itself if it can be used, or what `auto` stands for. Raises DeviceError; ImportError without torch."""
+    if device.split(":")[0] not in DEVICES:
+        raise DeviceError(f"no device {device!r}; there are: {', '.join(DEVICES)}")
+    if device == "numpy":
+        return device
+    try:
+        import torch
+    except ImportError:
+        if device == "auto":
+            return "numpy"
+        raise ImportError(f"device {device} needs torch: pip install 'lowbit-dtp[torch]'") from None
+    if device == "cpu":
+        return device
+    fault = _fault(torch, device)
+    if device == "auto":
+        return "numpy" if fault else "cuda"
+    if fault:
+        raise DeviceError(f"device {device} cannot be used: {fault}. Leave --device out to train on the CPU")
+    return device
+
+
+def _fault(torch: Any, device: str) -> str:
+    """Why a GPU cannot be used; nothing if it can."""
+    if torch.version.cuda is None:
+        return f"this torch, {torch.__version__}, is built without CUDA (see https://pytorch.org for one that is not)"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        reason = str(told[0].message).split("\n")[0] if told else "no GPU is visible to it"
+        return f"torch {torch.__version__}, built for CUDA {torch.version.cuda}, finds none ({reason})"
+    number = device.partition(":")[2] or "0"
+    return "" if number.isdigit() and int(number) < count else f"there are {count} GPUs, counted from 0"
+
+
+def mover(device: str) -> Callable[[np.ndarray], Array]:
+    """What brings NumPy arrays to a `usable` device."""
+    if device == "numpy":
+        return lambda x: x
+    from .torch_gpu import tensor_of
+
+    return lambda x: tensor_of(x, device)
+
+
+def described(device: str) -> str:
+    """What a page calls a `usable` device, and how it multiplies if not in float32."""
+    if device == "numpy":
+        return "cpu"
+    import torch
+
+    if device == "cpu":
+        return "cpu (torch)"
+    precision = ", TF32" if torch.get_float32_matmul_precision() != "highest" else ""
+    return f"cuda ({torch.cuda.get_device_name(device)}{precision})"
+
+
+def free_bytes(device: str) -> int | None:
+    """Memory that is free on a `usable` device; None if it is the machine's own."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    torch.cuda.empty_cache()
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+def multiply_in_tf32(allowed: bool) -> None:
+    """Whether a GPU may round the factors of float32 products to 11 bits, TF32; else they are float32 throughout."""
+    import torch
+
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is a GPU's that has no memory left."""
+    return type(error).__name__ == "OutOfMemoryError" and type(error).__module__.split(".")[0] == "torch"

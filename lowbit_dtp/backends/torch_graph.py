@@ -1,0 +1,76 @@
+"""Work on tensors that is written down once and repeated without Python: on a GPU, as one launch.
+
+A small network's step is hundreds of operations of a few microseconds each, and Python takes longer to ask for one than
+the device to do it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from . import Array
+
+_WARM = 2
+"""Repetitions before a CUDA graph is captured, in which libraries choose their kernels and take their memory."""
+
+
+class Recorded:
+    """`body`, done once as it is written down, and again with each call.
+
+    `body` keeps what it changes in `arrays`, in place, and asks for no number on the way. What it does in Python, it
+    does this once. On a GPU the first calls go the slow way, for the libraries to settle; then the work is captured as
+    a CUDA graph. Raises RuntimeError if `body` cannot be recorded.
+    """
+
+    def __init__(self, body: Callable[[], None], arrays: Sequence[Array]) -> None:
+        self._arrays = list({id(x): x for x in arrays}.values())
+        try:
+            with torch.no_grad():
+                self._operations: Any = make_fx(lambda *arrays: body())(*self._arrays)
+        except RuntimeError as error:
+            if "value out of a tracing tensor" not in str(error):
+                raise
+            raise RuntimeError(
+                "a step that is recorded cannot ask for a number on the way, in an `if` or by `float(...)`: a rule of "
+                "your own that has to is trained by fit(..., recorded=False)"
+            ) from error
+        self._operations.graph.eliminate_dead_code()
+        self._operations.recompile()
+        self._cuda = next((x.device for x in self._arrays if x.is_cuda), None)
+        self._graph: Any = None
+        self._calls = 0
+
+    @property
+    def operations(self) -> int:
+        """How many operations on tensors the work is."""
+        return sum(node.op == "call_function" for node in self._operations.graph.nodes)
+
+    def compile(self) -> None:
+        """Have torch.compile fuse the operations into few kernels, with the next call: that takes a minute or so."""
+        self._operations = torch.compile(self._operations, fullgraph=True, dynamic=False)
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        if self._graph is not None:
+            self._graph.replay()
+        elif self._cuda is None:
+            self._operations(*self._arrays)
+        elif self._calls < _WARM:
+            self._calls += 1
+            self._on_the_side()
+        else:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._operations(*self._arrays)
+            self._graph = graph
+            graph.replay()
+
+    def _on_the_side(self) -> None:
+        """Once more, on a stream of its own, as a capture needs it before."""
+        here, side = torch.cuda.current_stream(self._cuda), torch.cuda.Stream(self._cuda)  # type: ignore[no-untyped-call]
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
+            self._operations(*self._arrays)
+        here.wait_stream(side)

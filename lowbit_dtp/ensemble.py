@@ -1,0 +1,87 @@
+"""Ensembles: runs of one kind, trained as one with a leading axis over them in every array, each as if alone."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .backends import Array, backend_of
+from .backends.devices import mover
+from .ledger import Ledger
+from .network import Network
+from .optimizers import Optimizer
+from .training import Progress
+
+RATES = ("learning_rate", "feedback_learning_rate")
+
+
+class Run(NamedTuple):
+    """All that changes while a network, or an ensemble, is trained."""
+
+    net: Network
+    optimizer: Optimizer
+    progress: Progress
+
+
+def together(runs: Sequence[Run], device: str) -> Run:
+    """Runs in NumPy arrays, of one architecture and equally far, as one on `device`. Learning rates may differ."""
+    move = mover(device)
+    first = runs[0]
+
+    def stack(values: list[Any]) -> Array:
+        return move(np.stack(values))
+
+    state = {
+        key: tuple(stack([run.optimizer.state[key][i] for run in runs]) for i in range(len(words)))
+        for key, words in first.optimizer.state.items()
+    }
+    each = {name: tuple(getattr(run.optimizer, name) for run in runs) for name in RATES}
+    rates = {name: values[0] if len(set(values)) == 1 else values for name, values in each.items()}
+    progress = replace(
+        first.progress,
+        loss=stack([run.progress.loss for run in runs]),
+        ledger=Ledger.of_members([run.progress.ledger for run in runs], stack),
+    )
+    net = Network.ensemble([run.net for run in runs]).each_array(move)
+    return Run(net, replace(first.optimizer, state=state, **rates), progress)
+
+
+def apart(run: Run) -> list[Run]:
+    """The members of an ensemble as runs in NumPy arrays; a single network's run as it is."""
+    net, optimizer, progress = run
+    if net.members is None:
+        return [run]
+    xp = backend_of(net.layers[0].weight)
+    host, loss, ledgers = net.each_array(xp.numpy), xp.numpy(progress.loss), progress.ledger.members()
+    state = {key: tuple(map(xp.numpy, words)) for key, words in optimizer.state.items()}
+    runs = []
+    for i, ledger in enumerate(ledgers):
+        ledger.wires = {wire: _unsigned(xp.numpy(x)) for wire, x in ledger.wires.items()}
+        rates = {name: rate[i] for name in RATES if isinstance(rate := getattr(optimizer, name), Sequence)}
+        own = {key: tuple(x[i] for x in words) for key, words in state.items()}
+        runs.append(
+            Run(
+                host.each_array(lambda x, i=i: x[i]),  # type: ignore[misc]
+                replace(optimizer, state=own, **rates),
+                replace(progress, loss=loss[i], ledger=ledger),
+            )
+        )
+    return runs
+
+
+def _unsigned(words: np.ndarray) -> np.ndarray:
+    """Words as NumPy's backend has them, of signed ones that stand for them in torch."""
+    return words.view({np.dtype(np.int64): np.uint64, np.dtype(np.int32): np.uint32}.get(words.dtype, words.dtype))
+
+
+def member_bytes(net: Network, optimizer: Optimizer, batch: int, tested: int = 1000) -> int:
+    """About how much memory one member of an ensemble takes on a device: an estimate, rather high than low.
+
+    Weights, optimizer state, gradients and two temporaries; some twelve numbers a neuron of each sample of a minibatch
+    in training, and six where `tested` samples are tested at a time.
+    """
+    parameters = sum(prod(x.shape) for x in net.tensors().values())
+    samples = max(12 * batch, 6 * tested)
+    return 4 * (parameters * (4 + optimizer.state_words) + samples * sum(net.sizes))
