@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -625,8 +626,15 @@ def _progress() -> Iterator[Any]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
 
         def bar(label: str, total: int) -> Any:
-            task = progress.add_task(label, total=total)
-            return lambda done: progress.update(task, completed=done)
+            task, shown = progress.add_task(label, total=total), 0.0
+
+            def update(done: int) -> None:
+                nonlocal shown
+                if done == total or monotonic() - shown > 0.1:  # a step may take less than showing it
+                    shown = monotonic()
+                    progress.update(task, completed=done)
+
+            return update
 
         yield bar
 

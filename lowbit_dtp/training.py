@@ -148,7 +148,7 @@ class _Steps:
             progress.loss = self._moved(np.zeros(() if isinstance(seed, int) else len(seed)))
         self.place = None if mode == "plain" else _Place(self._moved)
         self.repeated: dict[tuple[str, int], _Repeated] = {}
-        self.losses: dict[tuple[str, int], Array | None] = {}
+        self.losses: dict[tuple[str, int], Array] = {}
 
     def _moved(self, x: np.ndarray) -> Array:
         return backend_of(self.like).moved(x, self.like)
@@ -186,7 +186,9 @@ class _Steps:
     def _step_in_place(self, phase: str, rows: int, ledger: Ledger) -> None:
         assert self.place is not None
         moment = Moment(self.place.epoch, phase, Draws(self.seed, self.place.step))
-        self.losses[phase, rows] = self._step(self.place.indices(rows), moment, ledger)
+        loss, kind = self._step(self.place.indices(rows), moment, ledger), (phase, rows)
+        if self.losses.setdefault(kind, loss) is not loss:
+            self.losses[kind][...] = loss
         self.place.advance(rows)
 
     def _step(self, indices: Array, moment: Moment, ledger: Ledger) -> Array | None:
@@ -201,7 +203,7 @@ class _Steps:
         states = [x for arrays in self.optimizer.state.values() for x in arrays]
         return [
             *self.net.tensors().values(), *states, self.samples.stored, self.samples.labels, self.progress.loss,
-            *self.place.arrays(),
+            *self.place.arrays(), *(loss for loss in self.losses.values() if loss is not None),
         ]  # fmt: skip
 
 

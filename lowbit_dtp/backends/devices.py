@@ -1,5 +1,6 @@
 """Where arrays live: NumPy's, with compiled kernels, or torch's on a CPU or a GPU."""
 
+import gc
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -79,6 +80,7 @@ def free_bytes(device: str) -> int | None:
         return None
     import torch
 
+    gc.collect()
     torch.cuda.empty_cache()
     return int(torch.cuda.mem_get_info(device)[0])
 

@@ -83,15 +83,15 @@ class TorchBackend(Backend):
         return (levels.double() * fmt.step).to(like.dtype) if fmt.word > 24 else levels.to(like.dtype) * fmt.step
 
     def pack(self, codes: Array, fmt: Format) -> Array:
-        return _pack(codes, fmt.bits)
+        return pack(codes, fmt.bits)
 
     def unpack(self, words: Array, fmt: Format, neurons: int) -> Array:
-        return _unpack(words, fmt.bits, neurons).to(_SIGNED[fmt.code_dtype])
+        return unpack(words, fmt.bits, neurons).to(_SIGNED[fmt.code_dtype])
 
     def values(self, signal: "Signal") -> Array:
         codes = signal.carried
         if signal.packed_neurons is not None:
-            codes = _unpack(codes, signal.format.bits, signal.packed_neurons)
+            codes = unpack(codes, signal.format.bits, signal.packed_neurons)
         return self.decode(codes, signal.format, signal.like)
 
     def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[Array, Array]:
@@ -105,9 +105,9 @@ class TorchBackend(Backend):
         refused = (~torch.isfinite(x) if wraps else torch.isnan(x)).sum((-2, -1))
         words, packed_neurons = _encode(x, fmt, uniform), None
         if not isinstance(fmt, Float) and fmt.bits < 32:
-            words, packed_neurons = _pack(words, fmt.bits), int(x.shape[-1])
+            words, packed_neurons = pack(words, fmt.bits), int(x.shape[-1])
             if previous is not None and previous.dtype != words.dtype:  # codes, of a run that was begun in NumPy
-                previous = _pack(previous, fmt.bits)
+                previous = pack(previous, fmt.bits)
         return Carried(words, packed_neurons, *self.ones_and_toggles(words, previous), refused)
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
@@ -199,7 +199,7 @@ def _encode(x: Array, fmt: Format, uniform: Array | None) -> Array:
     return steps.long() & (2**fmt.word - 1)
 
 
-def _pack(codes: Array, bits: int) -> Array:
+def pack(codes: Array, bits: int) -> Array:
     """`packing.pack`: codes [..., neurons] as words [..., words]. Bytes become words as they lie, lowest first."""
     if 8 % bits:  # codes lie across bytes: bit by bit
         codes = ((codes.int()[..., None] >> _lanes(1, bits, codes.device)) & 1).flatten(-2)
@@ -211,10 +211,10 @@ def _pack(codes: Array, bits: int) -> Array:
     return codes.view(torch.int64)
 
 
-def _unpack(words: Array, bits: int, neurons: int) -> Array:
+def unpack(words: Array, bits: int, neurons: int) -> Array:
     """`packing.unpack`: codes [..., neurons], as some integer, of words [..., words]."""
     if 8 % bits:
-        stream = _unpack(words, 1, neurons * bits).unflatten(-1, (neurons, bits))
+        stream = unpack(words, 1, neurons * bits).unflatten(-1, (neurons, bits))
         return (stream.int() << _lanes(1, bits, words.device)).sum(-1)
     codes = words.view(torch.uint8)
     if bits < 8:

@@ -4,7 +4,9 @@ A small network's step is hundreds of operations of a few microseconds each, and
 the device to do it.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +16,12 @@ from . import Array
 
 _WARM = 2
 """Repetitions before a CUDA graph is captured, in which libraries choose their kernels and take their memory."""
+
+
+@cache
+def _pool() -> Any:
+    """Memory for what graphs hold on the way. They share it: none needs what another left there."""
+    return torch.cuda.graph_pool_handle()
 
 
 class Recorded:
@@ -38,6 +46,7 @@ class Recorded:
             ) from error
         self._operations.graph.eliminate_dead_code()
         self._operations.recompile()
+        self._count = sum(node.op == "call_function" for node in self._operations.graph.nodes)
         self._cuda = next((x.device for x in self._arrays if x.is_cuda), None)
         self._graph: Any = None
         self._calls = 0
@@ -45,11 +54,24 @@ class Recorded:
     @property
     def operations(self) -> int:
         """How many operations on tensors the work is."""
-        return sum(node.op == "call_function" for node in self._operations.graph.nodes)
+        return self._count
 
     def compile(self) -> None:
         """Have torch.compile fuse the operations into few kernels, with the next call: that takes a minute or so."""
-        self._operations = torch.compile(self._operations, fullgraph=True, dynamic=False)
+        plain = self._operations
+        compiled: Any = torch.compile(plain, fullgraph=True, dynamic=False)
+
+        def attempt(*arrays: Array) -> None:
+            try:
+                compiled(*arrays)
+                self._operations = compiled
+            except torch._dynamo.exc.TorchDynamoException as error:  # before anything was done
+                reason = str(error).strip().splitlines()[0]
+                warnings.warn(f"torch.compile cannot be used here, so steps stay as they are: {reason}", stacklevel=4)
+                self._operations = plain
+                plain(*arrays)
+
+        self._operations = attempt
 
     @torch.no_grad()
     def __call__(self) -> None:
@@ -62,7 +84,7 @@ class Recorded:
             self._on_the_side()
         else:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, pool=_pool()):
                 self._operations(*self._arrays)
             self._graph = graph
             graph.replay()

@@ -6,12 +6,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
+import pytest
 
 from lowbit_dtp import rules
 from lowbit_dtp.backends import Backend
 from lowbit_dtp.backends.numba_cpu import NumbaBackend
-from lowbit_dtp.backends.torch_gpu import TorchBackend
+from lowbit_dtp.backends.torch_gpu import TorchBackend, tensor_of
 from lowbit_dtp.formats import binary, binary01, fixed, float32, float64, table, ternary, ufixed
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network, layer_names
@@ -65,9 +65,13 @@ class BackendCase:
     numpy: Callable[[Any], np.ndarray]
 
 
-BACKENDS = [
+BACKENDS: list[Any] = [
     BackendCase("numpy", NumbaBackend(), np.array, np.asarray),
-    BackendCase("torch", TorchBackend(), lambda x: torch.tensor(np.ascontiguousarray(x)), lambda x: x.numpy()),
+    BackendCase("torch", TorchBackend(), lambda x: tensor_of(x.copy(), "cpu"), lambda x: x.numpy()),
+    pytest.param(
+        BackendCase("cuda", TorchBackend(), lambda x: tensor_of(x, "cuda"), lambda x: x.cpu().numpy()),
+        marks=pytest.mark.gpu,
+    ),
 ]
 
 LABELS = np.array([0, 2, 1, 1, 2])

@@ -420,13 +420,26 @@ def test_a_member_of_an_ensemble_learns_what_it_would_alone(rule: LearningRule, 
 @pytest.mark.parametrize("case", BACKENDS[1:], ids=lambda case: case.name)
 @every_rule
 def test_backends_learn_and_count_the_same(rule: LearningRule, case: BackendCase) -> None:
-    net = few_bit_network(0, rule)
+    check_backend(case, rule, FEW_BITS)
+
+
+@pytest.mark.parametrize("case", BACKENDS[1:], ids=lambda case: case.name)
+@pytest.mark.parametrize("fmt", LINK_FORMATS, ids=str)
+@every_rule
+def test_backends_agree_on_any_link_in_any_format(rule: LearningRule, fmt: Any, case: BackendCase) -> None:
+    for at in range(len(SIZES) - 1):
+        if not isinstance(rule, rules.FixedLower) or (at and fmt is not float32):
+            check_backend(case, rule, {at: Link(fmt, fmt)})
+
+
+def check_backend(case: BackendCase, rule: LearningRule, at: dict[int, Link]) -> None:
+    """Hold what a rule makes of a minibatch there, and what the ledger counts, to NumPy's."""
+    net = trainee(rule, small_network(SIZES, links_with(SIZES, at)))
     pixels, expected, moved = small_pixels(SIZES[0]), Ledger(), Ledger()
     gradients, loss = all_phases(rule, net, pixels, LABELS, expected, Draws(0))
-    for layer in net.layers:
-        for name, x in layer.parameters().items():
-            setattr(layer, name, case.array(x))
-    there, loss_there = all_phases(rule, net, case.array(pixels), case.array(LABELS), moved, Draws(0))
+    there, loss_there = all_phases(
+        rule, net.each_array(case.array), case.array(pixels), case.array(LABELS), moved, Draws(0)
+    )
     assert float(loss_there) == pytest.approx(float(loss), rel=1e-5)
     assert there.keys() == gradients.keys()
     for key, gradient in there.items():
@@ -434,8 +447,8 @@ def test_backends_learn_and_count_the_same(rule: LearningRule, case: BackendCase
     assert moved.work == expected.work
     assert moved.accesses == expected.accesses
     assert moved.traffic.keys() == expected.traffic.keys()
-    for crossing, counted in moved.crossings():
+    for crossing, counted in moved.traffic.items():
         counts = expected.traffic[crossing]
         assert counted.messages == counts.messages
         if crossing.bits < 32:  # the last bits of a float32 are each library's own
-            assert (counted.ones, counted.toggles) == (counts.ones, counts.toggles), crossing
+            assert counted == counts, crossing
