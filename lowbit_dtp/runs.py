@@ -104,7 +104,7 @@ def run_together(
         groups.setdefault(place, []).append(member)
     for group in groups.values():
         if _lacks_memory(group, data, device, on_step, on_evaluation):
-            raise _too_large(group, device)
+            raise _too_large(group, data, device)
 
 
 @dataclass
@@ -249,18 +249,19 @@ def _lacks_memory(members: list[_Member], data: "DataSet", device: str, *told: A
     return False
 
 
-def _too_large(members: list[_Member], device: str) -> Exception:
+def _too_large(members: list[_Member], data: "DataSet", device: str) -> Exception:
     """What is to be said of an ensemble for which a device has no memory."""
     from .backends.devices import DeviceError, free_bytes
     from .ensemble import member_bytes
 
-    free, one = free_bytes(device) or 0, member_bytes(members[0].run.net, members[0].run.optimizer,
-                                                      members[0].experiment.batch)  # fmt: skip
+    run, batch = members[0].run, members[0].experiment.batch
+    shared = sum(x.stored.nbytes + x.labels.nbytes for x in (data.train, data.valid, data.test))
+    free, one = max(0, (free_bytes(device) or 0) - shared), member_bytes(run.net, run.optimizer, batch)
     fits = free // one
     advice = f"--ensemble {fits} would fit" if fits else "not even one would fit; leave --device out"
     return DeviceError(
         f"device {device} has too little memory for {len(members)} networks at a time: about {one / 1e6:.0f} MB each, "
-        f"and {free / 1e6:.0f} MB are free; {advice}"
+        f"and beside the data {free / 1e6:.0f} MB are free; {advice}"
     )
 
 
@@ -367,7 +368,7 @@ def link_row(link: str, training: Ledger, inference: Ledger) -> dict[str, Any]:
 
 def provenance() -> dict[str, Any]:
     """Command, versions, commit and machine: what it takes to repeat a run."""
-    return {"command": command(), "versions": versions(), "commit": _commit(), "machine": _machine()}
+    return {"command": command(), "versions": versions(), "commit": commit(), "machine": _machine()}
 
 
 def command() -> str:
@@ -389,7 +390,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Commit of the checkout that this file is in, or None."""
     here = Path(__file__).parent
     try:

@@ -71,7 +71,7 @@ class Eager:
         log_probability = torch.log_softmax(logits, 1)
         loss = torch.nn.functional.nll_loss(log_probability, labels)
         error = log_probability.exp_()
-        error[torch.arange(len(labels)), labels] -= 1
+        error[torch.arange(len(labels), device=labels.device), labels] -= 1
         return error, loss
 
     def forward_gradients(

@@ -95,14 +95,14 @@ def theirs(case: Case, on: Samples) -> tuple[Callable[[], object], Callable[[], 
         step = 0
         for epoch in range(10**9):
             for phase, kind in enumerate(rule.phases):
-                for indices in data.minibatches(len(on), setting.batch, setting.seed, epoch * len(rule.phases) + phase):
-                    chosen = torch.from_numpy(indices)
+                order = data.order(len(on), setting.seed, epoch * len(rule.phases) + phase)
+                for chosen in torch.from_numpy(order).split(setting.batch):
                     batch = pixels[chosen], labels[chosen]
                     if kind == "forward":
                         yield net.forward(*batch, rule.target_step)
                     elif case.rule == "dtp":
-                        shape = (len(indices), setting.sizes[1])
-                        noise = torch.from_numpy(Draws(setting.seed, step).normal("noise h1", shape))
+                        like = np.empty((len(chosen), setting.sizes[1]), np.float32)
+                        noise = torch.from_numpy(Draws(setting.seed, step).normal("noise h1", like))
                         noise.mul_(rule.noise_at(epoch))
                         yield (
                             net.inverse(batch[0], noise) if kind == "inverse" else both(*batch, noise, rule.target_step)
