@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint test-mnist bench clean
+.PHONY: help venv demo test lint test-mnist bench gpu-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ test-mnist: .venv/.installed ## slower checks of accuracy, which need MNIST (in 
 bench: .venv/.installed ## time kernels and training beside their peers, 10 minutes; MNIST and onnxruntime are used if at hand
 	-$(PIP) onnx onnxruntime
 	$(BIN)/python tests/benchmarks/bench.py
+
+gpu-check: .venv/.installed ## tests and benchmark of the GPU path, 8 minutes; needs a CUDA device and a torch that is built for it
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python tests/benchmarks/gpu.py
 
 clean: ## remove what tools left behind; .venv and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -331,9 +331,10 @@ class Evaluator:
     def _mistakes(self, which: Any, start: Any, ledger: Ledger) -> Array:
         """How many of `which` samples, of which `start` is the first, are put in the wrong class."""
         pixels, labels = self.samples.part(which)
+        draws = Draws(0, start)
         if self.net.members is not None:
-            pixels = self._xp.shared(pixels, self.net.members)
-        return (self.net.classify(pixels, ledger, Draws(0, start)) != labels).sum(-1)
+            pixels, draws = self._xp.shared(pixels, self.net.members), Draws((0,) * self.net.members, start)
+        return (self.net.classify(pixels, ledger, draws) != labels).sum(-1)
 
     def _recorded(self, place: _Place, rows: int) -> _Repeated:
         def work(ledger: Ledger) -> None:

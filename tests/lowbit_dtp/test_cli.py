@@ -330,3 +330,43 @@ def test_newer_run_is_refused_by_name(comparison, tmp_path):
             assert call(line[0], where, *line[1:]) == Said(2, "", f"{message}\n")
     said = call(*COMPARE, "--out", folder)
     assert (said.status, said.out, said.err.splitlines()[-1]) == (2, "", message)
+
+
+def test_compare_trains_all_seeds_of_a_rule_at_a_time_on_a_device(tmp_path):
+    line = ("compare", "--data", "digits", "--rules", "dtp,fixed-lower", "--seeds", "3", "--epochs", "1", "--json")
+    summaries = []
+    for name, options in {
+        "all": ("--device", "cpu"),
+        "two": ("--device", "cpu", "--ensemble", 2),
+        "kernels": (),
+    }.items():
+        said = call(*line, *options, "--out", tmp_path / name)
+        assert said.status == 0, said.err
+        summaries.append(json.loads(said.out)["rows"])
+    devices = [[row["device"] for row in rows] for rows in summaries]
+    assert devices == [["cpu (torch), 3 at a time"] * 2, ["cpu (torch), 2 at a time, cpu (torch)"] * 2, ["cpu"] * 2]
+    for rows in zip(*summaries, strict=True):
+        errors = [row["test_error_percent"]["mean"] for row in rows]
+        assert errors[0] == pytest.approx(errors[2], abs=0.5) and errors[1] == pytest.approx(errors[2], abs=0.5)
+        assert rows[0]["links"]["h1-h2"]["up_bits_per_sample"] == rows[2]["links"]["h1-h2"]["up_bits_per_sample"]
+    assert "cpu (torch), 3 at a time" in (tmp_path / "all" / "report.html").read_text()
+    seen = [call("evaluate", tmp_path / "all", "--device", x, "--json") for x in ("numpy", "cpu")]
+    rows = [json.loads(said.out) for said in seen]
+    assert [row["bits_per_inference"] for row in rows[0]] == [row["bits_per_inference"] for row in rows[1]]
+    assert [row["error_percent"] for row in rows[0]] == pytest.approx(
+        [row["error_percent"] for row in rows[1]], abs=0.5
+    )
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "evaluate"])
+def test_a_device_that_cannot_be_used_is_told_before_anything_starts(command, tmp_path):
+    arguments = (tmp_path,) if command == "evaluate" else ("--out", tmp_path / "run")
+    said = call(command, *arguments, "--device", "cuda:99")
+    assert said.status == 2
+    assert said.err.startswith("lowbit-dtp: device cuda:99 cannot be used: ")
+    assert said.err.endswith(". Leave --device out to train on the CPU\n")
+    assert list(tmp_path.iterdir()) == []
+    said = call(command, *arguments, "--tf32")
+    assert (said.status, said.err) == (
+        2, "lowbit-dtp: --tf32 is for products on a GPU: give --device cuda, not numpy\n"
+    )  # fmt: skip

@@ -296,6 +296,15 @@ def test_tests_are_recorded_once_for_all(few: Samples, device: str) -> None:
     assert ledgers[0] == ledgers[1]
 
 
+@pytest.mark.parametrize("device", ["numpy", *DEVICES])
+def test_a_member_is_tested_as_it_would_be_alone(device: str, few: Samples) -> None:
+    """Random rounding included."""
+    links = [Link("ufixed(5,1)"), Link("fixed(3,1,stochastic)"), Link("fixed(3,2,stochastic)")]
+    alone = [evaluate(Network.build(SIZES, links, seed=seed), few, batch=40) for seed in SEEDS]
+    assert evaluate(ensemble(device, links), few.on(device), batch=40).tolist() == pytest.approx(alone, abs=1.0)
+    assert len(set(alone)) > 1
+
+
 @every_device
 def test_what_cannot_be_sent_is_told_when_the_ledger_is_read(few: Samples, device: str) -> None:
     net, progress = ensemble(device), Progress()
