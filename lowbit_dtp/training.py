@@ -1,22 +1,23 @@
 """Training: a generator of steps, and the test of what came out. An ensemble is trained as one network is.
 
-On a device that records, a step is done as it is written once, then written down, and repeated without Python; what it
-depends on, place, epoch and noise, is counted up on the device. Nothing waits for it before the end of an epoch.
+On a device that records, each kind of step is written down once and repeated without Python; nothing waits for the
+device before the end of an epoch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .backends import Array, Backend, Recording, backend_of
+from .backends import Array, backend_of
 from .data import Samples, order
 from .formats import choose
 from .ledger import Ledger
 from .network import Network
 from .optimizers import Optimizer
 from .randomness import Draws
+from .recording import Place, Repeated
 from .rules import LearningRule
 from .rules.rule import Moment
 
@@ -127,27 +128,25 @@ def _chosen(mode: str, net: Network, steps: int) -> str:
     return best if mode == "auto" else mode
 
 
+@dataclass
 class _Steps:
     """The steps of a run, taken one way or the other."""
 
-    def __init__(
-        self,
-        net: Network,
-        rule: LearningRule,
-        optimizer: Optimizer,
-        samples: Samples,
-        batch: int,
-        seed: int | Sequence[int],
-        progress: Progress,
-        mode: str,
-    ) -> None:
-        self.net, self.rule, self.optimizer, self.samples = net, rule, optimizer, samples
-        self.batch, self.seed, self.progress, self.mode = batch, seed, progress, mode
-        self.like = net.layers[0].weight
-        if not progress.losses:
-            progress.loss = self._moved(np.zeros(() if isinstance(seed, int) else len(seed)))
-        self.place = None if mode == "plain" else _Place(self._moved)
-        self.repeated: dict[tuple[str, int], _Repeated] = {}
+    net: Network
+    rule: LearningRule
+    optimizer: Optimizer
+    samples: Samples
+    batch: int
+    seed: int | Sequence[int]
+    progress: Progress
+    mode: str
+
+    def __post_init__(self) -> None:
+        self.like = self.net.layers[0].weight
+        if not self.progress.losses:
+            self.progress.loss = self._moved(np.zeros(() if isinstance(self.seed, int) else len(self.seed)))
+        self.place = None if self.mode == "plain" else Place(self._moved)
+        self.repeated: dict[tuple[str, int], Repeated] = {}
         self.losses: dict[tuple[str, int], Array] = {}
 
     def _moved(self, x: np.ndarray) -> Array:
@@ -163,7 +162,8 @@ class _Steps:
         if self.place is None:
             self.order = self._moved(orders)
         else:
-            self.place.begin(self._moved(orders), self.progress, self.batch)
+            progress = self.progress
+            self.place.begin(self._moved(orders), progress.minibatch * self.batch, progress.step, progress.epoch)
 
     def take(self, phase: str, rows: int) -> Array | None:
         """Train on the next `rows` samples; returns the loss."""
@@ -173,7 +173,7 @@ class _Steps:
             return self._step(self.order[..., start : start + rows], moment, self.progress.ledger)
         kind = phase, rows
         if kind not in self.repeated:
-            self.repeated[kind] = _Repeated(
+            self.repeated[kind] = Repeated(
                 lambda ledger: self._step_in_place(phase, rows, ledger),
                 self._arrays,
                 backend_of(self.like),
@@ -207,81 +207,6 @@ class _Steps:
         ]  # fmt: skip
 
 
-class _Place:
-    """Where a run is, in arrays on the device, which recorded steps read and count up by themselves."""
-
-    def __init__(self, moved: Callable[[np.ndarray], Array]) -> None:
-        self._moved = moved
-        self.start, self.step = moved(np.zeros((), np.int64)), moved(np.zeros((), np.int64))
-        self.epoch = moved(np.zeros(()))
-        self.order: Array = None
-        self._counts: dict[int, Array] = {}
-
-    def begin(self, orders: Array, progress: Progress, batch: int) -> None:
-        """A pass over the samples in the `orders` [samples] or [members, samples]."""
-        if self.order is None:
-            self.order = orders
-        else:
-            self.order[...] = orders
-        self.start[...], self.step[...] = progress.minibatch * batch, progress.step
-        self.epoch[...] = progress.epoch
-
-    def indices(self, rows: int) -> Array:
-        """Of the next `rows` samples."""
-        if rows not in self._counts:
-            self._counts[rows] = self._moved(np.arange(rows))
-        return self.order[..., self.start + self._counts[rows]]
-
-    def advance(self, rows: int) -> None:
-        """Go on to the next samples and step."""
-        self.start += rows
-        self.step += 1
-
-    def arrays(self) -> list[Array]:
-        """Whatever changes."""
-        return [self.start, self.step, self.epoch, self.order]
-
-
-class _Repeated:
-    """Work on a device: done as it is written the first time, recorded while it is done the second, and then repeated.
-
-    The first time makes what is made once: optimizer state, wires, constants.
-    """
-
-    def __init__(
-        self,
-        work: Callable[[Ledger], None],
-        arrays: Callable[[], list[Array]],
-        xp: Backend,
-        ledger: Ledger | None,
-        *,
-        compiled: bool,
-    ) -> None:
-        self.work, self.arrays, self.xp, self.ledger, self.compiled = work, arrays, xp, ledger, compiled
-        self.warm = False
-        self.once = Ledger()
-        self.again: Recording | None = None
-
-    def __call__(self) -> None:
-        ledger = Ledger() if self.ledger is None else self.ledger
-        if self.again is not None:
-            self.again()
-        elif self.warm:
-            self.once = ledger.of_one_step()
-            self.again = self.xp.record(lambda: self._do(self.once), [*self.arrays(), *ledger.arrays()])
-            if self.compiled:
-                self.again.compile()
-        else:
-            self._do(ledger)
-            self.warm = True
-            return
-        ledger.repeated(self.once)
-
-    def _do(self, ledger: Ledger) -> None:
-        with ledger.wires_in_place():
-            self.work(ledger)
-
-
 class Evaluator:
     """The test of a network on samples, as often as one likes; on a device that records, written down once for all.
 
@@ -293,11 +218,11 @@ class Evaluator:
         self._like = net.layers[0].weight
         self._xp = backend_of(self._like)
         self._wrong = self._zeros()
-        self._place: _Place | None = None
+        self._place: Place | None = None
         if _chosen(mode, net, 0) != "plain":
-            self._place = _Place(self._moved)
-            self._place.begin(self._moved(np.arange(len(samples))), Progress(), batch)
-        self._repeated: dict[int, _Repeated] = {}
+            self._place = Place(self._moved)
+            self._place.begin(self._moved(np.arange(len(samples))))
+        self._repeated: dict[int, Repeated] = {}
 
     def __call__(self, ledger: Ledger | None = None) -> Any:
         """Share of the samples that the network puts in the wrong class, in percent: a number, or [members].
@@ -336,7 +261,7 @@ class Evaluator:
             pixels, draws = self._xp.shared(pixels, self.net.members), Draws((0,) * self.net.members, start)
         return (self.net.classify(pixels, ledger, draws) != labels).sum(-1)
 
-    def _recorded(self, place: _Place, rows: int) -> _Repeated:
+    def _recorded(self, place: Place, rows: int) -> Repeated:
         def work(ledger: Ledger) -> None:
             self._wrong += self._mistakes(place.indices(rows), place.start, ledger)
             place.advance(rows)
@@ -346,7 +271,7 @@ class Evaluator:
             return [*self.net.tensors().values(), *samples, self._wrong, *place.arrays()]
 
         if rows not in self._repeated:
-            self._repeated[rows] = _Repeated(work, arrays, self._xp, None, compiled=False)
+            self._repeated[rows] = Repeated(work, arrays, self._xp, None, compiled=False)
         return self._repeated[rows]
 
 
