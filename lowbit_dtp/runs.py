@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 30.0
 """Most seconds of training that a sudden stop can lose."""
+_PAUSE = 20
+"""How many times as long as saving an ensemble takes, it is trained before it is saved again."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,7 @@ def _train(
     for member in members:
         member.goes_on(described(device), len(members))
     started = last_saved = time.perf_counter()
+    pause = 0.0
 
     def spent() -> None:
         nonlocal started
@@ -211,7 +214,6 @@ def _train(
     )  # fmt: skip
     for step in steps:
         on_step(progress.step)
-        due = time.perf_counter() - last_saved >= CHECKPOINT_SECONDS
         if step.epoch_ends:
             losses = np.ravel(numpy(step.epoch_loss)).tolist()  # which waits for the device
             spent()
@@ -221,13 +223,19 @@ def _train(
                 evaluation = Evaluation(progress.epoch, loss, wrong[0], wrong[1], round(member.seconds, 4), *bits)
                 member.evaluated(evaluation)
                 on_evaluation(member.index, evaluation)
-        if due or (single and step.epoch_ends):  # of an ensemble, an epoch may take less than a checkpoint
+        now = time.perf_counter()
+        due = now - last_saved >= (pause if step.epoch_ends else CHECKPOINT_SECONDS)
+        if due:
+            runs = apart(run)
             if not step.epoch_ends:
                 spent()
-            for member, own in zip(members, apart(run), strict=True):
+            for member, own in zip(members, runs, strict=True):
                 member.save(own)
             last_saved = time.perf_counter()
-        started = time.perf_counter() if due or step.epoch_ends else started
+            if not single:  # of which an epoch may take less than a checkpoint
+                pause = min(CHECKPOINT_SECONDS, _PAUSE * (last_saved - now))
+        if due or step.epoch_ends:
+            started = time.perf_counter()
     testing = Ledger()
     last = np.ravel(evaluate(inference, test, testing)), np.ravel(tests[0]())
     testings = [testing] if single else testing.members()

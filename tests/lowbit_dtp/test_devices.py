@@ -152,6 +152,17 @@ def test_members_that_were_stopped_apart_go_on_apart(
         assert_alike(folder, other)
 
 
+def test_an_ensemble_is_saved_after_its_first_epoch(data: Any, tmp_path: Path) -> None:
+    def stop(done: int) -> None:
+        if done == STEPS_AN_EPOCH + 1:
+            raise StoppedError
+
+    folders = [tmp_path / f"seed-{seed}" for seed in SEEDS]
+    with pytest.raises(StoppedError):
+        run_together(experiments(), folders, data, device="cpu", on_step=stop)
+    assert all((folder / "checkpoint.safetensors").exists() for folder in folders)
+
+
 def test_apart_gives_back_what_was_put_together(data: Any) -> None:
     members = []
     for experiment in experiments():
