@@ -107,7 +107,10 @@ class Ledger:
         self._settle()
         for crossing, traffic in self._traffic.items():
             if _total(traffic.refused):
-                raise refusal(crossing, f"{crossing.format} was given NaN, or infinity, which it cannot send")
+                where = [i for i, number in enumerate(self._listed(traffic.refused)) if number]
+                member = f" (member {where[0]} of the ensemble)" if self.runs > 1 else ""
+                why = f"{crossing.format} was given NaN, or infinity, which it cannot send{member}"
+                raise refusal(crossing, why)
         return {c: Traffic(t.messages, _total(t.ones), _total(t.toggles)) for c, t in self._traffic.items()}
 
     @property
@@ -250,12 +253,8 @@ class Ledger:
         One that was to send what it cannot is refused when its `traffic` is read.
         """
         self._settle()
-
-        def listed(count: Any) -> Any:
-            return count.tolist() if hasattr(count, "tolist") else [count] * self.runs
-
         counts = [
-            (crossing, t.messages, [listed(count) for count in (t.ones, t.toggles, t.refused)])
+            (crossing, t.messages, [self._listed(count) for count in (t.ones, t.toggles, t.refused)])
             for crossing, t in self._traffic.items()
         ]
         ledgers = []
@@ -268,6 +267,10 @@ class Ledger:
             ledger._accesses = {access: words // self.runs for access, words in self._accesses.items()}
             ledgers.append(ledger)
         return ledgers
+
+    def _listed(self, count: Any) -> list[int]:
+        """A count of each member."""
+        return count.tolist() if hasattr(count, "tolist") and count.ndim else [count] * self.runs
 
     @classmethod
     def of_members(cls, ledgers: "list[Ledger]", stack: Callable[[list[Any]], Any]) -> "Ledger":

@@ -87,7 +87,8 @@ class Network:
 
     def on(self, device: str) -> "Network":
         """A copy of the network, whose arrays are NumPy's, on `device`: see `backends.devices.DEVICES`."""
-        return self.each_array(mover(usable(device)))
+        move = mover(usable(device))
+        return self.each_array(lambda x: move(x.copy()))
 
     def each_array(self, make: Callable[[Array], Array]) -> "Network":
         """The network with what `make` makes of each parameter."""

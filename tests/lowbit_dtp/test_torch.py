@@ -279,6 +279,18 @@ def test_members_end_as_they_would_alone(few: Samples, device: str) -> None:
             assert wrong[i] == pytest.approx(evaluate(alone, few), abs=3)
 
 
+@pytest.mark.parametrize("device", ["numpy", *DEVICES])
+def test_a_network_on_a_device_is_a_copy(device: str, few: Samples) -> None:
+    net = Network.build(SIZES, LINKS)
+    before = {name: x.copy() for name, x in net.tensors().items()}
+    copy, samples = net.on(device), few.on(device)
+    for _ in fit(copy, rules.StraightThrough(), optimizers.RMSprop(0.01), samples, 1, 25):
+        pass
+    for name, x in net.tensors().items():
+        assert np.array_equal(x, before[name])
+        assert not np.array_equal(numpy_of(copy.tensors()[name]), x) or "feedback" in name
+
+
 @every_device
 def test_tests_are_recorded_once_for_all(few: Samples, device: str) -> None:
     net, samples = ensemble(device), few.on(device)
@@ -312,7 +324,7 @@ def test_what_cannot_be_sent_is_told_when_the_ledger_is_read(few: Samples, devic
     for _ in fit(net, rules.StraightThrough(), optimizers.SGD(0.01), few.on(device), 1, 25, SEEDS, progress):
         pass
     message = "link h1-h2, forward 'activity': binary was given NaN, or infinity, which it cannot send"
-    with pytest.raises(ValueError, match=f"^{message}$"):
+    with pytest.raises(ValueError, match=rf"^{message} \(member 1 of the ensemble\)$"):
         progress.ledger.bits()
     members = progress.ledger.members()
     assert members[0].bits() == members[2].bits() > 0
