@@ -174,7 +174,7 @@ class FixedPoint(Format):
         choose("rounding", self.rounding, ROUNDINGS)
         choose("overflow", self.overflow, dict.fromkeys(OVERFLOWS))
 
-    @property
+    @cached_property
     def name(self) -> str:  # type: ignore[override]
         extra = [v for v, usual in ((self.rounding, "nearest-even"), (self.overflow, "saturate")) if v != usual]
         return f"{'' if self.signed else 'u'}fixed({','.join(map(str, [self.word, self.integer, *extra]))})"
@@ -259,7 +259,7 @@ class Float(Format):
 
     word: int = 32
 
-    @property
+    @cached_property
     def name(self) -> str:  # type: ignore[override]
         return f"float{self.word}"
 

@@ -62,24 +62,24 @@ class Layer:
         """What the neurons make of the signal from below: `activation(below @ weight + bias)`."""
         return self._activate(self.drive(below, ledger, purpose), ledger, purpose)
 
-    def recall(self, above: Signal, ledger: Ledger, purpose: str, known: tuple[Signal, Array] | None = None) -> Array:
+    def recall(self, above: Signal, ledger: Ledger, purpose: str) -> Array:
         """This layer's state as the layer above implies it: `activation(above @ feedback + feedback_bias)`.
 
-        Eq. 3.11 of the thesis, with the decoder's weights beside the neurons it decodes to. `known` is an earlier
-        signal and what was recalled from it with the same weights: samples that say the same again are not computed
-        again, though they are counted, as the neurons would compute them.
+        Eq. 3.11 of the thesis, with the decoder's weights beside the neurons it decodes to.
         """
-        same = backend_of(above.carried).same_rows(above, known[0]) if known else None
-        if known is None or same is None or not same.any():
-            return self._activate(self._affine(above, "feedback", "feedback_bias", ledger, purpose), ledger, purpose)
-        rows = self._rows(above)
-        self._count(ledger, self._count_affine, "feedback", "feedback_bias", above.format.name, rows, purpose)
-        self._count(ledger, self._count_activation, rows, purpose)
-        state, changed = known[1].copy(), ~same
-        xp = backend_of(state)
-        drive = xp.drive(above.rows(changed), self.feedback, self.feedback_bias)
-        state[changed] = self.activation.apply(xp, drive)
-        return state
+        return self._activate(self._affine(above, "feedback", "feedback_bias", ledger, purpose), ledger, purpose)
+
+    def recall_change(self, before: Signal, after: Signal, ledger: Ledger, purpose: str) -> Array:
+        """What `recall` gives for one signal less what it gives for another: `recall(after) - recall(before)`.
+
+        Exactly zero for a sample that is the same in both. A backend may leave such samples out; they are counted, as
+        the neurons would compute them.
+        """
+        for above in (before, after):
+            self._enter(above, "feedback", "feedback_bias", ledger, purpose)
+            self._count(ledger, self._count_activation, self._rows(above), purpose)
+        xp = backend_of(self.feedback)
+        return xp.change(self.activation, before, after, self.feedback, self.feedback_bias)
 
     def blame(self, error: Array, ledger: Ledger) -> Array:
         """Backpropagation's message to the layer below, `error @ weight.T` [..., batch, below]."""
@@ -120,7 +120,13 @@ class Layer:
         return backend_of(state).through(self.activation, state, blame)
 
     def _affine(self, signal: Signal, weight: str, bias: str, ledger: Ledger, purpose: str) -> Array:
+        self._enter(signal, weight, bias, ledger, purpose)
         w, b = getattr(self, weight), getattr(self, bias)
+        return backend_of(w).drive(signal, w, b)
+
+    def _enter(self, signal: Signal, weight: str, bias: str, ledger: Ledger, purpose: str) -> None:
+        """Count the product of a signal with weights, if it can be had."""
+        w = getattr(self, weight)
         if w is None:
             raise ValueError(f"layer {self.name} has no {weight} weights")
         if signal.shape[-1] != w.shape[-2]:
@@ -128,7 +134,6 @@ class Layer:
                 f"layer {self.name} takes {w.shape[-2]} neurons through {weight!r}, but was given {signal.shape[-1]}"
             )
         self._count(ledger, self._count_affine, weight, bias, signal.format.name, self._rows(signal), purpose)
-        return backend_of(w).drive(signal, w, b)
 
     def _activate(self, drive: Array, ledger: Ledger, purpose: str) -> Array:
         self._count(ledger, self._count_activation, self._rows(drive), purpose)
@@ -143,14 +148,16 @@ class Layer:
 
     def _count(self, ledger: Ledger, count: Callable[..., None], *details: Any) -> None:
         key = (count.__name__, *details)
-        if key not in self._costs:
-            count(once := Ledger(), *details)
-            self._costs[key] = once
-        ledger.repeated(self._costs[key], self.members)
+        cost = self._costs.get(key)
+        if cost is None:
+            count(cost := Ledger(), *details)
+            self._costs[key] = cost
+        ledger.repeated(cost, 1 if self.bias.ndim == 1 else self.members)
 
     def _rows(self, x: Array | Signal) -> int:
         """Samples that each member has in `x` [..., batch, neurons]."""
-        return prod(x.shape[self.bias.ndim - 1 : -1])
+        shape, axes = x.shape, self.bias.ndim - 1
+        return shape[axes] if len(shape) == axes + 2 else prod(shape[axes:-1])
 
     def _size(self, name: str) -> int:
         """Numbers that each member has in its parameter `name`."""

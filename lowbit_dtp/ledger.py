@@ -21,6 +21,8 @@ class Flow(StrEnum):
     FORWARD = "forward"
     FEEDBACK = "feedback"
 
+    __hash__ = str.__hash__  # an enumeration's own is Python, and takes longer than a look-up
+
 
 class Crossing(NamedTuple):
     """A kind of message: which link, which way, why, in which format, and how many codes wide."""
@@ -133,7 +135,9 @@ class Ledger:
 
     def crossed(self, crossing: Crossing, messages: int, ones: Any, toggles: Any, refused: Any = 0) -> None:
         """Count `messages` of a kind, with their ones and toggles: numbers, or arrays [members]."""
-        traffic = self._traffic.setdefault(crossing, Traffic())
+        traffic = self._traffic.get(crossing)
+        if traffic is None:
+            traffic = self._traffic[crossing] = Traffic()
         traffic.messages += messages
         traffic.ones += ones
         traffic.toggles += toggles
@@ -155,7 +159,10 @@ class Ledger:
         A layer does the same in every step: this is one addition instead of one for each kind of event. What depends
         on data, ones and toggles, is not repeated.
         """
-        self._repeated.setdefault(id(once), [once, 0])[1] += times
+        counted = self._repeated.get(id(once))
+        if counted is None:
+            counted = self._repeated[id(once)] = [once, 0]
+        counted[1] += times
 
     def of_one_step(self) -> "Ledger":
         """A ledger for a step that will be `repeated`: it adds ones and toggles to this one, and counts all else anew.

@@ -25,7 +25,7 @@ class Signal:
     made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """What a backend made of the signal, to make it once."""
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """[..., batch, neurons]."""
         neurons = self.carried.shape[-1] if self.packed_neurons is None else self.packed_neurons
@@ -42,10 +42,6 @@ class Signal:
     def values(self) -> Array:
         """The numbers the codes stand for."""
         return backend_of(self.carried).values(self)
-
-    def rows(self, chosen: Array) -> "Signal":
-        """The signal of some samples of a [batch]."""
-        return Signal(self.carried[chosen], self.format, self.like, self.packed_neurons)
 
     def packed(self) -> "Signal":
         """The same signal, held as packed words."""
@@ -77,6 +73,18 @@ class Link:
         """`lower-upper`."""
         return f"{self.lower}-{self.upper}"
 
+    @cached_property
+    def _crossings(self) -> dict[tuple[Flow, str, int], Crossing]:
+        """Kinds of message that have crossed, by way, purpose and width."""
+        return {}
+
+    def _crossing(self, flow: Flow, purpose: str, width: int) -> Crossing:
+        key = flow, purpose, width
+        if key not in self._crossings:
+            fmt = self.format(flow)
+            self._crossings[key] = Crossing(self.name, flow, purpose, fmt.name, fmt.bits, width)
+        return self._crossings[key]
+
     def format(self, flow: Flow) -> Format:
         """The format for that way across."""
         return self.forward if flow is Flow.FORWARD else self.feedback
@@ -91,13 +99,13 @@ class Link:
         uniform = None
         if fmt.stochastic and draws is not None:
             uniform = draws.uniform(f"{self.name} {flow} {purpose}", x)
-        messages, width = prod(x.shape[:-1]), int(x.shape[-1])
-        crossing = Crossing(self.name, flow, purpose, fmt.name, fmt.bits, width)
+        messages, wire = prod(x.shape[:-1]), (self.name, flow)
+        crossing = self._crossing(flow, purpose, int(x.shape[-1]))
         try:
-            carried = xp.transmit(x, fmt, uniform, ledger.wires.get((self.name, flow)))
+            carried = xp.transmit(x, fmt, uniform, ledger.wires.get(wire))
         except ValueError as error:
             raise refusal(crossing, str(error)) from None
         ledger.crossed(crossing, messages, carried.ones, carried.toggles, carried.refused)
         if messages:
-            ledger.wires[self.name, flow] = carried.words[..., -1, :]
+            ledger.wires[wire] = carried.words[..., -1, :]
         return Signal(carried.words, fmt, x, carried.packed_neurons)

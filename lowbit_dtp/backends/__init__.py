@@ -181,9 +181,10 @@ class Backend(ABC):
         """
         return self.matmul(signal.values.mT, error, spent), error.sum(-2)
 
-    def same_rows(self, signal: "Signal", other: "Signal") -> Array | None:
-        """Whether each row [batch] of two signals is the same, or None if it does not pay to know."""
-        return None
+    def change(self, activation: "Activation", before: "Signal", after: "Signal", weight: Array, bias: Array) -> Array:
+        """`activation(after @ weight + bias) - activation(before @ weight + bias)`."""
+        there, here = (activation.apply(self, self.drive(signal, weight, bias)) for signal in (after, before))
+        return there - here
 
     @abstractmethod
     def tanh(self, x: Array, out: Array | None = None) -> Array:

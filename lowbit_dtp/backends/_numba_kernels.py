@@ -97,13 +97,13 @@ def holds_nan(x):
 
 
 @njit(cache=True, nogil=True)
-def same_rows(a, b, same):
-    """Whether each row of words in `a` is that in `b`."""
+def differing_rows(a, b, differ):
+    """Whether each row of words in `a` is another than that in `b`."""
     for i in range(a.shape[0]):
         difference = np.uint64(0)
         for w in range(a.shape[1]):
             difference |= a[i, w] ^ b[i, w]
-        same[i] = difference == 0
+        differ[i] = difference != 0
 
 
 # --- centred RMSprop with momentum, for what follows ------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, lru_cache
 from math import prod
 
@@ -212,12 +213,16 @@ class NumbaBackend(NumpyBackend):
                 values, error = values[learning], error[learning]
         return self.matmul(values.T, error, spent), sums
 
-    def same_rows(self, signal: "Signal", other: "Signal") -> Array | None:
-        if signal.packed_neurons is None or signal.carried.shape != other.carried.shape:
-            return None
-        same = np.empty(len(signal.carried), np.bool_)
-        kernels.same_rows(signal.carried, other.carried, same)
-        return same
+    def change(self, activation: "Activation", before: "Signal", after: "Signal", weight: Array, bias: Array) -> Array:
+        if before.packed_neurons is None or before.carried.shape != after.carried.shape:
+            return super().change(activation, before, after, weight, bias)
+        differ = np.empty(len(before.carried), np.bool_)
+        kernels.differing_rows(before.carried, after.carried, differ)
+        both = replace(before, carried=np.concatenate([before.carried[differ], after.carried[differ]]), made={})
+        states = activation.apply(self, self.drive(both, weight, bias))
+        change, count = np.zeros((len(differ), weight.shape[1]), states.dtype), len(states) // 2
+        change[differ] = states[count:] - states[:count]
+        return change
 
     def tanh(self, x: Array, out: Array | None = None) -> Array:
         return _tanh(x, out, 1.0, 1.0, 0.0) if _is_plain(x) else super().tanh(x, out)

@@ -27,7 +27,5 @@ class DTP(TargetProp):
         """
         link, below = net.links[index], net.layers[index - 1]
         said = link.send(run.states[index], Flow.FEEDBACK, "state", ledger, moment.draws)
-        here = below.recall(said, ledger, "target")
         asked = link.send(target, Flow.FEEDBACK, "target", ledger, moment.draws)
-        wanted = below.recall(asked, ledger, "target", known=(said, here))
-        return run.states[index - 1] + (wanted - here)
+        return run.states[index - 1] + below.recall_change(said, asked, ledger, "target")

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numba
@@ -155,25 +155,27 @@ def test_bits_are_transposed(shape: tuple[int, int]) -> None:
     assert all((blocks[i // 32, j] >> (i % 32) & 1) == bits[i, j] for i, j in np.ndindex(shape))
 
 
-def test_rows_that_say_the_same() -> None:
-    x = random(6, 70)
-    y = x.copy()
-    y[[1, 4], 69] *= -1
-    assert COMPILED.same_rows(sent(x, binary), sent(y, binary)).tolist() == [True, False, True, True, False, True]
-    assert COMPILED.same_rows(sent(x, ufixed(2, 1)), sent(y, ufixed(2, 1))) is None
+def test_rows_that_differ() -> None:
+    a = pack((random(6, 70) >= 0).astype(np.uint8), 1)
+    b, differ = a.copy(), np.empty(6, np.bool_)
+    b[[1, 4], 1] ^= np.uint64(1 << 5)
+    kernels.differing_rows(a, b, differ)
+    assert differ.tolist() == [False, True, False, False, True, False]
 
 
-def test_recall_computes_changed_samples_alone() -> None:
-    """The same numbers, and the same count, as without knowing what was recalled before."""
-    net = Network.build([4, 80, 70, 3], [Link("binary", "binary")] * 3)
+@pytest.mark.parametrize("changed", [[], [3], [1, 4, 7, 8, 9, 10, 15], range(20)], ids=str)
+@pytest.mark.parametrize("fmt", [binary, ufixed(2, 1)], ids=str)
+def test_a_change_is_computed_of_samples_that_change_alone(fmt: Format, changed: Sequence[int]) -> None:
+    """The same numbers as two recalls give, exactly zero elsewhere, and the same count."""
+    layer = Network.build([4, 80, 70, 3], [Link(fmt, fmt)] * 3).layers[0]
     state, ledgers = random(20, 70), (Ledger(), Ledger())
     target = state.copy()
-    target[::5] *= -1
-    said, asked = sent(state, binary), sent(target, binary)
-    here = net.layers[0].recall(said, Ledger(), "target")
-    known = net.layers[0].recall(asked, ledgers[0], "target", known=(said, here))
-    np.testing.assert_allclose(known, net.layers[0].recall(asked, ledgers[1], "target"), rtol=0, atol=1e-6)
-    assert np.array_equal(np.flatnonzero((known != here).any(1)), [0, 5, 10, 15])
+    target[list(changed)] *= -1
+    said, asked = sent(state, fmt), sent(target, fmt)
+    change = layer.recall_change(said, asked, ledgers[0], "target")
+    here, there = (layer.recall(signal, ledgers[1], "target") for signal in (said, asked))
+    np.testing.assert_allclose(change, there - here, rtol=0, atol=1e-6)
+    assert np.array_equal(np.flatnonzero(change.any(1)), list(changed))
     assert ledgers[0] == ledgers[1]
 
 
