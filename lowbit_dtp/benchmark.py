@@ -10,7 +10,7 @@ import numpy as np
 from .backends import backend_of, packed
 from .data import Samples
 from .experiment import Plan
-from .formats import binary, float32
+from .formats import binary, float32, ufixed
 from .ledger import Flow, Ledger
 from .links import Link, Signal
 from .training import fit
@@ -62,7 +62,7 @@ def steps() -> Iterator[Timing]:
     """Training steps of the thesis' network on random images as sparse as digits: a minibatch of 100."""
     random = np.random.default_rng(0)
     pixels = random.integers(1, 256, (1000, 784), np.uint8) * (random.random((1000, 784)) < 0.19)
-    samples = Samples(pixels, random.integers(0, 10, len(pixels)), 1 / 256)
+    samples = Samples(pixels, random.integers(0, 10, len(pixels)), ufixed(8, 0))
     for rule in ("dtp", "straight-through"):
         setting = Plan.load("mnist").experiment(rule, seed=0)
         going = fit(setting.network(), setting.learning_rule(), setting.make_optimizer(), samples, 10**9, setting.batch)

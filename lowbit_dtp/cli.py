@@ -573,10 +573,10 @@ def _export(
     """Export the network of `run`, and what is to be said of it."""
     from export import export_network
 
+    pixels = samples.test.pixels
     made = export_network(
         run / "network.safetensors", target, folder, weights, signals,
-        samples.test.part(slice(GOLDEN_SAMPLES))[0], verify,
-        (samples.test.pixels, samples.test.labels),
+        pixels[:GOLDEN_SAMPLES], verify, (pixels, samples.test.labels),
     )  # fmt: skip
     accuracy = made.accuracy.as_dict() if made.accuracy else {}
     return {

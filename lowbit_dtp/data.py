@@ -10,6 +10,7 @@ import os
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from math import prod
 from pathlib import Path
@@ -20,7 +21,8 @@ import numpy.typing as npt
 
 from .backends import Array, backend_of
 from .backends.devices import mover, usable
-from .formats import FixedPoint, choose, ufixed
+from .formats import FixedPoint, Format, choose, ufixed
+from .links import Signal
 from .randomness import generator
 from .storage import write_bytes
 
@@ -44,11 +46,11 @@ class Samples:
     """Images and what they show."""
 
     stored: Array
-    """[samples, neurons], each image row by row: the pixels themselves, or bytes that count their `step`s."""
+    """[samples, neurons], each image row by row: the pixels themselves, or their codes."""
     labels: Array
     """Integers [samples], from 0."""
-    step: float | None = None
-    """What one in a byte of `stored` stands for; None if it holds pixels as they are."""
+    format: Format | None = None
+    """What the codes in `stored` stand for; None if it holds pixels as they are."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,17 +58,23 @@ class Samples:
     @property
     def pixels(self) -> Array:
         """All pixels [samples, neurons] in [0, 1]; of bytes, a new float32 array, four times as large."""
-        return self.part(slice(None))[0]
+        pixels = self.part(slice(None))[0]
+        return pixels.values if isinstance(pixels, Signal) else pixels
+
+    @cached_property
+    def _float(self) -> Array:
+        """An array of the type that pixels have, where the samples are."""
+        return backend_of(self.stored).moved(np.zeros(0, np.float32), self.stored)
 
     def on(self, device: str) -> "Samples":
         """The samples, whose arrays are NumPy's, on `device`: see `backends.devices.DEVICES`."""
         move = mover(usable(device))
-        return Samples(move(self.stored), move(self.labels), self.step)
+        return Samples(move(self.stored), move(self.labels), self.format)
 
-    def part(self, which: Any) -> tuple[Array, Array]:
-        """Pixels and labels of `which` samples, a slice or indices."""
+    def part(self, which: Any) -> tuple[Array | Signal, Array]:
+        """Pixels and labels of `which` samples, a slice or indices. Codes are a `Signal`, and sent as they are."""
         stored, labels = self.stored[which], self.labels[which]
-        return stored if self.step is None else backend_of(stored).pixels(stored, self.step), labels
+        return stored if self.format is None else Signal(stored, self.format, self._float), labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +198,7 @@ def load(name: str, folder: Path | str | None = None) -> DataSet:
             (images, labels), start = next(parts), 0
         which, start = slice(start, start + size), start + size
         stored = images[which].reshape(size, -1)
-        samples.append(Samples(stored, labels[which].astype(np.int64), source.pixel_format.step))
+        samples.append(Samples(stored, labels[which].astype(np.int64), source.pixel_format))
     train, valid, test = samples
     return DataSet(name, train, valid, test, CLASSES, source.pixel_format, shape, source.citation)
 

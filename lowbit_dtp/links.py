@@ -89,23 +89,29 @@ class Link:
         """The format for that way across."""
         return self.forward if flow is Flow.FORWARD else self.feedback
 
-    def send(self, x: Array, flow: Flow, purpose: str, ledger: Ledger, draws: Draws | None = None) -> Signal:
+    def send(self, x: Array | Signal, flow: Flow, purpose: str, ledger: Ledger, draws: Draws | None = None) -> Signal:
         """Quantize `x` [..., batch, neurons], count it in `ledger` as `purpose`, and deliver it.
 
+        What is in codes of the link's format already, as images are that are kept as bytes, is sent as it is.
         `draws` is needed by formats that round stochastically. Raises ValueError, naming the link, on NaN; where that
         would keep a device waiting, the ledger raises it when its traffic is read.
         """
-        fmt, xp = self.format(flow), backend_of(x)
-        uniform = None
-        if fmt.stochastic and draws is not None:
-            uniform = draws.uniform(f"{self.name} {flow} {purpose}", x)
+        fmt = self.format(flow)
+        if isinstance(x, Signal) and (x.format != fmt or x.packed_neurons is not None):
+            x = x.values
         messages, wire = prod(x.shape[:-1]), (self.name, flow)
-        crossing = self._crossing(flow, purpose, int(x.shape[-1]))
-        try:
-            carried = xp.transmit(x, fmt, uniform, ledger.wires.get(wire))
-        except ValueError as error:
-            raise refusal(crossing, str(error)) from None
+        crossing, previous = self._crossing(flow, purpose, int(x.shape[-1])), ledger.wires.get(wire)
+        if isinstance(x, Signal):
+            like, carried = x.like, backend_of(x.carried).carry(x.carried, fmt, previous)
+        else:
+            like, xp, uniform = x, backend_of(x), None
+            if fmt.stochastic and draws is not None:
+                uniform = draws.uniform(f"{self.name} {flow} {purpose}", x)
+            try:
+                carried = xp.transmit(x, fmt, uniform, previous)
+            except ValueError as error:
+                raise refusal(crossing, str(error)) from None
         ledger.crossed(crossing, messages, carried.ones, carried.toggles, carried.refused)
         if messages:
             ledger.wires[wire] = carried.words[..., -1, :]
-        return Signal(carried.words, fmt, x, carried.packed_neurons)
+        return Signal(carried.words, fmt, like, carried.packed_neurons)

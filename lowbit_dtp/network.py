@@ -106,20 +106,22 @@ class Network:
         """The link called `name`."""
         return choose("link", name, {link.name: link for link in self.links})
 
-    def forward(self, pixels: Array, ledger: Ledger, draws: Draws | None = None, layers: int | None = None) -> Pass:
+    def forward(
+        self, pixels: Array | Signal, ledger: Ledger, draws: Draws | None = None, layers: int | None = None
+    ) -> Pass:
         """States of the lowest `layers` layers (default all) for `pixels` [..., batch, input]."""
         if pixels.shape[-1] != self.sizes[0]:
             raise ValueError(f"the network takes {self.sizes[0]} inputs a sample, but was given {pixels.shape[-1]}")
         states: list[Array] = []
         received: list[Signal] = []
-        state = pixels
+        state: Array | Signal = pixels
         for link, layer in list(zip(self.links, self.layers, strict=True))[:layers]:
             received.append(link.send(state, Flow.FORWARD, "activity", ledger, draws))
             state = layer.state(received[-1], ledger)
             states.append(state)
         return Pass(states, received)
 
-    def classify(self, pixels: Array, ledger: Ledger, draws: Draws | None = None) -> Array:
+    def classify(self, pixels: Array | Signal, ledger: Ledger, draws: Draws | None = None) -> Array:
         """Class [..., batch] with the largest logit; the first of equals."""
         return self.forward(pixels, ledger, draws).states[-1].argmax(-1)
 

@@ -5,7 +5,7 @@ device before the end of an epoch.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from .backends import Array, backend_of
 from .data import Samples, order
 from .formats import choose
 from .ledger import Ledger
+from .links import Signal
 from .network import Network
 from .optimizers import Optimizer
 from .randomness import Draws
@@ -256,9 +257,13 @@ class Evaluator:
     def _mistakes(self, which: Any, start: Any, ledger: Ledger) -> Array:
         """How many of `which` samples, of which `start` is the first, are put in the wrong class."""
         pixels, labels = self.samples.part(which)
-        draws = Draws(0, start)
-        if self.net.members is not None:
-            pixels, draws = self._xp.shared(pixels, self.net.members), Draws((0,) * self.net.members, start)
+        draws, members = Draws(0, start), self.net.members
+        if members is not None:
+            draws = Draws((0,) * members, start)
+            if isinstance(pixels, Signal):
+                pixels = replace(pixels, carried=self._xp.shared(pixels.carried, members), made={})
+            else:
+                pixels = self._xp.shared(pixels, members)
         return (self.net.classify(pixels, ledger, draws) != labels).sum(-1)
 
     def _recorded(self, place: Place, rows: int) -> Repeated:

@@ -123,10 +123,6 @@ class Backend(ABC):
         """Uniform numbers in [0, 1), multiples of 2^-24, of the shape and type of `like`."""
 
     @abstractmethod
-    def pixels(self, stored: Array, step: float) -> Array:
-        """float32 numbers of which the bytes `stored` count the `step`s."""
-
-    @abstractmethod
     def encode(self, x: Array, fmt: Format, uniform: Array | None) -> Array:
         """Codes of `x`, as `fmt.encode` gives them. Raises ValueError on NaN."""
 
@@ -156,6 +152,10 @@ class Backend(ABC):
 
         Raises ValueError on NaN, or says in `refused` that it met it.
         """
+
+    @abstractmethod
+    def carry(self, codes: Array, fmt: Format, previous: Array | None) -> Carried:
+        """`transmit` of what is in codes already."""
 
     def values(self, signal: "Signal") -> Array:
         """The numbers that the codes of `signal` stand for."""

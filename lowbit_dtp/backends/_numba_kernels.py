@@ -382,25 +382,45 @@ def count_nonzeros(x):
     return count
 
 
+def _finder(number):
+    """A pass over rows of `number` that writes the nonzeros of `unit` times them as compressed rows."""
+    load, splat = loader(number, LANES), splatter(number, LANES)
+
+    @njit
+    def find(x, zero, unit, ends, columns, numbers):
+        (rows, n), flat = x.shape, x.reshape(-1)
+        whole, count = n - n % LANES, 0
+        ends[0] = 0
+        for i in range(rows):
+            for j in range(0, whole, LANES):
+                found = bits_of(differs(load(flat, i * n + j), splat(zero)))
+                while found:
+                    column = j + lowest_bit(found)
+                    columns[count], numbers[count] = column, unit * x[i, column]
+                    count += 1
+                    found &= found - np.uint64(1)
+            for j in range(whole, n):
+                if x[i, j] != 0:
+                    columns[count], numbers[count] = j, unit * x[i, j]
+                    count += 1
+            ends[i + 1] = count
+
+    return find
+
+
+_find_floats, _find_codes = _finder(types.float32), _finder(types.uint8)
+
+
 @njit(cache=True, nogil=True)
 def find_nonzeros(x, ends, columns, numbers):
     """The nonzeros of `x` [rows, n] as compressed rows: those of row i are at `ends[i]` to `ends[i + 1]`."""
-    (rows, n), flat = x.shape, x.reshape(-1)
-    whole, count = n - n % LANES, 0
-    ends[0] = 0
-    for i in range(rows):
-        for j in range(0, whole, LANES):
-            found = bits_of(differs(_load(flat, i * n + j), _splat(np.float32(0))))
-            while found:
-                column = j + lowest_bit(found)
-                columns[count], numbers[count] = column, x[i, column]
-                count += 1
-                found &= found - np.uint64(1)
-        for j in range(whole, n):
-            if x[i, j] != 0:
-                columns[count], numbers[count] = j, x[i, j]
-                count += 1
-        ends[i + 1] = count
+    _find_floats(x, np.float32(0), np.float32(1), ends, columns, numbers)
+
+
+@njit(cache=True, nogil=True)
+def find_nonzero_codes(codes, step, ends, columns, numbers):
+    """The same of `step` times uint8 `codes`."""
+    _find_codes(codes, np.uint8(0), step, ends, columns, numbers)
 
 
 @njit(cache=True, nogil=True)

@@ -370,8 +370,15 @@ def _multiply(a: Array, b: Array, bias: Array, product: Array) -> None:
 def _sparse(signal: "Signal") -> Any:
     """The nonzeros of a signal as compressed rows, made once; None if they are not few, as in images with no ground."""
     if "sparse" not in signal.made:
-        values = signal.values
+        codes, fmt = signal.carried, signal.format
         signal.made["sparse"] = None
+        if isinstance(fmt, FixedPoint) and not fmt.signed and codes.dtype == np.uint8:  # code 0 is zero
+            if (count := np.count_nonzero(codes)) < _DENSE * codes.size:
+                found = np.empty(len(codes) + 1, np.int64), np.empty(count, np.int32), np.empty(count, np.float32)
+                kernels.find_nonzero_codes(codes, np.float32(fmt.step), *found)
+                signal.made["sparse"] = found
+            return signal.made["sparse"]
+        values = signal.values
         if _is_plain(values) and (count := kernels.count_nonzeros(values.reshape(-1))) < _DENSE * values.size:
             found = np.empty(len(values) + 1, np.int64), np.empty(count, np.int32), np.empty(count, np.float32)
             kernels.find_nonzeros(values, *found)

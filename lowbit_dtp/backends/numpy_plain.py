@@ -43,11 +43,6 @@ class NumpyBackend(Backend):
     def shared(self, x: Array, members: int) -> Array:
         return np.broadcast_to(x, (members, *x.shape))
 
-    def pixels(self, stored: Array, step: float) -> Array:
-        pixels = stored.astype(np.float32)
-        pixels *= np.float32(step)
-        return pixels
-
     def encode(self, x: Array, fmt: Format, uniform: Array | None) -> Array:
         if isinstance(fmt, Table):
             if np.isnan(x).any():
@@ -70,7 +65,9 @@ class NumpyBackend(Backend):
         return packing.unpack(words, fmt.bits, neurons).astype(fmt.code_dtype)
 
     def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Carried:
-        codes = self.encode(x, fmt, uniform)
+        return self.carry(self.encode(x, fmt, uniform), fmt, previous)
+
+    def carry(self, codes: Array, fmt: Format, previous: Array | None) -> Carried:
         if previous is not None and previous.dtype != codes.dtype:  # words, of a run begun with another backend
             previous = self.unpack(previous, fmt, codes.shape[-1])
         return Carried(codes, None, *self.ones_and_toggles(codes, previous))

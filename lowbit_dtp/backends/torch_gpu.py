@@ -63,9 +63,6 @@ class TorchBackend(Backend):
     def shared(self, x: Array, members: int) -> Array:
         return x.expand(members, *x.shape)
 
-    def pixels(self, stored: Array, step: float) -> Array:
-        return stored.to(torch.float32) * step
-
     def encode(self, x: Array, fmt: Format, uniform: Array | None) -> Array:
         if bool(torch.isnan(x).any()):
             raise ValueError(f"{fmt.name} cannot send NaN")
@@ -103,12 +100,15 @@ class TorchBackend(Backend):
     def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Carried:
         wraps = isinstance(fmt, FixedPoint) and fmt.overflow == "wrap"
         refused = (~torch.isfinite(x) if wraps else torch.isnan(x)).sum((-2, -1))
-        words, packed_neurons = _encode(x, fmt, uniform), None
-        if not isinstance(fmt, Float) and fmt.bits < 32:
-            words, packed_neurons = pack(words, fmt.bits), int(x.shape[-1])
-            if previous is not None and previous.dtype != words.dtype:  # codes, of a run that was begun in NumPy
-                previous = pack(previous, fmt.bits)
-        return Carried(words, packed_neurons, *self.ones_and_toggles(words, previous), refused)
+        return self.carry(_encode(x, fmt, uniform), fmt, previous)._replace(refused=refused)
+
+    def carry(self, codes: Array, fmt: Format, previous: Array | None) -> Carried:
+        if isinstance(fmt, Float) or fmt.bits >= 32:
+            return Carried(codes, None, *self.ones_and_toggles(codes, previous))
+        words = pack(codes, fmt.bits)
+        if previous is not None and previous.dtype != words.dtype:  # codes, of a run that was begun in NumPy
+            previous = pack(previous, fmt.bits)
+        return Carried(words, int(codes.shape[-1]), *self.ones_and_toggles(words, previous))
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         return torch.matmul(a, b, out=out)
@@ -196,7 +196,7 @@ def _encode(x: Array, fmt: Format, uniform: Array | None) -> Array:
         steps = torch.remainder(steps - fmt.lowest_level, 2.0**fmt.word) + fmt.lowest_level
     else:
         steps = torch.clamp(steps, fmt.lowest_level, fmt.highest_level)
-    return steps.long() & (2**fmt.word - 1)
+    return (steps.int() if fmt.word < 31 else steps.long()) & (2**fmt.word - 1)
 
 
 def pack(codes: Array, bits: int) -> Array:

@@ -137,7 +137,7 @@ def epochs(scale: Scale, rule: str, count: int) -> tuple[float, float]:
     (net, optimizer, progress), samples = run_of(scale, experiment, scale.seeds)
     learning = experiment.learning_rule()
     inference = net.with_links(learning.inference_links(net.links))
-    tested = Samples(samples.stored[: scale.tested], samples.labels[: scale.tested], samples.step)
+    tested = Samples(samples.stored[: scale.tested], samples.labels[: scale.tested], samples.format)
     tests = [Evaluator(inference, tested) for _ in range(2)]
     mode = "compiled" if scale.device != "cpu" else "recorded"
     seeds = range(scale.seeds)

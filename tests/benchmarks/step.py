@@ -20,6 +20,7 @@ from lowbit_dtp.backends import numba_cpu
 from lowbit_dtp.backends.numba_cpu import set_threads
 from lowbit_dtp.data import Samples
 from lowbit_dtp.experiment import Experiment, Plan
+from lowbit_dtp.formats import ufixed
 from lowbit_dtp.randomness import Draws
 from lowbit_dtp.training import fit
 
@@ -64,7 +65,7 @@ def samples(dense: bool = False, count: int = TRAINED) -> Samples:
         random = np.random.default_rng(0)
         stored = random.integers(1, 256, (count, 784), np.uint8) * (random.random((count, 784)) < 0.19)
         labels = random.integers(0, 10, count)
-    return Samples(np.maximum(stored, 1) if dense else stored, labels, 1 / 256)
+    return Samples(np.maximum(stored, 1) if dense else stored, labels, ufixed(8, 0))
 
 
 def has_mnist() -> bool:

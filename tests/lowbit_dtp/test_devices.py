@@ -13,9 +13,10 @@ import torch
 from lowbit_dtp import runs
 from lowbit_dtp.backends import devices
 from lowbit_dtp.backends.devices import DeviceError, usable
-from lowbit_dtp.data import load
+from lowbit_dtp.data import Samples, load
 from lowbit_dtp.ensemble import Run, apart, member_bytes, together
 from lowbit_dtp.experiment import Experiment, Plan
+from lowbit_dtp.formats import ufixed
 from lowbit_dtp.runs import run, run_together, summary_row
 from lowbit_dtp.storage import read_json, read_tensors
 from lowbit_dtp.training import Progress, fit
@@ -282,9 +283,7 @@ def test_what_a_member_takes() -> None:
     plan = Plan.load("mnist")
     one = plan.experiment("dtp", 0)
     draw = np.random.default_rng(0)
-    from lowbit_dtp.data import Samples
-
-    samples = Samples(draw.integers(0, 256, (1000, 784)).astype(np.uint8), draw.integers(0, 10, 1000), 1 / 256).on(
+    samples = Samples(draw.integers(0, 256, (1000, 784)).astype(np.uint8), draw.integers(0, 10, 1000), ufixed(8, 0)).on(
         "cuda"
     )
     taken = []

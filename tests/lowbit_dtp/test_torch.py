@@ -34,7 +34,7 @@ LINKS = [Link("ufixed(5,1)"), Link("binary", "fixed(4,1,stochastic)"), Link("fix
 def few() -> Samples:
     """Samples of which minibatches of 25 leave a remainder."""
     train = data.load("digits").train
-    return Samples(train.stored[:103], train.labels[:103], train.step)
+    return Samples(train.stored[:103], train.labels[:103], train.format)
 
 
 def numpy_of(x: Any) -> np.ndarray:
@@ -196,7 +196,7 @@ def test_a_step_never_waits_and_fetches_nothing(
         return torch_gpu.tensor_of(x, "meta")
 
     net = ensemble("numpy").each_array(meta)
-    samples = Samples(meta(few.stored), meta(few.labels), few.step)
+    samples = Samples(meta(few.stored), meta(few.labels), few.format)
     trainee, optimizer = net.with_links(rule.training_links(net.links)), optimizers.RMSprop([0.1, 0.2, 0.3])
     progress = Progress(ledger=Ledger(runs=3))
     steps = _Steps(trainee, rule, optimizer, samples, 25, SEEDS, progress, "recorded")

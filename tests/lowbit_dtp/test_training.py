@@ -15,7 +15,7 @@ from lowbit_dtp.ledger import Flow
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network
 from lowbit_dtp.optimizers import SGD, Optimizer, RMSprop
-from lowbit_dtp.rules import LearningRule
+from lowbit_dtp.rules import DTP, LearningRule
 from lowbit_dtp.training import Progress, evaluate, fit
 from tests.conformance.cases import RULES
 
@@ -89,6 +89,21 @@ def test_a_run_that_stops_goes_on_bit_for_bit(
         assert notes == {"note": done}
     assert parts == losses
     assert contents(net, optimizer, progress) == expected
+
+
+@pytest.mark.parametrize("link", ["ufixed(8,0)", "ufixed(5,1)", "fixed(9,1)", "float32"])
+def test_images_kept_as_codes_train_as_their_pixels_do(link: str, few: Samples) -> None:
+    """Bit for bit, whether the link's format is that of the codes, and they are sent as they are, or another."""
+    coded = data.load("digits").train
+    coded = Samples(coded.stored[:103], coded.labels[:103], coded.format)
+    assert np.array_equal(coded.pixels, few.pixels)
+    found = []
+    for samples in (few, coded):
+        links = [Link(link), Link("binary", "binary"), Link()]
+        net, optimizer, progress = Network.build([64, 70, 80, 10], links), RMSprop(0.01), Progress()
+        losses = [step.loss for step in fit(net, DTP(), optimizer, samples, 2, 25, progress=progress)]
+        found.append((losses, contents(net, optimizer, progress), evaluate(net, samples)))
+    assert found[0] == found[1]
 
 
 @every_rule
