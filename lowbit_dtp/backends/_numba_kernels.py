@@ -34,6 +34,9 @@ _BLOCK = 4096
 
 _load = loader(types.float32, LANES)
 _splat, _spread = splatter(types.float32, LANES), spreader(types.float32, LANES)
+_PART = 16
+"""Numbers of which a kernel holds many at a time: a register of AVX-512."""
+_load_part, _splat_part = loader(types.float32, _PART), splatter(types.float32, _PART)
 
 # --- codes ------------------------------------------------------------------------------------------------------------
 
@@ -322,7 +325,11 @@ def _add_up(words, start, row_step, block_step, low, high, w, n, column, bias, t
     for q in range((k + 31) // 32):
         groups = min(_GROUPS, (k - 32 * q + 3) // 4)
         for u in range(groups):
-            _subset_sums(w, 32 * q + 4 * u, k, n, column, low, high, table, u * 16 * LANES)
+            row = 32 * q + 4 * u
+            if row + 4 <= k:
+                _subset_sums(w, row, n, column, low, high, table, u * 16 * LANES)
+            else:
+                _last_subset_sums(w, row, k, n, column, low, high, table, u * 16 * LANES)
         if groups == _GROUPS:  # a constant, which unrolls the loop inside
             _look_up(words, start + q * block_step, row_step, table, _GROUPS, sums, rows)
         else:
@@ -330,8 +337,39 @@ def _add_up(words, start, row_step, block_step, low, high, w, n, column, bias, t
 
 
 @njit
-def _subset_sums(w, row, k, n, column, low, high, table, place):
-    """Write the 16 sums of `low` or `high` times each of 4 rows of `w` from `row`; rows from `k` on count as zero."""
+def _subset_sums(w, row, n, column, low, high, table, place):
+    """Write the 16 sums of `low` or `high` times each of 4 rows of `w` from `row`, of few columns: in registers."""
+    lowest, step = _splat_part(low), _splat_part(high - low)
+    for part in range(0, LANES, _PART):
+        at, to = row * n + column + part, place + part
+        a, b = _load_part(w, at), _load_part(w, at + n)
+        c, d = _load_part(w, at + 2 * n), _load_part(w, at + 3 * n)
+        s0 = lowest * (a + b + c + d)
+        a, b, c, d = step * a, step * b, step * c, step * d
+        s1 = s0 + a
+        s2, s3 = s0 + b, s1 + b
+        s4, s5, s6, s7 = s0 + c, s1 + c, s2 + c, s3 + c
+        store(table, to, s0)
+        store(table, to + LANES, s1)
+        store(table, to + 2 * LANES, s2)
+        store(table, to + 3 * LANES, s3)
+        store(table, to + 4 * LANES, s4)
+        store(table, to + 5 * LANES, s5)
+        store(table, to + 6 * LANES, s6)
+        store(table, to + 7 * LANES, s7)
+        store(table, to + 8 * LANES, s0 + d)
+        store(table, to + 9 * LANES, s1 + d)
+        store(table, to + 10 * LANES, s2 + d)
+        store(table, to + 11 * LANES, s3 + d)
+        store(table, to + 12 * LANES, s4 + d)
+        store(table, to + 13 * LANES, s5 + d)
+        store(table, to + 14 * LANES, s6 + d)
+        store(table, to + 15 * LANES, s7 + d)
+
+
+@njit
+def _last_subset_sums(w, row, k, n, column, low, high, table, place):
+    """The same where there may be fewer than 4 rows; those from `k` on count as zero."""
     step, all_four = _splat(high - low), _splat(np.float32(0))
     for i in range(min(4, k - row)):
         all_four = all_four + _load(w, (row + i) * n + column)
