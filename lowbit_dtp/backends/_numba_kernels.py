@@ -325,11 +325,7 @@ def _add_up(words, start, row_step, block_step, low, high, w, n, column, bias, t
     for q in range((k + 31) // 32):
         groups = min(_GROUPS, (k - 32 * q + 3) // 4)
         for u in range(groups):
-            row = 32 * q + 4 * u
-            if row + 4 <= k:
-                _subset_sums(w, row, n, column, low, high, table, u * 16 * LANES)
-            else:
-                _last_subset_sums(w, row, k, n, column, low, high, table, u * 16 * LANES)
+            _subset_sums(w, 32 * q + 4 * u, k, n, column, low, high, table, u * 16 * LANES)
         if groups == _GROUPS:  # a constant, which unrolls the loop inside
             _look_up(words, start + q * block_step, row_step, table, _GROUPS, sums, rows)
         else:
@@ -337,13 +333,22 @@ def _add_up(words, start, row_step, block_step, low, high, w, n, column, bias, t
 
 
 @njit
-def _subset_sums(w, row, n, column, low, high, table, place):
-    """Write the 16 sums of `low` or `high` times each of 4 rows of `w` from `row`, of few columns: in registers."""
-    lowest, step = _splat_part(low), _splat_part(high - low)
+def _subset_sums(w, row, k, n, column, low, high, table, place):
+    """Write the 16 sums of `low` or `high` times each of 4 rows of `w` from `row`; rows from `k` on count as zero.
+
+    A few columns at a time, whose sums all stay in registers.
+    """
+    lowest, step, left = _splat_part(low), _splat_part(high - low), k - row
     for part in range(0, LANES, _PART):
         at, to = row * n + column + part, place + part
-        a, b = _load_part(w, at), _load_part(w, at + n)
-        c, d = _load_part(w, at + 2 * n), _load_part(w, at + 3 * n)
+        a = b = c = d = _splat_part(np.float32(0))
+        if left >= 4:
+            a, b = _load_part(w, at), _load_part(w, at + n)
+            c, d = _load_part(w, at + 2 * n), _load_part(w, at + 3 * n)
+        else:
+            a = _load_part(w, at)
+            b = _load_part(w, at + n) if left > 1 else b
+            c = _load_part(w, at + 2 * n) if left > 2 else c
         s0 = lowest * (a + b + c + d)
         a, b, c, d = step * a, step * b, step * c, step * d
         s1 = s0 + a
@@ -365,19 +370,6 @@ def _subset_sums(w, row, n, column, low, high, table, place):
         store(table, to + 13 * LANES, s5 + d)
         store(table, to + 14 * LANES, s6 + d)
         store(table, to + 15 * LANES, s7 + d)
-
-
-@njit
-def _last_subset_sums(w, row, k, n, column, low, high, table, place):
-    """The same where there may be fewer than 4 rows; those from `k` on count as zero."""
-    step, all_four = _splat(high - low), _splat(np.float32(0))
-    for i in range(min(4, k - row)):
-        all_four = all_four + _load(w, (row + i) * n + column)
-    store(table, place, _splat(low) * all_four)
-    for i in range(min(4, k - row)):
-        more = step * _load(w, (row + i) * n + column)
-        for known in range(1 << i):
-            store(table, place + ((1 << i) + known) * LANES, _load(table, place + known * LANES) + more)
 
 
 @njit
