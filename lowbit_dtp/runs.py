@@ -345,7 +345,7 @@ def summary_row(spec: str, folder: Path, seeds: Sequence[int]) -> tuple[dict[str
         "valid_error_percent": _spread([r["valid_error_percent"] for r in results]),
         "links": {link: link_row(link, training, inference) for link in training.links()},
         "seconds_per_epoch": _median([r["seconds_per_epoch"] for r in results]),
-        "device": ", ".join(dict.fromkeys(_devices(r["parts"]) for r in results)),
+        "device": ", ".join(dict.fromkeys(_devices(r.get("parts", [])) for r in results)),
     }
     return row, training, inference
 
