@@ -52,6 +52,15 @@ class Samples:
     format: Format | None = None
     """What the codes in `stored` stand for; None if it holds pixels as they are."""
 
+    def __post_init__(self) -> None:
+        if self.format is None or not isinstance(self.stored, np.ndarray):
+            return
+        if self.stored.dtype.kind != "u":
+            raise TypeError(f"samples: codes of {self.format} are unsigned whole numbers, not {self.stored.dtype}")
+        bits = self.format.bits
+        if self.stored.dtype.itemsize * 8 > bits and int(self.stored.max(initial=0)) >= 1 << bits:
+            raise ValueError(f"samples: code {self.stored.max()} does not fit in the {bits} bits of {self.format}")
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -370,20 +370,26 @@ def _multiply(a: Array, b: Array, bias: Array, product: Array) -> None:
 def _sparse(signal: "Signal") -> Any:
     """The nonzeros of a signal as compressed rows, made once; None if they are not few, as in images with no ground."""
     if "sparse" not in signal.made:
-        codes, fmt = signal.carried, signal.format
-        signal.made["sparse"] = None
-        if isinstance(fmt, FixedPoint) and not fmt.signed and codes.dtype == np.uint8:  # code 0 is zero
-            if (count := np.count_nonzero(codes)) < _DENSE * codes.size:
-                found = np.empty(len(codes) + 1, np.int64), np.empty(count, np.int32), np.empty(count, np.float32)
-                kernels.find_nonzero_codes(codes, np.float32(fmt.step), *found)
-                signal.made["sparse"] = found
-            return signal.made["sparse"]
-        values = signal.values
-        if _is_plain(values) and (count := kernels.count_nonzeros(values.reshape(-1))) < _DENSE * values.size:
-            found = np.empty(len(values) + 1, np.int64), np.empty(count, np.int32), np.empty(count, np.float32)
-            kernels.find_nonzeros(values, *found)
-            signal.made["sparse"] = found
+        signal.made["sparse"] = _find_nonzeros(signal)
     return signal.made["sparse"]
+
+
+def _find_nonzeros(signal: "Signal") -> Any:
+    codes, fmt, step = signal.carried, signal.format, None
+    if isinstance(fmt, FixedPoint) and not fmt.signed and codes.dtype == np.uint8 and codes.flags.c_contiguous:
+        x, count, step = codes, np.count_nonzero(codes), np.float32(fmt.step)  # code 0 is zero: no need for values
+    elif _is_plain(x := signal.values):
+        count = kernels.count_nonzeros(x.reshape(-1))
+    else:
+        return None
+    if count >= _DENSE * x.size:
+        return None
+    found = np.empty(len(x) + 1, np.int64), np.empty(count, np.int32), np.empty(count, np.float32)
+    if step is None:
+        kernels.find_nonzeros(x, *found)
+    else:
+        kernels.find_nonzero_codes(x, step, *found)
+    return found
 
 
 @cache

@@ -1,5 +1,6 @@
 """Training in memory: the same numbers on any number of threads, and after a stop at any step."""
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from lowbit_dtp import checkpoint, data
 from lowbit_dtp.backends.numba_cpu import set_threads
 from lowbit_dtp.data import Samples
+from lowbit_dtp.formats import ufixed
 from lowbit_dtp.ledger import Flow
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network
@@ -104,6 +106,29 @@ def test_images_kept_as_codes_train_as_their_pixels_do(link: str, few: Samples) 
         losses = [step.loss for step in fit(net, DTP(), optimizer, samples, 2, 25, progress=progress)]
         found.append((losses, contents(net, optimizer, progress), evaluate(net, samples)))
     assert found[0] == found[1]
+
+
+def test_images_may_lie_in_any_order() -> None:
+    """Sparse ones, whose nonzeros are taken from their codes where these lie row by row."""
+    draw = np.random.default_rng(0)
+    rows = (draw.integers(0, 32, (103, 64)) * (draw.random((103, 64)) < 0.2)).astype(np.uint8)
+    columns, labels = np.asfortranarray(rows), draw.integers(0, 10, 103)
+    net = Network.build([64, 70, 80, 10], [Link("ufixed(5,1)"), Link("binary"), Link()])
+    errors = [evaluate(net, Samples(x, labels, ufixed(5, 1)), batch=50) for x in (rows, columns)]
+    assert errors[0] == errors[1] < 100
+    assert not columns[:50].flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("stored", "error", "message"),
+    [
+        (np.full((2, 3), 32, np.uint8), ValueError, "samples: code 32 does not fit in the 5 bits of ufixed(5,1)"),
+        (np.zeros((2, 3)), TypeError, "samples: codes of ufixed(5,1) are unsigned whole numbers, not float64"),
+    ],
+)
+def test_codes_that_are_none_of_their_format(stored: np.ndarray, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        Samples(stored, np.zeros(2, np.int64), ufixed(5, 1))
 
 
 @every_rule
