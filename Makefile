@@ -37,7 +37,7 @@ bench: .venv/.installed ## time kernels and training beside their peers, 10 minu
 	-$(PIP) onnx onnxruntime
 	$(BIN)/python tests/benchmarks/bench.py
 
-gpu-check: .venv/.installed ## tests and benchmark of the GPU path, 8 minutes; needs a CUDA device and a torch that is built for it
+gpu-check: .venv/.installed ## tests and benchmark of the GPU path; needs a CUDA device and a torch that is built for it
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python tests/benchmarks/gpu.py
 

@@ -20,7 +20,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from hw_models import Bill, Placement
     from lowbit_dtp.data import DataSet
-    from lowbit_dtp.experiment import Experiment, Plan
+    from lowbit_dtp.experiment import Plan
     from lowbit_dtp.ledger import Ledger
     from lowbit_dtp.runs import Evaluation
 
@@ -203,7 +203,7 @@ def train(
         plan.content["optimizer"]["learning_rate"] = learning_rate
     folder = out or Path("runs") / f"{plan.content['data']}-train"
     experiment = plan.experiment(rule, seed)
-    _check(experiment)
+    experiment.built()  # raises now what training would raise
     with _progress() as bar, _logging([folder], tensorboard) as log:
         samples = _data(plan, data_dir, threads)
         on_step = bar(rule, experiment.steps(len(samples.train)))
@@ -431,12 +431,6 @@ def _plan(
     )  # fmt: skip
 
 
-def _check(experiment: "Experiment") -> None:
-    """Raise now what training would raise of its network, rule and optimizer."""
-    experiment.learning_rule().training_links(experiment.network().links)
-    experiment.make_optimizer()
-
-
 def _data(plan: "Plan", data_dir: Path | None, threads: int | None) -> "DataSet":
     from .data import load
 
@@ -500,7 +494,7 @@ def _compare(
     processes = [Technology.load(name) for name in _split(technologies)]
     experiments = [(spec, seed, plan.experiment(spec, seed)) for spec in names for seed in seeds]
     for _, _, experiment in experiments:  # every mistake is told before the first minute of training
-        _check(experiment)
+        experiment.built()
     for link in placement.links:
         choose("link", link, dict.fromkeys(link_names(plan.content["sizes"])))
     samples = _data(plan, data_dir, threads)

@@ -83,13 +83,15 @@ class Experiment:
             raise ExperimentError(f"rules.{self.rule}: no learning_rate; give one with --learning-rate")
         return kind(**settings)
 
-    def check(self, data: "DataSet") -> None:
-        """Raise ValueError, saying why, if the experiment cannot be run on `data`."""
-        rule = self.learning_rule()
-        links = self.network().links
-        rule.training_links(links)
-        rule.inference_links(links)
-        self.make_optimizer()
+    def built(self) -> "tuple[Network, LearningRule, Optimizer]":
+        """The untrained network, the rule and the optimizer. ValueError, saying why, if they do not go together."""
+        net, rule, optimizer = self.network(), self.learning_rule(), self.make_optimizer()
+        rule.training_links(net.links)
+        rule.inference_links(net.links)
+        return net, rule, optimizer
+
+    def check_sizes(self, data: "DataSet") -> None:
+        """Raise ExperimentError if the network does not fit `data`."""
         if self.sizes[0] != data.train.stored.shape[1]:
             raise ExperimentError(f"sizes: {data.name} has {data.train.stored.shape[1]} pixels, not {self.sizes[0]}")
         if self.sizes[-1] < data.classes:

@@ -76,7 +76,7 @@ class Layer:
         the neurons would compute them.
         """
         for above in (before, after):
-            self._enter(above, "feedback", "feedback_bias", ledger, purpose)
+            self._admit(above, "feedback", "feedback_bias", ledger, purpose)
             self._count(ledger, self._count_activation, self._rows(above), purpose)
         xp = backend_of(self.feedback)
         return xp.change(self.activation, before, after, self.feedback, self.feedback_bias)
@@ -120,12 +120,12 @@ class Layer:
         return backend_of(state).through(self.activation, state, blame)
 
     def _affine(self, signal: Signal, weight: str, bias: str, ledger: Ledger, purpose: str) -> Array:
-        self._enter(signal, weight, bias, ledger, purpose)
+        self._admit(signal, weight, bias, ledger, purpose)
         w, b = getattr(self, weight), getattr(self, bias)
         return backend_of(w).drive(signal, w, b)
 
-    def _enter(self, signal: Signal, weight: str, bias: str, ledger: Ledger, purpose: str) -> None:
-        """Count the product of a signal with weights, if it can be had."""
+    def _admit(self, signal: Signal, weight: str, bias: str, ledger: Ledger, purpose: str) -> None:
+        """Count the product of a signal with weights; ValueError if they do not go together."""
         w = getattr(self, weight)
         if w is None:
             raise ValueError(f"layer {self.name} has no {weight} weights")

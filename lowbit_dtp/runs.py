@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .data import DataSet
     from .ensemble import Run
     from .network import Network
+    from .optimizers import Optimizer
 
 CHECKPOINT_SECONDS = 30.0
 """Most seconds of training that a sudden stop can lose."""
@@ -94,12 +95,13 @@ def run_together(
     device = usable(device)
     members = []
     for index, (experiment, folder) in enumerate(zip(experiments, map(Path, folders), strict=True)):
-        experiment.check(data)
+        net, _, optimizer = experiment.built()
+        experiment.check_sizes(data)
         _claim(folder, experiment)
         if (folder / "run.json").exists():
             read_json(folder / "run.json")
         else:
-            members.append(_Member.begun(index, experiment, folder))
+            members.append(_Member.begun(index, experiment, folder, net, optimizer))
     groups: dict[Any, list[_Member]] = {}
     for member in members:
         place = member.index if device == "numpy" else member.run.progress.step
@@ -125,13 +127,15 @@ class _Member:
     """On which device the run went how far, one after the other."""
 
     @classmethod
-    def begun(cls, index: int, experiment: Experiment, folder: Path) -> "_Member":
+    def begun(
+        cls, index: int, experiment: Experiment, folder: Path, net: "Network", optimizer: "Optimizer"
+    ) -> "_Member":
         """The run as it was left in `folder`, or a new one."""
         from . import checkpoint
         from .ensemble import Run
         from .training import Progress
 
-        net, optimizer, progress = experiment.network(), experiment.make_optimizer(), Progress()
+        progress = Progress()
         notes: dict[str, Any] = {}
         if (folder / "checkpoint.safetensors").exists():
             progress, notes = checkpoint.load(folder / "checkpoint.safetensors", net, optimizer)

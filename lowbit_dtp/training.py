@@ -25,7 +25,7 @@ from .rules.rule import Moment
 MODES = {
     "plain": "every step as it is written, in Python",
     "recorded": "each kind of step written down once and repeated, on a GPU as one launch; for tensors",
-    "compiled": "the same, its operations fused by torch.compile, which takes a minute or so",
+    "compiled": "the same, its operations fused by torch.compile, which takes a while",
     "auto": "plain on a CPU; on a GPU recorded, or compiled if the run is long",
 }
 """Ways to do the same steps."""

@@ -55,7 +55,7 @@ class Recording(Protocol):
     """Work on arrays that has been written down; a call does it again."""
 
     def compile(self) -> None:
-        """Spend a minute or so on making it faster, with the next call."""
+        """Spend some time, with the next call, on making it faster."""
 
     def __call__(self) -> None: ...
 

@@ -422,6 +422,19 @@ def look_up_product(words, steps, weights, orders, factors, sums, product):
             _look_up_task(task, planes, codes, weights, orders, scale, row_terms, column_terms, product)
 
 
+@njit(inline="always")
+def _write_six(out, n, column, i, last, a, b, c, d, e, f, scale, row_terms, column_terms):
+    """Write the sums of six rows from `i` on, scaled and with their terms, to `column` of flat `out` [rows, n]."""
+    i1, i2, i3, i4, i5 = _next_five(i, last)
+    scales, terms = _splat_terms(np.int32(scale)), _load_terms(column_terms, column)
+    store(out, i * n + column, scales * a + terms + _spread_term(row_terms, i))
+    store(out, i1 * n + column, scales * b + terms + _spread_term(row_terms, i1))
+    store(out, i2 * n + column, scales * c + terms + _spread_term(row_terms, i2))
+    store(out, i3 * n + column, scales * d + terms + _spread_term(row_terms, i3))
+    store(out, i4 * n + column, scales * e + terms + _spread_term(row_terms, i4))
+    store(out, i5 * n + column, scales * f + terms + _spread_term(row_terms, i5))
+
+
 @njit
 def _bytes_task(task, codes, steps, weights, digits, scale, row_terms, column_terms, product):
     block, column, first, stop = _task(task, product.shape[0], product.shape[1], COLUMNS)
@@ -440,13 +453,7 @@ def _bytes_task(task, codes, steps, weights, digits, scale, row_terms, column_te
                 d = dot4(d, _spread_codes(flat, i3 * stride + k), v)
                 e = dot4(e, _spread_codes(flat, i4 * stride + k), v)
                 f = dot4(f, _spread_codes(flat, i5 * stride + k), v)
-        scales, terms = _splat_terms(np.int32(scale)), _load_terms(column_terms, column)
-        store(out, i * n + column, scales * a + terms + _spread_term(row_terms, i))
-        store(out, i1 * n + column, scales * b + terms + _spread_term(row_terms, i1))
-        store(out, i2 * n + column, scales * c + terms + _spread_term(row_terms, i2))
-        store(out, i3 * n + column, scales * d + terms + _spread_term(row_terms, i3))
-        store(out, i4 * n + column, scales * e + terms + _spread_term(row_terms, i4))
-        store(out, i5 * n + column, scales * f + terms + _spread_term(row_terms, i5))
+        _write_six(out, n, column, i, stop - 1, a, b, c, d, e, f, scale, row_terms, column_terms)
 
 
 @njit(inline="always")
@@ -472,13 +479,7 @@ def _pairs_task(task, codes, steps, weights, scale, row_terms, column_terms, pro
             d = _pairs(d, flat, i3 * stride + 2 * k, p, q)
             e = _pairs(e, flat, i4 * stride + 2 * k, p, q)
             f = _pairs(f, flat, i5 * stride + 2 * k, p, q)
-        scales, terms = _splat_terms(np.int32(scale)), _load_terms(column_terms, column)
-        store(out, i * n + column, scales * a + terms + _spread_term(row_terms, i))
-        store(out, i1 * n + column, scales * b + terms + _spread_term(row_terms, i1))
-        store(out, i2 * n + column, scales * c + terms + _spread_term(row_terms, i2))
-        store(out, i3 * n + column, scales * d + terms + _spread_term(row_terms, i3))
-        store(out, i4 * n + column, scales * e + terms + _spread_term(row_terms, i4))
-        store(out, i5 * n + column, scales * f + terms + _spread_term(row_terms, i5))
+        _write_six(out, n, column, i, stop - 1, a, b, c, d, e, f, scale, row_terms, column_terms)
 
 
 @njit(parallel=True, cache=True, nogil=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _SIGNED = {np.uint8: torch.uint8, np.uint16: torch.int32, np.uint32: torch.int32, np.uint64: torch.int64}
 _COMPILE_FROM = 50_000
-"""Steps of a run from which compiling, which takes a minute or so, is taken to pay."""
+"""Steps of a run from which compiling is taken to pay; not measured on a GPU."""
 _LOW = 0xFFFFFFFF
 _BLOCK = 32
 """Counters of Philox in a block, whose four words each are laid out one after the other, as the CPU's kernel does."""
@@ -84,12 +84,6 @@ class TorchBackend(Backend):
 
     def unpack(self, words: Array, fmt: Format, neurons: int) -> Array:
         return unpack(words, fmt.bits, neurons).to(_SIGNED[fmt.code_dtype])
-
-    def values(self, signal: "Signal") -> Array:
-        codes = signal.carried
-        if signal.packed_neurons is not None:
-            codes = unpack(codes, signal.format.bits, signal.packed_neurons)
-        return self.decode(codes, signal.format, signal.like)
 
     def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[Array, Array]:
         toggles = _popcount(codes[..., 1:, :] ^ codes[..., :-1, :]).sum((-2, -1))

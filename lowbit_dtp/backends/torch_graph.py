@@ -57,7 +57,7 @@ class Recorded:
         return self._count
 
     def compile(self) -> None:
-        """Have torch.compile fuse the operations into few kernels, with the next call: that takes a minute or so."""
+        """Have torch.compile fuse the operations into few kernels, with the next call, which takes long."""
         plain = self._operations
         compiled: Any = torch.compile(plain, fullgraph=True, dynamic=False)
 

@@ -106,9 +106,9 @@ def without_blas_overrides() -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], rest)
 
 
-def write(lines: Sequence[str], name: str = "") -> Path:
-    """Write `lines` to `results/<processor>.md`, or `results/<name>-<processor>.md`, and tell where."""
-    slug = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
-    path = RESULTS / f"{name}-{slug}.md" if name else RESULTS / f"{slug}.md"
+def write(lines: Sequence[str], machine: str = "") -> Path:
+    """Write `lines` to `results/<machine>.md`, of which the default is the processor, and tell where."""
+    slug = re.sub(r"[^a-z0-9]+", "-", (machine or processor()).lower()).strip("-")
+    path = RESULTS / f"{slug}.md"
     write_text(path, "\n".join([*lines, ""]))
     return path
