@@ -56,18 +56,19 @@ class Layer:
 
     def drive(self, below: Signal, ledger: Ledger, purpose: str = "activity") -> Array:
         """Sum of inputs [..., batch, neurons], before the activation."""
-        return self._affine(below, "weight", "bias", ledger, purpose)
+        self._admit(below, "weight", "bias", ledger, purpose)
+        return backend_of(self.weight).drive(below, self.weight, self.bias)
 
     def state(self, below: Signal, ledger: Ledger, purpose: str = "activity") -> Array:
         """What the neurons make of the signal from below: `activation(below @ weight + bias)`."""
-        return self._activate(self.drive(below, ledger, purpose), ledger, purpose)
+        return self._respond(below, "weight", "bias", ledger, purpose)
 
     def recall(self, above: Signal, ledger: Ledger, purpose: str) -> Array:
         """This layer's state as the layer above implies it: `activation(above @ feedback + feedback_bias)`.
 
         Eq. 3.11 of the thesis, with the decoder's weights beside the neurons it decodes to.
         """
-        return self._activate(self._affine(above, "feedback", "feedback_bias", ledger, purpose), ledger, purpose)
+        return self._respond(above, "feedback", "feedback_bias", ledger, purpose)
 
     def recall_change(self, before: Signal, after: Signal, ledger: Ledger, purpose: str) -> Array:
         """What `recall` gives for one signal less what it gives for another: `recall(after) - recall(before)`.
@@ -119,10 +120,11 @@ class Layer:
         """Gradient at the drive for a `blame`, the gradient at `state`: blame slope(state)."""
         return backend_of(state).through(self.activation, state, blame)
 
-    def _affine(self, signal: Signal, weight: str, bias: str, ledger: Ledger, purpose: str) -> Array:
+    def _respond(self, signal: Signal, weight: str, bias: str, ledger: Ledger, purpose: str) -> Array:
         self._admit(signal, weight, bias, ledger, purpose)
-        w, b = getattr(self, weight), getattr(self, bias)
-        return backend_of(w).drive(signal, w, b)
+        self._count(ledger, self._count_activation, self._rows(signal), purpose)
+        w = getattr(self, weight)
+        return backend_of(w).respond(self.activation, signal, w, getattr(self, bias))
 
     def _admit(self, signal: Signal, weight: str, bias: str, ledger: Ledger, purpose: str) -> None:
         """Count the product of a signal with weights; ValueError if they do not go together."""
@@ -134,10 +136,6 @@ class Layer:
                 f"layer {self.name} takes {w.shape[-2]} neurons through {weight!r}, but was given {signal.shape[-1]}"
             )
         self._count(ledger, self._count_affine, weight, bias, signal.format.name, self._rows(signal), purpose)
-
-    def _activate(self, drive: Array, ledger: Ledger, purpose: str) -> Array:
-        self._count(ledger, self._count_activation, self._rows(drive), purpose)
-        return self.activation.apply(backend_of(drive), drive)
 
     def _gradients(self, signal: Signal, error: Array, weight: str, bias: str, ledger: Ledger) -> dict[str, Array]:
         self._count(ledger, self._count_gradients, weight, bias, signal.format.name, self._rows(error))

@@ -174,6 +174,10 @@ class Backend(ABC):
         drive += bias[..., None, :]
         return drive
 
+    def respond(self, activation: "Activation", signal: "Signal", weight: Array, bias: Array) -> Array:
+        """`activation(signal @ weight + bias)`."""
+        return activation.apply(self, self.drive(signal, weight, bias))
+
     def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
         """`signal.T @ error`, into `spent` if given, and the sum of `error` over the batch.
 
@@ -183,8 +187,7 @@ class Backend(ABC):
 
     def change(self, activation: "Activation", before: "Signal", after: "Signal", weight: Array, bias: Array) -> Array:
         """`activation(after @ weight + bias) - activation(before @ weight + bias)`."""
-        there, here = (activation.apply(self, self.drive(signal, weight, bias)) for signal in (after, before))
-        return there - here
+        return self.respond(activation, after, weight, bias) - self.respond(activation, before, weight, bias)
 
     @abstractmethod
     def tanh(self, x: Array, out: Array | None = None) -> Array:

@@ -7,7 +7,6 @@ for what is left. Blocks of work depend on shapes alone, so the bits of a result
 import numpy as np
 from numba import njit, prange, types
 
-from ._packed_kernels import ones_in
 from ._simd import (
     bits_of,
     converter,
@@ -18,6 +17,7 @@ from ._simd import (
     loader,
     lowest_bit,
     mask_of,
+    prefetch,
     reader,
     select,
     splatter,
@@ -100,13 +100,30 @@ def holds_nan(x):
 
 
 @njit(cache=True, nogil=True)
-def differing_rows(a, b, differ):
-    """Whether each row of words in `a` is another than that in `b`."""
+def gather_differing(a, b, rows, both):
+    """Copy each row of words in `a` that is another in `b`, and that, to `both`, one after the other.
+
+    Their numbers go to `rows`. Returns how many there are.
+    """
+    count = 0
     for i in range(a.shape[0]):
         difference = np.uint64(0)
         for w in range(a.shape[1]):
+            both[2 * count, w], both[2 * count + 1, w] = a[i, w], b[i, w]
             difference |= a[i, w] ^ b[i, w]
-        differ[i] = difference != 0
+        rows[count] = i
+        count += difference != 0
+    return count
+
+
+@njit(cache=True, nogil=True)
+def scatter_differences(x, rows, count, differences):
+    """Write row 2 i + 1 less row 2 i of `x` to each of the first `count` of `rows` of `differences`; zero elsewhere."""
+    differences[:] = 0
+    for i in range(count):
+        before, after, difference = x[2 * i], x[2 * i + 1], differences[rows[i]]
+        for j in range(x.shape[1]):
+            difference[j] = after[j] - before[j]
 
 
 # --- centred RMSprop with momentum, for what follows ------------------------------------------------------------------
@@ -146,6 +163,61 @@ def _update(p, a, s, v, g, place, size, rate, decay, momentum, stabilizer):
     _rmsprop_one(p, a, s, v, g, place, rate, decay, momentum, stabilizer, 0, skip)
     _rmsprop_lanes(p, a, s, v, g, place, rate, decay, momentum, stabilizer, skip, middle)
     _rmsprop_one(p, a, s, v, g, place, rate, decay, momentum, stabilizer, middle, size)
+
+
+# --- activations, for what follows ------------------------------------------------------------------------------------
+
+TANH, SIGMOID, RELU, IDENTITY = range(4)
+
+
+def _rational_tanh(lanes):
+    """tanh as a quotient of polynomials of degree 13 and 6, to a few units in the last place (as Eigen has it)."""
+    splat = splatter(types.float32, lanes)
+    limit = np.float32(7.90531110763549805)
+
+    @njit(error_model="numpy")
+    def run(v):
+        v = select(less(v, splat(-limit)), splat(-limit), v)  # a NaN is not less, and stays
+        v = select(less(splat(limit), v), splat(limit), v)
+        s = v * v
+        p = splat(np.float32(-2.76076847742355e-16))
+        p = fma(p, s, splat(np.float32(2.00018790482477e-13)))
+        p = fma(p, s, splat(np.float32(-8.60467152213735e-11)))
+        p = fma(p, s, splat(np.float32(5.12229709037114e-08)))
+        p = fma(p, s, splat(np.float32(1.48572235717979e-05)))
+        p = fma(p, s, splat(np.float32(6.37261928875436e-04)))
+        p = fma(p, s, splat(np.float32(4.89352455891786e-03)))
+        q = splat(np.float32(1.19825839466702e-06))
+        q = fma(q, s, splat(np.float32(1.18534705686654e-04)))
+        q = fma(q, s, splat(np.float32(2.26843463243900e-03)))
+        q = fma(q, s, splat(np.float32(4.89352518554385e-03)))
+        return v * p / q
+
+    return run
+
+
+_tanh_of = _rational_tanh(LANES)
+
+
+@njit(error_model="numpy")
+def _activated(activation, x):
+    """What an activation makes of a vector."""
+    if activation == TANH:
+        return _tanh_of(x)
+    if activation == SIGMOID:
+        half = _splat(np.float32(0.5))
+        return fma(half, _tanh_of(half * x), half)
+    if activation == RELU:
+        return select(less(x, _splat(np.float32(0))), _splat(np.float32(0)), x)  # a NaN stays
+    return x
+
+
+@njit(error_model="numpy")
+def _activate(activation, x, size):
+    """Put what an activation makes of `size` of flat `x`, rounded up to `LANES`, in their place."""
+    if activation != IDENTITY:
+        for i in range(0, size, LANES):
+            store(x, i, _activated(activation, _load(x, i)))
 
 
 # --- products ---------------------------------------------------------------------------------------------------------
@@ -189,9 +261,11 @@ _DEPTH = 192
 """Rows of a panel that are multiplied before the next: they fit the second cache."""
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def matmul(a, b, row_step, column_step, lanes, bias, product):
-    """`product` [m, n] = `a` [m, k] times the [k, n] in flat `b`, plus `bias` [n]; 16 or `LANES` columns at a time.
+@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+def matmul(a, b, row_step, column_step, lanes, bias, activation, product):
+    """`product` [m, n] = `activation` of `a` [m, k] times the [k, n] in flat `b`, plus `bias` [n].
+
+    16 or `LANES` columns, `lanes`, at a time.
 
     Rows and columns of `b` are so many steps apart, one of them one. A panel of it is copied to where it is aligned,
     and multiplied while it is in the cache.
@@ -217,6 +291,7 @@ def matmul(a, b, row_step, column_step, lanes, bias, product):
                 _wide_tiles(flat, depth, first * depth + k, deep, count, panel, sums)
             else:
                 _narrow_tiles(flat, depth, first * depth + k, deep, count, panel, sums)
+        _activate(activation, sums, count * lanes)
         _copy_rows(sums, 0, lanes, out, first * columns + column, columns, count, width)
 
 
@@ -246,9 +321,12 @@ def _copy_rows(x, start, step, y, place, row, rows, width):
                 y[place + m * row + j] = x[start + m * step + j]
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def few_rows_matmul(a, b, bias, product):
-    """`product` [m, n] = `a` [m, k] times `b` [k, n], plus `bias` [n]; n >= LANES, and few rows: `b` is not copied."""
+@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+def few_rows_matmul(a, b, bias, activation, product):
+    """`product` [m, n] = `activation` of `a` [m, k] times `b` [k, n], plus `bias` [n]; n >= LANES.
+
+    For few rows: `b` is not copied.
+    """
     (rows, n), flat, out = product.shape, b.reshape(-1), product.reshape(-1)
     for panel in prange((n + LANES - 1) // LANES):
         column = min(panel * LANES, n - LANES)
@@ -256,7 +334,7 @@ def few_rows_matmul(a, b, bias, product):
             row = _load(bias, column)
             for k in range(b.shape[0]):
                 row = fma(_splat(a[i, k]), _load(flat, k * n + column), row)
-            store(out, i * n + column, row)
+            store(out, i * n + column, _activated(activation, row))
 
 
 @njit
@@ -273,9 +351,11 @@ _ROWS = 256
 """Rows for which one set of tables is made; their sums stay in the second cache."""
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def row_tables(words, row_step, block_step, low, high, weight, bias, product):
-    """`product` [rows, n] = two-valued numbers [rows, k] times `weight` [k, n], plus `bias` [n]; n >= LANES.
+@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+def row_tables(words, row_step, block_step, low, high, weight, bias, activation, product):
+    """`product` [rows, n] = `activation` of two-valued numbers [rows, k] times `weight` [k, n], plus `bias` [n].
+
+    n >= LANES.
 
     The method of the Four Russians (Arlazarov et al., 1970): the 16 possible sums of each four rows of `weight` are
     made once, and four bits of a row choose one. Bits 32 q to 32 q + 31 of row m are in
@@ -290,6 +370,7 @@ def row_tables(words, row_step, block_step, low, high, weight, bias, product):
         table, sums = _aligned(_GROUPS * 16 * LANES), _aligned(_ROWS * LANES)
         count = min(_ROWS, rows - first)
         _add_up(words, first * row_step, row_step, block_step, low, high, w, n, column, bias, table, sums, count)
+        _activate(activation, sums, count * LANES)
         _copy_rows(sums, 0, LANES, out, first * n + column, n, count, LANES)
 
 
@@ -326,10 +407,17 @@ def _add_up(words, start, row_step, block_step, low, high, w, n, column, bias, t
         groups = min(_GROUPS, (k - 32 * q + 3) // 4)
         for u in range(groups):
             _subset_sums(w, 32 * q + 4 * u, k, n, column, low, high, table, u * 16 * LANES)
-        if groups == _GROUPS:  # a constant, which unrolls the loop inside
-            _look_up(words, start + q * block_step, row_step, table, _GROUPS, sums, rows)
+        for i in range(32 * q + 32, min(32 * q + 64, k)):
+            _prefetch_row(w, i * n + column)
+        at = start + q * block_step
+        if groups == _GROUPS:  # constants, which unroll the loop inside
+            _look_up(words, at, row_step, 0, table, _GROUPS, sums, rows)
         else:
-            _look_up(words, start + q * block_step, row_step, table, groups, sums, rows)
+            fours = groups // 4 * 4
+            if fours:
+                _look_up(words, at, row_step, 0, table, 4, sums, rows)
+            for u in range(fours, groups):
+                _look_up(words, at, row_step, u, table, 1, sums, rows)
 
 
 @njit
@@ -373,13 +461,13 @@ def _subset_sums(w, row, k, n, column, low, high, table, place):
 
 
 @njit
-def _look_up(words, start, row_step, table, groups, sums, rows):
-    """Add, for each of `rows`, the `groups` sums of `table` that the nibbles of its word choose."""
+def _look_up(words, start, row_step, first, table, groups, sums, rows):
+    """Add, for each of `rows`, sums of `table` that the nibbles of its word choose: `groups` from the `first` on."""
     for m in range(rows):
-        word = fetch(words, start + m * row_step)
+        word = fetch(words, start + m * row_step) >> np.uint32(4 * first)
         row = _load(sums, m * LANES)
         for u in range(groups):
-            chosen = u * 16 + np.intp((word >> np.uint32(4 * u)) & np.uint32(15))
+            chosen = (first + u) * 16 + np.intp((word >> np.uint32(4 * u)) & np.uint32(15))
             row = row + _load(table, chosen * LANES)
         store(sums, m * LANES, row)
 
@@ -400,40 +488,43 @@ def transpose_bits(words, columns):
             store(columns, q * width + 64 * w, gathered)
 
 
-@njit(cache=True, nogil=True)
-def count_nonzeros(x):
-    """How many of flat float32 `x` are not zero."""
-    count = 0
-    whole = x.size - x.size % LANES
-    for i in range(0, whole, LANES):
-        count += ones_in(bits_of(differs(_load(x, i), _splat(np.float32(0)))))
-    for i in range(whole, x.size):
-        count += x[i] != 0
-    return count
+_SAMPLES = 128
+"""Samples whose nonzeros are together: a panel of their sums stays in the first cache."""
 
 
 def _finder(number):
-    """A pass over rows of `number` that writes the nonzeros of `unit` times them as compressed rows."""
+    """A pass over rows of `number` that writes the nonzeros of `unit` times them as compressed columns."""
     load, splat = loader(number, LANES), splatter(number, LANES)
 
     @njit
-    def find(x, zero, unit, ends, columns, numbers):
+    def find(x, zero, unit, ends, samples, numbers):
         (rows, n), flat = x.shape, x.reshape(-1)
-        whole, count = n - n % LANES, 0
+        whole, place = n - n % LANES, np.empty(n, np.int64)
         ends[0] = 0
-        for i in range(rows):
-            for j in range(0, whole, LANES):
-                found = bits_of(differs(load(flat, i * n + j), splat(zero)))
-                while found:
-                    column = j + lowest_bit(found)
-                    columns[count], numbers[count] = column, unit * x[i, column]
-                    count += 1
-                    found &= found - np.uint64(1)
-            for j in range(whole, n):
-                if x[i, j] != 0:
-                    columns[count], numbers[count] = j, unit * x[i, j]
-                    count += 1
-            ends[i + 1] = count
+        for block in range((rows + _SAMPLES - 1) // _SAMPLES):
+            first, last = block * _SAMPLES, min((block + 1) * _SAMPLES, rows)
+            counts = np.zeros(n, np.uint8)  # no more than `_SAMPLES`
+            for i in range(first, last):
+                for j in range(n):
+                    counts[j] += np.uint8(x[i, j] != zero)
+            for j in range(n):
+                place[j] = ends[block * n + j]
+                ends[block * n + j + 1] = place[j] + counts[j]
+            if ends[(block + 1) * n] > samples.size:
+                return False
+            for i in range(first, last):
+                for j in range(0, whole, LANES):
+                    found = bits_of(differs(load(flat, i * n + j), splat(zero)))
+                    while found:
+                        column = j + lowest_bit(found)
+                        to = place[column]
+                        samples[to], numbers[to], place[column] = i, unit * x[i, column], to + 1
+                        found &= found - np.uint64(1)
+                for column in range(whole, n):
+                    if x[i, column] != zero:
+                        to = place[column]
+                        samples[to], numbers[to], place[column] = i, unit * x[i, column], to + 1
+        return True
 
     return find
 
@@ -442,92 +533,136 @@ _find_floats, _find_codes = _finder(types.float32), _finder(types.uint8)
 
 
 @njit(cache=True, nogil=True)
-def find_nonzeros(x, ends, columns, numbers):
-    """The nonzeros of `x` [rows, n] as compressed rows: those of row i are at `ends[i]` to `ends[i + 1]`."""
-    _find_floats(x, np.float32(0), np.float32(1), ends, columns, numbers)
+def find_nonzeros(x, ends, samples, numbers):
+    """The nonzeros of `x` [rows, n] as compressed columns, of each `_SAMPLES` rows. Returns whether there is room.
 
-
-@njit(cache=True, nogil=True)
-def find_nonzero_codes(codes, step, ends, columns, numbers):
-    """The same of `step` times uint8 `codes`."""
-    _find_codes(codes, np.uint8(0), step, ends, columns, numbers)
-
-
-@njit(cache=True, nogil=True)
-def transpose_nonzeros(ends, columns, numbers, kept, their_ends, their_rows, their_numbers):
-    """Compressed rows as compressed columns, without the rows where `kept` is False."""
-    their_ends[:] = 0
-    for i in range(ends.size - 1):
-        if kept[i]:
-            for at in range(ends[i], ends[i + 1]):
-                their_ends[columns[at] + 1] += 1
-    for column in range(their_ends.size - 1):
-        their_ends[column + 1] += their_ends[column]
-    place = their_ends[:-1].copy()
-    for i in range(ends.size - 1):
-        if kept[i]:
-            for at in range(ends[i], ends[i + 1]):
-                to = place[columns[at]]
-                their_rows[to], their_numbers[to] = i, numbers[at]
-                place[columns[at]] = to + 1
-
-
-@njit(parallel=True, cache=True, nogil=True)
-def sparse_matmul(ends, columns, numbers, b, bias, product):
-    """`product` [m, n] = compressed rows [m, k] times `b` [k, n], plus `bias` [n]; n >= LANES.
-
-    A panel of columns at a time, copied to where it is aligned and fits the second cache; sums stay in registers.
+    Those of column j in block b of rows are at `ends[b * n + j]` to `ends[b * n + j + 1]`.
     """
-    (rows, n), flat, out = product.shape, b.reshape(-1), product.reshape(-1)
-    panels, chunks = (n + LANES - 1) // LANES, (rows + _SPARSE_ROWS - 1) // _SPARSE_ROWS
-    for task in prange(panels * chunks):
-        column, first = min(task // chunks * LANES, n - LANES), task % chunks * _SPARSE_ROWS
-        panel = _aligned(b.shape[0] * LANES)
-        _copy_rows(flat, column, n, panel, 0, LANES, b.shape[0], LANES)
-        for i in range(first, min(first + _SPARSE_ROWS, rows)):
-            store(out, i * n + column, _gather(ends, columns, numbers, i, panel, _load(bias, column)))
+    return _find_floats(x, np.float32(0), np.float32(1), ends, samples, numbers)
+
+
+@njit(cache=True, nogil=True)
+def find_nonzero_codes(codes, step, ends, samples, numbers):
+    """The same of `step` times uint8 `codes`."""
+    return _find_codes(codes, np.uint8(0), step, ends, samples, numbers)
+
+
+def blocks_of(rows):
+    """In how many blocks the nonzeros of so many rows are."""
+    return -(-rows // _SAMPLES)
 
 
 @njit(parallel=True, cache=True, nogil=True, error_model="numpy")
-def sparse_rmsprop(ends, columns, numbers, error, parameter, mean, square, velocity, rate, decay, momentum, stabilizer):
-    """`rmsprop` by the gradient that `sparse_matmul` makes of an `error` [k, n], some rows at a time."""
-    rows, n = parameter.shape
-    flat, p = error.reshape(-1), parameter.reshape(-1)
-    a, s, v = mean.reshape(-1), square.reshape(-1), velocity.reshape(-1)
-    nothing = _splat(np.float32(0))
+def sparse_matmul(ends, samples, numbers, b, bias, activation, product):
+    """`product` [m, n] = `activation` of compressed columns [m, k] times `b` [k, n], plus `bias` [n]; n >= LANES.
+
+    Row by row of `b`, which is read once and in time, and added to the sums of the samples that have its neuron.
+    """
+    (rows, n), flat, out = product.shape, b.reshape(-1), product.reshape(-1)
+    k = b.shape[0]
+    panels, blocks = (n + LANES - 1) // LANES, (rows + _SAMPLES - 1) // _SAMPLES
+    for task in prange(panels * blocks):
+        column, block = min(task % panels * LANES, n - LANES), task // panels
+        first = block * _SAMPLES
+        count = min(_SAMPLES, rows - first)
+        sums = _aligned(_SAMPLES * LANES)
+        _copy_rows(bias, column, 0, sums, 0, LANES, count, LANES)
+        for j in range(k):
+            _prefetch_row(flat, (j + _AHEAD) * n + column)
+            begin, end = fetch(ends, block * k + j), fetch(ends, block * k + j + 1)
+            if begin < end:
+                row = _load(flat, j * n + column)
+                for at in range(begin, end):
+                    to = (np.intp(fetch(samples, at)) - first) * LANES
+                    store(sums, to, fma(_spread(numbers, at), row, _load(sums, to)))
+        _activate(activation, sums, count * LANES)
+        _copy_rows(sums, 0, LANES, out, first * n + column, n, count, LANES)
+
+
+_AHEAD = 8
+"""Rows of a matrix after which one that is read now is needed."""
+
+
+@njit
+def _prefetch_row(x, start):
+    """Have `LANES` float32 from `start` on read, for later."""
+    for i in range(0, LANES, 16):
+        prefetch(x, start + i)
+    prefetch(x, start + LANES - 1)
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def sparse_gradient(ends, samples, numbers, slots, kept, error, gradient):
+    """`gradient` [m, n] = compressed columns [k, m], transposed, times an `error` [k, n]; n >= LANES.
+
+    `slots` number the `kept` rows of `error` that are not all zero, as `number_rows` does.
+    """
+    rows, n = gradient.shape
+    out = gradient.reshape(-1)
     for task in prange((rows + _UPDATED - 1) // _UPDATED):
         first = task * _UPDATED
         count = min(_UPDATED, rows - first)
-        panel, g = _aligned(error.shape[0] * LANES), _aligned(_UPDATED * n)
-        for j in range((n + LANES - 1) // LANES):
-            column = min(j * LANES, n - LANES)
-            _copy_rows(flat, column, n, panel, 0, LANES, error.shape[0], LANES)
-            for i in range(count):
-                store(g, i * n + column, _gather(ends, columns, numbers, first + i, panel, nothing))
+        _add_kept(ends, samples, numbers, slots, kept, error, rows, first, count, out, first * n)
+
+
+@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+def sparse_rmsprop(
+    ends, samples, numbers, slots, kept, error, parameter, mean, square, velocity, rate, decay, momentum, stabilizer
+):
+    """`rmsprop` by the gradient that `sparse_gradient` makes, some rows at a time, while in cache."""
+    rows, n = parameter.shape
+    p, a, s, v = parameter.reshape(-1), mean.reshape(-1), square.reshape(-1), velocity.reshape(-1)
+    for task in prange((rows + _UPDATED - 1) // _UPDATED):
+        first = task * _UPDATED
+        count = min(_UPDATED, rows - first)
+        g = _aligned(_UPDATED * n)
+        _add_kept(ends, samples, numbers, slots, kept, error, rows, first, count, g, 0)
         _update(p, a, s, v, g, first * n, count * n, rate, decay, momentum, stabilizer)
 
 
 @njit
-def _gather(ends, columns, numbers, i, panel, row):
-    """`row` plus row i of compressed rows times a panel [k, LANES]."""
-    for at in range(fetch(ends, i), fetch(ends, i + 1)):
-        row = fma(_spread(numbers, at), _load(panel, np.intp(fetch(columns, at)) * LANES), row)
-    return row
+def _add_kept(ends, samples, numbers, slots, kept, error, m, first, count, gradient, place):
+    """Rows `first` and `count` - 1 more of a sparse gradient [m, n], into flat `gradient` from `place` on.
 
-
-_SPARSE_ROWS = 1024
-"""Rows for which a panel is copied once."""
+    Nonzeros of samples without an error are dropped first; errors of the others are copied to where they are aligned,
+    a panel at a time. Sums stay in registers.
+    """
+    n, blocks, size = error.shape[1], (error.shape[0] + _SAMPLES - 1) // _SAMPLES, 0
+    for block in range(blocks):
+        size += ends[block * m + first + count] - ends[block * m + first]
+    theirs, values, bounds = np.empty(size + 1, np.int32), np.empty(size + 1, np.float32), np.zeros(count + 1, np.int64)
+    to = np.uintp(0)
+    for j in range(count):
+        for block in range(blocks):
+            for at in range(fetch(ends, block * m + first + j), fetch(ends, block * m + first + j + 1)):
+                slot = fetch(slots, np.intp(fetch(samples, at)))
+                theirs[to], values[to] = slot, fetch(numbers, at)
+                to += np.uintp(slot >= 0)
+        bounds[j + 1] = to
+    panel, flat = _aligned(kept * LANES), error.reshape(-1)
+    for part in range((n + LANES - 1) // LANES):
+        column = min(part * LANES, n - LANES)
+        for i in range(slots.size):
+            if slots[i] >= 0:
+                store(panel, np.intp(slots[i]) * LANES, _load(flat, i * n + column))
+        for j in range(count):
+            row = _splat(np.float32(0))
+            for at in range(fetch(bounds, j), fetch(bounds, j + 1)):
+                row = fma(_spread(values, at), _load(panel, np.intp(fetch(theirs, at)) * LANES), row)
+            store(gradient, place + j * n + column, row)
 
 
 @njit(cache=True, nogil=True)
-def nonzero_rows(x, found):
-    """Whether each row of `x` [rows, n] holds anything but zero."""
+def number_rows(x, slots):
+    """Number the rows of `x` [rows, n] that hold anything but zero, from 0; the others get -1. Returns how many."""
+    kept = 0
     for i in range(x.shape[0]):
-        found[i] = False
+        some = False
         for j in range(x.shape[1]):
-            if x[i, j] != 0:
-                found[i] = True
-                break
+            some |= x[i, j] != 0
+        slots[i] = kept if some else -1
+        kept += some
+    return kept
 
 
 @njit(cache=True, nogil=True)
@@ -550,35 +685,18 @@ def _span(block, size):
     return start, stop - (stop - start) % LANES, stop
 
 
-def _rational_tanh(lanes):
-    """tanh as a quotient of polynomials of degree 13 and 6, to a few units in the last place (as Eigen has it)."""
-    load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
-    limit = np.float32(7.90531110763549805)
+def _elementwise_tanh(lanes):
+    load, splat, tanh_of = loader(types.float32, lanes), splatter(types.float32, lanes), _rational_tanh(lanes)
 
-    @njit
+    @njit(error_model="numpy")
     def run(x, inner, outer, shift, y, start, stop):
         for i in range(start, stop, lanes):
-            v = splat(inner) * load(x, i)
-            v = select(less(v, splat(-limit)), splat(-limit), v)  # a NaN is not less, and stays
-            v = select(less(splat(limit), v), splat(limit), v)
-            s = v * v
-            p = splat(np.float32(-2.76076847742355e-16))
-            p = fma(p, s, splat(np.float32(2.00018790482477e-13)))
-            p = fma(p, s, splat(np.float32(-8.60467152213735e-11)))
-            p = fma(p, s, splat(np.float32(5.12229709037114e-08)))
-            p = fma(p, s, splat(np.float32(1.48572235717979e-05)))
-            p = fma(p, s, splat(np.float32(6.37261928875436e-04)))
-            p = fma(p, s, splat(np.float32(4.89352455891786e-03)))
-            q = splat(np.float32(1.19825839466702e-06))
-            q = fma(q, s, splat(np.float32(1.18534705686654e-04)))
-            q = fma(q, s, splat(np.float32(2.26843463243900e-03)))
-            q = fma(q, s, splat(np.float32(4.89352518554385e-03)))
-            store(y, i, fma(splat(outer), v * p / q, splat(shift)))
+            store(y, i, fma(splat(outer), tanh_of(splat(inner) * load(x, i)), splat(shift)))
 
     return run
 
 
-_tanh_lanes, _tanh_one = _rational_tanh(LANES), _rational_tanh(1)
+_tanh_lanes, _tanh_one = _elementwise_tanh(LANES), _elementwise_tanh(1)
 
 
 @njit(parallel=True, cache=True, nogil=True, error_model="numpy")
@@ -589,10 +707,6 @@ def tanh(x, inner, outer, shift, y):
         start, middle, stop = _span(block, x.size)
         _tanh_lanes(x, inner, outer, shift, y, start, middle)
         _tanh_one(x, inner, outer, shift, y, middle, stop)
-
-
-TANH, SIGMOID, RELU, IDENTITY = range(4)
-"""Activations, for `through`."""
 
 
 @njit

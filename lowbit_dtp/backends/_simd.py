@@ -107,6 +107,20 @@ def store(typing, array, i, vector):  # type: ignore[no-untyped-def]
     return types.void(array, types.intp, vector), generate
 
 
+@intrinsic
+def prefetch(typing, array, i):  # type: ignore[no-untyped-def]
+    """Have the cache line of `array[i]` read, for later. An `i` beyond the array does no harm."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        to_read, to_keep, of_data = (ir.Constant(ir.IntType(32), n) for n in (0, 3, 1))
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), (address, to_read, to_keep, of_data))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
 def splatter(element: types.Type, lanes: int) -> Any:
     """`splat(x)`: a vector of `lanes` times `x`."""
     vector = Vector(element, lanes)

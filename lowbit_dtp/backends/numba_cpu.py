@@ -177,27 +177,23 @@ class NumbaBackend(NumpyBackend):
         if not (a.ndim == b.ndim == 2 and a.dtype == b.dtype == np.float32 and (out is None or _is_plain(out))):
             return super().matmul(a, b, out)
         product = np.empty((a.shape[0], b.shape[1]), np.float32) if out is None else out
-        _multiply(a, b, _zeros(b.shape[1]), product)
+        if b.shape[1] <= 16 and a.flags.f_contiguous and not a.flags.c_contiguous:  # few columns are better few rows
+            turned = np.empty(product.shape[::-1], np.float32)
+            _multiply(b.T, a.T, _zeros(a.shape[0]), kernels.IDENTITY, turned)
+            product[...] = turned.T
+        else:
+            _multiply(a, b, _zeros(b.shape[1]), kernels.IDENTITY, product)
         return product
 
     def drive(self, signal: "Signal", weight: Array, bias: Array) -> Array:
-        if not (
-            len(signal.shape) == weight.ndim == 2 and _is_plain(weight) and _is_plain(bias) and _is_float32(signal)
-        ):
-            return super().drive(signal, weight, bias)
-        rows, (_, neurons) = signal.shape[0], weight.shape
-        drive = np.empty((rows, neurons), np.float32)
-        if rows < _FEW and neurons >= kernels.LANES:
-            kernels.few_rows_matmul(signal.values, weight, bias, drive)
-        elif signal.packed_neurons is not None and neurons >= kernels.LANES:
-            words = signal.carried.view(np.uint32)
-            values = _values(signal.format, weight.dtype)
-            kernels.row_tables(words.reshape(-1), words.shape[1], 1, *values, weight, bias, drive)
-        elif neurons >= kernels.LANES and (sparse := _sparse(signal)) is not None:
-            kernels.sparse_matmul(*sparse, weight, bias, drive)
-        else:
-            _multiply(signal.values, weight, bias, drive)
-        return drive
+        if _are_for_kernels(signal, weight, bias):
+            return _product(signal, weight, bias, kernels.IDENTITY)
+        return super().drive(signal, weight, bias)
+
+    def respond(self, activation: "Activation", signal: "Signal", weight: Array, bias: Array) -> Array:
+        if activation.name in _ACTIVATIONS and _are_for_kernels(signal, weight, bias):
+            return _product(signal, weight, bias, _ACTIVATIONS[activation.name])
+        return super().respond(activation, signal, weight, bias)
 
     def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
         if len(error) != signal.shape[0] or not (error.ndim == 2 and _is_plain(error) and _is_float32(signal)):
@@ -208,20 +204,20 @@ class NumbaBackend(NumpyBackend):
             return Outer(signal, error, _outer), sums
         values = signal.values
         if values.size * error.shape[1] > _LARGE:
-            learning = _learning(error)
-            if learning.sum() < _FEW_ROWS * len(learning):
-                values, error = values[learning], error[learning]
+            slots = np.empty(len(error), np.int32)
+            if kernels.number_rows(error, slots) < _FEW_ROWS * len(error):
+                values, error = values[slots >= 0], error[slots >= 0]
         return self.matmul(values.T, error, spent), sums
 
     def change(self, activation: "Activation", before: "Signal", after: "Signal", weight: Array, bias: Array) -> Array:
         if before.packed_neurons is None or before.carried.shape != after.carried.shape:
             return super().change(activation, before, after, weight, bias)
-        differ = np.empty(len(before.carried), np.bool_)
-        kernels.differing_rows(before.carried, after.carried, differ)
-        both = replace(before, carried=np.concatenate([before.carried[differ], after.carried[differ]]), made={})
-        states = activation.apply(self, self.drive(both, weight, bias))
-        change, count = np.zeros((len(differ), weight.shape[1]), states.dtype), len(states) // 2
-        change[differ] = states[count:] - states[:count]
+        count, width = before.carried.shape
+        rows, both = np.empty(count, np.int64), np.empty((2 * count + 2, width), np.uint64)
+        differing = kernels.gather_differing(before.carried, after.carried, rows, both)
+        states = self.respond(activation, replace(before, carried=both[: 2 * differing], made={}), weight, bias)
+        change = np.empty((count, weight.shape[1]), states.dtype)
+        kernels.scatter_differences(states, rows, differing, change)
         return change
 
     def tanh(self, x: Array, out: Array | None = None) -> Array:
@@ -303,30 +299,22 @@ def _is_float32(signal: "Signal") -> bool:
 def _outer(signal: "Signal", error: Array) -> Array:
     """`signal.T @ error` of a packed or sparse signal."""
     gradient = np.empty((signal.shape[1], error.shape[1]), np.float32)
-    multiply = kernels.sparse_matmul if signal.packed_neurons is None else kernels.row_tables
-    multiply(*_factors(signal, error), error, _zeros(error.shape[1]), gradient)
+    if signal.packed_neurons is None:
+        kernels.sparse_gradient(*_factors(signal, error), error, gradient)
+    else:
+        kernels.row_tables(*_factors(signal, error), error, _zeros(error.shape[1]), kernels.IDENTITY, gradient)
     return gradient
 
 
 def _factors(signal: "Signal", error: Array) -> tuple[Any, ...]:
     """A packed or sparse signal transposed, as its kernel takes it; samples without an error are not needed."""
-    rows, below = signal.shape
-    if signal.packed_neurons is not None:
-        width = 64 * signal.carried.shape[1]
-        columns = np.empty(-(-rows // 32) * width, np.uint32)
-        kernels.transpose_bits(signal.carried, columns)
-        return columns, 1, width, *_values(signal.format, error.dtype)
-    ends, columns, numbers = _sparse(signal)
-    transposed = np.empty(below + 1, np.int64), np.empty_like(columns), np.empty_like(numbers)
-    kernels.transpose_nonzeros(ends, columns, numbers, _learning(error), *transposed)
-    return transposed
-
-
-def _learning(error: Array) -> Array:
-    """Whether each sample has an error at all."""
-    found = np.empty(len(error), np.bool_)
-    kernels.nonzero_rows(error, found)
-    return found
+    if signal.packed_neurons is None:
+        slots = np.empty(len(error), np.int32)
+        return *_sparse(signal), slots, kernels.number_rows(error, slots)
+    width = 64 * signal.carried.shape[1]
+    columns = np.empty(-(-len(error) // 32) * width, np.uint32)
+    kernels.transpose_bits(signal.carried, columns)
+    return columns, 1, width, *_values(signal.format, error.dtype)
 
 
 def _is_plain(x: Array) -> bool:
@@ -358,38 +346,53 @@ def _zeros(size: int) -> Array:
     return np.zeros(size, np.float32)
 
 
-def _multiply(a: Array, b: Array, bias: Array, product: Array) -> None:
+def _are_for_kernels(signal: "Signal", weight: Array, bias: Array) -> bool:
+    return len(signal.shape) == weight.ndim == 2 and _is_plain(weight) and _is_plain(bias) and _is_float32(signal)
+
+
+def _product(signal: "Signal", weight: Array, bias: Array, activation: int) -> Array:
+    """`activation(signal @ weight + bias)` by the kernel that suits the signal."""
+    rows, (_, neurons) = signal.shape[0], weight.shape
+    product = np.empty((rows, neurons), np.float32)
+    if rows < _FEW and neurons >= kernels.LANES:
+        kernels.few_rows_matmul(signal.values, weight, bias, activation, product)
+    elif signal.packed_neurons is not None and neurons >= kernels.LANES:
+        words = signal.carried.view(np.uint32)
+        values = _values(signal.format, weight.dtype)
+        kernels.row_tables(words.reshape(-1), words.shape[1], 1, *values, weight, bias, activation, product)
+    elif neurons >= kernels.LANES and (sparse := _sparse(signal)) is not None:
+        kernels.sparse_matmul(*sparse, weight, bias, activation, product)
+    else:
+        _multiply(signal.values, weight, bias, activation, product)
+    return product
+
+
+def _multiply(a: Array, b: Array, bias: Array, activation: int, product: Array) -> None:
     if b.flags.f_contiguous and not b.flags.c_contiguous:
         flat, steps = b.T.reshape(-1), (1, b.shape[0])
     else:
         flat, steps = _flat(b), (b.shape[1], 1)
     lanes = 16 if b.shape[1] <= 16 else kernels.TILE_LANES
-    kernels.matmul(np.ascontiguousarray(a), flat, *steps, lanes, bias, product)
+    kernels.matmul(np.ascontiguousarray(a), flat, *steps, lanes, bias, activation, product)
 
 
 def _sparse(signal: "Signal") -> Any:
-    """The nonzeros of a signal as compressed rows, made once; None if they are not few, as in images with no ground."""
+    """The nonzeros of a signal as compressed columns, made once; None if they are not few, as where no ground is."""
     if "sparse" not in signal.made:
         signal.made["sparse"] = _find_nonzeros(signal)
     return signal.made["sparse"]
 
 
 def _find_nonzeros(signal: "Signal") -> Any:
-    codes, fmt, step = signal.carried, signal.format, None
+    (rows, neurons), fmt, codes = signal.shape, signal.format, signal.carried
+    few = int(_DENSE * rows * neurons)
+    ends = np.empty(kernels.blocks_of(rows) * neurons + 1, np.int64)
+    found = ends, np.empty(few, np.int32), np.empty(few, np.float32)
     if isinstance(fmt, FixedPoint) and not fmt.signed and codes.dtype == np.uint8 and codes.flags.c_contiguous:
-        x, count, step = codes, np.count_nonzero(codes), np.float32(fmt.step)  # code 0 is zero: no need for values
-    elif _is_plain(x := signal.values):
-        count = kernels.count_nonzeros(x.reshape(-1))
+        fit = kernels.find_nonzero_codes(codes, np.float32(fmt.step), *found)  # code 0 is zero: no need for values
     else:
-        return None
-    if count >= _DENSE * x.size:
-        return None
-    found = np.empty(len(x) + 1, np.int64), np.empty(count, np.int32), np.empty(count, np.float32)
-    if step is None:
-        kernels.find_nonzeros(x, *found)
-    else:
-        kernels.find_nonzero_codes(x, step, *found)
-    return found
+        fit = _is_plain(signal.values) and kernels.find_nonzeros(signal.values, *found)
+    return found if fit else None
 
 
 @cache

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from lowbit_dtp.activations import Activation
 from lowbit_dtp.backends import Key, multiplied
 from lowbit_dtp.backends.numba_cpu import NumbaBackend
 from lowbit_dtp.formats import Format
@@ -92,6 +93,12 @@ class CheckedBackend(NumbaBackend):
         return own(
             _PLAIN.drive(_plain(signal), np.asarray(weight), np.asarray(bias)),
             owner_of("drive", signal.carried, weight, bias),
+        )
+
+    def respond(self, activation: Activation, signal: Signal, weight: Owned, bias: Owned) -> Owned:
+        return own(
+            _PLAIN.respond(activation, _plain(signal), np.asarray(weight), np.asarray(bias)),
+            owner_of("respond", signal.carried, weight, bias),
         )
 
     def gradients(self, signal: Signal, error: Owned, spent: Owned | None) -> tuple[Owned, Owned]:

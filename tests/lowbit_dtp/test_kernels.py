@@ -110,6 +110,9 @@ def test_what_layers_multiply(shape: tuple[int, int, int], fmt: Format, density:
     close = {"rtol": 0, "atol": 1e-5 * max(k, m, 1) ** 0.5}
     drive = on_each(threads, lambda: COMPILED.drive(signal, weight, bias))
     np.testing.assert_allclose(drive, values @ weight.astype(np.float64) + bias, **close)
+    for activation in ACTIVATIONS.values():
+        state = on_each(threads, lambda act=activation: COMPILED.respond(act, signal, weight, bias))
+        np.testing.assert_allclose(state, activation.apply(PLAIN, drive.astype(np.float64)), rtol=0, atol=1e-6)
     gradient = on_each(threads, lambda: multiplied(COMPILED.gradients(signal, error, None)[0]))
     np.testing.assert_allclose(gradient, values.T @ error.astype(np.float64), **close)
     np.testing.assert_allclose(COMPILED.gradients(signal, error, None)[1], error.sum(0), **close)
@@ -157,10 +160,14 @@ def test_bits_are_transposed(shape: tuple[int, int]) -> None:
 
 def test_rows_that_differ() -> None:
     a = pack((random(6, 70) >= 0).astype(np.uint8), 1)
-    b, differ = a.copy(), np.empty(6, np.bool_)
+    b, rows, both = a.copy(), np.empty(6, np.int64), np.empty((14, 2), np.uint64)
     b[[1, 4], 1] ^= np.uint64(1 << 5)
-    kernels.differing_rows(a, b, differ)
-    assert differ.tolist() == [False, True, False, False, True, False]
+    assert kernels.gather_differing(a, b, rows, both) == 2
+    assert rows[:2].tolist() == [1, 4]
+    assert np.array_equal(both[:4], [a[1], b[1], a[4], b[4]])
+    x, differences = random(4, 5), np.full((6, 5), np.nan, np.float32)
+    kernels.scatter_differences(x, rows, 2, differences)
+    assert np.array_equal(differences[[1, 4]], x[1::2] - x[::2]) and not differences[[0, 2, 3, 5]].any()
 
 
 @pytest.mark.parametrize("changed", [[], [3], [1, 4, 7, 8, 9, 10, 15], range(20)], ids=str)
