@@ -5,8 +5,9 @@ for what is left. Blocks of work depend on shapes alone, so the bits of a result
 """
 
 import numpy as np
-from numba import njit, prange, types
+from numba import prange, types
 
+from ._compiling import kernel, parallel_kernel, subroutine
 from ._simd import (
     bits_of,
     converter,
@@ -41,7 +42,7 @@ _load_part, _splat_part = loader(types.float32, _PART), splatter(types.float32, 
 # --- codes ------------------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def encode_table(x, thresholds, codes):
     """Count, for each value of flat `x`, the `thresholds` at or below it. Returns whether NaN was met."""
     nan = 0
@@ -66,7 +67,7 @@ def encode_table(x, thresholds, codes):
     return nan != 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def encode_fixed(x, per_step, low, high, mask, codes):
     """Steps in flat `x`, half to even, held to `low` and `high`, in two's complement. Returns whether NaN was met."""
     nan = 0
@@ -76,21 +77,21 @@ def encode_fixed(x, per_step, low, high, mask, codes):
     return nan != 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def decode_table(codes, values, numbers):
     """`values` at each of flat `codes`."""
     for i in range(codes.size):
         numbers[i] = values[codes[i]]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def decode_unsigned(codes, step, numbers):
     """`step` times each of flat `codes`."""
     for i in range(codes.size):
         numbers[i] = codes[i] * step
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def holds_nan(x):
     """Whether flat `x` holds a NaN."""
     nan = 0
@@ -99,7 +100,7 @@ def holds_nan(x):
     return nan != 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def gather_differing(a, b, rows, both):
     """Copy each row of words in `a` that is another in `b`, and that, to `both`, one after the other.
 
@@ -116,7 +117,7 @@ def gather_differing(a, b, rows, both):
     return count
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def scatter_differences(x, rows, count, differences):
     """Write row 2 i + 1 less row 2 i of `x` to each of the first `count` of `rows` of `differences`; zero elsewhere."""
     differences[:] = 0
@@ -132,7 +133,7 @@ def scatter_differences(x, rows, count, differences):
 def _rmsprop(lanes):
     load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
 
-    @njit(error_model="numpy")
+    @subroutine(error_model="numpy")
     def run(p, a, s, v, g, place, rate, decay, momentum, stabilizer, start, stop):
         fresh = splat(np.float32(1) - decay)
         for i in range(start, stop, lanes):
@@ -152,7 +153,7 @@ def _rmsprop(lanes):
 _rmsprop_lanes, _rmsprop_one = _rmsprop(LANES), _rmsprop(1)
 
 
-@njit
+@subroutine
 def _update(p, a, s, v, g, place, size, rate, decay, momentum, stabilizer):
     """RMSprop of `size` numbers from `place` on of a parameter, its mean, square and velocity, by a gradient from 0 on.
 
@@ -175,7 +176,7 @@ def _rational_tanh(lanes):
     splat = splatter(types.float32, lanes)
     limit = np.float32(7.90531110763549805)
 
-    @njit(error_model="numpy")
+    @subroutine(error_model="numpy")
     def run(v):
         v = select(less(v, splat(-limit)), splat(-limit), v)  # a NaN is not less, and stays
         v = select(less(splat(limit), v), splat(limit), v)
@@ -199,7 +200,7 @@ def _rational_tanh(lanes):
 _tanh_of = _rational_tanh(LANES)
 
 
-@njit(error_model="numpy")
+@subroutine(error_model="numpy")
 def _activated(activation, x):
     """What an activation makes of a vector."""
     if activation == TANH:
@@ -212,7 +213,7 @@ def _activated(activation, x):
     return x
 
 
-@njit(error_model="numpy")
+@subroutine(error_model="numpy")
 def _activate(activation, x, size):
     """Put what an activation makes of `size` of flat `x`, rounded up to `LANES`, in their place."""
     if activation != IDENTITY:
@@ -227,7 +228,7 @@ def _tiles(lanes):
     """Rows of a product with `lanes` columns, six at a time so that their sums stay in registers (Goto, 2008)."""
     load, spread = loader(types.float32, lanes), spreader(types.float32, lanes)
 
-    @njit
+    @subroutine
     def run(a, step, start, depth, rows, panel, sums):
         for m in range(0, rows, 6):
             m1, m2, m3 = min(m + 1, rows - 1), min(m + 2, rows - 1), min(m + 3, rows - 1)
@@ -261,7 +262,7 @@ _DEPTH = 192
 """Rows of a panel that are multiplied before the next: they fit the second cache."""
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@parallel_kernel(error_model="numpy")
 def matmul(a, b, row_step, column_step, lanes, bias, activation, product):
     """`product` [m, n] = `activation` of `a` [m, k] times the [k, n] in flat `b`, plus `bias` [n].
 
@@ -295,7 +296,7 @@ def matmul(a, b, row_step, column_step, lanes, bias, activation, product):
         _copy_rows(sums, 0, lanes, out, first * columns + column, columns, count, width)
 
 
-@njit
+@subroutine
 def _copy_columns(x, start, step, panel, lanes, rows, width):
     """Write `width` columns of `rows` numbers, `step` apart in flat `x`, to a panel: eight side by side at a time."""
     whole = width // 8 * 8
@@ -310,7 +311,7 @@ def _copy_columns(x, start, step, panel, lanes, rows, width):
             panel[i * lanes + j] = fetch(x, start + j * step + i)
 
 
-@njit
+@subroutine
 def _copy_rows(x, start, step, y, place, row, rows, width):
     """Write `rows` rows of `width` numbers, `step` apart in flat `x`, to flat `y`, `row` apart."""
     for m in range(rows):
@@ -321,7 +322,7 @@ def _copy_rows(x, start, step, y, place, row, rows, width):
                 y[place + m * row + j] = x[start + m * step + j]
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@parallel_kernel(error_model="numpy")
 def few_rows_matmul(a, b, bias, activation, product):
     """`product` [m, n] = `activation` of `a` [m, k] times `b` [k, n], plus `bias` [n]; n >= LANES.
 
@@ -337,7 +338,7 @@ def few_rows_matmul(a, b, bias, activation, product):
             store(out, i * n + column, _activated(activation, row))
 
 
-@njit
+@subroutine
 def _aligned(size):
     """Fresh float32 at an address that is a multiple of 64, so that no vector straddles two cache lines."""
     room = np.empty(size + 16, np.float32)
@@ -351,7 +352,7 @@ _ROWS = 256
 """Rows for which one set of tables is made; their sums stay in the second cache."""
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@parallel_kernel(error_model="numpy")
 def row_tables(words, row_step, block_step, low, high, weight, bias, activation, product):
     """`product` [rows, n] = `activation` of two-valued numbers [rows, k] times `weight` [k, n], plus `bias` [n].
 
@@ -374,7 +375,7 @@ def row_tables(words, row_step, block_step, low, high, weight, bias, activation,
         _copy_rows(sums, 0, LANES, out, first * n + column, n, count, LANES)
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@parallel_kernel(error_model="numpy")
 def row_tables_rmsprop(
     words, row_step, block_step, low, high, error, parameter, mean, square, velocity, rate, decay, momentum, stabilizer
 ):
@@ -397,7 +398,7 @@ _UPDATED = 128
 """Rows of a parameter that are updated as soon as their gradient is known."""
 
 
-@njit
+@subroutine
 def _add_up(words, start, row_step, block_step, low, high, w, n, column, bias, table, sums, rows):
     """Sums [rows, LANES] of what the words from `start` on choose of the panel of flat `w` [k, n] at `column`."""
     k = w.size // n
@@ -420,7 +421,7 @@ def _add_up(words, start, row_step, block_step, low, high, w, n, column, bias, t
                 _look_up(words, at, row_step, u, table, 1, sums, rows)
 
 
-@njit
+@subroutine
 def _subset_sums(w, row, k, n, column, low, high, table, place):
     """Write the 16 sums of `low` or `high` times each of 4 rows of `w` from `row`; rows from `k` on count as zero.
 
@@ -460,7 +461,7 @@ def _subset_sums(w, row, k, n, column, low, high, table, place):
         store(table, to + 15 * LANES, s7 + d)
 
 
-@njit
+@subroutine
 def _look_up(words, start, row_step, first, table, groups, sums, rows):
     """Add, for each of `rows`, sums of `table` that the nibbles of its word choose: `groups` from the `first` on."""
     for m in range(rows):
@@ -475,7 +476,7 @@ def _look_up(words, start, row_step, first, table, groups, sums, rows):
 _load_bits, _splat_bits = loader(types.uint32, 64), splatter(types.uint32, 64)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def transpose_bits(words, columns):
     """Bit i of flat uint32 `columns[q * width + c]` = bit c of row 32 q + i of `words` [rows, width / 64]."""
     rows, width = words.shape[0], 64 * words.shape[1]
@@ -496,7 +497,7 @@ def _finder(number):
     """A pass over rows of `number` that writes the nonzeros of `unit` times them as compressed columns."""
     load, splat = loader(number, LANES), splatter(number, LANES)
 
-    @njit
+    @subroutine
     def find(x, zero, unit, ends, samples, numbers):
         (rows, n), flat = x.shape, x.reshape(-1)
         whole, place = n - n % LANES, np.empty(n, np.int64)
@@ -532,7 +533,7 @@ def _finder(number):
 _find_floats, _find_codes = _finder(types.float32), _finder(types.uint8)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def find_nonzeros(x, ends, samples, numbers):
     """The nonzeros of `x` [rows, n] as compressed columns, of each `_SAMPLES` rows. Returns whether there is room.
 
@@ -541,7 +542,7 @@ def find_nonzeros(x, ends, samples, numbers):
     return _find_floats(x, np.float32(0), np.float32(1), ends, samples, numbers)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def find_nonzero_codes(codes, step, ends, samples, numbers):
     """The same of `step` times uint8 `codes`."""
     return _find_codes(codes, np.uint8(0), step, ends, samples, numbers)
@@ -552,7 +553,7 @@ def blocks_of(rows):
     return -(-rows // _SAMPLES)
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@parallel_kernel(error_model="numpy")
 def sparse_matmul(ends, samples, numbers, b, bias, activation, product):
     """`product` [m, n] = `activation` of compressed columns [m, k] times `b` [k, n], plus `bias` [n]; n >= LANES.
 
@@ -583,7 +584,7 @@ _AHEAD = 8
 """Rows of a matrix after which one that is read now is needed."""
 
 
-@njit
+@subroutine
 def _prefetch_row(x, start):
     """Have `LANES` float32 from `start` on read, for later."""
     for i in range(0, LANES, 16):
@@ -591,7 +592,7 @@ def _prefetch_row(x, start):
     prefetch(x, start + LANES - 1)
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@parallel_kernel
 def sparse_gradient(ends, samples, numbers, slots, kept, error, gradient):
     """`gradient` [m, n] = compressed columns [k, m], transposed, times an `error` [k, n]; n >= LANES.
 
@@ -605,7 +606,7 @@ def sparse_gradient(ends, samples, numbers, slots, kept, error, gradient):
         _add_kept(ends, samples, numbers, slots, kept, error, rows, first, count, out, first * n)
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@parallel_kernel(error_model="numpy")
 def sparse_rmsprop(
     ends, samples, numbers, slots, kept, error, parameter, mean, square, velocity, rate, decay, momentum, stabilizer
 ):
@@ -620,7 +621,7 @@ def sparse_rmsprop(
         _update(p, a, s, v, g, first * n, count * n, rate, decay, momentum, stabilizer)
 
 
-@njit
+@subroutine
 def _add_kept(ends, samples, numbers, slots, kept, error, m, first, count, gradient, place):
     """Rows `first` and `count` - 1 more of a sparse gradient [m, n], into flat `gradient` from `place` on.
 
@@ -652,7 +653,7 @@ def _add_kept(ends, samples, numbers, slots, kept, error, m, first, count, gradi
             store(gradient, place + j * n + column, row)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def number_rows(x, slots):
     """Number the rows of `x` [rows, n] that hold anything but zero, from 0; the others get -1. Returns how many."""
     kept = 0
@@ -665,7 +666,7 @@ def number_rows(x, slots):
     return kept
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def column_sums(x, sums):
     """Sum of each column of `x` [rows, n], row by row."""
     sums[:] = 0
@@ -677,7 +678,7 @@ def column_sums(x, sums):
 # --- elementwise ------------------------------------------------------------------------------------------------------
 
 
-@njit
+@subroutine
 def _span(block, size):
     """Where a block of `size` numbers starts, where its whole vectors end, and where it ends."""
     start = block * _BLOCK
@@ -688,7 +689,7 @@ def _span(block, size):
 def _elementwise_tanh(lanes):
     load, splat, tanh_of = loader(types.float32, lanes), splatter(types.float32, lanes), _rational_tanh(lanes)
 
-    @njit(error_model="numpy")
+    @subroutine(error_model="numpy")
     def run(x, inner, outer, shift, y, start, stop):
         for i in range(start, stop, lanes):
             store(y, i, fma(splat(outer), tanh_of(splat(inner) * load(x, i)), splat(shift)))
@@ -699,7 +700,7 @@ def _elementwise_tanh(lanes):
 _tanh_lanes, _tanh_one = _elementwise_tanh(LANES), _elementwise_tanh(1)
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@parallel_kernel(error_model="numpy")
 def tanh(x, inner, outer, shift, y):
     """`y` = `outer` tanh(`inner` x) + `shift`: a tanh with 1, 1, 0, a sigmoid with 1/2, 1/2, 1/2."""
     x, y = x.reshape(-1), y.reshape(-1)
@@ -709,7 +710,7 @@ def tanh(x, inner, outer, shift, y):
         _tanh_one(x, inner, outer, shift, y, middle, stop)
 
 
-@njit
+@subroutine
 def _times_slope(activation, state, error, one):
     """`error` times the slope of an activation where it gave `state`; `one` is a vector of ones."""
     if activation == TANH:
@@ -724,7 +725,7 @@ def _times_slope(activation, state, error, one):
 def _through(lanes):
     load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
 
-    @njit
+    @subroutine
     def run(activation, state, error, scale, y, start, stop):
         for i in range(start, stop, lanes):
             scaled = splat(scale) * load(error, i)
@@ -736,7 +737,7 @@ def _through(lanes):
 def _through_difference(lanes):
     load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
 
-    @njit
+    @subroutine
     def run(activation, state, a, b, scale, y, start, stop):
         for i in range(start, stop, lanes):
             scaled = splat(scale) * (load(a, i) - load(b, i))
@@ -749,7 +750,7 @@ _through_lanes, _through_one = _through(LANES), _through(1)
 _difference_lanes, _difference_one = _through_difference(LANES), _through_difference(1)
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@parallel_kernel
 def through(activation, state, error, scale, y):
     """`y` = `scale` times `error` times the slope of `activation` where it gave `state`."""
     state, error, y = state.reshape(-1), error.reshape(-1), y.reshape(-1)
@@ -759,7 +760,7 @@ def through(activation, state, error, scale, y):
         _through_one(activation, state, error, scale, y, middle, stop)
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@parallel_kernel
 def through_difference(activation, state, a, b, scale, y):
     """`through` for the error a - b."""
     state, a, b, y = state.reshape(-1), a.reshape(-1), b.reshape(-1), y.reshape(-1)
@@ -772,7 +773,7 @@ def through_difference(activation, state, a, b, scale, y):
 def _axpy(lanes):
     load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
 
-    @njit
+    @subroutine
     def run(scale, x, y, z, start, stop):
         for i in range(start, stop, lanes):
             store(z, i, fma(splat(scale), load(x, i), load(y, i)))
@@ -783,7 +784,7 @@ def _axpy(lanes):
 _axpy_lanes, _axpy_one = _axpy(LANES), _axpy(1)
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@parallel_kernel
 def axpy(scale, x, y, z):
     """`z` = `scale` x + y."""
     x, y, z = x.reshape(-1), y.reshape(-1), z.reshape(-1)
@@ -793,7 +794,7 @@ def axpy(scale, x, y, z):
         _axpy_one(scale, x, y, z, middle, stop)
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@parallel_kernel(error_model="numpy")
 def rmsprop(parameter, gradient, mean, square, velocity, rate, decay, momentum, stabilizer):
     """Centred RMSprop with momentum over flat arrays of float32, in place: one pass over five arrays."""
     for block in prange((parameter.size + _BLOCK - 1) // _BLOCK):
@@ -813,7 +814,7 @@ def rmsprop(parameter, gradient, mean, square, velocity, rate, decay, momentum, 
         )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def cross_entropy(logits, labels, error):
     """`error` = softmax of `logits` [batch, classes] less 1 at the label; returns the mean negative log-likelihood.
 
@@ -847,7 +848,7 @@ _to_int, _to_float = converter(types.int32), converter(types.float32)
 _read_int, _read_float = reader(types.int32, _DRAWS), reader(types.float32, _DRAWS)
 
 
-@njit(error_model="numpy")
+@subroutine(error_model="numpy")
 def _philox(c0, c1, c2, c3, k0, k1):
     """Philox4x32-10 (Salmon et al., SC 2011): four random words of 32 bits, each in a lane of 64."""
     low, half = _splat_word(np.uint64(0xFFFFFFFF)), _splat_word(np.uint64(32))
@@ -859,7 +860,7 @@ def _philox(c0, c1, c2, c3, k0, k1):
     return c0, c1, c2, c3
 
 
-@njit
+@subroutine
 def _words(block, lanes, key, counter):
     """The random words of a block of `DRAWN` numbers; `lanes` counts from 0 to `_DRAWS`."""
     first = _load_counter(lanes, 0) + _splat_word(np.uint64(block * _DRAWS))
@@ -867,7 +868,7 @@ def _words(block, lanes, key, counter):
     return _philox(first, c1, c2, c3, key[0], key[1])
 
 
-@njit(error_model="numpy")
+@subroutine(error_model="numpy")
 def _log(x):
     """Natural logarithm of float32 lanes in (0, 1], by the polynomial of Cephes' logf."""
     bits = _read_int(x)
@@ -890,13 +891,13 @@ def _log(x):
     return fma(_to_float(exponent), _splat_draw(np.float32(0.69314718)), f + p)
 
 
-@njit
+@subroutine
 def _unit(word):
     """Multiples of 2^-24 in [0, 1)."""
     return _to_float(_to_int(word >> _splat_word(np.uint64(8)))) * _splat_draw(np.float32(2.0**-24))
 
 
-@njit(error_model="numpy")
+@subroutine(error_model="numpy")
 def _box_muller(radius_word, angle_word):
     """Two standard normal vectors of two vectors of random words (Box and Muller, 1958).
 
@@ -920,7 +921,7 @@ def _box_muller(radius_word, angle_word):
     return radius * select(swapped, sine, cosine), radius * select(swapped, cosine, sine)
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@parallel_kernel(error_model="numpy")
 def normal(key, counter, numbers):
     """Standard normal float32 in flat `numbers`, a multiple of `DRAWN`, from a `key` and the upper part of a `counter`.
 
@@ -938,7 +939,7 @@ def normal(key, counter, numbers):
         store(numbers, place + 3 * _DRAWS, x3)
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@parallel_kernel(error_model="numpy")
 def uniform(key, counter, numbers):
     """Uniform float32 in [0, 1), as `normal` has it: the upper 24 bits of each word."""
     lanes = np.arange(_DRAWS).astype(np.uint64)
@@ -951,7 +952,7 @@ def uniform(key, counter, numbers):
         store(numbers, place + 3 * _DRAWS, _unit(c3))
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@parallel_kernel
 def shift_sgd(weights, gradient, shift, low, high, key, counter):
     """Flat integer `weights` less `gradient` / 2^`shift`, rounded stochastically, held to `low` and `high`, in place.
 

@@ -5,8 +5,9 @@ number of threads.
 """
 
 import numpy as np
-from numba import njit, prange, types
+from numba import prange, types
 
+from ._compiling import kernel, parallel_kernel, subroutine
 from ._simd import (
     at_least,
     bits_of,
@@ -33,7 +34,7 @@ _SMALL = 1 << 17
 """Numbers below which a pass is not worth a second thread."""
 
 
-@njit(inline="always")
+@subroutine(inline="always")
 def _chunks(rows, numbers):
     """Into how many runs of rows a pass over so many numbers is cut."""
     return max(1, min(rows, numbers // _SMALL))
@@ -46,7 +47,7 @@ def _signs(number):
     """A pass over rows of `number` that packs whether each reaches a threshold, and tells whether NaN was met."""
     load, splat = loader(number, _HALF), splatter(number, _HALF)
 
-    @njit
+    @subroutine
     def run(x, threshold, words, first, stop):
         columns, flat, out = x.shape[1], x.reshape(-1), words.reshape(-1)
         width, whole, left = words.shape[1], columns // _WORD, columns % _WORD
@@ -80,7 +81,7 @@ def _signs(number):
 _signs_float32, _signs_float64 = _signs(types.float32), _signs(types.float64)
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@parallel_kernel
 def pack_float32(x, threshold, words):
     """One bit for each of float32 `x` [rows, n]: whether it is `threshold` or more. Returns whether NaN was met.
 
@@ -94,7 +95,7 @@ def pack_float32(x, threshold, words):
     return nans != 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def pack_float64(x, threshold, words):
     """`pack_float32` of float64."""
     return _signs_float64(x, threshold, words, 0, x.shape[0])
@@ -109,7 +110,7 @@ _read_word, _load_word = reader(types.uint64, 1), loader(types.uint64, 1)
 _to_8, _to_16, _to_32 = converter(types.uint8), converter(types.uint16), converter(types.uint32)
 
 
-@njit
+@subroutine
 def _fold(codes, at, bits, words, to):
     """Write the 64 / `bits` codes that begin at `codes[at]` to `words[to]`: shifts within lanes of one byte to be."""
     if bits == 1:
@@ -125,7 +126,7 @@ def _fold(codes, at, bits, words, to):
         store(words, to, _read_word(_load_8(codes, at)))
 
 
-@njit
+@subroutine
 def _unfold(words, at, bits, flip, codes, to):
     """Undo `_fold`: write the codes of `words[at]`, with the bits `flip` flipped, to `codes[to]` and what follows."""
     if bits == 1:
@@ -142,7 +143,7 @@ def _unfold(words, at, bits, flip, codes, to):
         store(codes, to, _read_8(_load_word(words, at)) ^ _splat_8(flip))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def pack_codes(codes, bits, words):
     """`codes` [rows, n], uint8 below 2^bits, side by side in `words`; 1, 2, 4 or 8 bits."""
     columns, flat, out = codes.shape[1], codes.reshape(-1), words.reshape(-1)
@@ -158,7 +159,7 @@ def pack_codes(codes, bits, words):
             _fold(last, 0, bits, out, to + whole)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def unpack_codes(words, bits, flip, columns, codes):
     """Undo `pack_codes`, and flip the bits `flip` of each code; 0 in `codes` [rows, stride] from `columns` on."""
     flat, out, last = words.reshape(-1), codes.reshape(-1), np.empty(_WORD, np.uint8)
@@ -176,7 +177,7 @@ def unpack_codes(words, bits, flip, columns, codes):
             out[to + j] = 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def split_codes(codes, words):
     """Bit planes `words` [planes, rows, width] of `codes` [rows, 64 width], uint8; the lowest first."""
     flat, (planes, rows, width) = codes.reshape(-1), words.shape
@@ -191,7 +192,7 @@ def split_codes(codes, words):
 _splat_low = splatter(types.float32, 16)
 
 
-@njit
+@subroutine
 def _choose_rows(words, low, high, x, first, stop):
     columns, flat, out = x.shape[1], words.reshape(-1), x.reshape(-1)
     width, whole, left = words.shape[1], columns // _WORD, columns % _WORD
@@ -210,12 +211,12 @@ def _choose_rows(words, low, high, x, first, stop):
                 out[to + j] = high if flat[at] >> np.uint64(j) & np.uint64(1) else low
 
 
-@njit(inline="always")
+@subroutine(inline="always")
 def _quarter(word, first):
     return mask_of(np.uint16(word >> np.uint64(first)))
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@parallel_kernel
 def unpack_float32(words, low, high, x):
     """`x` [rows, n], float32: `high` where the bit in `words` is set, else `low`. The word is the mask of a choice."""
     chunks, rows = _chunks(x.shape[0], x.size), x.shape[0]
@@ -232,13 +233,13 @@ _load_row, _read_few = loader(types.uint8, 64), reader(types.uint64, 8)
 _splat_word = splatter(types.uint64, 1)
 
 
-@njit(inline="always")
+@subroutine(inline="always")
 def ones_in(word):
     """Bits set in an unsigned number."""
     return np.int64(total(popcount(_splat_word(np.uint64(word)))))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def count_bits(rows, before):
     """Bits set in the bytes of flat `rows`, and bits that differ from the row before; before the first is `before`."""
     ones, toggles, width = np.int64(0), np.int64(0), before.size
@@ -256,7 +257,7 @@ def count_bits(rows, before):
     return ones + np.int64(total(set_bits)), toggles + np.int64(total(changed))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def count_flips(words, others, flips):
     """Bits that differ between `words` and `others` [rows, width], of each row, in `flips` [rows], int64."""
     width, a, b = words.shape[1], words.reshape(-1), others.reshape(-1)
@@ -291,13 +292,13 @@ _read_terms = reader(types.int32, COLUMNS)
 _splat_sums = splatter(types.int32, 16)
 
 
-@njit(inline="always")
+@subroutine(inline="always")
 def _tasks(rows, neurons, columns):
     """Tasks that a product is cut into: runs of rows of blocks of columns."""
     return (neurons + columns - 1) // columns * max(1, rows // _TASK_ROWS)
 
 
-@njit(inline="always")
+@subroutine(inline="always")
 def _task(task, rows, neurons, columns):
     """Block and column at which a task begins, and its first row and the end of its rows."""
     blocks, runs = (neurons + columns - 1) // columns, max(1, rows // _TASK_ROWS)
@@ -305,12 +306,12 @@ def _task(task, rows, neurons, columns):
     return block, min(block * columns, neurons - columns), rows * run // runs, rows * (run + 1) // runs
 
 
-@njit(inline="always")
+@subroutine(inline="always")
 def _next_five(i, last):
     return min(i + 1, last), min(i + 2, last), min(i + 3, last), min(i + 4, last), min(i + 5, last)
 
 
-@njit
+@subroutine
 def _planes_task(task, words, weights, orders, ternary, scale, row_terms, column_terms, product):
     block, column, first, stop = _task(task, product.shape[0], product.shape[1], COLUMNS)
     planes, rows, width = words.shape
@@ -340,7 +341,7 @@ def _planes_task(task, words, weights, orders, ternary, scale, row_terms, column
         store(out, k * n + column, scales * _to_int(b) + terms + _spread_term(row_terms, k))
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@parallel_kernel
 def planes_product(words, weights, orders, ternary, factors, sums, others, product):
     """The product of bit planes `words` [planes, rows, width] by `orders` bit planes of weights, the lowest first.
 
@@ -370,12 +371,12 @@ _load_wide_terms, _splat_wide_terms = loader(types.int32, LOOKED_UP), splatter(t
 _spread_wide_term = spreader(types.int32, LOOKED_UP)
 
 
-@njit(inline="always")
+@subroutine(inline="always")
 def _counts(codes, at, v):
     return _look_up(_COUNTS, np.intp(codes[np.uintp(at)]) << 4, v)
 
 
-@njit
+@subroutine
 def _look_up_task(task, planes, codes, weights, orders, scale, row_terms, column_terms, product):
     block, column, first, stop = _task(task, product.shape[0], product.shape[1], LOOKED_UP)
     flat, out, (rows, n), steps = codes.reshape(-1), product.reshape(-1), product.shape, codes.shape[1]
@@ -403,7 +404,7 @@ def _look_up_task(task, planes, codes, weights, orders, scale, row_terms, column
         store(out, i3 * n + column, scales * _to_int(total_d) + terms + _spread_wide_term(row_terms, i3))
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@parallel_kernel
 def look_up_product(words, steps, weights, orders, factors, sums, product):
     """`planes_product` for AVX2; a sum(u v) below 2^16; LOOKED_UP or more columns.
 
@@ -422,7 +423,7 @@ def look_up_product(words, steps, weights, orders, factors, sums, product):
             _look_up_task(task, planes, codes, weights, orders, scale, row_terms, column_terms, product)
 
 
-@njit(inline="always")
+@subroutine(inline="always")
 def _write_six(out, n, column, i, last, a, b, c, d, e, f, scale, row_terms, column_terms):
     """Write the sums of six rows from `i` on, scaled and with their terms, to `column` of flat `out` [rows, n]."""
     i1, i2, i3, i4, i5 = _next_five(i, last)
@@ -435,7 +436,7 @@ def _write_six(out, n, column, i, last, a, b, c, d, e, f, scale, row_terms, colu
     store(out, i5 * n + column, scales * f + terms + _spread_term(row_terms, i5))
 
 
-@njit
+@subroutine
 def _bytes_task(task, codes, steps, weights, digits, scale, row_terms, column_terms, product):
     block, column, first, stop = _task(task, product.shape[0], product.shape[1], COLUMNS)
     flat, out, n, stride = codes.reshape(-1), product.reshape(-1), product.shape[1], codes.shape[1]
@@ -456,14 +457,14 @@ def _bytes_task(task, codes, steps, weights, digits, scale, row_terms, column_te
         _write_six(out, n, column, i, stop - 1, a, b, c, d, e, f, scale, row_terms, column_terms)
 
 
-@njit(inline="always")
+@subroutine(inline="always")
 def _pairs(sums, flat, at, p, q):
     x = _read_bytes(_spread_codes(flat, at)) + p
     y = _read_bytes(_spread_codes(flat, at + 1)) + q
     return dot4_small(sums, _read_terms(x), _read_terms(y))
 
 
-@njit
+@subroutine
 def _pairs_task(task, codes, steps, weights, scale, row_terms, column_terms, product):
     block, column, first, stop = _task(task, product.shape[0], product.shape[1], COLUMNS)
     flat, out, n, stride = codes.reshape(-1), product.reshape(-1), product.shape[1], codes.shape[1]
@@ -482,7 +483,7 @@ def _pairs_task(task, codes, steps, weights, scale, row_terms, column_terms, pro
         _write_six(out, n, column, i, stop - 1, a, b, c, d, e, f, scale, row_terms, column_terms)
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@parallel_kernel
 def bytes_product(codes, steps, weights, digits, factors, sums, others, product):
     """The product of `codes` [rows, stride], eight bytes in a uint64, by weights of `digits` signed bytes, 1 or 2.
 
@@ -501,7 +502,7 @@ def bytes_product(codes, steps, weights, digits, factors, sums, others, product)
             _code_task(task, fours, steps, weights, digits, scale, row_terms, column_terms, product)
 
 
-@njit
+@subroutine
 def _code_task(task, codes, steps, weights, digits, scale, row_terms, column_terms, product):
     if digits:
         _bytes_task(task, codes, steps, weights, digits, scale, row_terms, column_terms, product)
@@ -509,7 +510,7 @@ def _code_task(task, codes, steps, weights, digits, scale, row_terms, column_ter
         _pairs_task(task, codes, steps, weights, scale, row_terms, column_terms, product)
 
 
-@njit
+@subroutine
 def _plane_terms(words, factor):
     """For each row of bit planes `words` [planes, rows, width], `factor` times the sum of its codes."""
     planes, rows, width = words.shape
@@ -526,7 +527,7 @@ def _plane_terms(words, factor):
     return terms
 
 
-@njit
+@subroutine
 def _code_terms(codes, factor, pair_factor):
     """For each row, `factor` sum(u) + `pair_factor` sum(u1 u2): u1 and u2 are codes, four and four.
 
@@ -544,7 +545,7 @@ def _code_terms(codes, factor, pair_factor):
     return terms
 
 
-@njit
+@subroutine
 def _column_terms(factor, sums, other_factor, others):
     """For each column, `factor` times `sums` + `other_factor` times `others`, wrapped around."""
     terms = np.empty(sums.size, np.int32)
