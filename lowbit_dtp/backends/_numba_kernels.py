@@ -383,9 +383,10 @@ def row_tables_rmsprop(
     rows, n = parameter.shape
     w, none, p = error.reshape(-1), np.zeros(n, np.float32), parameter.reshape(-1)
     a, s, v = mean.reshape(-1), square.reshape(-1), velocity.reshape(-1)
-    for task in prange((rows + _UPDATED - 1) // _UPDATED):
-        first = task * _UPDATED
-        count = min(_UPDATED, rows - first)
+    tasks = _updates(rows)
+    for task in prange(tasks):
+        first = rows * task // tasks
+        count = rows * (task + 1) // tasks - first
         table, sums, g = _aligned(_GROUPS * 16 * LANES), _aligned(_UPDATED * LANES), _aligned(_UPDATED * n)
         for panel in range((n + LANES - 1) // LANES):
             column = min(panel * LANES, n - LANES)
@@ -395,7 +396,13 @@ def row_tables_rmsprop(
 
 
 _UPDATED = 128
-"""Rows of a parameter that are updated as soon as their gradient is known."""
+"""Rows of a parameter, at most, that are updated as soon as their gradient is known."""
+
+
+@subroutine
+def _updates(rows):
+    """Into how many runs of rows an update is cut: one, or an even number, for two threads to have as much to do."""
+    return 1 if rows <= _UPDATED else (rows + 2 * _UPDATED - 1) // (2 * _UPDATED) * 2
 
 
 @subroutine
@@ -600,9 +607,10 @@ def sparse_gradient(ends, samples, numbers, slots, kept, error, gradient):
     """
     rows, n = gradient.shape
     out = gradient.reshape(-1)
-    for task in prange((rows + _UPDATED - 1) // _UPDATED):
-        first = task * _UPDATED
-        count = min(_UPDATED, rows - first)
+    tasks = _updates(rows)
+    for task in prange(tasks):
+        first = rows * task // tasks
+        count = rows * (task + 1) // tasks - first
         _add_kept(ends, samples, numbers, slots, kept, error, rows, first, count, out, first * n)
 
 
@@ -613,9 +621,10 @@ def sparse_rmsprop(
     """`rmsprop` by the gradient that `sparse_gradient` makes, some rows at a time, while in cache."""
     rows, n = parameter.shape
     p, a, s, v = parameter.reshape(-1), mean.reshape(-1), square.reshape(-1), velocity.reshape(-1)
-    for task in prange((rows + _UPDATED - 1) // _UPDATED):
-        first = task * _UPDATED
-        count = min(_UPDATED, rows - first)
+    tasks = _updates(rows)
+    for task in prange(tasks):
+        first = rows * task // tasks
+        count = rows * (task + 1) // tasks - first
         g = _aligned(_UPDATED * n)
         _add_kept(ends, samples, numbers, slots, kept, error, rows, first, count, g, 0)
         _update(p, a, s, v, g, first * n, count * n, rate, decay, momentum, stabilizer)
