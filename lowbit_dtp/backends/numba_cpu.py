@@ -27,8 +27,8 @@ kernels: Any = _numba_kernels  # the compiler knows their types, mypy does not
 
 _DENSE = 0.3
 """Share of nonzeros from which a dense product is faster than passing over the zeros."""
-_FEW = 6
-"""Samples below which weights are read as they lie."""
+_FEW, _SHALLOW = 6, 16
+"""Samples below which, and inputs up to which, weights are read as they lie."""
 _FEW_ROWS = 0.7
 """Share of samples with an error below which the others are left out of a dense gradient..."""
 _LARGE = 1_000_000
@@ -200,7 +200,8 @@ class NumbaBackend(NumpyBackend):
             return super().gradients(signal, error, spent)
         sums = np.empty(error.shape[1], np.float32)
         kernels.column_sums(error, sums)
-        if error.shape[1] >= kernels.LANES and (signal.packed_neurons is not None or _sparse(signal) is not None):
+        few = len(error) < _FEW or error.shape[1] < kernels.LANES
+        if not few and (signal.packed_neurons is not None or _sparse(signal) is not None):
             return Outer(signal, error, _outer), sums
         values = signal.values
         if values.size * error.shape[1] > _LARGE:
@@ -268,7 +269,7 @@ class NumbaBackend(NumpyBackend):
         momentum: float,
         stabilizer: float,
     ) -> None:
-        if not (parameter.flags.c_contiguous and all(x.flags.c_contiguous for x in state)):  # or else flat is a copy
+        if not parameter.flags.c_contiguous:  # or else flat is a copy
             raise ValueError("a parameter that is updated in place must be C-contiguous; see numpy.ascontiguousarray")
         if gradient.shape != parameter.shape:
             raise ValueError(f"a parameter of shape {parameter.shape} has no gradient of shape {gradient.shape}")
@@ -354,8 +355,8 @@ def _product(signal: "Signal", weight: Array, bias: Array, activation: int) -> A
     """`activation(signal @ weight + bias)` by the kernel that suits the signal."""
     rows, (_, neurons) = signal.shape[0], weight.shape
     product = np.empty((rows, neurons), np.float32)
-    if rows < _FEW and neurons >= kernels.LANES:
-        kernels.few_rows_matmul(signal.values, weight, bias, activation, product)
+    if rows < _FEW:
+        _multiply(signal.values, weight, bias, activation, product)
     elif signal.packed_neurons is not None and neurons >= kernels.LANES:
         words = signal.carried.view(np.uint32)
         values = _values(signal.format, weight.dtype)
@@ -368,11 +369,15 @@ def _product(signal: "Signal", weight: Array, bias: Array, activation: int) -> A
 
 
 def _multiply(a: Array, b: Array, bias: Array, activation: int, product: Array) -> None:
+    (rows, depth), columns = a.shape, b.shape[1]
+    if (rows < _FEW or depth <= _SHALLOW) and columns >= kernels.LANES:
+        kernels.direct_matmul(np.ascontiguousarray(a), np.ascontiguousarray(b), bias, activation, product)
+        return
     if b.flags.f_contiguous and not b.flags.c_contiguous:
         flat, steps = b.T.reshape(-1), (1, b.shape[0])
     else:
         flat, steps = _flat(b), (b.shape[1], 1)
-    lanes = 16 if b.shape[1] <= 16 else kernels.TILE_LANES
+    lanes = 16 if columns <= 16 else kernels.TILE_LANES
     kernels.matmul(np.ascontiguousarray(a), flat, *steps, lanes, bias, activation, product)
 
 

@@ -1,4 +1,4 @@
-"""What the machine can do at most on one thread, in SI units: arithmetic within registers, and reading of memory.
+"""What the machine can do at most on one thread, in SI units: arithmetic within registers, memory, and calls.
 
     .venv/bin/python tests/benchmarks/limits.py
 
@@ -18,13 +18,15 @@ from numba import njit, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from lowbit_dtp.backends._simd import dot4, fma, loader, popcount, store, target
+from lowbit_dtp.backends._simd import dot4, dot4_small, fma, loader, popcount, reader, store, target
 
 CHAINS = 12
 """Independent calculations in a loop: more than two units with a latency of five cycles need, fewer than registers."""
 
 READ = {"first cache": 2**14, "second cache": 2**19, "memory": 2**28}
 """Bytes read again and again from each."""
+
+CALL = "seconds a call from Python of a kernel of eight arrays that does nothing"
 
 _SHUFFLES = {  # by how the assembler writes them; the first found is used
     r"vpshufb .*%zmm": ("llvm.x86.avx512.pshuf.b.512", 512),
@@ -46,6 +48,8 @@ def measured(rounds: int = 60, seconds: float = 0.005) -> dict[str, float]:
         _chains("popcount bits a second", 64, _count_bits, types.uint64, bits // 64),
         _chains("popcount bits a second", 64, _count_bits, types.uint64, 1),  # faster where it is the one instruction
         _chains("byte multiply-adds a second", 4, _multiply_bytes, types.int32, bits // 32),
+        _chains("products of pairs by sums of bytes a second", 8, _multiply_sums(bits // 32), types.int32, bits // 32),
+        _writes(bits // 64),
     ]
     if found := _shuffle():
         loops.append(_chains("byte-shuffle bytes a second", 1, found[0], types.uint8, found[1] // 8))
@@ -55,7 +59,7 @@ def measured(rounds: int = 60, seconds: float = 0.005) -> dict[str, float]:
     for _ in range(rounds):
         for loop, count in zip(loops, counts, strict=True):
             limits[loop.name] = max(limits.get(loop.name, 0.0), loop.rate(count))
-    return limits
+    return limits | {CALL: _call()}
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,17 @@ def _count_bits(v, a, b):  # type: ignore[no-untyped-def]
 @njit
 def _multiply_bytes(v, a, b):  # type: ignore[no-untyped-def]
     return dot4(v, v, a)  # sums of products by an `a` alone would leave the loop where they are not one instruction
+
+
+def _multiply_sums(lanes: int) -> Any:
+    """A step of the product of pairs (Winograd, 1968): two sums of four bytes, multiplied, stand for eight products."""
+    read, back = reader(types.uint8, 4 * lanes), reader(types.int32, lanes)
+
+    @njit
+    def step(v, a, b):  # type: ignore[no-untyped-def]
+        return dot4_small(v, back(read(v) + read(a)), back(read(v) + read(b)))
+
+    return step
 
 
 def _shuffle() -> tuple[Any, int] | None:
@@ -180,6 +195,38 @@ def _reads(lanes: int) -> list[_Loop]:
         _Loop(f"bytes a second read, {place}", size, run, _aligned(np.ones(size // 8, np.uint64)))
         for place, size in READ.items()
     ]
+
+
+def _writes(lanes: int) -> _Loop:
+    """A loop that writes what fits the second cache."""
+    load, size = loader(types.uint64, lanes), READ["second cache"]
+
+    @njit
+    def run(x, count):  # type: ignore[no-untyped-def]
+        v = load(x, 0)
+        for _ in range(count):
+            v = v + v
+            for i in range(0, x.size, lanes):
+                store(x, i, v)
+
+    return _Loop("bytes a second written, second cache", size, run, _aligned(np.ones(size // 8, np.uint64)))
+
+
+def _call(rounds: int = 50, count: int = 1000) -> float:
+    """Seconds a call of a kernel that does nothing."""
+
+    @njit(nogil=True)
+    def nothing(a, b, c, d, e, f, g, h):  # type: ignore[no-untyped-def]
+        pass
+
+    arrays = [np.zeros((2, 2), np.float32) for _ in range(8)]
+    best = float("inf")
+    for _ in range(rounds):
+        started = perf_counter()
+        for _ in range(count):
+            nothing(*arrays)
+        best = min(best, (perf_counter() - started) / count)
+    return best
 
 
 def _aligned(x: np.ndarray) -> np.ndarray:

@@ -328,7 +328,7 @@ def test_rmsprop_as_the_thesis_has_it(backend: Backend, threads: list[int], monk
 
 @pytest.mark.parametrize("fmt", [binary, ufixed(8, 0)], ids=str)
 @pytest.mark.parametrize("optimizer", [RMSprop, SGD])
-@pytest.mark.parametrize("shape", [(100, 784, 500), (5, 3, 64), (40, 300, 77)], ids=str)
+@pytest.mark.parametrize("shape", [(100, 784, 500), (6, 3, 64), (300, 130, 64), (40, 300, 77)], ids=str)
 def test_gradient_and_update_in_one_pass(shape, fmt, optimizer, threads) -> None:  # type: ignore[no-untyped-def]
     m, k, n = shape
     signal, error, start = sent(random(m, k, density=0.2).clip(0), fmt), random(m, n), random(k, n)
