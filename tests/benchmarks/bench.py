@@ -48,7 +48,7 @@ COSTS = {
     "planes": ("popcount bits a second", 1.0),
     "look-up": ("byte-shuffle bytes a second", 0.25),
     "bytes": ("byte multiply-adds a second", 1.0),
-    "pairs": ("byte multiply-adds a second", 0.5),
+    "pairs": ("products of pairs by sums of bytes a second", 1.0),
 }
 """Which limit of the machine a way to multiply whole numbers runs into, and what one product takes of it."""
 
@@ -58,8 +58,11 @@ LIMITED = {
     READ: "binary x float32, by look-ups alone: tables must be made and sums kept, too",
     "popcount bits a second": "binary x binary, ternary, 2 bits",
     "byte-shuffle bytes a second": "the same where bits are not counted in vectors",
-    "byte multiply-adds a second": "binary x int8 (two for int16); 4 x 4 bits (half of one)",
-    "bytes a second read, second cache": "weights of a layer",
+    "byte multiply-adds a second": "binary x int8 (two for int16)",
+    "products of pairs by sums of bytes a second": "2 x 2 and 4 x 4 bits",
+    "bytes a second read, second cache": "weights of a layer; packing",
+    "bytes a second written, second cache": "unpacking",
+    limits.CALL: "one sample at a time; packing and unpacking",
     "bytes a second read, memory": "parameters, gradients and optimizer state where the last cache is too small",
 }
 """What of ours each limit of the machine bounds."""
@@ -73,9 +76,9 @@ class Side:
     limit: str
     cost: float
 
-    def share(self, products_a_second: float, limits: Mapping[str, float]) -> str:
-        """How much of its limit it reaches at that speed on one thread."""
-        return f"{products_a_second * self.cost / limits[self.limit]:.0%}"
+    def share(self, products: int, seconds: float, most: Mapping[str, float]) -> str:
+        """How much of the time that it takes on one thread its limit would take, with a call of a kernel."""
+        return f"{(most[limits.CALL] + products * self.cost / most[self.limit]) / seconds:.0%}"
 
 
 def sent(x: np.ndarray, fmt: Format) -> Signal:
@@ -127,7 +130,7 @@ def products(shape: tuple[int, int, int]) -> dict[str, Side]:
     }
 
 
-def product_tables(threads: int, rounds: int, limits: Mapping[str, float]) -> Iterator[str]:
+def product_tables(threads: int, rounds: int, most: Mapping[str, float]) -> Iterator[str]:
     """A table for each shape."""
     for shape in SHAPES:
         rows, inputs, outputs = shape
@@ -135,17 +138,17 @@ def product_tables(threads: int, rounds: int, limits: Mapping[str, float]) -> It
         x, w = (random.standard_normal(s).astype(np.float32) for s in ((rows, inputs), (inputs, outputs)))
         mine, theirs = products(shape), peers.products(x, w, threads)
         timings = measure({name: side.call for name, side in mine.items()} | theirs, rounds)
-        speeds = {name: rows * inputs * outputs / timings.median(name) for name in timings.seconds}
+        count = rows * inputs * outputs
         others = [peer for peer in theirs if peer != "torch float32"]
         lines = [
             [
                 name,
                 f"{timings.median(name) * 1e6:,.0f}",
-                f"{speeds[name] / 1e9:,.0f}",
+                f"{count / timings.median(name) / 1e9:,.0f}",
                 shown(timings.ratio("torch float32", name)),
                 GOALS.get(name, ""),
                 *(f"{timings.ratio(peer, name)[1]:.2f}" for peer in others),
-                mine[name].share(speeds[name] / threads, limits) if name in mine else "",
+                mine[name].share(count, timings.median(name) * threads, most) if name in mine else "",
             ]
             for name in timings.seconds
         ]
@@ -154,8 +157,10 @@ def product_tables(threads: int, rounds: int, limits: Mapping[str, float]) -> It
         yield from table(["", "µs", "10^9 products/s", *ratios, "of the limit"], lines)
 
 
-def packing_table(rounds: int) -> Iterator[str]:
-    """Packing and unpacking, in the cache."""
+def packing_table(rounds: int, most: Mapping[str, float]) -> Iterator[str]:
+    """Packing and unpacking, in the cache. Their limit is to read, or write, the floats by one call of a kernel."""
+    peer_of, goals = {"pack": "np.packbits", "unpack": "np.unpackbits"}, {"pack": "2", "unpack": "8"}
+    rates = {"pack": most["bytes a second read, second cache"], "unpack": most["bytes a second written, second cache"]}
     lines = []
     for shape in ((100, 500), (100, 784), (256, 1024)):
         x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
@@ -165,10 +170,12 @@ def packing_table(rounds: int) -> Iterator[str]:
             "unpack": lambda words=words, n=shape[1]: packed.unpack_signs(words, n, -1.0, 1.0),
         }
         timings = measure(mine | peers.packing(x), rounds)
-        for name, peer in (("pack", "np.packbits"), ("unpack", "np.unpackbits")):
-            ratio, goal = shown(timings.ratio(peer, name)), {"pack": "2", "unpack": "8"}[name]
-            lines.append([f"{name} {shape[0]} x {shape[1]}", f"{timings.median(name) * 1e6:.1f}", peer, ratio, goal])
-    yield from table(["", "µs", "peer", "peer / it", "goal"], lines)
+        for name, peer in peer_of.items():
+            seconds, ratio = timings.median(name), shown(timings.ratio(peer, name))
+            share = f"{(most[limits.CALL] + x.nbytes / rates[name]) / seconds:.0%}"
+            size = f"{name} {shape[0]} x {shape[1]}"
+            lines.append([size, f"{seconds * 1e6:.1f}", peer, ratio, goals[name], share])
+    yield from table(["", "µs", "peer", "peer / it", "goal", "of the limit"], lines)
 
 
 STEP_GOALS = {"torch.compile": "3", "dense": "2.7", "autograd": "3", "DTP": "4.5"}
@@ -205,7 +212,7 @@ def report(thread_counts: list[int], rounds: int, turns: int) -> Iterator[str]:
         yield from ("", f"## Products, {threads} thread{'s' * (threads > 1)}")
         yield from product_tables(threads, rounds, most)
     set_threads(1)
-    yield from ("", "## Packing, one thread", "", *packing_table(rounds))
+    yield from ("", "## Packing, one thread", "", *packing_table(rounds, most))
     images = "MNIST" if step.has_mnist() else "random images as sparse as MNIST"
     yield from ("", f"## Training 784-500-500-10 on {images}, an epoch of each in {turns} turns", "")
     yield from step_table(thread_counts, turns)
@@ -217,9 +224,17 @@ def report(thread_counts: list[int], rounds: int, turns: int) -> Iterator[str]:
     yield f"The first step in a new process takes {first['compiled']:.1f} s if kernels must be compiled, and"
     yield f"{first['cached']:.2f} s if they are cached, beside {first['Numba']:.2f} s in which Numba itself starts."
     if step.has_mnist():
-        ours, eager, as_bytes = (epoch.epoch_memory(side) / 1e6 for side in ("ours", "eager", "eager-bytes"))
-        yield from ("", f"Peak memory of a process that trains DTP for an epoch of MNIST: {ours:.0f} MB; eager torch")
-        yield f"{eager:.0f} MB, or {as_bytes:.0f} MB if it keeps pixels as bytes. The goal was half of eager torch."
+        yield from ("", *memory())
+
+
+def memory() -> Iterator[str]:
+    """Peak memory of an epoch, and what there is no way around."""
+    ours, eager, as_bytes = (epoch.epoch_memory(side) / 1e6 for side in ("ours", "eager", "eager-bytes"))
+    numba, images, state = (x / 1e6 for x in (epoch.numba_memory(), epoch.image_bytes(), epoch.state_bytes()))
+    yield "Peak memory of a process that trains DTP for an epoch of MNIST (goal: half of eager torch's):"
+    yield f"{ours:.0f} MB; eager torch {eager:.0f} MB, or {as_bytes:.0f} MB if it keeps pixels as bytes."
+    yield f"A process that runs one kernel of Numba, from its cache, takes {numba:.0f} MB; the images are {images:.0f} MB,"
+    yield f"and parameters with their optimizer's state {state:.0f} MB: {numba + images + state:.0f} MB together."
 
 
 def main() -> None:

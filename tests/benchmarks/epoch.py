@@ -45,6 +45,38 @@ def epoch_memory(side: str, threads: int = 1) -> int:
     return peak_memory([sys.executable, str(Path(__file__).resolve()), side, "--threads", str(threads)])
 
 
+_ONE_KERNEL = """
+import numba
+import numpy
+
+@numba.njit(parallel=True, cache=True)
+def add_one(x):
+    for i in numba.prange(x.size):
+        x[i] += 1
+
+add_one(numpy.zeros(3))
+"""
+
+
+def numba_memory() -> int:
+    """Most memory, in bytes, of a process that runs one parallel kernel of Numba, which is cached."""
+    with TemporaryDirectory() as folder:
+        program = Path(folder) / "one_kernel.py"
+        program.write_text(_ONE_KERNEL)
+        return [peak_memory([sys.executable, str(program)]) for _ in range(2)][1]
+
+
+def image_bytes() -> int:
+    """Bytes of the images that are trained on."""
+    return TRAINED * SIZES[0]
+
+
+def state_bytes() -> int:
+    """Bytes of the parameters of 784-500-500-10 in float32, with three numbers of RMSprop's state for each."""
+    weights = sum(below * here for below, here in pairwise(SIZES)) + SIZES[1] * SIZES[2]
+    return 4 * 4 * (weights + sum(SIZES[1:]) + SIZES[1])
+
+
 def images_and_labels(folder: Path) -> tuple[bytearray, bytearray]:
     """Bytes of the images and labels to train on, from IDX files with or without gzip."""
 
