@@ -233,8 +233,8 @@ def memory() -> Iterator[str]:
     numba, images, state = (x / 1e6 for x in (epoch.numba_memory(), epoch.image_bytes(), epoch.state_bytes()))
     yield "Peak memory of a process that trains DTP for an epoch of MNIST (goal: half of eager torch's):"
     yield f"{ours:.0f} MB; eager torch {eager:.0f} MB, or {as_bytes:.0f} MB if it keeps pixels as bytes."
-    yield f"A process that runs one kernel of Numba, from its cache, takes {numba:.0f} MB; the images are {images:.0f} MB,"
-    yield f"and parameters with their optimizer's state {state:.0f} MB: {numba + images + state:.0f} MB together."
+    yield f"A process that runs one cached kernel of Numba takes {numba:.0f} MB; the images are {images:.0f} MB, and the"
+    yield f"parameters with their optimizer's state {state:.0f} MB: {numba + images + state:.0f} MB together."
 
 
 def main() -> None:
