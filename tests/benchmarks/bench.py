@@ -220,6 +220,8 @@ def report(thread_counts: list[int], rounds: int, turns: int) -> Iterator[str]:
     spent = sorted(step.shares(case).items(), key=lambda share: -share[1])
     yield from ("", f"Where a step of ours goes, one thread, of {case.name}:")
     yield from (", ".join(f"{name} {ms:.2f} ms" for name, ms in spent if ms >= 0.02) + ".",)
+    small, overhead = "-".join(map(str, step.SMALL)), 1e3 * step.overhead()
+    yield f"Of {small} and 8 samples, where little but Python is left, a step takes {overhead:.2f} ms."
     first = epoch.first_step()
     yield f"The first step in a new process takes {first['compiled']:.1f} s if kernels must be compiled, and"
     yield f"{first['cached']:.2f} s if they are cached, beside {first['Numba']:.2f} s in which Numba itself starts."
@@ -233,8 +235,8 @@ def memory() -> Iterator[str]:
     numba, images, state = (x / 1e6 for x in (epoch.numba_memory(), epoch.image_bytes(), epoch.state_bytes()))
     yield "Peak memory of a process that trains DTP for an epoch of MNIST (goal: half of eager torch's):"
     yield f"{ours:.0f} MB; eager torch {eager:.0f} MB, or {as_bytes:.0f} MB if it keeps pixels as bytes."
-    yield f"A process that runs one cached kernel of Numba takes {numba:.0f} MB; the images are {images:.0f} MB, and the"
-    yield f"parameters with their optimizer's state {state:.0f} MB: {numba + images + state:.0f} MB together."
+    yield f"A process that runs one cached kernel of Numba takes {numba:.0f} MB; the images are {images:.0f} MB, and"
+    yield f"the parameters with their optimizer's state {state:.0f} MB: {numba + images + state:.0f} MB together."
 
 
 def main() -> None:

@@ -150,6 +150,21 @@ def epochs(case: Case, threads: int, turns: int) -> Timings:
     return measure_turns(sides, turns, dict.fromkeys(sides, steps // turns))
 
 
+SMALL = (80, 64, 64, 10)
+"""Sizes of a network that takes no time but Python's: calls, checks and the ledger."""
+
+
+def overhead(turns: int = 15, steps: int = 200) -> float:
+    """Seconds of a step of DTP on `SMALL` and 8 samples: what a larger network takes beside its numbers."""
+    set_threads(1)
+    random = np.random.default_rng(0)
+    stored = random.integers(1, 256, (8 * steps, SMALL[0]), np.uint8) * (random.random((8 * steps, SMALL[0])) < 0.19)
+    setting = replace(CASES[1].experiment(), sizes=list(SMALL), batch=8)
+    on = Samples(stored, random.integers(0, 10, len(stored)), ufixed(8, 0))
+    going = fit(setting.network(), setting.learning_rule(), setting.make_optimizer(), on, 10**9, setting.batch, 0)
+    return measure_turns({"small": lambda: next(going)}, turns, {"small": steps}).median("small")
+
+
 def shares(case: Case, steps: int = 300) -> dict[str, float]:
     """Milliseconds of a step on one thread in each kernel for floats, and in all else under "the rest"."""
     set_threads(1)
