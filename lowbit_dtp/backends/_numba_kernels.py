@@ -326,7 +326,7 @@ def _copy_rows(x, start, step, y, place, row, rows, width):
 def direct_matmul(a, b, bias, activation, product):
     """`product` [m, n] = `activation` of `a` [m, k] times `b` [k, n], plus `bias` [n]; n >= LANES.
 
-    For few rows, or few columns of `a`: a panel of `b` is not copied.
+    For few rows, or few columns of `a`: no panel of `b` is copied.
     """
     (rows, n), flat, out = product.shape, b.reshape(-1), product.reshape(-1)
     for panel in prange((n + LANES - 1) // LANES):

@@ -27,8 +27,8 @@ kernels: Any = _numba_kernels  # the compiler knows their types, mypy does not
 
 _DENSE = 0.3
 """Share of nonzeros from which a dense product is faster than passing over the zeros."""
-_FEW, _SHALLOW = 6, 16
-"""Samples below which, and inputs up to which, weights are read as they lie."""
+_FEW = 6
+"""Samples, or rows of any product, or steps of its sums, below which the other factor is read as it lies."""
 _FEW_ROWS = 0.7
 """Share of samples with an error below which the others are left out of a dense gradient..."""
 _LARGE = 1_000_000
@@ -370,7 +370,7 @@ def _product(signal: "Signal", weight: Array, bias: Array, activation: int) -> A
 
 def _multiply(a: Array, b: Array, bias: Array, activation: int, product: Array) -> None:
     (rows, depth), columns = a.shape, b.shape[1]
-    if (rows < _FEW or depth <= _SHALLOW) and columns >= kernels.LANES:
+    if min(rows, depth) < _FEW and columns >= kernels.LANES:
         kernels.direct_matmul(np.ascontiguousarray(a), np.ascontiguousarray(b), bias, activation, product)
         return
     if b.flags.f_contiguous and not b.flags.c_contiguous:
