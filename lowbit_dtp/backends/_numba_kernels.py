@@ -161,7 +161,7 @@ def _update(p, a, s, v, g, place, size, rate, decay, momentum, stabilizer):
     """
     skip = min((-(p.ctypes.data // 4 + place)) % 16, size)
     middle = size - (size - skip) % LANES
-    _rmsprop_one(p, a, s, v, g, place, rate, decay, momentum, stabilizer, 0, skip)
+    _rmsprop_one(p, a, s, v, g, place, rate, decay, momentum, stabilizer, np.intp(0), skip)
     _rmsprop_lanes(p, a, s, v, g, place, rate, decay, momentum, stabilizer, skip, middle)
     _rmsprop_one(p, a, s, v, g, place, rate, decay, momentum, stabilizer, middle, size)
 
@@ -851,6 +851,7 @@ _DRAWS = 32
 """Counters of Philox taken at a time, which give four numbers each."""
 DRAWN = 4 * _DRAWS
 """Normal numbers drawn at a time."""
+_NUMBERED = np.arange(_DRAWS, dtype=np.uint64)
 _load_counter, _splat_word = loader(types.uint64, _DRAWS), splatter(types.uint64, _DRAWS)
 _splat_draw, _splat_int = splatter(types.float32, _DRAWS), splatter(types.int32, _DRAWS)
 _to_int, _to_float = converter(types.int32), converter(types.float32)
@@ -870,9 +871,9 @@ def _philox(c0, c1, c2, c3, k0, k1):
 
 
 @subroutine
-def _words(block, lanes, key, counter):
-    """The random words of a block of `DRAWN` numbers; `lanes` counts from 0 to `_DRAWS`."""
-    first = _load_counter(lanes, 0) + _splat_word(np.uint64(block * _DRAWS))
+def _words(block, key, counter):
+    """The random words of a block of `DRAWN` numbers."""
+    first = _load_counter(_NUMBERED, 0) + _splat_word(np.uint64(block * _DRAWS))
     c1, c2, c3 = _splat_word(counter[0]), _splat_word(counter[1]), _splat_word(counter[2])
     return _philox(first, c1, c2, c3, key[0], key[1])
 
@@ -936,9 +937,8 @@ def normal(key, counter, numbers):
 
     Each comes of its place alone, whoever draws it.
     """
-    lanes = np.arange(_DRAWS).astype(np.uint64)
     for block in prange(numbers.size // DRAWN):
-        c0, c1, c2, c3 = _words(block, lanes, key, counter)
+        c0, c1, c2, c3 = _words(block, key, counter)
         x0, x1 = _box_muller(c0, c1)
         x2, x3 = _box_muller(c2, c3)
         place = block * DRAWN
@@ -951,9 +951,8 @@ def normal(key, counter, numbers):
 @parallel_kernel(error_model="numpy")
 def uniform(key, counter, numbers):
     """Uniform float32 in [0, 1), as `normal` has it: the upper 24 bits of each word."""
-    lanes = np.arange(_DRAWS).astype(np.uint64)
     for block in prange(numbers.size // DRAWN):
-        c0, c1, c2, c3 = _words(block, lanes, key, counter)
+        c0, c1, c2, c3 = _words(block, key, counter)
         place = block * DRAWN
         store(numbers, place, _unit(c0))
         store(numbers, place + _DRAWS, _unit(c1))
@@ -968,11 +967,10 @@ def shift_sgd(weights, gradient, shift, low, high, key, counter):
     Random bits are added below the point and dropped with what is there, which rounds up as often as the remainder says
     (Gupta et al., ICML 2015). A number's bits depend on its place alone.
     """
-    lanes = np.arange(_DRAWS).astype(np.uint64)
     below = (np.int64(1) << np.int64(shift)) - np.int64(1)
     for block in prange((weights.size + DRAWN - 1) // DRAWN):
         start, bits = block * DRAWN, np.empty(DRAWN, np.uint64)
-        c0, c1, c2, c3 = _words(block, lanes, key, counter)
+        c0, c1, c2, c3 = _words(block, key, counter)
         store(bits, 0, c0)
         store(bits, _DRAWS, c1)
         store(bits, 2 * _DRAWS, c2)

@@ -87,11 +87,11 @@ def pack_float32(x, threshold, words):
 
     A comparison of vectors leaves 64 bits in mask registers, which are the word.
     """
-    chunks, nans = _chunks(x.shape[0], x.size), 0
+    rows, chunks, nans = x.shape[0], _chunks(x.shape[0], x.size), 0
     if chunks == 1:
-        return _signs_float32(x, threshold, words, 0, x.shape[0])
+        return _signs_float32(x, threshold, words, np.intp(0), rows)  # not a literal, for which it is compiled again
     for chunk in prange(chunks):
-        nans += _signs_float32(x, threshold, words, x.shape[0] * chunk // chunks, x.shape[0] * (chunk + 1) // chunks)
+        nans += _signs_float32(x, threshold, words, rows * chunk // chunks, rows * (chunk + 1) // chunks)
     return nans != 0
 
 

@@ -25,7 +25,8 @@ from typing import Any
 from llvmlite import binding, ir
 from numba import types
 from numba.core.registry import cpu_target
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
 
 class Vector(types.Type):
@@ -159,41 +160,31 @@ def _splat(builder: Any, x: Any, vector: Vector) -> Any:
 # --- arithmetic -------------------------------------------------------------------------------------------------------
 
 
-def _lanewise(floating: str | None, signed: str, unsigned: str) -> Any:
-    """A function of two vectors of one type that is an instruction of LLVM, by the kind of number."""
+def _lanewise(symbol: Callable, floating: str | None, signed: str, unsigned: str) -> None:
+    """Let `symbol` between two vectors of one type be an instruction of LLVM, by the kind of number."""
 
-    @intrinsic
-    def combine(typing, a, b):  # type: ignore[no-untyped-def]
-        if not isinstance(a, Vector) or a != b:
-            return None
-        number = a.element
+    @infer_global(symbol)
+    class Lanewise(AbstractTemplate):  # type: ignore[misc]
+        def generic(self, args, kws):  # type: ignore[no-untyped-def]
+            a, b = args
+            return signature(a, a, b) if isinstance(a, Vector) and a == b else None
+
+    @lower_builtin(symbol, Vector, Vector)
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        number = signature.return_type.element
         name = floating if isinstance(number, types.Float) else signed if getattr(number, "signed", False) else unsigned
-
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            return getattr(builder, name)(*arguments)
-
-        return a(a, a), generate
-
-    return combine
+        return getattr(builder, name)(*arguments)
 
 
-def _overload(symbol: Callable, function: Any) -> None:
-    @overload(symbol)
-    def choose(a, b):  # type: ignore[no-untyped-def]
-        if isinstance(a, Vector) and a == b:
-            return lambda a, b: function(a, b)
-        return None
-
-
-_overload(operator.add, _lanewise("fadd", "add", "add"))
-_overload(operator.sub, _lanewise("fsub", "sub", "sub"))
-_overload(operator.mul, _lanewise("fmul", "mul", "mul"))
-_overload(operator.truediv, _lanewise("fdiv", "sdiv", "udiv"))
-_overload(operator.and_, _lanewise(None, "and_", "and_"))
-_overload(operator.or_, _lanewise(None, "or_", "or_"))
-_overload(operator.xor, _lanewise(None, "xor", "xor"))
-_overload(operator.lshift, _lanewise(None, "shl", "shl"))
-_overload(operator.rshift, _lanewise(None, "ashr", "lshr"))
+_lanewise(operator.add, "fadd", "add", "add")
+_lanewise(operator.sub, "fsub", "sub", "sub")
+_lanewise(operator.mul, "fmul", "mul", "mul")
+_lanewise(operator.truediv, "fdiv", "sdiv", "udiv")
+_lanewise(operator.and_, None, "and_", "and_")
+_lanewise(operator.or_, None, "or_", "or_")
+_lanewise(operator.xor, None, "xor", "xor")
+_lanewise(operator.lshift, None, "shl", "shl")
+_lanewise(operator.rshift, None, "ashr", "lshr")
 
 
 def _function(name: str, arity: int) -> Any:
