@@ -496,42 +496,55 @@ def transpose_bits(words, columns):
             store(columns, q * width + 64 * w, gathered)
 
 
+# Sparse products. Nonzeros are kept by pairs of neighbouring columns, since neighbours in an image are mostly bright
+# together: what a pair of numbers is multiplied with, or added to, is read and written once for both.
+
 _SAMPLES = 128
 """Samples whose nonzeros are together: a panel of their sums stays in the first cache."""
+_FIRST_OF_PAIRS = np.uint64(0x5555555555555555)
 
 
 def _finder(number):
-    """A pass over rows of `number` that writes the nonzeros of `unit` times them as compressed columns."""
+    """A pass over rows of `number` that writes the nonzeros of `unit` times them as compressed pairs of columns."""
     load, splat = loader(number, LANES), splatter(number, LANES)
 
     @subroutine
     def find(x, zero, unit, ends, samples, numbers):
         (rows, n), flat = x.shape, x.reshape(-1)
-        whole, place = n - n % LANES, np.empty(n, np.int64)
+        whole, pairs = n - n % LANES, (n + 1) // 2
+        place = np.empty(pairs, np.int64)
         ends[0] = 0
         for block in range((rows + _SAMPLES - 1) // _SAMPLES):
             first, last = block * _SAMPLES, min((block + 1) * _SAMPLES, rows)
-            counts = np.zeros(n, np.uint8)  # no more than `_SAMPLES`
+            counts = np.zeros(pairs, np.uint8)  # no more than `_SAMPLES`
             for i in range(first, last):
-                for j in range(n):
-                    counts[j] += np.uint8(x[i, j] != zero)
-            for j in range(n):
-                place[j] = ends[block * n + j]
-                ends[block * n + j + 1] = place[j] + counts[j]
-            if ends[(block + 1) * n] > samples.size:
+                for pair in range(n // 2):
+                    counts[pair] += np.uint8((x[i, 2 * pair] != zero) | (x[i, 2 * pair + 1] != zero))
+                if n % 2:
+                    counts[pairs - 1] += np.uint8(x[i, n - 1] != zero)
+            for pair in range(pairs):
+                place[pair] = ends[block * pairs + pair]
+                ends[block * pairs + pair + 1] = place[pair] + counts[pair]
+            if ends[(block + 1) * pairs] > samples.size:
                 return False
             for i in range(first, last):
                 for j in range(0, whole, LANES):
                     found = bits_of(differs(load(flat, i * n + j), splat(zero)))
+                    found = (found | found >> np.uint64(1)) & _FIRST_OF_PAIRS
                     while found:
-                        column = j + lowest_bit(found)
-                        to = place[column]
-                        samples[to], numbers[to], place[column] = i, unit * x[i, column], to + 1
+                        column = np.uintp(j + lowest_bit(found))
+                        to = np.uintp(place[column // np.uintp(2)])
+                        place[column // np.uintp(2)] += 1
+                        samples[to] = i
+                        numbers[2 * to] = unit * x[i, column]
+                        numbers[2 * to + np.uintp(1)] = unit * x[i, column + np.uintp(1)]
                         found &= found - np.uint64(1)
-                for column in range(whole, n):
-                    if x[i, column] != zero:
-                        to = place[column]
-                        samples[to], numbers[to], place[column] = i, unit * x[i, column], to + 1
+                for column in range(whole, n, 2):
+                    here, there = x[i, column], x[i, column + 1] if column + 1 < n else zero
+                    if here != zero or there != zero:
+                        to = place[column // 2]
+                        place[column // 2] += 1
+                        samples[to], numbers[2 * to], numbers[2 * to + 1] = i, unit * here, unit * there
         return True
 
     return find
@@ -542,9 +555,10 @@ _find_floats, _find_codes = _finder(types.float32), _finder(types.uint8)
 
 @kernel
 def find_nonzeros(x, ends, samples, numbers):
-    """The nonzeros of `x` [rows, n] as compressed columns, of each `_SAMPLES` rows. Returns whether there is room.
+    """The nonzeros of `x` [rows, n] as compressed pairs of columns, of each `_SAMPLES` rows. Returns whether they fit.
 
-    Those of column j in block b of rows are at `ends[b * n + j]` to `ends[b * n + j + 1]`.
+    Samples that have something in columns 2 p and 2 p + 1 are at `ends[b * pairs + p]` to `ends[b * pairs + p + 1]`,
+    for block b of rows, and both numbers of each at twice its place.
     """
     return _find_floats(x, np.float32(0), np.float32(1), ends, samples, numbers)
 
@@ -555,34 +569,37 @@ def find_nonzero_codes(codes, step, ends, samples, numbers):
     return _find_codes(codes, np.uint8(0), step, ends, samples, numbers)
 
 
-def blocks_of(rows):
-    """In how many blocks the nonzeros of so many rows are."""
-    return -(-rows // _SAMPLES)
+def lists_of(rows, columns):
+    """In how many lists the nonzeros of so many rows and columns are."""
+    return -(-rows // _SAMPLES) * -(-columns // 2)
 
 
 @parallel_kernel(error_model="numpy")
 def sparse_matmul(ends, samples, numbers, b, bias, activation, product):
-    """`product` [m, n] = `activation` of compressed columns [m, k] times `b` [k, n], plus `bias` [n]; n >= LANES.
+    """`product` [m, n] = `activation` of sparse [m, k] times `b` [k, n], plus `bias` [n]; n >= LANES.
 
-    Row by row of `b`, which is read once and in time, and added to the sums of the samples that have its neuron.
+    Two rows of `b` at a time, which are read once and ahead, and added to the sums of the samples that have them.
     """
     (rows, n), flat, out = product.shape, b.reshape(-1), product.reshape(-1)
     k = b.shape[0]
-    panels, blocks = (n + LANES - 1) // LANES, (rows + _SAMPLES - 1) // _SAMPLES
+    panels, blocks, pairs = (n + LANES - 1) // LANES, (rows + _SAMPLES - 1) // _SAMPLES, (k + 1) // 2
     for task in prange(panels * blocks):
         column, block = min(task % panels * LANES, n - LANES), task // panels
         first = block * _SAMPLES
         count = min(_SAMPLES, rows - first)
         sums = _aligned(_SAMPLES * LANES)
         _copy_rows(bias, column, 0, sums, 0, LANES, count, LANES)
-        for j in range(k):
-            _prefetch_row(flat, (j + _AHEAD) * n + column)
-            begin, end = fetch(ends, block * k + j), fetch(ends, block * k + j + 1)
+        for pair in range(pairs):
+            here, there = 2 * pair * n + column, min(2 * pair + 1, k - 1) * n + column
+            _prefetch_row(flat, here + _AHEAD * n)
+            _prefetch_row(flat, there + _AHEAD * n)
+            begin, end = fetch(ends, block * pairs + pair), fetch(ends, block * pairs + pair + 1)
             if begin < end:
-                row = _load(flat, j * n + column)
+                row, other = _load(flat, here), _load(flat, there)
                 for at in range(begin, end):
                     to = (np.intp(fetch(samples, at)) - first) * LANES
-                    store(sums, to, fma(_spread(numbers, at), row, _load(sums, to)))
+                    total = fma(_spread(numbers, 2 * at), row, _load(sums, to))
+                    store(sums, to, fma(_spread(numbers, 2 * at + 1), other, total))
         _activate(activation, sums, count * LANES)
         _copy_rows(sums, 0, LANES, out, first * n + column, n, count, LANES)
 
@@ -601,17 +618,16 @@ def _prefetch_row(x, start):
 
 @parallel_kernel
 def sparse_gradient(ends, samples, numbers, slots, kept, error, gradient):
-    """`gradient` [m, n] = compressed columns [k, m], transposed, times an `error` [k, n]; n >= LANES.
+    """`gradient` [m, n] = sparse [k, m] transposed times an `error` [k, n]; n >= LANES.
 
     `slots` number the `kept` rows of `error` that are not all zero, as `number_rows` does.
     """
     rows, n = gradient.shape
-    out = gradient.reshape(-1)
-    tasks = _updates(rows)
+    out, pairs, tasks = gradient.reshape(-1), (rows + 1) // 2, _updates(rows)
     for task in prange(tasks):
-        first = rows * task // tasks
-        count = rows * (task + 1) // tasks - first
-        _add_kept(ends, samples, numbers, slots, kept, error, rows, first, count, out, first * n)
+        first, last = pairs * task // tasks, pairs * (task + 1) // tasks
+        count = min(2 * last, rows) - 2 * first
+        _add_kept(ends, samples, numbers, slots, kept, error, pairs, first, count, out, 2 * first * n)
 
 
 @parallel_kernel(error_model="numpy")
@@ -621,45 +637,51 @@ def sparse_rmsprop(
     """`rmsprop` by the gradient that `sparse_gradient` makes, some rows at a time, while in cache."""
     rows, n = parameter.shape
     p, a, s, v = parameter.reshape(-1), mean.reshape(-1), square.reshape(-1), velocity.reshape(-1)
-    tasks = _updates(rows)
+    pairs, tasks = (rows + 1) // 2, _updates(rows)
     for task in prange(tasks):
-        first = rows * task // tasks
-        count = rows * (task + 1) // tasks - first
+        first, last = pairs * task // tasks, pairs * (task + 1) // tasks
+        count = min(2 * last, rows) - 2 * first
         g = _aligned(_UPDATED * n)
-        _add_kept(ends, samples, numbers, slots, kept, error, rows, first, count, g, 0)
-        _update(p, a, s, v, g, first * n, count * n, rate, decay, momentum, stabilizer)
+        _add_kept(ends, samples, numbers, slots, kept, error, pairs, first, count, g, 0)
+        _update(p, a, s, v, g, 2 * first * n, count * n, rate, decay, momentum, stabilizer)
 
 
 @subroutine
-def _add_kept(ends, samples, numbers, slots, kept, error, m, first, count, gradient, place):
-    """Rows `first` and `count` - 1 more of a sparse gradient [m, n], into flat `gradient` from `place` on.
+def _add_kept(ends, samples, numbers, slots, kept, error, pairs, first, count, gradient, place):
+    """`count` rows of a sparse gradient, from the `first` of `pairs` of them on, to flat `gradient` from `place` on.
 
     Nonzeros of samples without an error are dropped first; errors of the others are copied to where they are aligned,
     a panel at a time. Sums stay in registers.
     """
-    n, blocks, size = error.shape[1], (error.shape[0] + _SAMPLES - 1) // _SAMPLES, 0
+    n, blocks, here, size = error.shape[1], (error.shape[0] + _SAMPLES - 1) // _SAMPLES, (count + 1) // 2, 0
     for block in range(blocks):
-        size += ends[block * m + first + count] - ends[block * m + first]
-    theirs, values, bounds = np.empty(size + 1, np.int32), np.empty(size + 1, np.float32), np.zeros(count + 1, np.int64)
-    to = np.uintp(0)
-    for j in range(count):
+        size += ends[block * pairs + first + here] - ends[block * pairs + first]
+    theirs, values = np.empty(size + 1, np.int32), np.empty(2 * size + 2, np.float32)
+    bounds, to = np.zeros(here + 1, np.int64), np.uintp(0)
+    for pair in range(here):
         for block in range(blocks):
-            for at in range(fetch(ends, block * m + first + j), fetch(ends, block * m + first + j + 1)):
+            begin = block * pairs + first + pair
+            for at in range(fetch(ends, begin), fetch(ends, begin + 1)):
                 slot = fetch(slots, np.intp(fetch(samples, at)))
-                theirs[to], values[to] = slot, fetch(numbers, at)
+                theirs[to], values[2 * to] = slot, fetch(numbers, 2 * at)
+                values[2 * to + np.uintp(1)] = fetch(numbers, 2 * at + 1)
                 to += np.uintp(slot >= 0)
-        bounds[j + 1] = to
+        bounds[pair + 1] = to
     panel, flat = _aligned(kept * LANES), error.reshape(-1)
     for part in range((n + LANES - 1) // LANES):
         column = min(part * LANES, n - LANES)
         for i in range(slots.size):
             if slots[i] >= 0:
                 store(panel, np.intp(slots[i]) * LANES, _load(flat, i * n + column))
-        for j in range(count):
-            row = _splat(np.float32(0))
-            for at in range(fetch(bounds, j), fetch(bounds, j + 1)):
-                row = fma(_spread(values, at), _load(panel, np.intp(fetch(theirs, at)) * LANES), row)
-            store(gradient, place + j * n + column, row)
+        for pair in range(here):
+            row = other = _splat(np.float32(0))
+            for at in range(fetch(bounds, pair), fetch(bounds, pair + 1)):
+                errors = _load(panel, np.intp(fetch(theirs, at)) * LANES)
+                row = fma(_spread(values, 2 * at), errors, row)
+                other = fma(_spread(values, 2 * at + 1), errors, other)
+            store(gradient, place + 2 * pair * n + column, row)
+            if 2 * pair + 1 < count:
+                store(gradient, place + (2 * pair + 1) * n + column, other)
 
 
 @kernel

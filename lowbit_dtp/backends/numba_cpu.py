@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 kernels: Any = _numba_kernels  # the compiler knows their types, mypy does not
 
-_DENSE = 0.3
-"""Share of nonzeros from which a dense product is faster than passing over the zeros."""
+_DENSE = 0.8
+"""Share of pairs of neighbours with a nonzero from which a dense product is faster than passing over the zeros."""
 _FEW = 6
 """Samples, or rows of any product, or steps of its sums, below which the other factor is read as it lies."""
 _FEW_ROWS = 0.7
@@ -382,7 +382,7 @@ def _multiply(a: Array, b: Array, bias: Array, activation: int, product: Array) 
 
 
 def _sparse(signal: "Signal") -> Any:
-    """The nonzeros of a signal as compressed columns, made once; None if they are not few, as where no ground is."""
+    """The nonzeros of a signal, as a kernel finds them, made once; None if they are not few, as where no ground is."""
     if "sparse" not in signal.made:
         signal.made["sparse"] = _find_nonzeros(signal)
     return signal.made["sparse"]
@@ -390,9 +390,9 @@ def _sparse(signal: "Signal") -> Any:
 
 def _find_nonzeros(signal: "Signal") -> Any:
     (rows, neurons), fmt, codes = signal.shape, signal.format, signal.carried
-    few = int(_DENSE * rows * neurons)
-    ends = np.empty(kernels.blocks_of(rows) * neurons + 1, np.int64)
-    found = ends, np.empty(few, np.int32), np.empty(few, np.float32)
+    few = int(_DENSE * rows * -(-neurons // 2))
+    ends = np.empty(kernels.lists_of(rows, neurons) + 1, np.int64)
+    found = ends, np.empty(few, np.int32), np.empty(2 * few, np.float32)
     if isinstance(fmt, FixedPoint) and not fmt.signed and codes.dtype == np.uint8 and codes.flags.c_contiguous:
         fit = kernels.find_nonzero_codes(codes, np.float32(fmt.step), *found)  # code 0 is zero: no need for values
     else:
