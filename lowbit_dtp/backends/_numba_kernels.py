@@ -169,6 +169,7 @@ def _update(p, a, s, v, g, place, size, rate, decay, momentum, stabilizer):
 # --- activations, for what follows ------------------------------------------------------------------------------------
 
 TANH, SIGMOID, RELU, IDENTITY = range(4)
+"""Activations, for kernels."""
 
 
 def _rational_tanh(lanes):
@@ -266,10 +267,8 @@ _DEPTH = 192
 def matmul(a, b, row_step, column_step, lanes, bias, activation, product):
     """`product` [m, n] = `activation` of `a` [m, k] times the [k, n] in flat `b`, plus `bias` [n].
 
-    16 or `LANES` columns, `lanes`, at a time.
-
-    Rows and columns of `b` are so many steps apart, one of them one. A panel of it is copied to where it is aligned,
-    and multiplied while it is in the cache.
+    Rows and columns of `b` are so many steps apart, one of them one. A panel of 16 or `LANES` columns, `lanes`, is
+    copied to where it is aligned, and multiplied while it is in the cache.
     """
     rows, depth = a.shape
     columns = product.shape[1]
@@ -354,9 +353,7 @@ _ROWS = 256
 
 @parallel_kernel(error_model="numpy")
 def row_tables(words, row_step, block_step, low, high, weight, bias, activation, product):
-    """`product` [rows, n] = `activation` of two-valued numbers [rows, k] times `weight` [k, n], plus `bias` [n].
-
-    n >= LANES.
+    """`product` [rows, n] = `activation` of two-valued [rows, k] times `weight` [k, n], plus `bias` [n]; n >= LANES.
 
     The method of the Four Russians (Arlazarov et al., 1970): the 16 possible sums of each four rows of `weight` are
     made once, and four bits of a row choose one. Bits 32 q to 32 q + 31 of row m are in

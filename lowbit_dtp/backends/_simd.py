@@ -4,7 +4,7 @@ A kernel loads a vector from a flat array, calculates with `+ - * / & | ^ << >>`
 
     load = loader(types.float32, 64)
 
-    @njit
+    @kernel
     def double(x, y):
         for i in range(0, x.size, 64):
             v = load(x, i)
@@ -25,8 +25,7 @@ from typing import Any
 from llvmlite import binding, ir
 from numba import types
 from numba.core.registry import cpu_target
-from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
 
 class Vector(types.Type):
@@ -163,11 +162,9 @@ def _splat(builder: Any, x: Any, vector: Vector) -> Any:
 def _lanewise(symbol: Callable, floating: str | None, signed: str, unsigned: str) -> None:
     """Let `symbol` between two vectors of one type be an instruction of LLVM, by the kind of number."""
 
-    @infer_global(symbol)
-    class Lanewise(AbstractTemplate):  # type: ignore[misc]
-        def generic(self, args, kws):  # type: ignore[no-untyped-def]
-            a, b = args
-            return signature(a, a, b) if isinstance(a, Vector) and a == b else None
+    @type_callable(symbol)
+    def typed(context):  # type: ignore[no-untyped-def]
+        return lambda a, b: a if isinstance(a, Vector) and a == b else None
 
     @lower_builtin(symbol, Vector, Vector)
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]

@@ -28,7 +28,7 @@ kernels: Any = _numba_kernels  # the compiler knows their types, mypy does not
 _DENSE = 0.8
 """Share of pairs of neighbours with a nonzero from which a dense product is faster than passing over the zeros."""
 _FEW = 6
-"""Samples, or rows of any product, or steps of its sums, below which the other factor is read as it lies."""
+"""Rows, or terms of a sum, below which a product reads its other factor as it lies."""
 _FEW_ROWS = 0.7
 """Share of samples with an error below which the others are left out of a dense gradient..."""
 _LARGE = 1_000_000
@@ -200,8 +200,8 @@ class NumbaBackend(NumpyBackend):
             return super().gradients(signal, error, spent)
         sums = np.empty(error.shape[1], np.float32)
         kernels.column_sums(error, sums)
-        few = len(error) < _FEW or error.shape[1] < kernels.LANES
-        if not few and (signal.packed_neurons is not None or _sparse(signal) is not None):
+        many = len(error) >= _FEW and error.shape[1] >= kernels.LANES
+        if many and (signal.packed_neurons is not None or _sparse(signal) is not None):
             return Outer(signal, error, _outer), sums
         values = signal.values
         if values.size * error.shape[1] > _LARGE:
