@@ -28,8 +28,8 @@ from ._simd import (
     total,
 )
 
-_WORD, _HALF = 64, 32
-"""Bits of a word, and of half of one."""
+_WORD = 64
+"""Bits of a word."""
 _SMALL = 1 << 17
 """Numbers below which a pass is not worth a second thread."""
 
@@ -45,35 +45,33 @@ def _chunks(rows, numbers):
 
 def _signs(number):
     """A pass over rows of `number` that packs whether each reaches a threshold, and tells whether NaN was met."""
-    load, splat = loader(number, _HALF), splatter(number, _HALF)
+    load, splat = loader(number, _WORD), splatter(number, _WORD)
 
     @subroutine
     def run(x, threshold, words, first, stop):
         columns, flat, out = x.shape[1], x.reshape(-1), words.reshape(-1)
         width, whole, left = words.shape[1], columns // _WORD, columns % _WORD
-        least, half, nan = splat(threshold), np.uint64(_HALF), np.uint64(0)
-        met = met_above = differs(least, least)
+        least, kept, late = splat(threshold), mask_of((np.uint64(1) << np.uint64(left)) - np.uint64(1)), False
+        met = differs(least, least)
         for i in range(first, stop):
-            at, to = i * columns, i * width
-            for word in range(whole):
-                a, b = load(flat, at + word * _WORD), load(flat, at + word * _WORD + _HALF)
-                out[to + word] = np.uint64(bits_of(at_least(a, least))) | np.uint64(bits_of(at_least(b, least))) << half
-                met, met_above = met | differs(a, a), met_above | differs(b, b)
-            if left:
-                at += whole * _WORD
-                bits = missing = np.uint64(0)
-                if at + _WORD <= flat.size:  # reads on into the next row
-                    a, b = load(flat, at), load(flat, at + _HALF)
-                    bits = np.uint64(bits_of(at_least(a, least))) | np.uint64(bits_of(at_least(b, least))) << half
-                    missing = np.uint64(bits_of(differs(a, a))) | np.uint64(bits_of(differs(b, b))) << half
-                else:
-                    for j in range(left):
-                        bits |= np.uint64(flat[at + j] >= threshold) << np.uint64(j)
-                        missing |= np.uint64(flat[at + j] != flat[at + j]) << np.uint64(j)
-                kept = (np.uint64(1) << np.uint64(left)) - np.uint64(1)
-                out[to + whole] = bits & kept
-                nan |= missing & kept
-        return nan != np.uint64(0) or bits_of(met | met_above) != np.uint32(0)
+            at, to = np.uintp(i * columns), np.uintp(i * width)
+            for _ in range(whole):
+                numbers = load(flat, at)
+                out[to] = bits_of(at_least(numbers, least))
+                met = met | differs(numbers, numbers)
+                at, to = at + np.uintp(_WORD), to + np.uintp(1)
+            if left and at + np.uintp(_WORD) <= np.uintp(flat.size):  # reads on into the next row
+                numbers = load(flat, at)
+                out[to] = bits_of(at_least(numbers, least) & kept)
+                met = met | (differs(numbers, numbers) & kept)
+            elif left:
+                bits = np.uint64(0)
+                for j in range(left):
+                    number = flat[at + np.uintp(j)]
+                    bits |= np.uint64(number >= threshold) << np.uint64(j)
+                    late |= number != number
+                out[to] = bits
+        return late or bits_of(met) != np.uint64(0)
 
     return run
 

@@ -39,13 +39,16 @@ _MOST = 2**31 - 1
 
 def pack_signs(x: Floats, threshold: float = 0.0) -> tuple[Words, bool]:
     """A bit for each of `x` [..., n], float32 or float64: whether it reaches `threshold`; and whether NaN was met."""
-    if x.dtype not in (np.float32, np.float64):
+    run = _PACK_SIGNS.get(x.dtype)
+    if run is None:
         raise TypeError(f"pack_signs takes float32 or float64, not {x.dtype}")
     rows = _rows(x)
     words = np.empty((len(rows), packed_width(x.shape[-1], 1)), np.uint64)
-    run = kernels.pack_float32 if x.dtype == np.float32 else kernels.pack_float64
     nan = run(rows, _least(float(threshold), x.dtype), words)
     return words.reshape(*x.shape[:-1], words.shape[1]) if x.ndim != 2 else words, nan
+
+
+_PACK_SIGNS = {np.dtype(np.float32): kernels.pack_float32, np.dtype(np.float64): kernels.pack_float64}
 
 
 @cache
