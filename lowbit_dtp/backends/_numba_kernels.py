@@ -413,7 +413,7 @@ def _add_up(words, start, row_step, block_step, low, high, w, n, column, bias, t
         for u in range(groups):
             _subset_sums(w, 32 * q + 4 * u, k, n, column, low, high, table, u * 16 * LANES)
         for i in range(32 * q + 32, min(32 * q + 64, k)):
-            _prefetch_row(w, i * n + column)
+            _prefetch_row(w, i * n + column, LANES)
         at = start + q * block_step
         if groups == _GROUPS:  # constants, which unroll the loop inside
             _look_up(words, at, row_step, 0, table, _GROUPS, sums, rows)
@@ -499,6 +499,9 @@ def transpose_bits(words, columns):
 _SAMPLES = 128
 """Samples whose nonzeros are together: a panel of their sums stays in the first cache."""
 _FIRST_OF_PAIRS = np.uint64(0x5555555555555555)
+_STRIP = LANES if target().register_bits == 512 else LANES // 2
+"""Columns of which two rows and a sum fit the registers."""
+_load_strip, _splat_strip, _spread_strip = (make(types.float32, _STRIP) for make in (loader, splatter, spreader))
 
 
 def _finder(number):
@@ -579,26 +582,28 @@ def sparse_matmul(ends, samples, numbers, b, bias, activation, product):
     """
     (rows, n), flat, out = product.shape, b.reshape(-1), product.reshape(-1)
     k = b.shape[0]
-    panels, blocks, pairs = (n + LANES - 1) // LANES, (rows + _SAMPLES - 1) // _SAMPLES, (k + 1) // 2
+    panels, blocks, pairs = (n + _STRIP - 1) // _STRIP, (rows + _SAMPLES - 1) // _SAMPLES, (k + 1) // 2
     for task in prange(panels * blocks):
-        column, block = min(task % panels * LANES, n - LANES), task // panels
+        column, block = min(task % panels * _STRIP, n - _STRIP), task // panels
         first = block * _SAMPLES
         count = min(_SAMPLES, rows - first)
-        sums = _aligned(_SAMPLES * LANES)
-        _copy_rows(bias, column, 0, sums, 0, LANES, count, LANES)
+        sums = _aligned(_SAMPLES * _STRIP)
+        for i in range(count):
+            store(sums, i * _STRIP, _load_strip(bias, column))
         for pair in range(pairs):
             here, there = 2 * pair * n + column, min(2 * pair + 1, k - 1) * n + column
-            _prefetch_row(flat, here + _AHEAD * n)
-            _prefetch_row(flat, there + _AHEAD * n)
+            _prefetch_row(flat, here + _AHEAD * n, _STRIP)
+            _prefetch_row(flat, there + _AHEAD * n, _STRIP)
             begin, end = fetch(ends, block * pairs + pair), fetch(ends, block * pairs + pair + 1)
             if begin < end:
-                row, other = _load(flat, here), _load(flat, there)
+                row, other = _load_strip(flat, here), _load_strip(flat, there)
                 for at in range(begin, end):
-                    to = (np.intp(fetch(samples, at)) - first) * LANES
-                    total = fma(_spread(numbers, 2 * at), row, _load(sums, to))
-                    store(sums, to, fma(_spread(numbers, 2 * at + 1), other, total))
-        _activate(activation, sums, count * LANES)
-        _copy_rows(sums, 0, LANES, out, first * n + column, n, count, LANES)
+                    to = (np.intp(fetch(samples, at)) - first) * _STRIP
+                    total = fma(_spread_strip(numbers, 2 * at), row, _load_strip(sums, to))
+                    store(sums, to, fma(_spread_strip(numbers, 2 * at + 1), other, total))
+        _activate(activation, sums, count * _STRIP)
+        for i in range(count):
+            store(out, (first + i) * n + column, _load_strip(sums, i * _STRIP))
 
 
 _AHEAD = 8
@@ -606,11 +611,11 @@ _AHEAD = 8
 
 
 @subroutine
-def _prefetch_row(x, start):
-    """Have `LANES` float32 from `start` on read, for later."""
-    for i in range(0, LANES, 16):
+def _prefetch_row(x, start, size):
+    """Have `size` float32 from `start` on read, for later."""
+    for i in range(0, size, 16):
         prefetch(x, start + i)
-    prefetch(x, start + LANES - 1)
+    prefetch(x, start + size - 1)
 
 
 @parallel_kernel
@@ -664,18 +669,18 @@ def _add_kept(ends, samples, numbers, slots, kept, error, pairs, first, count, g
                 values[2 * to + np.uintp(1)] = fetch(numbers, 2 * at + 1)
                 to += np.uintp(slot >= 0)
         bounds[pair + 1] = to
-    panel, flat = _aligned(kept * LANES), error.reshape(-1)
-    for part in range((n + LANES - 1) // LANES):
-        column = min(part * LANES, n - LANES)
+    panel, flat = _aligned(kept * _STRIP), error.reshape(-1)
+    for part in range((n + _STRIP - 1) // _STRIP):
+        column = min(part * _STRIP, n - _STRIP)
         for i in range(slots.size):
             if slots[i] >= 0:
-                store(panel, np.intp(slots[i]) * LANES, _load(flat, i * n + column))
+                store(panel, np.intp(slots[i]) * _STRIP, _load_strip(flat, i * n + column))
         for pair in range(here):
-            row = other = _splat(np.float32(0))
+            row = other = _splat_strip(np.float32(0))
             for at in range(fetch(bounds, pair), fetch(bounds, pair + 1)):
-                errors = _load(panel, np.intp(fetch(theirs, at)) * LANES)
-                row = fma(_spread(values, 2 * at), errors, row)
-                other = fma(_spread(values, 2 * at + 1), errors, other)
+                errors = _load_strip(panel, np.intp(fetch(theirs, at)) * _STRIP)
+                row = fma(_spread_strip(values, 2 * at), errors, row)
+                other = fma(_spread_strip(values, 2 * at + 1), errors, other)
             store(gradient, place + 2 * pair * n + column, row)
             if 2 * pair + 1 < count:
                 store(gradient, place + (2 * pair + 1) * n + column, other)

@@ -20,7 +20,7 @@ from lowbit_dtp import __version__
 from lowbit_dtp.cli import main
 
 COMPARE = ("compare", "--data", "digits", "--rules", "dtp,straight-through", "--seeds", "1", "--epochs", "2", "--json")
-LONG = ("train", "--data", "digits", "--sizes", "64-16-16-10", "--batch", "100", "--epochs", "20")
+LONG = ("train", "--data", "digits", "--sizes", "64-16-16-10", "--batch", "100", "--epochs", "60")
 """A run that is long enough to be stopped in the middle."""
 
 
