@@ -34,7 +34,7 @@ _BLOCK = 4096
 """Numbers in an elementwise task: a multiple of `LANES`."""
 
 _load = loader(types.float32, LANES)
-_splat, _spread = splatter(types.float32, LANES), spreader(types.float32, LANES)
+_splat = splatter(types.float32, LANES)
 _PART = 16
 """Numbers of which a kernel holds many at a time: a register of AVX-512."""
 _load_part, _splat_part = loader(types.float32, _PART), splatter(types.float32, _PART)
@@ -201,7 +201,7 @@ def _rational_tanh(lanes):
 _tanh_of = _rational_tanh(LANES)
 
 
-@subroutine(error_model="numpy")
+@subroutine
 def _activated(activation, x):
     """What an activation makes of a vector."""
     if activation == TANH:
@@ -214,7 +214,7 @@ def _activated(activation, x):
     return x
 
 
-@subroutine(error_model="numpy")
+@subroutine
 def _activate(activation, x, size):
     """Put what an activation makes of `size` of flat `x`, rounded up to `LANES`, in their place."""
     if activation != IDENTITY:
@@ -256,19 +256,21 @@ def _tiles(lanes):
     return run
 
 
-_wide_tiles, _narrow_tiles = _tiles(LANES), _tiles(16)
-TILE_LANES = LANES if target().register_bits == 512 else 16
+NARROW = 16
+"""Columns up to which a product is a narrow one."""
+_wide_tiles, _narrow_tiles = _tiles(LANES), _tiles(NARROW)
+TILE_LANES = LANES if target().register_bits == 512 else NARROW
 """Columns of which six rows of sums fit the registers."""
 _DEPTH = 192
 """Rows of a panel that are multiplied before the next: they fit the second cache."""
 
 
-@parallel_kernel(error_model="numpy")
+@parallel_kernel
 def matmul(a, b, row_step, column_step, lanes, bias, activation, product):
     """`product` [m, n] = `activation` of `a` [m, k] times the [k, n] in flat `b`, plus `bias` [n].
 
-    Rows and columns of `b` are so many steps apart, one of them one. A panel of 16 or `LANES` columns, `lanes`, is
-    copied to where it is aligned, and multiplied while it is in the cache.
+    Rows and columns of `b` are so many steps apart, one of them one. A panel of `lanes` columns, `NARROW` or `LANES`,
+    is copied to where it is aligned, and multiplied while it is in the cache.
     """
     rows, depth = a.shape
     columns = product.shape[1]
@@ -321,7 +323,7 @@ def _copy_rows(x, start, step, y, place, row, rows, width):
                 y[place + m * row + j] = x[start + m * step + j]
 
 
-@parallel_kernel(error_model="numpy")
+@parallel_kernel
 def direct_matmul(a, b, bias, activation, product):
     """`product` [m, n] = `activation` of `a` [m, k] times `b` [k, n], plus `bias` [n]; n >= LANES.
 
@@ -351,7 +353,7 @@ _ROWS = 256
 """Rows for which one set of tables is made; their sums stay in the second cache."""
 
 
-@parallel_kernel(error_model="numpy")
+@parallel_kernel
 def row_tables(words, row_step, block_step, low, high, weight, bias, activation, product):
     """`product` [rows, n] = `activation` of two-valued [rows, k] times `weight` [k, n], plus `bias` [n]; n >= LANES.
 
@@ -574,7 +576,7 @@ def lists_of(rows, columns):
     return -(-rows // _SAMPLES) * -(-columns // 2)
 
 
-@parallel_kernel(error_model="numpy")
+@parallel_kernel
 def sparse_matmul(ends, samples, numbers, b, bias, activation, product):
     """`product` [m, n] = `activation` of sparse [m, k] times `b` [k, n], plus `bias` [n]; n >= LANES.
 
@@ -658,7 +660,7 @@ def _add_kept(ends, samples, numbers, slots, kept, error, pairs, first, count, g
     n, blocks, here, size = error.shape[1], (error.shape[0] + _SAMPLES - 1) // _SAMPLES, (count + 1) // 2, 0
     for block in range(blocks):
         size += ends[block * pairs + first + here] - ends[block * pairs + first]
-    theirs, values = np.empty(size + 1, np.int32), np.empty(2 * size + 2, np.float32)
+    theirs, values = np.empty(size, np.int32), np.empty(2 * size, np.float32)
     bounds, to = np.zeros(here + 1, np.int64), np.uintp(0)
     for pair in range(here):
         for block in range(blocks):

@@ -232,7 +232,7 @@ _splat_word = splatter(types.uint64, 1)
 
 
 @subroutine(inline="always")
-def ones_in(word):
+def _ones_in(word):
     """Bits set in an unsigned number."""
     return np.int64(total(popcount(_splat_word(np.uint64(word)))))
 
@@ -242,16 +242,16 @@ def count_bits(rows, before):
     """Bits set in the bytes of flat `rows`, and bits that differ from the row before; before the first is `before`."""
     ones, toggles, width = np.int64(0), np.int64(0), before.size
     for j in range(width):
-        ones += ones_in(rows[j])
-        toggles += ones_in(rows[j] ^ before[j])
+        ones += _ones_in(rows[j])
+        toggles += _ones_in(rows[j] ^ before[j])
     stop = width + (rows.size - width) // 64 * 64
     set_bits = changed = _splat_few(np.uint64(0))
     for i in range(width, stop, 64):
         now, then = _read_few(_load_row(rows, i)), _read_few(_load_row(rows, i - width))
         set_bits, changed = set_bits + popcount(now), changed + popcount(now ^ then)
     for i in range(stop, rows.size):
-        ones += ones_in(rows[i])
-        toggles += ones_in(rows[i] ^ rows[i - width])
+        ones += _ones_in(rows[i])
+        toggles += _ones_in(rows[i] ^ rows[i - width])
     return ones + np.int64(total(set_bits)), toggles + np.int64(total(changed))
 
 
@@ -265,7 +265,7 @@ def count_flips(words, others, flips):
         for j in range(0, stop, 8):
             few = few + popcount(_load_few(a, at + j) ^ _load_few(b, at + j))
         for j in range(stop, width):
-            differing += ones_in(a[at + j] ^ b[at + j])
+            differing += _ones_in(a[at + j] ^ b[at + j])
         flips[i] = differing + np.int64(total(few))
 
 
@@ -520,7 +520,7 @@ def _plane_terms(words, factor):
                 for j in range(0, stop, 8):
                     few = few + popcount(_load_few(flat, at + j))
                 for j in range(stop, width):
-                    ones += ones_in(flat[at + j])
+                    ones += _ones_in(flat[at + j])
                 terms[i] += np.int32((factor * (ones + np.int64(total(few)))) << plane)
     return terms
 

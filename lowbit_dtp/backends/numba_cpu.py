@@ -177,7 +177,9 @@ class NumbaBackend(NumpyBackend):
         if not (a.ndim == b.ndim == 2 and a.dtype == b.dtype == np.float32 and (out is None or _is_plain(out))):
             return super().matmul(a, b, out)
         product = np.empty((a.shape[0], b.shape[1]), np.float32) if out is None else out
-        if b.shape[1] <= 16 and a.flags.f_contiguous and not a.flags.c_contiguous:  # few columns are better few rows
+        if (
+            b.shape[1] <= kernels.NARROW and a.flags.f_contiguous and not a.flags.c_contiguous
+        ):  # few columns are better few rows
             turned = np.empty(product.shape[::-1], np.float32)
             _multiply(b.T, a.T, _zeros(a.shape[0]), kernels.IDENTITY, turned)
             product[...] = turned.T
@@ -214,7 +216,7 @@ class NumbaBackend(NumpyBackend):
         if before.packed_neurons is None or before.carried.shape != after.carried.shape:
             return super().change(activation, before, after, weight, bias)
         count, width = before.carried.shape
-        rows, both = np.empty(count, np.int64), np.empty((2 * count + 2, width), np.uint64)
+        rows, both = np.empty(count, np.int64), np.empty((2 * count, width), np.uint64)
         differing = kernels.gather_differing(before.carried, after.carried, rows, both)
         states = self.respond(activation, replace(before, carried=both[: 2 * differing], made={}), weight, bias)
         change = np.empty((count, weight.shape[1]), states.dtype)
@@ -269,7 +271,7 @@ class NumbaBackend(NumpyBackend):
         momentum: float,
         stabilizer: float,
     ) -> None:
-        if not parameter.flags.c_contiguous:  # or else flat is a copy
+        if not (parameter.flags.c_contiguous and all(x.flags.c_contiguous for x in state)):  # or else flat is a copy
             raise ValueError("a parameter that is updated in place must be C-contiguous; see numpy.ascontiguousarray")
         if gradient.shape != parameter.shape:
             raise ValueError(f"a parameter of shape {parameter.shape} has no gradient of shape {gradient.shape}")
@@ -377,7 +379,7 @@ def _multiply(a: Array, b: Array, bias: Array, activation: int, product: Array) 
         flat, steps = b.T.reshape(-1), (1, b.shape[0])
     else:
         flat, steps = _flat(b), (b.shape[1], 1)
-    lanes = 16 if columns <= 16 else kernels.TILE_LANES
+    lanes = kernels.NARROW if columns <= kernels.NARROW else kernels.TILE_LANES
     kernels.matmul(np.ascontiguousarray(a), flat, *steps, lanes, bias, activation, product)
 
 
