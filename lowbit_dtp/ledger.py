@@ -164,13 +164,21 @@ class Ledger:
             counted = self._repeated[id(once)] = [once, 0]
         counted[1] += times
 
-    def of_one_step(self) -> "Ledger":
+    def count_in_arrays(self, made: Callable[[Any], Any]) -> None:
+        """Count ones and toggles in arrays from here on, which `made` makes of numbers."""
+        for traffic in self._traffic.values():
+            for name in ("ones", "toggles"):
+                count = getattr(traffic, name)
+                setattr(traffic, name, made(count) if isinstance(count, int) else count)
+
+    def of_one_step(self, seen: Callable[[Any], Any] = lambda x: x) -> "Ledger":
         """A ledger for a step that will be `repeated`: it adds ones and toggles to this one, and counts all else anew.
 
-        They are added in place, so they must have been counted in arrays before. Its wires are this one's.
+        They are added in place, so they must have been counted in arrays before. Its wires are this one's. Both are
+        what `seen` makes of these arrays, in the same memory.
         """
-        traffic = {c: Traffic(0, t.ones, t.toggles, t.refused) for c, t in self._traffic.items()}
-        return Ledger(0, wires=self.wires, _traffic=traffic)
+        traffic = {c: Traffic(0, seen(t.ones), seen(t.toggles), t.refused) for c, t in self._traffic.items()}
+        return Ledger(0, wires={wire: seen(x) for wire, x in self.wires.items()}, _traffic=traffic)
 
     @contextmanager
     def wires_in_place(self) -> Iterator[None]:

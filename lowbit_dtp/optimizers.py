@@ -53,7 +53,8 @@ class Optimizer(ABC):
         rate = self.learning_rate
         if key[1].startswith("feedback") and self.feedback_learning_rate is not None:
             rate = self.feedback_learning_rate
-        self._change(parameter, gradient, self.state.get(key, ()), xp.each(rate, parameter))
+        state = tuple(x if type(x) is type(parameter) else xp.traceable(x) for x in self.state.get(key, ()))
+        self._change(parameter, gradient, state, xp.each(rate, parameter))
 
     @abstractmethod
     def _change(self, parameter: Array, gradient: Array, state: Iterable[Array], rate: Array) -> None: ...

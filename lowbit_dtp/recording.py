@@ -1,13 +1,14 @@
-"""Steps on a device that are written down once: where they take what changes from one to the next, and how they count.
+"""Steps that are written down once: where they take what changes from one to the next, and how they count.
 
 What a step depends on, its place among the samples, its number and the epoch, is in arrays that it counts up itself.
 """
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 
-from .backends import Array, Backend, Recording
+from .backends import Array, Backend, CannotRecord, Recording
 from .ledger import Ledger
 
 
@@ -22,12 +23,12 @@ class Place:
         self.order: Array = None
         self._counts: dict[int, Array] = {}
 
-    def begin(self, order: Array, start: int = 0, step: int = 0, epoch: int = 0) -> None:
+    def begin(self, order: np.ndarray, start: int = 0, step: int = 0, epoch: int = 0) -> None:
         """A pass over the samples in an `order` [samples] or [members, samples], from the one at `start`."""
         if self.order is None:
-            self.order = order
+            self.order = self._moved(order)
         else:
-            self.order[...] = order
+            self.order[...] = self._moved(order)
         self.start[...], self.step[...], self.epoch[...] = start, step, epoch
 
     def indices(self, rows: int) -> Array:
@@ -41,46 +42,136 @@ class Place:
         self.start += rows
         self.step += 1
 
-    def arrays(self) -> list[Array]:
-        """Whatever changes."""
-        return [self.start, self.step, self.epoch, self.order]
+    def changed(self) -> list[Array]:
+        """What a step changes."""
+        return [self.start, self.step]
+
+    def constants(self) -> list[Array]:
+        """What it reads."""
+        return [self.epoch, self.order, *self._counts.values()]
+
+
+_WAYS = 4
+"""Ways through the work, by what it decides on its numbers, that are recorded at most."""
+_OFTEN = 100
+"""Times that the work may go yet another way, before all of it is done as it is written."""
 
 
 class Repeated:
-    """Work on a device: done as it is written the first time, recorded while it is done the second, and then repeated.
+    """Work that is done as it is written the first time, recorded while it is done the second, and then repeated.
 
     The first time makes what is made once: optimizer state, wires, constants. `work` counts in the ledger it is given;
-    `arrays` gives those that it reads or changes, beside the ledger's.
+    it reads `arrays`, and what it changes is in those of `changed` and the ledger's. Work that cannot be recorded, or
+    that repeated does not come to the same to the bit, is done as it is written.
     """
 
     def __init__(
         self,
         work: Callable[[Ledger], None],
+        changed: Callable[[], list[Array]],
         arrays: Callable[[], list[Array]],
         xp: Backend,
         ledger: Ledger | None,
         *,
         compiled: bool,
     ) -> None:
-        self.work, self.arrays, self.xp, self.ledger, self.compiled = work, arrays, xp, ledger, compiled
+        self.work, self.changed, self.arrays, self.xp, self.ledger = work, changed, arrays, xp, ledger
+        self.compiled = compiled
         self.warm = False
+        self.plain = False
+        """Whether it had better be done as it is written."""
+        self.unknown = 0
+        self.checked_at: int | None = None
         self.once = Ledger()
-        self.again: Recording | None = None
+        self.ways: list[Recording] = []
 
-    def __call__(self) -> None:
+    def __call__(self, epoch: int = 0) -> None:
+        """Do it. In each new `epoch` it is held to be the same, once, as it is written."""
         ledger = Ledger() if self.ledger is None else self.ledger
-        if self.again is not None:
-            self.again()
-        elif self.warm:
-            self.once = ledger.of_one_step()
-            self.again = self.xp.record(lambda: self._do(self.once), [*self.arrays(), *ledger.arrays()])
-            if self.compiled:
-                self.again.compile()
-        else:
-            self._do(ledger)
+        if self.plain or not self.warm:
+            with self.xp.unrecorded():
+                self._do(ledger)
             self.warm = True
             return
+        if not self.ways:
+            self._record(ledger)
+        elif self.xp.checks and self.checked_at != epoch:
+            self.checked_at = epoch
+            self._check(ledger)
+        elif not self._repeat():
+            self._go_another_way(ledger)
         ledger.repeated(self.once)
+
+    def _repeat(self) -> bool:
+        """Whether it went one of the ways that are known; nothing has changed if not."""
+        for i, way in enumerate(self.ways):
+            if way() is not False:
+                if i:
+                    self.ways.insert(0, self.ways.pop(i))
+                return True
+        return False
+
+    def _go_another_way(self, ledger: Ledger) -> None:
+        self.unknown += 1
+        if len(self.ways) < _WAYS:
+            self._record(ledger)
+        else:
+            self._as_written(ledger)
+            self.plain = self.unknown > _OFTEN
+
+    def _record(self, ledger: Ledger) -> None:
+        ledger.count_in_arrays(self.xp.traceable)
+        before = self._copies(ledger) if self.xp.checks else []
+        self.once = ledger.of_one_step(self.xp.traceable)
+        arrays = [*self.changed(), *self.arrays(), *ledger.arrays()]
+        try:
+            way = self.xp.record(lambda: self._do(self.once), arrays)
+        except CannotRecord:
+            if not self.xp.checks:
+                raise
+            self.plain = True
+            self._put_back(before, ledger)
+            self.once = self._as_written(ledger)
+            return
+        if self.compiled:
+            way.compile()
+        self.ways.insert(0, way)
+
+    def _check(self, ledger: Ledger) -> None:
+        """Do it as it was recorded, then take that back and do it as it is written; keep to the latter if they differ.
+
+        In this order, since what the one left behind somewhere must not serve the other.
+        """
+        before = self._copies(ledger)
+        if not self._repeat():
+            self._go_another_way(ledger)
+            return
+        repeated = self._copies(ledger)
+        self._put_back(before, ledger)
+        self._as_written(ledger)
+        if any(x.tobytes() != y.tobytes() for x, y in zip(repeated, self._all(ledger), strict=True)):
+            self.plain = True
+            warnings.warn(
+                "a recorded step gives other numbers than the step as it is written; steps are taken as written",
+                stacklevel=4,
+            )
+
+    def _as_written(self, ledger: Ledger) -> Ledger:
+        """Do it as it is written; what that counts but ones and toggles."""
+        once = ledger.of_one_step(self.xp.traceable)
+        with self.xp.unrecorded():
+            self._do(once)
+        return once
+
+    def _all(self, ledger: Ledger) -> list[Array]:
+        return [*self.changed(), *ledger.arrays()]
+
+    def _copies(self, ledger: Ledger) -> list[Array]:
+        return [np.array(x) for x in self._all(ledger)]
+
+    def _put_back(self, copies: list[Array], ledger: Ledger) -> None:
+        for x, copy in zip(self._all(ledger), copies, strict=True):
+            np.copyto(x, copy)
 
     def _do(self, ledger: Ledger) -> None:
         with ledger.wires_in_place():

@@ -1,7 +1,7 @@
 """Training: a generator of steps, and the test of what came out. An ensemble is trained as one network is.
 
-On a device that records, each kind of step is written down once and repeated without Python; nothing waits for the
-device before the end of an epoch.
+Each kind of step is written down once and repeated without Python, where that can be. Nothing waits for a device before
+the end of an epoch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,9 +24,9 @@ from .rules.rule import Moment
 
 MODES = {
     "plain": "every step as it is written, in Python",
-    "recorded": "each kind of step written down once and repeated, on a GPU as one launch; for tensors",
-    "compiled": "the same, its operations fused by torch.compile, which takes a while",
-    "auto": "plain on a CPU; on a GPU recorded, or compiled if the run is long",
+    "recorded": "each kind of step written down once and repeated, as one call of machine code, or of a GPU",
+    "compiled": "the same, its operations fused by torch.compile, which takes a while; for tensors",
+    "auto": "recorded, or compiled if a run on a GPU is long; plain for few steps, NumPy ensembles, tensors on a CPU",
 }
 """Ways to do the same steps."""
 
@@ -123,10 +123,11 @@ def _chosen(mode: str, net: Network, steps: int) -> str:
     """What `auto` is for a run of so many steps. Raises ValueError if the arrays of `net` have no such mode."""
     choose("mode", mode, MODES)
     like = net.layers[0].weight
-    best = backend_of(like).best_mode(like, steps)
-    if mode not in ("plain", "auto") and not backend_of(like).records:
-        raise ValueError(f"mode {mode!r} is for torch tensors; NumPy arrays are trained in mode 'plain'")
-    return best if mode == "auto" else mode
+    modes = backend_of(like).modes(like)
+    if mode not in (*modes, "auto"):
+        kind = f"{'ensembles' if net.members else 'networks'} of {type(like).__module__.split('.')[0]} {like.dtype}"
+        raise ValueError(f"mode {mode!r} is not for {kind}; there are: {', '.join(modes)}")
+    return backend_of(like).best_mode(like, steps) if mode == "auto" else mode
 
 
 @dataclass
@@ -146,9 +147,21 @@ class _Steps:
         self.like = self.net.layers[0].weight
         if not self.progress.losses:
             self.progress.loss = self._moved(np.zeros(() if isinstance(self.seed, int) else len(self.seed)))
-        self.place = None if self.mode == "plain" else Place(self._moved)
+        self.as_given = self.net, self.samples, self.progress.loss
+        self.loss, self.order = self.progress.loss, np.zeros(0, np.int64)
+        self.place: Place | None = None
+        if self.mode != "plain":
+            seen = backend_of(self.like).traceable
+            self.net, self.loss = self.net.each_array(seen), seen(self.loss)
+            self.samples = replace(self.samples, stored=seen(self.samples.stored), labels=seen(self.samples.labels))
+            self.place = Place(lambda x: seen(self._moved(x)))
         self.repeated: dict[tuple[str, int], Repeated] = {}
         self.losses: dict[tuple[str, int], Array] = {}
+
+    def _go_plain(self) -> None:
+        """Take steps as they are written from here on."""
+        self.place = None
+        self.net, self.samples, self.loss = self.as_given
 
     def _moved(self, x: np.ndarray) -> Array:
         return backend_of(self.like).moved(x, self.like)
@@ -160,11 +173,10 @@ class _Steps:
             orders = order(count, self.seed, sweep)
         else:
             orders = np.stack([order(count, seed, sweep) for seed in self.seed])
-        if self.place is None:
-            self.order = self._moved(orders)
-        else:
+        self.order = self._moved(orders)
+        if self.place is not None:
             progress = self.progress
-            self.place.begin(self._moved(orders), progress.minibatch * self.batch, progress.step, progress.epoch)
+            self.place.begin(orders, progress.minibatch * self.batch, progress.step, progress.epoch)
 
     def take(self, phase: str, rows: int) -> Array | None:
         """Train on the next `rows` samples; returns the loss."""
@@ -176,36 +188,44 @@ class _Steps:
         if kind not in self.repeated:
             self.repeated[kind] = Repeated(
                 lambda ledger: self._step_in_place(phase, rows, ledger),
-                self._arrays,
+                self._changed,
+                lambda: [self.samples.stored, self.samples.labels, *self._place().constants()],
                 backend_of(self.like),
                 self.progress.ledger,
                 compiled=self.mode == "compiled" and rows == self.batch,
             )
-        self.repeated[kind]()
-        return self.losses[kind]
+        repeated = self.repeated[kind]
+        repeated(self.progress.epoch)
+        loss = self.losses[kind]
+        if repeated.plain:
+            self._go_plain()
+        return None if loss is None else loss[()]
+
+    def _place(self) -> Place:
+        assert self.place is not None
+        return self.place
 
     def _step_in_place(self, phase: str, rows: int, ledger: Ledger) -> None:
-        assert self.place is not None
-        moment = Moment(self.place.epoch, phase, Draws(self.seed, self.place.step))
-        loss, kind = self._step(self.place.indices(rows), moment, ledger), (phase, rows)
-        if self.losses.setdefault(kind, loss) is not loss:
+        place, kind = self._place(), (phase, rows)
+        moment = Moment(place.epoch, phase, Draws(self.seed, place.step))
+        loss = self._step(place.indices(rows), moment, ledger)
+        if kind not in self.losses:
+            self.losses[kind] = None if loss is None else backend_of(self.like).traceable(loss)
+        elif loss is not None:
             self.losses[kind][...] = loss
-        self.place.advance(rows)
+        place.advance(rows)
 
     def _step(self, indices: Array, moment: Moment, ledger: Ledger) -> Array | None:
         step = self.rule.step(self.net, *self.samples.part(indices), ledger, moment)
         self.optimizer.apply(self.net, step.gradients, ledger)
         if step.loss is not None:
-            self.progress.loss += step.loss
+            self.loss += step.loss
         return step.loss
 
-    def _arrays(self) -> list[Array]:
-        assert self.place is not None
+    def _changed(self) -> list[Array]:
         states = [x for arrays in self.optimizer.state.values() for x in arrays]
-        return [
-            *self.net.tensors().values(), *states, self.samples.stored, self.samples.labels, self.progress.loss,
-            *self.place.arrays(), *(loss for loss in self.losses.values() if loss is not None),
-        ]  # fmt: skip
+        losses = [loss for loss in self.losses.values() if loss is not None]
+        return [*self.net.tensors().values(), *states, self.loss, *losses, *self._place().changed()]
 
 
 class Evaluator:
@@ -222,7 +242,7 @@ class Evaluator:
         self._place: Place | None = None
         if _chosen(mode, net, 0) != "plain":
             self._place = Place(self._moved)
-            self._place.begin(self._moved(np.arange(len(samples))))
+            self._place.begin(np.arange(len(samples)))
         self._repeated: dict[int, Repeated] = {}
 
     def __call__(self, ledger: Ledger | None = None) -> Any:
@@ -271,12 +291,14 @@ class Evaluator:
             self._wrong += self._mistakes(place.indices(rows), place.start, ledger)
             place.advance(rows)
 
+        def changed() -> list[Array]:
+            return [self._wrong, *place.changed()]
+
         def arrays() -> list[Array]:
-            samples = self.samples.stored, self.samples.labels
-            return [*self.net.tensors().values(), *samples, self._wrong, *place.arrays()]
+            return [*self.net.tensors().values(), self.samples.stored, self.samples.labels, *place.constants()]
 
         if rows not in self._repeated:
-            self._repeated[rows] = Repeated(work, arrays, self._xp, None, compiled=False)
+            self._repeated[rows] = Repeated(work, changed, arrays, self._xp, None, compiled=False)
         return self._repeated[rows]
 
 

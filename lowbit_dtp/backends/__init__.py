@@ -9,7 +9,8 @@ the same to rounding.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
@@ -51,13 +52,18 @@ class Key(NamedTuple):
     """A whole number, or an array of one on the device."""
 
 
+class CannotRecord(RuntimeError):
+    """Work cannot be recorded; says why."""
+
+
 class Recording(Protocol):
     """Work on arrays that has been written down; a call does it again."""
 
     def compile(self) -> None:
         """Spend some time, with the next call, on making it faster."""
 
-    def __call__(self) -> None: ...
+    def __call__(self) -> bool | None:
+        """Do it again. False if this time it has to be done otherwise; nothing has changed then."""
 
 
 class Outer:
@@ -240,17 +246,31 @@ class Backend(ABC):
         """`parameter - learning_rate * gradient`, in place."""
         parameter -= learning_rate * multiplied(gradient)
 
-    records: ClassVar[bool] = False
-    """Whether `record` is there."""
+    def modes(self, like: Array) -> tuple[str, ...]:
+        """Which of `training.MODES` there are for arrays like `like`, beside "auto"."""
+        return ("plain",)
 
     def best_mode(self, like: Array, steps: int) -> str:
-        """Of `training.MODES`, the one for so many steps on arrays like `like`."""
+        """The one of `modes` for so many steps."""
         return "plain"
 
-    def record(self, body: Callable[[], None], arrays: Sequence[Array]) -> "Recording":
-        """Do `body` once, and give what does it again, faster.
+    checks: ClassVar[bool] = False
+    """Whether what was recorded is to be held to the work as it is written."""
 
-        `body` must do the same whatever the numbers are, and keep what it changes in `arrays`, in place.
+    def traceable(self, x: Array) -> Array:
+        """`x`, in the same memory, as work on it can be recorded."""
+        return x
+
+    @contextmanager
+    def unrecorded(self) -> Iterator[None]:
+        """For work on `traceable` arrays that is not recorded."""
+        yield
+
+    def record(self, body: Callable[[], None], arrays: Sequence[Array]) -> "Recording":
+        """Do `body` once, and give what does it again, faster. Raises `CannotRecord`.
+
+        `body` works on `arrays`, as `traceable` gives them, and keeps what it changes in them, in place. On a device it
+        must do the same whatever the numbers are.
         """
         raise NotImplementedError(f"{type(self).__name__} records nothing")
 
@@ -271,8 +291,11 @@ def backend_of(x: Array) -> Backend:
 
 def _load(kind: type) -> Backend:
     if issubclass(kind, np.ndarray | np.generic):
-        register(np.ndarray, choose("LOWBIT_DTP_KERNELS", os.environ.get("LOWBIT_DTP_KERNELS", "compiled"), _CPU)())
-        return _backends[np.ndarray]
+        if np.ndarray not in _backends:
+            kernels = os.environ.get("LOWBIT_DTP_KERNELS", "compiled")
+            register(np.ndarray, choose("LOWBIT_DTP_KERNELS", kernels, _CPU)())
+        register(kind, _backends[np.ndarray])
+        return _backends[kind]
     if kind.__module__.split(".")[0] == "torch":
         from .torch_gpu import TorchBackend
 

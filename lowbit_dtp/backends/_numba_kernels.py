@@ -104,7 +104,7 @@ def holds_nan(x):
 def gather_differing(a, b, rows, both):
     """Copy each row of words in `a` that is another in `b`, and that, to `both`, one after the other.
 
-    Their numbers go to `rows`. Returns how many there are.
+    Their numbers go to `rows`. Returns how many rows are written to `both`.
     """
     count = 0
     for i in range(a.shape[0]):
@@ -114,14 +114,14 @@ def gather_differing(a, b, rows, both):
             difference |= a[i, w] ^ b[i, w]
         rows[count] = i
         count += difference != 0
-    return count
+    return 2 * count
 
 
 @kernel
-def scatter_differences(x, rows, count, differences):
-    """Write row 2 i + 1 less row 2 i of `x` to each of the first `count` of `rows` of `differences`; zero elsewhere."""
+def scatter_differences(x, rows, differences):
+    """Write row 2 i + 1 less row 2 i of `x` to row `rows[i]` of `differences`, which are zero elsewhere."""
     differences[:] = 0
-    for i in range(count):
+    for i in range(x.shape[0] // 2):
         before, after, difference = x[2 * i], x[2 * i + 1], differences[rows[i]]
         for j in range(x.shape[1]):
             difference[j] = after[j] - before[j]
@@ -735,14 +735,22 @@ def _elementwise_tanh(lanes):
 _tanh_lanes, _tanh_one = _elementwise_tanh(LANES), _elementwise_tanh(1)
 
 
+@subroutine
+def _tanh_block(x, inner, outer, shift, y, block):
+    start, middle, stop = _span(block, x.size)
+    _tanh_lanes(x, inner, outer, shift, y, start, middle)
+    _tanh_one(x, inner, outer, shift, y, middle, stop)
+
+
 @parallel_kernel(error_model="numpy")
 def tanh(x, inner, outer, shift, y):
     """`y` = `outer` tanh(`inner` x) + `shift`: a tanh with 1, 1, 0, a sigmoid with 1/2, 1/2, 1/2."""
     x, y = x.reshape(-1), y.reshape(-1)
+    if x.size <= _BLOCK:
+        _tanh_block(x, inner, outer, shift, y, 0)
+        return
     for block in prange((x.size + _BLOCK - 1) // _BLOCK):
-        start, middle, stop = _span(block, x.size)
-        _tanh_lanes(x, inner, outer, shift, y, start, middle)
-        _tanh_one(x, inner, outer, shift, y, middle, stop)
+        _tanh_block(x, inner, outer, shift, y, block)
 
 
 @subroutine
@@ -785,24 +793,40 @@ _through_lanes, _through_one = _through(LANES), _through(1)
 _difference_lanes, _difference_one = _through_difference(LANES), _through_difference(1)
 
 
+@subroutine
+def _through_block(activation, state, error, scale, y, block):
+    start, middle, stop = _span(block, state.size)
+    _through_lanes(activation, state, error, scale, y, start, middle)
+    _through_one(activation, state, error, scale, y, middle, stop)
+
+
+@subroutine
+def _difference_block(activation, state, a, b, scale, y, block):
+    start, middle, stop = _span(block, state.size)
+    _difference_lanes(activation, state, a, b, scale, y, start, middle)
+    _difference_one(activation, state, a, b, scale, y, middle, stop)
+
+
 @parallel_kernel
 def through(activation, state, error, scale, y):
     """`y` = `scale` times `error` times the slope of `activation` where it gave `state`."""
     state, error, y = state.reshape(-1), error.reshape(-1), y.reshape(-1)
+    if state.size <= _BLOCK:
+        _through_block(activation, state, error, scale, y, 0)
+        return
     for block in prange((state.size + _BLOCK - 1) // _BLOCK):
-        start, middle, stop = _span(block, state.size)
-        _through_lanes(activation, state, error, scale, y, start, middle)
-        _through_one(activation, state, error, scale, y, middle, stop)
+        _through_block(activation, state, error, scale, y, block)
 
 
 @parallel_kernel
 def through_difference(activation, state, a, b, scale, y):
     """`through` for the error a - b."""
     state, a, b, y = state.reshape(-1), a.reshape(-1), b.reshape(-1), y.reshape(-1)
+    if state.size <= _BLOCK:
+        _difference_block(activation, state, a, b, scale, y, 0)
+        return
     for block in prange((state.size + _BLOCK - 1) // _BLOCK):
-        start, middle, stop = _span(block, state.size)
-        _difference_lanes(activation, state, a, b, scale, y, start, middle)
-        _difference_one(activation, state, a, b, scale, y, middle, stop)
+        _difference_block(activation, state, a, b, scale, y, block)
 
 
 def _axpy(lanes):
@@ -819,19 +843,42 @@ def _axpy(lanes):
 _axpy_lanes, _axpy_one = _axpy(LANES), _axpy(1)
 
 
+@subroutine
+def _axpy_block(scale, x, y, z, block):
+    start, middle, stop = _span(block, x.size)
+    _axpy_lanes(scale, x, y, z, start, middle)
+    _axpy_one(scale, x, y, z, middle, stop)
+
+
 @parallel_kernel
 def axpy(scale, x, y, z):
     """`z` = `scale` x + y."""
     x, y, z = x.reshape(-1), y.reshape(-1), z.reshape(-1)
+    if x.size <= _BLOCK:
+        _axpy_block(scale, x, y, z, 0)
+        return
     for block in prange((x.size + _BLOCK - 1) // _BLOCK):
-        start, middle, stop = _span(block, x.size)
-        _axpy_lanes(scale, x, y, z, start, middle)
-        _axpy_one(scale, x, y, z, middle, stop)
+        _axpy_block(scale, x, y, z, block)
 
 
 @parallel_kernel(error_model="numpy")
 def rmsprop(parameter, gradient, mean, square, velocity, rate, decay, momentum, stabilizer):
     """Centred RMSprop with momentum over flat arrays of float32, in place: one pass over five arrays."""
+    if parameter.size <= _BLOCK:
+        _update(
+            parameter,
+            mean,
+            square,
+            velocity,
+            gradient,
+            np.intp(0),
+            parameter.size,
+            rate,
+            decay,
+            momentum,
+            stabilizer,
+        )
+        return
     for block in prange((parameter.size + _BLOCK - 1) // _BLOCK):
         start, _, stop = _span(block, parameter.size)
         _update(
@@ -850,25 +897,26 @@ def rmsprop(parameter, gradient, mean, square, velocity, rate, decay, momentum, 
 
 
 @kernel(error_model="numpy")
-def cross_entropy(logits, labels, error):
-    """`error` = softmax of `logits` [batch, classes] less 1 at the label; returns the mean negative log-likelihood.
+def cross_entropy(logits, labels, error, loss):
+    """`error` = softmax of `logits` [batch, classes] less 1 at the label; `loss` = the mean negative log-likelihood.
 
-    Returns -1 if a label is of no class.
+    Returns whether a label is of no class.
     """
-    loss = 0.0
+    total = 0.0
     for i in range(logits.shape[0]):
         if not 0 <= labels[i] < logits.shape[1]:
-            return -1.0
+            return True
         top = logits[i].max()
         all_powers = np.float32(0)
         for j in range(logits.shape[1]):
             error[i, j] = np.exp(logits[i, j] - top)
             all_powers += error[i, j]
-        loss += np.log(all_powers) - (logits[i, labels[i]] - top)
+        total += np.log(all_powers) - (logits[i, labels[i]] - top)
         for j in range(logits.shape[1]):
             error[i, j] /= all_powers
         error[i, labels[i]] -= 1
-    return loss / logits.shape[0]
+    loss[0] = total / logits.shape[0]
+    return False
 
 
 # --- noise ------------------------------------------------------------------------------------------------------------
@@ -900,7 +948,8 @@ def _philox(c0, c1, c2, c3, k0, k1):
 def _words(block, key, counter):
     """The random words of a block of `DRAWN` numbers."""
     first = _load_counter(_NUMBERED, 0) + _splat_word(np.uint64(block * _DRAWS))
-    c1, c2, c3 = _splat_word(counter[0]), _splat_word(counter[1]), _splat_word(counter[2])
+    purpose, step = counter[0], counter[1]
+    c1, c2, c3 = _splat_word(purpose), _splat_word(step & np.uint64(0xFFFFFFFF)), _splat_word(step >> np.uint64(32))
     return _philox(first, c1, c2, c3, key[0], key[1])
 
 
@@ -957,21 +1006,30 @@ def _box_muller(radius_word, angle_word):
     return radius * select(swapped, sine, cosine), radius * select(swapped, cosine, sine)
 
 
+@subroutine(error_model="numpy")
+def _normal_block(key, counter, numbers, block):
+    c0, c1, c2, c3 = _words(block, key, counter)
+    x0, x1 = _box_muller(c0, c1)
+    x2, x3 = _box_muller(c2, c3)
+    place = block * DRAWN
+    store(numbers, place, x0)
+    store(numbers, place + _DRAWS, x1)
+    store(numbers, place + 2 * _DRAWS, x2)
+    store(numbers, place + 3 * _DRAWS, x3)
+
+
 @parallel_kernel(error_model="numpy")
 def normal(key, counter, numbers):
-    """Standard normal float32 in flat `numbers`, a multiple of `DRAWN`, from a `key` and the upper part of a `counter`.
+    """Standard normal float32 in flat `numbers`, a multiple of `DRAWN`, from a `key` and a `counter`, purpose and step.
 
     Each comes of its place alone, whoever draws it.
     """
+    if numbers.size <= _BLOCK:
+        for block in range(numbers.size // DRAWN):
+            _normal_block(key, counter, numbers, block)
+        return
     for block in prange(numbers.size // DRAWN):
-        c0, c1, c2, c3 = _words(block, key, counter)
-        x0, x1 = _box_muller(c0, c1)
-        x2, x3 = _box_muller(c2, c3)
-        place = block * DRAWN
-        store(numbers, place, x0)
-        store(numbers, place + _DRAWS, x1)
-        store(numbers, place + 2 * _DRAWS, x2)
-        store(numbers, place + 3 * _DRAWS, x3)
+        _normal_block(key, counter, numbers, block)
 
 
 @parallel_kernel(error_model="numpy")

@@ -1,8 +1,9 @@
 """NumPy arrays: compiled kernels for float32 and few bits, whose bits do not depend on the number of threads."""
 
 import os
-from collections.abc import Callable
-from dataclasses import replace
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from math import prod
 
@@ -16,7 +17,9 @@ import numpy as np
 from numba.core import event
 
 from ..formats import FixedPoint, Float, Format, Table
-from . import Array, Carried, Outer, _numba_kernels, multiplied, packed
+from ..packing import packed_width
+from . import Array, Carried, Outer, Recording, _numba_kernels, _packed_kernels, multiplied, packed
+from .numba_graph import Cell, Program, Tape, Traced, Watched, head, plain
 from .numpy_plain import NumpyBackend, thresholds
 
 if TYPE_CHECKING:
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from ..links import Signal
 
 kernels: Any = _numba_kernels  # the compiler knows their types, mypy does not
+packed_kernels: Any = _packed_kernels
+empty: Any = np.empty
+"""For new arrays: while a step is recorded, the tape's."""
 
 _DENSE = 0.8
 """Share of pairs of neighbours with a nonzero from which a dense product is faster than passing over the zeros."""
@@ -33,6 +39,9 @@ _FEW_ROWS = 0.7
 """Share of samples with an error below which the others are left out of a dense gradient..."""
 _LARGE = 1_000_000
 """... of at least so many multiplications."""
+
+_RECORD_FROM = 50
+"""Steps of a run from which writing one down, which takes a few hundredths of a second, pays."""
 
 _FAST_FIXED = (("nearest-even", "saturate"), ("nearest-even", "saturate-symmetric"))
 """Fixed point that has a kernel; the rest goes by the specification in `formats`."""
@@ -74,12 +83,12 @@ def on_compile(tell: Callable[[str], None]) -> None:
 
 def normal(seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
     """Standard normal float32 of `shape`, each number keyed by seed, purpose (32 bits), step and its own place."""
-    return _drawn(kernels.normal, seed, purpose, step, shape)
+    return _drawn("normal", seed, purpose, step, shape)
 
 
 def uniform(seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
     """Uniform float32 in [0, 1) of `shape`, multiples of 2^-24, keyed as `normal` is."""
-    return _drawn(kernels.uniform, seed, purpose, step, shape)
+    return _drawn("uniform", seed, purpose, step, shape)
 
 
 def shift_sgd(weights: np.ndarray, gradient: np.ndarray, shift: int, seed: int, purpose: int, step: int) -> None:
@@ -102,23 +111,24 @@ def shift_sgd(weights: np.ndarray, gradient: np.ndarray, shift: int, seed: int, 
     kernels.shift_sgd(_flat(weights), _flat(gradient), shift, -most, most, *_key_and_counter(seed, purpose, step))
 
 
-def _drawn(draw: Any, seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
+def _drawn(kernel: str, seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
     size = prod(shape)
-    numbers = np.empty(-(-size // kernels.DRAWN) * kernels.DRAWN, np.float32)
-    draw(*_key_and_counter(seed, purpose, step), numbers)
+    numbers = empty(-(-size // kernels.DRAWN) * kernels.DRAWN, np.float32)
+    getattr(kernels, kernel)(*_key_and_counter(seed, purpose, step), numbers)
     return numbers[:size].reshape(shape)
 
 
 def _key_and_counter(seed: int, purpose: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-    key = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF], np.uint64)
-    return key, np.array([purpose, step & 0xFFFFFFFF, step >> 32], np.uint64)
+    key, counter = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF], np.uint64), empty(2, np.uint64)
+    counter[0], counter[1] = purpose, step
+    return key, counter
 
 
 class NumbaBackend(NumpyBackend):
     """`Backend` for NumPy arrays: compiled for float32 and few bits, plain NumPy for the rest."""
 
     def encode(self, x: Array, fmt: Format, uniform: Array | None) -> Array:
-        codes, flat = np.empty(x.shape, fmt.code_dtype), np.ascontiguousarray(x).reshape(-1)
+        codes, flat = empty(x.shape, fmt.code_dtype), _contiguous(x).reshape(-1)
         if isinstance(fmt, Table):
             nan = kernels.encode_table(flat, thresholds(fmt, x.dtype), codes.reshape(-1))
         elif isinstance(fmt, FixedPoint) and fmt.word <= 16 and (fmt.rounding, fmt.overflow) in _FAST_FIXED:
@@ -128,7 +138,7 @@ class NumbaBackend(NumpyBackend):
         elif isinstance(fmt, Float) and flat.dtype == fmt.dtype:
             nan, codes = kernels.holds_nan(flat), flat.view(fmt.code_dtype).reshape(x.shape)
         else:
-            return fmt.encode(x, uniform)
+            return _by_numpy(fmt.encode, x, uniform)
         if nan:
             raise ValueError(f"{fmt.name} cannot send NaN")
         return codes
@@ -137,28 +147,32 @@ class NumbaBackend(NumpyBackend):
         if isinstance(fmt, Float):
             return codes.view(fmt.dtype).astype(like.dtype, copy=False)
         if isinstance(fmt, FixedPoint) and not fmt.signed and fmt.word <= 16:
-            numbers = np.empty(codes.shape, like.dtype)
+            numbers = empty(codes.shape, like.dtype)
             kernels.decode_unsigned(_flat(codes), like.dtype.type(fmt.step), numbers.reshape(-1))
             return numbers
         if isinstance(fmt, Table) or (isinstance(fmt, FixedPoint) and fmt.word <= 8):
-            numbers = np.empty(codes.shape, like.dtype)
+            numbers = empty(codes.shape, like.dtype)
             kernels.decode_table(_flat(codes), _values(fmt, like.dtype), numbers.reshape(-1))
             return numbers
-        return fmt.decode(codes, like.dtype)
+        return _by_numpy(fmt.decode, codes, like.dtype)
 
     def values(self, signal: "Signal") -> Array:
         if signal.packed_neurons is None or not _is_float32(signal) or signal.format.bits != 1:
             return super().values(signal)
         if "values" not in signal.made:
             low, high = _values(signal.format, signal.like.dtype)
-            signal.made["values"] = packed.unpack_signs(signal.carried, signal.packed_neurons, low, high)
+            if signal.carried.ndim != 2:
+                return packed.unpack_signs(signal.carried, signal.packed_neurons, low, high)
+            values = empty(signal.shape, np.float32)
+            packed_kernels.unpack_float32(signal.carried, low, high, values)
+            signal.made["values"] = values
         return signal.made["values"]
 
     def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Carried:
         if not (isinstance(fmt, Table) and len(fmt.values) == 2 and x.ndim == 2 and _is_plain(x)):
             return super().transmit(x, fmt, uniform, previous)
-        words, nan = packed.pack_signs(x, fmt.thresholds[0])
-        if nan:
+        words = empty((len(x), packed_width(x.shape[1], 1)), np.uint64)
+        if packed_kernels.pack_float32(x, thresholds(fmt, x.dtype)[0], words):
             raise ValueError(f"{fmt.name} cannot send NaN")
         if previous is not None and previous.dtype != np.uint64:  # codes, of a run that was begun without kernels
             previous = self.pack(previous, fmt)
@@ -171,18 +185,21 @@ class NumbaBackend(NumpyBackend):
         return packed.unpack(words, fmt.bits, neurons).astype(fmt.code_dtype, copy=False)
 
     def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[Array, Array]:
-        return packed.ones_and_toggles(codes, previous)
+        if codes.ndim != 2 or not codes.size:
+            return packed.ones_and_toggles(codes, previous)
+        before = codes[0] if previous is None else previous
+        return packed_kernels.count_bits(codes.reshape(-1).view(np.uint8), before.reshape(-1).view(np.uint8))
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         if not (a.ndim == b.ndim == 2 and a.dtype == b.dtype == np.float32 and (out is None or _is_plain(out))):
             return super().matmul(a, b, out)
-        product = np.empty((a.shape[0], b.shape[1]), np.float32) if out is None else out
+        product = empty((a.shape[0], b.shape[1]), np.float32) if out is None else out
         if (
             b.shape[1] <= kernels.NARROW and a.flags.f_contiguous and not a.flags.c_contiguous
         ):  # few columns are better few rows
-            turned = np.empty(product.shape[::-1], np.float32)
+            turned = empty(product.shape[::-1], np.float32)
             _multiply(b.T, a.T, _zeros(a.shape[0]), kernels.IDENTITY, turned)
-            product[...] = turned.T
+            np.copyto(product, turned.T)
         else:
             _multiply(a, b, _zeros(b.shape[1]), kernels.IDENTITY, product)
         return product
@@ -200,27 +217,29 @@ class NumbaBackend(NumpyBackend):
     def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
         if len(error) != signal.shape[0] or not (error.ndim == 2 and _is_plain(error) and _is_float32(signal)):
             return super().gradients(signal, error, spent)
-        sums = np.empty(error.shape[1], np.float32)
+        sums = empty(error.shape[1], np.float32)
         kernels.column_sums(error, sums)
         many = len(error) >= _FEW and error.shape[1] >= kernels.LANES
         if many and (signal.packed_neurons is not None or _sparse(signal) is not None):
             return Outer(signal, error, _outer), sums
         values = signal.values
         if values.size * error.shape[1] > _LARGE:
-            slots = np.empty(len(error), np.int32)
+            slots = empty(len(error), np.int32)
             if kernels.number_rows(error, slots) < _FEW_ROWS * len(error):
                 values, error = values[slots >= 0], error[slots >= 0]
         return self.matmul(values.T, error, spent), sums
 
     def change(self, activation: "Activation", before: "Signal", after: "Signal", weight: Array, bias: Array) -> Array:
-        if before.packed_neurons is None or before.carried.shape != after.carried.shape:
+        packed_alike = before.packed_neurons is not None and before.carried.shape == after.carried.shape
+        if not (packed_alike and activation.name in _ACTIVATIONS and _by_tables(before, weight, bias)):
             return super().change(activation, before, after, weight, bias)
-        count, width = before.carried.shape
-        rows, both = np.empty(count, np.int64), np.empty((2 * count, width), np.uint64)
+        (count, width), neurons = before.carried.shape, weight.shape[1]
+        rows, both = empty(count, np.int64), empty((2 * count, width), np.uint64)
         differing = kernels.gather_differing(before.carried, after.carried, rows, both)
-        states = self.respond(activation, replace(before, carried=both[: 2 * differing], made={}), weight, bias)
-        change = np.empty((count, weight.shape[1]), states.dtype)
-        kernels.scatter_differences(states, rows, differing, change)
+        states, change = empty((2 * count, neurons), np.float32), empty((count, neurons), np.float32)
+        states = head(states, differing)
+        _row_tables(both, before.format, weight, bias, _ACTIVATIONS[activation.name], states)
+        kernels.scatter_differences(states, rows, change)
         return change
 
     def tanh(self, x: Array, out: Array | None = None) -> Array:
@@ -232,22 +251,22 @@ class NumbaBackend(NumpyBackend):
     def through(self, activation: "Activation", state: Array, error: Array, scale: float = 1.0) -> Array:
         if activation.name not in _ACTIVATIONS or not _are_alike(state, error):
             return super().through(activation, state, error, scale)
-        result, kind = np.empty_like(state), _ACTIVATIONS[activation.name]
+        result, kind = empty(state.shape, np.float32), _ACTIVATIONS[activation.name]
         kernels.through(kind, state, error, np.float32(scale), result)
         return result
 
     def through_difference(self, activation: "Activation", state: Array, a: Array, b: Array, scale: float) -> Array:
         if activation.name not in _ACTIVATIONS or not (_are_alike(state, a) and _are_alike(state, b)):
             return super().through_difference(activation, state, a, b, scale)
-        result, kind = np.empty_like(state), _ACTIVATIONS[activation.name]
+        result, kind = empty(state.shape, np.float32), _ACTIVATIONS[activation.name]
         kernels.through_difference(kind, state, a, b, np.float32(scale), result)
         return result
 
     def axpy(self, scale: Array, x: Array, y: Array) -> Array:
-        if isinstance(scale, np.ndarray) or not _are_alike(x, y):
+        if (isinstance(scale, np.ndarray) and scale.ndim) or not _are_alike(x, y):
             return super().axpy(scale, x, y)
-        result = np.empty_like(y)
-        kernels.axpy(np.float32(scale), x, y, result)
+        result = empty(y.shape, np.float32)
+        kernels.axpy(_float32(scale), x, y, result)
         return result
 
     def cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
@@ -255,11 +274,10 @@ class NumbaBackend(NumpyBackend):
             return super().cross_entropy(logits, labels)
         if labels.shape != logits.shape[:1]:
             raise ValueError(f"labels must be one for each of {len(logits)} samples, not of shape {labels.shape}")
-        error = np.empty_like(logits)
-        loss = kernels.cross_entropy(logits, labels, error)
-        if loss < 0:
+        error, loss = empty(logits.shape, np.float32), empty(1, np.float64)
+        if kernels.cross_entropy(logits, labels, error, loss):
             raise ValueError(f"labels must be 0 to {logits.shape[1] - 1}, not {labels.min()} to {labels.max()}")
-        return error, loss
+        return error, loss[0]
 
     def rmsprop(
         self,
@@ -279,6 +297,7 @@ class NumbaBackend(NumpyBackend):
             super().rmsprop(parameter, multiplied(gradient), state, learning_rate, decay, momentum, stabilizer)
             return
         numbers = _float32s(learning_rate, decay, momentum, stabilizer)
+        _begin_updates()
         if isinstance(gradient, Outer):
             sparse = gradient.signal.packed_neurons is None
             fused = kernels.sparse_rmsprop if sparse else kernels.row_tables_rmsprop
@@ -290,9 +309,87 @@ class NumbaBackend(NumpyBackend):
     def sgd(self, parameter: Array, gradient: Array, learning_rate: Array) -> None:
         gradient = multiplied(gradient)
         if _are_alike(parameter, gradient) and not isinstance(learning_rate, np.ndarray):
+            _begin_updates()
             kernels.axpy(np.float32(-learning_rate), gradient, parameter, parameter)
         else:
             super().sgd(parameter, gradient, learning_rate)
+
+    checks = True
+
+    def modes(self, like: Array) -> tuple[str, ...]:
+        return ("plain", "recorded") if like.ndim == 2 and like.dtype == np.float32 else ("plain",)
+
+    def best_mode(self, like: Array, steps: int) -> str:
+        return self.modes(like)[-1] if steps >= _RECORD_FROM else "plain"
+
+    def traceable(self, x: Array) -> Array:
+        return np.asarray(x).view(Traced)
+
+    @contextmanager
+    def unrecorded(self) -> Iterator[None]:
+        with _watching(lambda kernel, arguments: kernel(*map(plain, arguments)), np.empty):
+            yield
+
+    def record(self, body: Callable[[], None], arrays: Sequence[Array]) -> Recording:
+        tape = Tape(arrays)
+        with _watching(tape.call, tape.empty), tape.record():
+            body()
+        return _Recorded(tape.program())
+
+
+class _Recorded:
+    """A `Recording` of kernels, which are compiled already."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    def compile(self) -> None: ...
+
+    def __call__(self) -> bool:
+        return self._program()
+
+
+@contextmanager
+def _watching(call: Callable[..., Any], allocate: Callable[..., Array]) -> Iterator[None]:
+    """Have this module's kernels called by `call`, in this thread, and new arrays made by `allocate`."""
+    global kernels, packed_kernels, empty
+    with _WATCH:
+        before, thread = (kernels, packed_kernels, empty), threading.get_ident()
+
+        def call_here(kernel: Any, arguments: Sequence[Any]) -> Any:
+            return call(kernel, arguments) if threading.get_ident() == thread else kernel(*arguments)
+
+        def allocate_here(*arguments: Any) -> Array:
+            return (allocate if threading.get_ident() == thread else np.empty)(*arguments)
+
+        kernels, packed_kernels = Watched(_numba_kernels, call_here), Watched(_packed_kernels, call_here)
+        empty = allocate_here
+        try:
+            yield
+        finally:
+            kernels, packed_kernels, empty = before
+
+
+_WATCH = threading.RLock()
+
+
+def _begin_updates() -> None:
+    """Tell a tape that records that parameters change from here on."""
+    if (tape := Tape.recording()) is not None:
+        tape.updates()
+
+
+def _by_numpy(function: Callable[..., Array], *arguments: Any) -> Array:
+    """What a function makes of arrays in NumPy, which a tape notes as a whole."""
+    tape = Tape.recording()
+    return function(*arguments) if tape is None else tape.function(function, arguments, {})
+
+
+def _float32(number: Any) -> Any:
+    """A number for a kernel that takes float32: where a tape records, one that is read each time."""
+    if isinstance(number, Traced) and Tape.recording() is not None:
+        return Cell(number.astype(np.float32))
+    return np.float32(number)
 
 
 def _is_float32(signal: "Signal") -> bool:
@@ -301,7 +398,7 @@ def _is_float32(signal: "Signal") -> bool:
 
 def _outer(signal: "Signal", error: Array) -> Array:
     """`signal.T @ error` of a packed or sparse signal."""
-    gradient = np.empty((signal.shape[1], error.shape[1]), np.float32)
+    gradient = empty((signal.shape[1], error.shape[1]), np.float32)
     if signal.packed_neurons is None:
         kernels.sparse_gradient(*_factors(signal, error), error, gradient)
     else:
@@ -312,10 +409,10 @@ def _outer(signal: "Signal", error: Array) -> Array:
 def _factors(signal: "Signal", error: Array) -> tuple[Any, ...]:
     """A packed or sparse signal transposed, as its kernel takes it; samples without an error are not needed."""
     if signal.packed_neurons is None:
-        slots = np.empty(len(error), np.int32)
+        slots = empty(len(error), np.int32)
         return *_sparse(signal), slots, kernels.number_rows(error, slots)
     width = 64 * signal.carried.shape[1]
-    columns = np.empty(-(-len(error) // 32) * width, np.uint32)
+    columns = empty(-(-len(error) // 32) * width, np.uint32)
     kernels.transpose_bits(signal.carried, columns)
     return columns, 1, width, *_values(signal.format, error.dtype)
 
@@ -329,8 +426,17 @@ def _are_alike(x: Array, y: Array) -> bool:
     return _is_plain(x) and _is_plain(y) and x.shape == y.shape
 
 
+def _contiguous(x: Array) -> Array:
+    """`x`, or a copy, which a tape knows of."""
+    if x.flags.c_contiguous:
+        return x
+    copy = empty(x.shape, x.dtype)
+    np.copyto(copy, x)
+    return copy
+
+
 def _flat(x: Array) -> Array:
-    return x.reshape(-1)  # a copy, if `x` is not contiguous
+    return _contiguous(x).reshape(-1)
 
 
 @lru_cache
@@ -339,7 +445,7 @@ def _float32s(*numbers: float) -> tuple[np.float32, ...]:
 
 
 def _tanh(x: Array, out: Array | None, inner: float, outer: float, shift: float) -> Array:
-    result = np.empty_like(x) if out is None else out
+    result = empty(x.shape, np.float32) if out is None else out
     kernels.tanh(x, *_float32s(inner, outer, shift), result)
     return result
 
@@ -356,13 +462,11 @@ def _are_for_kernels(signal: "Signal", weight: Array, bias: Array) -> bool:
 def _product(signal: "Signal", weight: Array, bias: Array, activation: int) -> Array:
     """`activation(signal @ weight + bias)` by the kernel that suits the signal."""
     rows, (_, neurons) = signal.shape[0], weight.shape
-    product = np.empty((rows, neurons), np.float32)
+    product = empty((rows, neurons), np.float32)
     if rows < _FEW:
         _multiply(signal.values, weight, bias, activation, product)
-    elif signal.packed_neurons is not None and neurons >= kernels.LANES:
-        words = signal.carried.view(np.uint32)
-        values = _values(signal.format, weight.dtype)
-        kernels.row_tables(words.reshape(-1), words.shape[1], 1, *values, weight, bias, activation, product)
+    elif _by_tables(signal, weight, bias):
+        _row_tables(signal.carried, signal.format, weight, bias, activation, product)
     elif neurons >= kernels.LANES and (sparse := _sparse(signal)) is not None:
         kernels.sparse_matmul(*sparse, weight, bias, activation, product)
     else:
@@ -370,17 +474,32 @@ def _product(signal: "Signal", weight: Array, bias: Array, activation: int) -> A
     return product
 
 
+def _by_tables(signal: "Signal", weight: Array, bias: Array) -> bool:
+    return (
+        signal.packed_neurons is not None
+        and weight.shape[-1] >= kernels.LANES
+        and _are_for_kernels(signal, weight, bias)
+    )
+
+
+def _row_tables(words: Array, fmt: Format, weight: Array, bias: Array, activation: int, product: Array) -> None:
+    """`activation(x @ weight + bias)` for x [rows of `product`, below] in packed `words` of a two-valued format."""
+    halves = words.view(np.uint32)
+    values = _values(fmt, weight.dtype)
+    kernels.row_tables(halves.reshape(-1), halves.shape[1], 1, *values, weight, bias, activation, product)
+
+
 def _multiply(a: Array, b: Array, bias: Array, activation: int, product: Array) -> None:
     (rows, depth), columns = a.shape, b.shape[1]
     if min(rows, depth) < _FEW and columns >= kernels.LANES:
-        kernels.direct_matmul(np.ascontiguousarray(a), np.ascontiguousarray(b), bias, activation, product)
+        kernels.direct_matmul(_contiguous(a), _contiguous(b), bias, activation, product)
         return
     if b.flags.f_contiguous and not b.flags.c_contiguous:
         flat, steps = b.T.reshape(-1), (1, b.shape[0])
     else:
         flat, steps = _flat(b), (b.shape[1], 1)
     lanes = kernels.NARROW if columns <= kernels.NARROW else kernels.TILE_LANES
-    kernels.matmul(np.ascontiguousarray(a), flat, *steps, lanes, bias, activation, product)
+    kernels.matmul(_contiguous(a), flat, *steps, lanes, bias, activation, product)
 
 
 def _sparse(signal: "Signal") -> Any:
@@ -393,8 +512,8 @@ def _sparse(signal: "Signal") -> Any:
 def _find_nonzeros(signal: "Signal") -> Any:
     (rows, neurons), fmt, codes = signal.shape, signal.format, signal.carried
     few = int(_DENSE * rows * -(-neurons // 2))
-    ends = np.empty(kernels.lists_of(rows, neurons) + 1, np.int64)
-    found = ends, np.empty(few, np.int32), np.empty(2 * few, np.float32)
+    ends = empty(kernels.lists_of(rows, neurons) + 1, np.int64)
+    found = ends, empty(few, np.int32), empty(2 * few, np.float32)
     if isinstance(fmt, FixedPoint) and not fmt.signed and codes.dtype == np.uint8 and codes.flags.c_contiguous:
         fit = kernels.find_nonzero_codes(codes, np.float32(fmt.step), *found)  # code 0 is zero: no need for values
     else:

@@ -30,7 +30,8 @@ _BLOCK = 32
 class TorchBackend(Backend):
     """`Backend` for torch tensors."""
 
-    records = True
+    def modes(self, like: Array) -> tuple[str, ...]:
+        return "plain", "recorded", "compiled"
 
     def best_mode(self, like: Array, steps: int) -> str:
         if not like.is_cuda:

@@ -337,7 +337,7 @@ def test_what_cannot_be_sent_is_told_when_the_ledger_is_read(few: Samples, devic
     [
         (
             lambda few: fit(ensemble("numpy"), rules.DTP(), optimizers.SGD(0.1), few, 1, seed=SEEDS, mode="recorded"),
-            "mode 'recorded' is for torch tensors; NumPy arrays are trained in mode 'plain'",
+            "mode 'recorded' is not for ensembles of numpy float32; there are: plain",
         ),
         (
             lambda few: fit(ensemble("cpu"), rules.DTP(), optimizers.SGD(0.1), few, 1, seed=SEEDS, mode="fast"),
