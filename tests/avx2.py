@@ -14,6 +14,8 @@ NUMBA = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+bmi,+bmi2,+f
 
 LIBRARIES = {
     "ATEN_CPU_CAPABILITY": "avx2",  # torch's own kernels, and what torch.compile generates
+    "TORCHINDUCTOR_CPP_MARCH": "x86-64-v3",  # the compiler that torch.compile calls
+    "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2",  # torch's products of bytes
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
     "OPENBLAS_CORETYPE": "Haswell",  # NumPy's and SciPy's products
