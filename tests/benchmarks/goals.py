@@ -46,6 +46,7 @@ GOALS = (
     Goal("4 x 4 bits", MAIN, ONNX, 1.4, 1.3),
     *(Goal("float32 x float32", shape, NUMPY, 0.95, 0.95) for shape in DENSE),
     Goal("binary x binary", ONE, "", 3, 3, "µs"),
+    Goal("binary x binary, from words", ONE, "", 3, 3, "µs"),
     *(Goal("pack", shape, "np.packbits", 2, 2) for shape in ("100 x 500", "100 x 784", "256 x 1024")),
     *(Goal("unpack", shape, "np.unpackbits", 4, 4) for shape in ("100 x 500", "100 x 784", "256 x 1024")),
     *(
@@ -76,7 +77,7 @@ class Scores:
     def note(self, what: str, where: str, peer: str, value: float, share: float | None = None) -> str:
         """Keep a measured value: a ratio to `peer`, or a quantity without one. Returns its goal, "" if it has none.
 
-        `share` is how much of its time the machine's limit alone would take.
+        `share` is how much of its time the limit of the machine that it runs into would take alone.
         """
         self.measured[what, where, peer] = value, share
         found = (goal for goal in GOALS if (goal.what, goal.where, goal.peer) == (what, where, peer))
@@ -100,7 +101,7 @@ class Scores:
             said += ", against a peer with AVX-512" * (goal.peer in self.unlimited)
             bound = "" if share is None else f"{value * share if goal.unit else value / share:.3g}"
             rows.append([*named, f"{value:.3g}", said, bound])
-        header = ["", "where", "times as fast as", "goal", "measured", "passed", "at the machine's limit"]
+        header = ["", "where", "times as fast as", "goal", "measured", "passed", "at the limit of its way"]
         return [f"{passed} of {tried} measured goals are passed.", "", *table(header, rows)]
 
     def _wanted(self, goal: Goal) -> float | None:

@@ -54,8 +54,8 @@ def found() -> dict[str, str]:
     command = [sys.executable, "-W", "ignore", str(Path(__file__).resolve())]
     printed = subprocess.run(command, env=verbose, capture_output=True, text=True, check=True).stdout
     says: dict[str, str] = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
-    for name, line in {
-        "MKL: torch float32": r"^MKL_VERBOSE .*64 architecture (.*) processors",
+    for name, line in {  # MKL names instructions on processors of Intel alone
+        "MKL: torch float32": r"^MKL_VERBOSE .*64 architecture (.*AVX.*) processors",
         "oneDNN: torch int8 dynamic": "^onednn_verbose.*,cpu,isa:(.*)$",
     }.items():
         match = re.search(line, printed, re.MULTILINE)
@@ -66,7 +66,7 @@ def found() -> dict[str, str]:
 
 
 def unlimited(says: Mapping[str, str]) -> list[str]:
-    """Those of `found` that may use more than AVX2: they say so, or nothing can tell them not to."""
+    """Those of `found` that may use more than AVX2: they say so, or, as onnxruntime, cannot be told not to."""
     wider = re.compile(r"512|x86_v4|skylakex|cooperlake|sapphire|icelake|zen[45]|znver[45]", re.IGNORECASE)
     return [name for name, what in says.items() if name.startswith("MLAS") or wider.search(what)]
 
