@@ -119,8 +119,8 @@ def _fbgemm() -> str:
     """By its C++ name, since torch has none for it."""
     import torch
 
-    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-    ask = getattr(library, "_ZN6fbgemm20fbgemmInstructionSetEv", None)
+    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    ask = getattr(ctypes.CDLL(str(path)), "_ZN6fbgemm20fbgemmInstructionSetEv", None) if path.exists() else None
     known = ("anyarch", "avx2", "avx512", "avx512, 256 bits", "avx512 VNNI", "avx512 VNNI, 256 bits")
     return known[ask()] if ask else _SILENT
 
@@ -131,9 +131,10 @@ def _begin() -> None:
 
     a = torch.ones(8, 8)
     torch.mm(a, a)
-    torch.backends.quantized.engine = "onednn"
-    weights = torch.ops.quantized.linear_prepack(torch.quantize_per_tensor(a, 0.1, 0, torch.qint8), None)
-    torch.ops.quantized.linear_dynamic(a, weights, True)
+    if "onednn" in torch.backends.quantized.supported_engines:
+        torch.backends.quantized.engine = "onednn"
+        weights = torch.ops.quantized.linear_prepack(torch.quantize_per_tensor(a, 0.1, 0, torch.qint8), None)
+        torch.ops.quantized.linear_dynamic(a, weights, True)
 
 
 def main() -> None:
