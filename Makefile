@@ -33,7 +33,7 @@ lint: .venv/.installed ## ruff, mypy and the import contracts
 test-mnist: .venv/.installed ## slower checks of accuracy, which need MNIST (in LOWBIT_DTP_DATA, the cache, or fetched)
 	$(BIN)/python -m pytest -m "not gpu" tests/slow
 
-bench: .venv/.installed ## time kernels and training beside their peers, 10 minutes; MNIST and onnxruntime are used if at hand
+bench: .venv/.installed ## time kernels and training beside their peers, on AVX-512 also as AVX2, 10 minutes each; MNIST and onnxruntime if at hand
 	-$(PIP) onnx onnxruntime
 	$(BIN)/python tests/benchmarks/bench.py
 

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -132,30 +132,44 @@ def ours(folder: Path, threads: int) -> None:
 
 
 _FIRST_STEP = """
-import time
+import os, time
 import numba
-started = time.perf_counter()
+def seconds():
+    return time.perf_counter(), sum(os.times()[:4])  # of the clock, and of CPUs, with those of child processes
+started = seconds()
 numba.njit(lambda x: x + 1)(1)
-print(time.perf_counter() - started)
+begun = seconds()
 from step import CASES, ours, samples
-take, _ = ours(CASES[1], samples(count=1000))
-started = time.perf_counter()
-take()
-print(time.perf_counter() - started)
+on = samples(count=1000)
+imported = seconds()
+ours(CASES[1].experiment(), on)[0]()
+taken = seconds()
+print(begun[0] - started[0], taken[0] - imported[0], taken[1] - imported[1])
 """
 
 
-def first_step() -> dict[str, float]:
-    """Seconds that Numba takes to start, and then the first step of DTP, in a new process: compiled, and cached."""
-    here = Path(__file__).resolve().parent
+@dataclass(frozen=True)
+class FirstStep:
+    """Seconds that a first step of DTP takes in a new process, after those in which Numba itself starts."""
+
+    numba: float
+    seconds: float
+    cpu_seconds: float
+
+
+def first_steps() -> tuple[FirstStep, FirstStep]:
+    """The first with no kernel compiled, and the second with all in the cache."""
+    here = str(Path(__file__).resolve().parent)
     with TemporaryDirectory() as cache:
-        environment = os.environ | {"NUMBA_CACHE_DIR": cache, "PYTHONPATH": str(here)}
+        path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = os.environ | {"NUMBA_CACHE_DIR": cache, "PYTHONPATH": path}
         command = [sys.executable, "-c", _FIRST_STEP]
-        runs = [
-            subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
-            for _ in range(2)
-        ]
-    return {"Numba": float(runs[1][0]), "compiled": float(runs[0][1]), "cached": float(runs[1][1])}
+
+        def run() -> FirstStep:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+            return FirstStep(*map(float, done.stdout.split()[-3:]))
+
+        return run(), run()
 
 
 SIDES: dict[str, Callable[[Path, int], None]] = {

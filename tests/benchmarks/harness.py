@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+from llvmlite import binding
+
 from lowbit_dtp.runs import versions
 from lowbit_dtp.storage import write_text
 
 RESULTS = Path(__file__).parent / "results"
-
-_OVERRIDES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ def shown(ratio: tuple[float, float, float]) -> str:
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
+def in_threads(count: int) -> str:
+    """How many threads, in words."""
+    return f"{count} thread{'s' * (count > 1)}"
+
+
 def processor() -> str:
     """What the processor calls itself."""
     path = Path("/proc/cpuinfo")
@@ -80,10 +85,13 @@ def processor() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
+def machine() -> str:
+    """The processor, and what LLVM calls it: several kinds call themselves `AMD EPYC`."""
+    return f"{processor()} {binding.get_host_cpu_name()}"
+
+
 def described() -> str:
     """The command, the day, the machine and the versions, in a paragraph."""
-    import llvmlite.binding
-
     numbers = versions()
     try:
         import onnxruntime
@@ -93,22 +101,39 @@ def described() -> str:
         pass
     return (
         f"{datetime.date.today()}: `python {shlex.join(sys.argv)}` on {processor()} ({os.cpu_count()} cores, LLVM's "
-        f"{llvmlite.binding.get_host_cpu_name()}), {platform.platform()}; "
+        f"{binding.get_host_cpu_name()}), {platform.platform()}; "
         f"{', '.join(f'{name} {number}' for name, number in numbers.items())}."
     )
 
 
-def without_blas_overrides() -> None:
-    """Start this program again without settings that hold NumPy's BLAS to the kernels of another processor."""
-    if any(name in os.environ for name in _OVERRIDES):
-        print(f"started again without {' and '.join(_OVERRIDES)}", file=sys.stderr, flush=True)
-        rest = {name: value for name, value in os.environ.items() if name not in _OVERRIDES}
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], rest)
+class Watch:
+    """What other processes, and the host of a virtual machine, take of the processor from now on. Needs Linux."""
+
+    def __init__(self) -> None:
+        self.started, self.before = perf_counter(), self._seconds()
+
+    def said(self) -> str:
+        """A sentence: how many cores they took on average, and a warning if that is much; "" where it is not known."""
+        if not self.before:
+            return ""
+        wall = perf_counter() - self.started
+        others, host = (max(0.0, b - a) / wall for a, b in zip(self.before, self._seconds(), strict=True))
+        busy = " The machine was busy: judge nothing by small differences." if others + host > 0.1 else ""
+        return f"Meanwhile other processes took {others:.2f} cores, and the host {host:.2f}.{busy}"
+
+    def _seconds(self) -> list[float]:
+        """Seconds of all cores spent on other processes than this and its children, and by the host."""
+        path = Path("/proc/stat")
+        if not path.exists():
+            return []
+        user, nice, system, _, _, irq, soft_irq, steal = map(int, path.read_text().split()[1:9])
+        tick = os.sysconf("SC_CLK_TCK")
+        return [(user + nice + system + irq + soft_irq) / tick - sum(os.times()[:4]), steal / tick]
 
 
-def write(lines: Sequence[str], machine: str = "") -> Path:
-    """Write `lines` to `results/<machine>.md`, of which the default is the processor, and tell where."""
-    slug = re.sub(r"[^a-z0-9]+", "-", (machine or processor()).lower()).strip("-")
+def write(lines: Sequence[str], name: str) -> Path:
+    """Write `lines` to `results/<name>.md`, without spaces, and tell where."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     path = RESULTS / f"{slug}.md"
     write_text(path, "\n".join([*lines, ""]))
     return path

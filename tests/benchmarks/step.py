@@ -73,11 +73,12 @@ def has_mnist() -> bool:
     return all(path for _, path in data.find("mnist"))
 
 
-def ours(case: Case, on: Samples) -> tuple[Callable[[], object], Callable[[], dict[str, np.ndarray]]]:
+def ours(
+    setting: Experiment, on: Samples, mode: str = "auto"
+) -> tuple[Callable[[], object], Callable[[], dict[str, np.ndarray]]]:
     """One step of `fit` at each call; and the parameters."""
-    setting = case.experiment()
     net, optimizer = setting.network(), setting.make_optimizer()
-    steps = fit(net, setting.learning_rule(), optimizer, on, 10**9, setting.batch, setting.seed)
+    steps = fit(net, setting.learning_rule(), optimizer, on, 10**9, setting.batch, setting.seed, mode=mode)
     return lambda: next(steps), net.tensors
 
 
@@ -121,7 +122,7 @@ def check_same(case: Case, on: Samples, steps: int = 3) -> float:
 
     Raises AssertionError if it is above 1e-4, or for any parameter above a hundredth of what training changed in it.
     """
-    (step, parameters), (other_step, other_parameters) = ours(case, on), theirs(case, on)
+    (step, parameters), (other_step, other_parameters) = ours(case.experiment(), on), theirs(case, on)
     before = {name: x.copy() for name, x in parameters().items()}
     for _ in range(steps):
         step()
@@ -137,12 +138,12 @@ def check_same(case: Case, on: Samples, steps: int = 3) -> float:
     return worst
 
 
-def epochs(case: Case, threads: int, turns: int) -> Timings:
-    """Seconds a step of ours and of theirs in turns that make an epoch each."""
+def epochs(case: Case, threads: int, turns: int, count: int = TRAINED) -> Timings:
+    """Seconds a step of ours and of theirs in turns that make an epoch of `count` samples each."""
     set_threads(threads)
     torch.set_num_threads(threads)
-    on = samples(case.dense)
-    sides = {"lowbit-dtp": ours(case, on)[0], "torch": theirs(case, on)[0]}
+    on = samples(case.dense, count)
+    sides = {"lowbit-dtp": ours(case.experiment(), on)[0], "torch": theirs(case, on)[0]}
     for step in sides.values():
         for _ in range(5):
             step()
@@ -154,21 +155,28 @@ SMALL = (80, 64, 64, 10)
 """Sizes of a network that takes no time but Python's: calls, checks and the ledger."""
 
 
-def overhead(turns: int = 15, steps: int = 200) -> float:
-    """Seconds of a step of DTP on `SMALL` and 8 samples: what a larger network takes beside its numbers."""
+def small_steps(turns: int = 15, steps: int = 200) -> Timings:
+    """Seconds of a step of DTP on `SMALL` and 8 samples, taken as `fit` chooses, and "as written", in Python."""
     set_threads(1)
     random = np.random.default_rng(0)
     stored = random.integers(1, 256, (8 * steps, SMALL[0]), np.uint8) * (random.random((8 * steps, SMALL[0])) < 0.19)
-    setting = replace(CASES[1].experiment(), sizes=list(SMALL), batch=8)
     on = Samples(stored, random.integers(0, 10, len(stored)), ufixed(8, 0))
-    going = fit(setting.network(), setting.learning_rule(), setting.make_optimizer(), on, 10**9, setting.batch, 0)
-    return measure_turns({"small": lambda: next(going)}, turns, {"small": steps}).median("small")
+    experiment = replace(CASES[1].experiment(), sizes=list(SMALL), batch=8)
+
+    def side(mode: str) -> Callable[[], object]:
+        step, _ = ours(experiment, on, mode)
+        for _ in range(20):
+            step()
+        return step
+
+    sides = {"chosen": side("auto"), "as written": side("plain")}
+    return measure_turns(sides, turns, dict.fromkeys(sides, steps))
 
 
 def shares(case: Case, steps: int = 300) -> dict[str, float]:
-    """Milliseconds of a step on one thread in each kernel for floats, and in all else under "the rest"."""
+    """Milliseconds of a step as written on one thread: in each kernel for floats, and in all else under "the rest"."""
     set_threads(1)
-    step, _ = ours(case, samples(case.dense))
+    step, _ = ours(case.experiment(), samples(case.dense, 5000), "plain")
     for _ in range(20):
         step()
     spent: dict[str, float] = {}
