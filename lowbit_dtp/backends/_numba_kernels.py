@@ -7,7 +7,7 @@ for what is left. Blocks of work depend on shapes alone, so the bits of a result
 import numpy as np
 from numba import prange, types
 
-from ._compiling import kernel, parallel_kernel, subroutine
+from ._compiling import kernel, parallel_kernel, shared_out, subroutine
 from ._simd import (
     bits_of,
     converter,
@@ -735,150 +735,67 @@ def _elementwise_tanh(lanes):
 _tanh_lanes, _tanh_one = _elementwise_tanh(LANES), _elementwise_tanh(1)
 
 
-@subroutine
-def _tanh_block(x, inner, outer, shift, y, block):
-    start, middle, stop = _span(block, x.size)
-    _tanh_lanes(x, inner, outer, shift, y, start, middle)
-    _tanh_one(x, inner, outer, shift, y, middle, stop)
-
-
-@parallel_kernel(error_model="numpy")
+@kernel(error_model="numpy")
 def tanh(x, inner, outer, shift, y):
     """`y` = `outer` tanh(`inner` x) + `shift`: a tanh with 1, 1, 0, a sigmoid with 1/2, 1/2, 1/2."""
     x, y = x.reshape(-1), y.reshape(-1)
-    if x.size <= _BLOCK:
-        _tanh_block(x, inner, outer, shift, y, 0)
-        return
     for block in prange((x.size + _BLOCK - 1) // _BLOCK):
-        _tanh_block(x, inner, outer, shift, y, block)
+        start, middle, stop = _span(block, x.size)
+        _tanh_lanes(x, inner, outer, shift, y, start, middle)
+        _tanh_one(x, inner, outer, shift, y, middle, stop)
 
 
-@subroutine
-def _times_slope(activation, state, error, one):
-    """`error` times the slope of an activation where it gave `state`; `one` is a vector of ones."""
-    if activation == TANH:
-        return error * (one - state * state)
-    if activation == SIGMOID:
-        return error * (state * (one - state))
-    if activation == RELU:
-        return error * select(less(one - one, state), one, one - one)  # a NaN stays one
-    return error
-
-
-def _through(lanes):
-    load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
-
-    @subroutine
-    def run(activation, state, error, scale, y, start, stop):
-        for i in range(start, stop, lanes):
-            scaled = splat(scale) * load(error, i)
-            store(y, i, _times_slope(activation, load(state, i), scaled, splat(np.float32(1))))
-
-    return run
-
-
-def _through_difference(lanes):
-    load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
-
-    @subroutine
-    def run(activation, state, a, b, scale, y, start, stop):
-        for i in range(start, stop, lanes):
-            scaled = splat(scale) * (load(a, i) - load(b, i))
-            store(y, i, _times_slope(activation, load(state, i), scaled, splat(np.float32(1))))
-
-    return run
-
-
-_through_lanes, _through_one = _through(LANES), _through(1)
-_difference_lanes, _difference_one = _through_difference(LANES), _through_difference(1)
-
-
-@subroutine
-def _through_block(activation, state, error, scale, y, block):
-    start, middle, stop = _span(block, state.size)
-    _through_lanes(activation, state, error, scale, y, start, middle)
-    _through_one(activation, state, error, scale, y, middle, stop)
-
-
-@subroutine
-def _difference_block(activation, state, a, b, scale, y, block):
-    start, middle, stop = _span(block, state.size)
-    _difference_lanes(activation, state, a, b, scale, y, start, middle)
-    _difference_one(activation, state, a, b, scale, y, middle, stop)
-
-
-@parallel_kernel
+@kernel
 def through(activation, state, error, scale, y):
     """`y` = `scale` times `error` times the slope of `activation` where it gave `state`."""
-    state, error, y = state.reshape(-1), error.reshape(-1), y.reshape(-1)
-    if state.size <= _BLOCK:
-        _through_block(activation, state, error, scale, y, 0)
-        return
-    for block in prange((state.size + _BLOCK - 1) // _BLOCK):
-        _through_block(activation, state, error, scale, y, block)
+    s, e, y = state.reshape(-1), error.reshape(-1), y.reshape(-1)
+    if activation == TANH:
+        for i in prange(y.size):
+            y[i] = scale * e[i] * (np.float32(1) - s[i] * s[i])
+    elif activation == SIGMOID:
+        for i in prange(y.size):
+            y[i] = scale * e[i] * (s[i] * (np.float32(1) - s[i]))
+    elif activation == RELU:
+        for i in prange(y.size):
+            y[i] = scale * e[i] * (np.float32(1) if s[i] > 0 else np.float32(0))
+    else:
+        for i in prange(y.size):
+            y[i] = scale * e[i]
 
 
-@parallel_kernel
+@kernel
 def through_difference(activation, state, a, b, scale, y):
     """`through` for the error a - b."""
-    state, a, b, y = state.reshape(-1), a.reshape(-1), b.reshape(-1), y.reshape(-1)
-    if state.size <= _BLOCK:
-        _difference_block(activation, state, a, b, scale, y, 0)
-        return
-    for block in prange((state.size + _BLOCK - 1) // _BLOCK):
-        _difference_block(activation, state, a, b, scale, y, block)
+    s, a, b, y = state.reshape(-1), a.reshape(-1), b.reshape(-1), y.reshape(-1)
+    if activation == TANH:
+        for i in prange(y.size):
+            y[i] = scale * (a[i] - b[i]) * (np.float32(1) - s[i] * s[i])
+    elif activation == SIGMOID:
+        for i in prange(y.size):
+            y[i] = scale * (a[i] - b[i]) * (s[i] * (np.float32(1) - s[i]))
+    elif activation == RELU:
+        for i in prange(y.size):
+            y[i] = scale * (a[i] - b[i]) * (np.float32(1) if s[i] > 0 else np.float32(0))
+    else:
+        for i in prange(y.size):
+            y[i] = scale * (a[i] - b[i])
 
 
-def _axpy(lanes):
-    load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
-
-    @subroutine
-    def run(scale, x, y, z, start, stop):
-        for i in range(start, stop, lanes):
-            store(z, i, fma(splat(scale), load(x, i), load(y, i)))
-
-    return run
-
-
-_axpy_lanes, _axpy_one = _axpy(LANES), _axpy(1)
-
-
-@subroutine
-def _axpy_block(scale, x, y, z, block):
-    start, middle, stop = _span(block, x.size)
-    _axpy_lanes(scale, x, y, z, start, middle)
-    _axpy_one(scale, x, y, z, middle, stop)
-
-
-@parallel_kernel
+@kernel
 def axpy(scale, x, y, z):
     """`z` = `scale` x + y."""
     x, y, z = x.reshape(-1), y.reshape(-1), z.reshape(-1)
-    if x.size <= _BLOCK:
-        _axpy_block(scale, x, y, z, 0)
-        return
-    for block in prange((x.size + _BLOCK - 1) // _BLOCK):
-        _axpy_block(scale, x, y, z, block)
+    for i in prange(z.size):
+        z[i] = scale * x[i] + y[i]
 
 
-@parallel_kernel(error_model="numpy")
+tanh_shared = shared_out(tanh, error_model="numpy")
+through_shared, through_difference_shared, axpy_shared = map(shared_out, (through, through_difference, axpy))
+
+
+@kernel(error_model="numpy")
 def rmsprop(parameter, gradient, mean, square, velocity, rate, decay, momentum, stabilizer):
     """Centred RMSprop with momentum over flat arrays of float32, in place: one pass over five arrays."""
-    if parameter.size <= _BLOCK:
-        _update(
-            parameter,
-            mean,
-            square,
-            velocity,
-            gradient,
-            np.intp(0),
-            parameter.size,
-            rate,
-            decay,
-            momentum,
-            stabilizer,
-        )
-        return
     for block in prange((parameter.size + _BLOCK - 1) // _BLOCK):
         start, _, stop = _span(block, parameter.size)
         _update(
@@ -896,6 +813,9 @@ def rmsprop(parameter, gradient, mean, square, velocity, rate, decay, momentum, 
         )
 
 
+rmsprop_shared = shared_out(rmsprop, error_model="numpy")
+
+
 @kernel(error_model="numpy")
 def cross_entropy(logits, labels, error, loss):
     """`error` = softmax of `logits` [batch, classes] less 1 at the label; `loss` = the mean negative log-likelihood.
@@ -906,7 +826,9 @@ def cross_entropy(logits, labels, error, loss):
     for i in range(logits.shape[0]):
         if not 0 <= labels[i] < logits.shape[1]:
             return True
-        top = logits[i].max()
+        top = logits[i, 0]
+        for j in range(1, logits.shape[1]):
+            top = max(top, logits[i, j])
         all_powers = np.float32(0)
         for j in range(logits.shape[1]):
             error[i, j] = np.exp(logits[i, j] - top)
@@ -1006,33 +928,24 @@ def _box_muller(radius_word, angle_word):
     return radius * select(swapped, sine, cosine), radius * select(swapped, cosine, sine)
 
 
-@subroutine(error_model="numpy")
-def _normal_block(key, counter, numbers, block):
-    c0, c1, c2, c3 = _words(block, key, counter)
-    x0, x1 = _box_muller(c0, c1)
-    x2, x3 = _box_muller(c2, c3)
-    place = block * DRAWN
-    store(numbers, place, x0)
-    store(numbers, place + _DRAWS, x1)
-    store(numbers, place + 2 * _DRAWS, x2)
-    store(numbers, place + 3 * _DRAWS, x3)
-
-
-@parallel_kernel(error_model="numpy")
+@kernel(error_model="numpy")
 def normal(key, counter, numbers):
     """Standard normal float32 in flat `numbers`, a multiple of `DRAWN`, from a `key` and a `counter`, purpose and step.
 
     Each comes of its place alone, whoever draws it.
     """
-    if numbers.size <= _BLOCK:
-        for block in range(numbers.size // DRAWN):
-            _normal_block(key, counter, numbers, block)
-        return
     for block in prange(numbers.size // DRAWN):
-        _normal_block(key, counter, numbers, block)
+        c0, c1, c2, c3 = _words(block, key, counter)
+        x0, x1 = _box_muller(c0, c1)
+        x2, x3 = _box_muller(c2, c3)
+        place = block * DRAWN
+        store(numbers, place, x0)
+        store(numbers, place + _DRAWS, x1)
+        store(numbers, place + 2 * _DRAWS, x2)
+        store(numbers, place + 3 * _DRAWS, x3)
 
 
-@parallel_kernel(error_model="numpy")
+@kernel(error_model="numpy")
 def uniform(key, counter, numbers):
     """Uniform float32 in [0, 1), as `normal` has it: the upper 24 bits of each word."""
     for block in prange(numbers.size // DRAWN):
@@ -1042,6 +955,9 @@ def uniform(key, counter, numbers):
         store(numbers, place + _DRAWS, _unit(c1))
         store(numbers, place + 2 * _DRAWS, _unit(c2))
         store(numbers, place + 3 * _DRAWS, _unit(c3))
+
+
+normal_shared, uniform_shared = shared_out(normal, error_model="numpy"), shared_out(uniform, error_model="numpy")
 
 
 @parallel_kernel

@@ -1,7 +1,7 @@
 """Work on NumPy arrays that is written down once and repeated without Python: kernels with their arrays bound.
 
 While a `Tape` records, work is done as it is written, on arrays of the type `Traced`. Each kernel that is called, and
-each operator of NumPy between such arrays, is noted with the addresses it was given; then all of it becomes one function
+each operator of NumPy between such arrays, is noted with the addresses it was given; all of it then becomes a function
 of machine code, which LLVM makes in some hundredths of a second. What Python decides on the way by a number that a
 kernel returned is a guard: where a repetition comes to another decision, it takes back what it did and says so.
 
