@@ -29,12 +29,18 @@ class Place:
             self.order = self._moved(order)
         else:
             self.order[...] = self._moved(order)
+        self.go_to(start, step, epoch)
+
+    def go_to(self, start: int, step: int, epoch: int) -> None:
+        """Go to the sample and step, where some were taken in another way."""
         self.start[...], self.step[...], self.epoch[...] = start, step, epoch
+
+    def prepare(self, rows: int) -> None:
+        """Make what `indices` needs, before it is recorded."""
+        self._counts[rows] = self._moved(np.arange(rows))
 
     def indices(self, rows: int) -> Array:
         """Of the next `rows` samples."""
-        if rows not in self._counts:
-            self._counts[rows] = self._moved(np.arange(rows))
         return self.order[..., self.start + self._counts[rows]]
 
     def advance(self, rows: int) -> None:
@@ -57,12 +63,17 @@ _OFTEN = 100
 """Times that the work may go yet another way, before all of it is done as it is written."""
 
 
-class Repeated:
-    """Work that is done as it is written the first time, recorded while it is done the second, and then repeated.
+_CHECKS = 2
+"""Epochs in which a repetition is held to the work as it is written: the first, and another."""
 
-    The first time makes what is made once: optimizer state, wires, constants. `work` counts in the ledger it is given;
-    it reads `arrays`, and what it changes is in those of `changed` and the ledger's. Work that cannot be recorded, or
-    that repeated does not come to the same to the bit, is done as it is written.
+
+class Repeated:
+    """Work that is recorded while it is done, and then repeated.
+
+    It is done as it is written first, unless it was before and is `warm`: that makes what is made once, optimizer
+    state, wires and constants. `work` counts in the ledger it is given; it reads `arrays`, and what it changes is in
+    those of `changed` and the ledger's. Work that cannot be recorded, or that repeated does not come to the same to
+    the bit, is done as it is written.
     """
 
     def __init__(
@@ -74,19 +85,19 @@ class Repeated:
         ledger: Ledger | None,
         *,
         compiled: bool,
+        warm: bool = False,
     ) -> None:
         self.work, self.changed, self.arrays, self.xp, self.ledger = work, changed, arrays, xp, ledger
-        self.compiled = compiled
-        self.warm = False
+        self.compiled, self.warm = compiled, warm
         self.plain = False
         """Whether it had better be done as it is written."""
         self.unknown = 0
-        self.checked_at: int | None = None
+        self.checked: set[int] = set()
         self.once = Ledger()
         self.ways: list[Recording] = []
 
     def __call__(self, epoch: int = 0) -> None:
-        """Do it. In each new `epoch` it is held to be the same, once, as it is written."""
+        """Do it, in some `epoch`."""
         ledger = Ledger() if self.ledger is None else self.ledger
         if self.plain or not self.warm:
             with self.xp.unrecorded():
@@ -95,8 +106,8 @@ class Repeated:
             return
         if not self.ways:
             self._record(ledger)
-        elif self.xp.checks and self.checked_at != epoch:
-            self.checked_at = epoch
+        elif self.xp.checks and len(self.checked) < _CHECKS and epoch not in self.checked:
+            self.checked.add(epoch)
             self._check(ledger)
         elif not self._repeat():
             self._go_another_way(ledger)

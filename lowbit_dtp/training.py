@@ -5,8 +5,9 @@ the end of an epoch.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -93,8 +94,9 @@ def fit(
     trainee, phases, ledger = net.with_links(rule.training_links(net.links)), rule.phases, progress.ledger
     members, count = net.members or 1, len(samples)
     ledger.runs = members
-    mode = _chosen(mode, net, (epochs - progress.epoch) * len(phases) * (count // batch))
-    steps = _Steps(trainee, rule, optimizer, samples, batch, seed, progress, mode)
+    chosen = _chosen(mode, net, (epochs - progress.epoch) * len(phases) * (count // batch))
+    patience = backend_of(net.layers[0].weight).patience if mode == "auto" else 1
+    steps = _Steps(trainee, rule, optimizer, samples, batch, seed, progress, chosen, patience)
     while progress.epoch < epochs:
         phase, last_phase = phases[progress.phase], progress.phase == len(phases) - 1
         steps.begin(progress.epoch * len(phases) + progress.phase)
@@ -130,45 +132,54 @@ def _chosen(mode: str, net: Network, steps: int) -> str:
     return backend_of(like).best_mode(like, steps) if mode == "auto" else mode
 
 
-@dataclass
-class _Steps:
-    """The steps of a run, taken one way or the other."""
+class _Subject(NamedTuple):
+    """What is trained, on what, and where the losses of an epoch are summed."""
 
     net: Network
-    rule: LearningRule
-    optimizer: Optimizer
     samples: Samples
-    batch: int
-    seed: int | Sequence[int]
-    progress: Progress
-    mode: str
+    loss: Array
 
-    def __post_init__(self) -> None:
-        self.like = self.net.layers[0].weight
-        if not self.progress.losses:
-            self.progress.loss = self._moved(np.zeros(() if isinstance(self.seed, int) else len(self.seed)))
-        self.as_given = self.net, self.samples, self.progress.loss
-        self.loss, self.order = self.progress.loss, np.zeros(0, np.int64)
+
+class _Steps:
+    """The steps of a run, taken as they are written, or recorded once they have been taken `patience` times."""
+
+    def __init__(
+        self,
+        net: Network,
+        rule: LearningRule,
+        optimizer: Optimizer,
+        samples: Samples,
+        batch: int,
+        seed: int | Sequence[int],
+        progress: Progress,
+        mode: str,
+        patience: int,
+    ) -> None:
+        self.rule, self.optimizer, self.batch, self.seed = rule, optimizer, batch, seed
+        self.progress, self.mode, self.patience = progress, mode, patience
+        self.like = net.layers[0].weight
+        self.xp = backend_of(self.like)
+        if not progress.losses:
+            progress.loss = self._moved(np.zeros(() if isinstance(seed, int) else len(seed)))
+        self.given = self.traced = _Subject(net, samples, progress.loss)
+        self.order = np.zeros(0, np.int64)
         self.place: Place | None = None
-        if self.mode != "plain":
-            seen = backend_of(self.like).traceable
-            self.net, self.loss = self.net.each_array(seen), seen(self.loss)
-            self.samples = replace(self.samples, stored=seen(self.samples.stored), labels=seen(self.samples.labels))
+        self.in_place = True
+        if mode != "plain":
+            seen = self.xp.traceable
+            stored = replace(samples, stored=seen(samples.stored), labels=seen(samples.labels))
+            self.traced = _Subject(net.each_array(seen), stored, seen(progress.loss))
             self.place = Place(lambda x: seen(self._moved(x)))
+        self.taken: dict[tuple[str, int], int] = {}
         self.repeated: dict[tuple[str, int], Repeated] = {}
         self.losses: dict[tuple[str, int], Array] = {}
 
-    def _go_plain(self) -> None:
-        """Take steps as they are written from here on."""
-        self.place = None
-        self.net, self.samples, self.loss = self.as_given
-
     def _moved(self, x: np.ndarray) -> Array:
-        return backend_of(self.like).moved(x, self.like)
+        return self.xp.moved(x, self.like)
 
     def begin(self, sweep: int) -> None:
         """Shuffle the samples for a pass over them."""
-        count = len(self.samples)
+        count = len(self.given.samples)
         if isinstance(self.seed, int):
             orders = order(count, self.seed, sweep)
         else:
@@ -180,52 +191,63 @@ class _Steps:
 
     def take(self, phase: str, rows: int) -> Array | None:
         """Train on the next `rows` samples; returns the loss."""
-        if self.place is None:
-            start = self.progress.minibatch * self.batch
-            moment = Moment(self.progress.epoch, phase, Draws(self.seed, self.progress.step))
-            return self._step(self.order[..., start : start + rows], moment, self.progress.ledger)
-        kind = phase, rows
+        kind, place = (phase, rows), self.place
+        if place is None:
+            return self._take_as_written(phase, rows)
+        if self.taken.get(kind, 0) < self.patience and self.xp.checks:
+            loss = self._take_as_written(phase, rows)
+            self.taken[kind] = self.taken.get(kind, 0) + 1
+            if kind not in self.losses:
+                self.losses[kind] = None if loss is None else self.xp.traceable(np.array(loss))
+            return loss
+        if not self.in_place:
+            place.go_to(self.progress.minibatch * self.batch, self.progress.step, self.progress.epoch)
+            self.in_place = True
         if kind not in self.repeated:
-            self.repeated[kind] = Repeated(
-                lambda ledger: self._step_in_place(phase, rows, ledger),
-                self._changed,
-                lambda: [self.samples.stored, self.samples.labels, *self._place().constants()],
-                backend_of(self.like),
-                self.progress.ledger,
-                compiled=self.mode == "compiled" and rows == self.batch,
-            )
+            self.repeated[kind] = self._recorder(place, phase, rows)
         repeated = self.repeated[kind]
         repeated(self.progress.epoch)
-        loss = self.losses[kind]
         if repeated.plain:
-            self._go_plain()
+            self.place = None
+        loss = self.losses[kind]
         return None if loss is None else loss[()]
 
-    def _place(self) -> Place:
-        assert self.place is not None
-        return self.place
+    def _take_as_written(self, phase: str, rows: int) -> Array | None:
+        progress, start = self.progress, self.progress.minibatch * self.batch
+        self.in_place = False
+        moment = Moment(progress.epoch, phase, Draws(self.seed, progress.step))
+        with progress.ledger.wires_in_place() if self.place else nullcontext():  # where recorded steps find them
+            return self._step(self.given, self.order[..., start : start + rows], moment, progress.ledger)
 
-    def _step_in_place(self, phase: str, rows: int, ledger: Ledger) -> None:
-        place, kind = self._place(), (phase, rows)
-        moment = Moment(place.epoch, phase, Draws(self.seed, place.step))
-        loss = self._step(place.indices(rows), moment, ledger)
-        if kind not in self.losses:
-            self.losses[kind] = None if loss is None else backend_of(self.like).traceable(loss)
-        elif loss is not None:
-            self.losses[kind][...] = loss
-        place.advance(rows)
+    def _recorder(self, place: Place, phase: str, rows: int) -> Repeated:
+        def step(ledger: Ledger) -> None:
+            kind, moment = (phase, rows), Moment(place.epoch, phase, Draws(self.seed, place.step))
+            loss = self._step(self.traced, place.indices(rows), moment, ledger)
+            if kind not in self.losses:
+                self.losses[kind] = loss
+            elif loss is not None:
+                self.losses[kind][...] = loss
+            place.advance(rows)
 
-    def _step(self, indices: Array, moment: Moment, ledger: Ledger) -> Array | None:
-        step = self.rule.step(self.net, *self.samples.part(indices), ledger, moment)
-        self.optimizer.apply(self.net, step.gradients, ledger)
+        def changed() -> list[Array]:
+            states = [x for arrays in self.optimizer.state.values() for x in arrays]
+            losses = [loss for loss in self.losses.values() if loss is not None]
+            return [*self.traced.net.tensors().values(), *states, self.traced.loss, *losses, *place.changed()]
+
+        def read() -> list[Array]:
+            return [self.traced.samples.stored, self.traced.samples.labels, *place.constants()]
+
+        place.prepare(rows)
+        compiled = self.mode == "compiled" and rows == self.batch
+        return Repeated(step, changed, read, self.xp, self.progress.ledger, compiled=compiled, warm=self.xp.checks)
+
+    def _step(self, subject: _Subject, indices: Array, moment: Moment, ledger: Ledger) -> Array | None:
+        net, samples, total = subject
+        step = self.rule.step(net, *samples.part(indices), ledger, moment)
+        self.optimizer.apply(net, step.gradients, ledger)
         if step.loss is not None:
-            self.loss += step.loss
+            total += step.loss
         return step.loss
-
-    def _changed(self) -> list[Array]:
-        states = [x for arrays in self.optimizer.state.values() for x in arrays]
-        losses = [loss for loss in self.losses.values() if loss is not None]
-        return [*self.net.tensors().values(), *states, self.loss, *losses, *self._place().changed()]
 
 
 class Evaluator:
@@ -298,6 +320,7 @@ class Evaluator:
             return [*self.net.tensors().values(), self.samples.stored, self.samples.labels, *place.constants()]
 
         if rows not in self._repeated:
+            place.prepare(rows)
             self._repeated[rows] = Repeated(work, changed, arrays, self._xp, None, compiled=False)
         return self._repeated[rows]
 

@@ -257,6 +257,9 @@ class Backend(ABC):
     checks: ClassVar[bool] = False
     """Whether what was recorded is to be held to the work as it is written."""
 
+    patience: ClassVar[int] = 0
+    """Times that work is done as it is written before recording it pays."""
+
     def traceable(self, x: Array) -> Array:
         """`x`, in the same memory, as work on it can be recorded."""
         return x

@@ -40,9 +40,6 @@ _FEW_ROWS = 0.7
 _LARGE = 1_000_000
 """... of at least so many multiplications."""
 
-_RECORD_FROM = 50
-"""Steps of a run from which writing one down, which takes a few hundredths of a second, pays."""
-
 _SHARED_FROM = 1 << 17
 """Numbers from which a pass over arrays is shared out among threads."""
 
@@ -323,12 +320,13 @@ class NumbaBackend(NumpyBackend):
             super().sgd(parameter, gradient, learning_rate)
 
     checks = True
+    patience = 200
 
     def modes(self, like: Array) -> tuple[str, ...]:
         return ("plain", "recorded") if like.ndim == 2 and like.dtype == np.float32 else ("plain",)
 
     def best_mode(self, like: Array, steps: int) -> str:
-        return self.modes(like)[-1] if steps >= _RECORD_FROM else "plain"
+        return self.modes(like)[-1] if steps > 2 * self.patience else "plain"
 
     def traceable(self, x: Array) -> Array:
         return np.asarray(x).view(Traced)

@@ -552,7 +552,8 @@ class Tape:
                 part = part.array
             if not isinstance(part, np.ndarray) or self.arena.holds(part):
                 continue
-            if isinstance(part, Traced) and id(_root(part)) not in self._roots:
+            root = _root(part)
+            if isinstance(part, Traced) and not isinstance(root, _Lease) and id(root) not in self._roots:
                 raise CannotRecord("uses an array that was made of others in a way that is not known")
             self._kept.append(part)
 
