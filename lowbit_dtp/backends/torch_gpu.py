@@ -202,7 +202,8 @@ def pack(codes: Array, bits: int) -> Array:
     codes = torch.nn.functional.pad(codes.to(torch.uint8), (0, -codes.shape[-1] % (WORD_BITS // bits)))
     if bits < 8:
         codes = codes.unflatten(-1, (-1, 8 // bits)) << _lanes(bits, 8, codes.device)
-        codes = codes.sum(-1, dtype=torch.uint8)
+        # not as bytes: torch.compile adds the few as a whole register of AVX2, of which it fills the rest with ones
+        codes = codes.sum(-1, dtype=torch.int32).to(torch.uint8)
     return codes.view(torch.int64)
 
 

@@ -1,6 +1,7 @@
 """What torch tensors do: random numbers, words and products to the bit, and steps that are recorded or never wait."""
 
 import shutil
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -221,7 +222,9 @@ class Asks(rules.StraightThrough):
 
 
 def test_what_cannot_be_recorded_says_so(few: Samples) -> None:
-    with pytest.raises(RuntimeError, match=r"^a step that is recorded cannot ask for a number on the way, in an `if`"):
+    with pytest.raises(
+        RuntimeError, match=r"^a step that is recorded cannot ask for a number on the way, in an `if`.*mode='plain'\)$"
+    ):
         trained(Asks(), few, "cpu", "recorded")
     trained(Asks(), few, "cpu", "plain")
 
@@ -237,6 +240,81 @@ def test_a_machine_without_a_compiler_trains_all_the_same(few: Samples, monkeypa
     ):
         found = trained(rules.FixedLower(), few, "cpu", "compiled")
     assert found[2] == expected[2]
+
+
+class Compiled:
+    """What stands for torch.compile: the work as written, then `spoil`, while `times` last."""
+
+    def __init__(self, spoil: Callable[..., None], times: int) -> None:
+        self.spoil, self.times, self.calls = spoil, times, 0
+
+    def __call__(self, work: Callable[..., Any], **settings: Any) -> Callable[..., None]:
+        def compiled(*arrays: torch.Tensor) -> None:
+            work(*arrays)
+            self.calls += 1
+            if self.calls <= self.times:
+                self.spoil(*arrays)
+
+        return compiled
+
+
+OTHER_NUMBERS = r"^a step compiled by torch.compile gives other numbers, so steps stay as they are$"
+
+
+@every_device
+def test_a_run_whose_compiled_steps_give_other_numbers_goes_on_uncompiled(
+    few: Samples, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One column of the weights of one member, which has moved by a tenth too much."""
+
+    def spoil(*arrays: torch.Tensor) -> None:
+        next(x for x in arrays if x.shape == (3, 64, 20))[1, :, 3].mul_(1.01)
+
+    expected = trained(rules.DTP(), few, device, "recorded")
+    compiled = Compiled(spoil, 10**9)
+    monkeypatch.setattr(torch, "compile", compiled)
+    with pytest.warns(UserWarning, match=OTHER_NUMBERS):
+        found = trained(rules.DTP(), few, device, "compiled")
+    assert found[2] == expected[2]
+    assert found[1].ledger == expected[1].ledger
+    assert compiled.calls == 3
+
+
+@pytest.mark.parametrize(
+    ("spoil", "times", "trusted"),
+    [
+        (lambda x, count: None, 0, True),
+        (lambda x, count: x.mul_(1 + 3e-7), 10, True),
+        (lambda x, count: x[0].add_(0.1), 10, False),
+        (lambda x, count: x[0].add_(0.1), 2, True),
+        (lambda x, count: x[0].fill_(torch.nan), 10, False),
+        (lambda x, count: x[1].zero_(), 10, False),
+        (lambda x, count: count.add_(1), 10, False),
+    ],
+    ids=["as it is", "rounding", "one of 8", "twice, as when a bit turns", "a NaN", "no NaN", "a count"],
+)
+def test_compiled_work_is_compared_with_the_work_as_written(
+    spoil: Callable[..., Any], times: int, trusted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the same state, and what is kept is what the work as written came to."""
+    x, count = torch.zeros(8), torch.zeros((), dtype=torch.int64)
+
+    def body() -> None:
+        x.add_(1)
+        x[1].fill_(torch.nan)
+        count.add_(25)
+
+    compiled = Compiled(spoil, times)
+    monkeypatch.setattr(torch, "compile", compiled)
+    again = Recorded(body, [x, count])
+    again.compile()
+    with warnings.catch_warnings(record=True) as told:
+        for _ in range(5):
+            again()
+    assert [str(x.message) for x in told] == ([] if trusted else [OTHER_NUMBERS.strip("^$")])
+    assert compiled.calls == (5 if trusted else 3)
+    torch.testing.assert_close(x, torch.tensor([6, torch.nan, 6, 6, 6, 6, 6, 6]), equal_nan=True)
+    assert count == 6 * 25
 
 
 def test_recorded_work_keeps_what_changes_and_drops_what_is_not_used() -> None:
