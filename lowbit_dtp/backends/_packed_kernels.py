@@ -9,18 +9,21 @@ from numba import prange, types
 
 from ._compiling import kernel, parallel_kernel, subroutine
 from ._simd import (
+    LOOKED_UP,
     at_least,
     bits_of,
     converter,
     differs,
     dot4,
     dot4_small,
+    less,
     loader,
-    looker,
+    chosen_summer,
     mask_of,
     popcount,
     reader,
     select,
+    signs,
     splatter,
     spreader,
     store,
@@ -76,7 +79,37 @@ def _signs(number):
     return run
 
 
-_signs_float32, _signs_float64 = _signs(types.float32), _signs(types.float64)
+def _signs_by_bytes():
+    """`_signs(types.float32)` for AVX2."""
+    splat, nowhere = splatter(types.float32, 8), splatter(types.int32, 8)
+
+    @subroutine
+    def run(x, threshold, words, first, stop):
+        columns, flat, out = x.shape[1], x.reshape(-1), words.reshape(-1)
+        width, whole, left = words.shape[1], columns // _WORD, columns % _WORD
+        least, kept, met, late = splat(threshold), (np.uint64(1) << np.uint64(left)) - np.uint64(1), nowhere(0), False
+        for i in range(first, stop):
+            at, to = i * columns, np.uintp(i * width)
+            for _ in range(whole):
+                out[to], met = signs(flat, at, least, met)
+                at, to = at + _WORD, to + np.uintp(1)
+            if left and at + _WORD <= flat.size:  # reads on into the next row, and meets its NaN, too
+                word, met = signs(flat, at, least, met)
+                out[to] = word & kept
+            elif left:
+                bits = np.uint64(0)
+                for j in range(left):
+                    number = flat[np.uintp(at + j)]
+                    bits |= np.uint64(number >= threshold) << np.uint64(j)
+                    late |= number != number
+                out[to] = bits
+        return late or total(met) != 0
+
+    return run
+
+
+_signs_float64 = _signs(types.float64)
+_signs_float32 = _signs_by_bytes() if target().looks_up else _signs(types.float32)
 
 
 @parallel_kernel
@@ -199,19 +232,31 @@ def _choose_rows(words, low, high, x, first, stop):
         at, to = i * width, i * columns
         for word in range(whole):
             for quarter in range(0, _WORD, 16):
-                store(out, to + word * _WORD + quarter, select(_quarter(flat[at + word], quarter), set_, clear))
+                store(out, to + word * _WORD + quarter, _chosen(flat[at + word], quarter, set_, clear))
         if left and whole:  # the last 64, some of them once more
             bits = flat[at + whole] << np.uint64(_WORD - left) | flat[at + whole - 1] >> np.uint64(left)
             for quarter in range(0, _WORD, 16):
-                store(out, to + columns - _WORD + quarter, select(_quarter(bits, quarter), set_, clear))
+                store(out, to + columns - _WORD + quarter, _chosen(bits, quarter, set_, clear))
         elif left:
             for j in range(left):
                 out[to + j] = high if flat[at] >> np.uint64(j) & np.uint64(1) else low
 
 
+_MASKED = target().register_bits >= 512
+"""Whether a choice takes its mask from a register of bits, rather than from the signs of numbers."""
+_SHIFTS = np.arange(31, -1, -1, dtype=np.uint32)
+_load_shifts, _splat_bits = loader(types.uint32, 16), splatter(types.uint32, 16)
+_read_signed, _nothing = reader(types.int32, 16), splatter(types.int32, 16)
+
+
 @subroutine(inline="always")
-def _quarter(word, first):
-    return mask_of(np.uint16(word >> np.uint64(first)))
+def _chosen(word, first, set_, clear):
+    """Of each of 16 bits of a word, `set_` or `clear`."""
+    bits = word >> np.uint64(first)
+    if _MASKED:
+        return select(mask_of(np.uint16(bits)), set_, clear)
+    signed = _splat_bits(np.uint32(bits)) << _load_shifts(_SHIFTS, 0)
+    return select(less(_read_signed(signed), _nothing(np.int32(0))), set_, clear)
 
 
 @parallel_kernel
@@ -356,69 +401,71 @@ def planes_product(words, weights, orders, ternary, factors, sums, others, produ
             _planes_task(task, words, weights, orders, ternary, scale, row_terms, column_terms, product)
 
 
-LOOKED_UP = 64
+BLOCK = 64
 """Columns of a block of weights that are looked up."""
+_VECTORS = BLOCK // LOOKED_UP
+_CHOOSERS = 12 // _VECTORS
+"""Rows whose sums fit in registers."""
 _COUNTS = np.bitwise_count(np.arange(16)[:, None] & np.arange(16)).astype(np.uint8).reshape(-1)
-_look_up, _load_nibbles, _no_counts = (
-    looker(LOOKED_UP),
-    loader(types.uint8, LOOKED_UP),
-    splatter(types.uint8, LOOKED_UP),
-)
-_splat_wide, _to_wide = splatter(types.uint16, LOOKED_UP), converter(types.uint16)
-_load_wide_terms, _splat_wide_terms = loader(types.int32, LOOKED_UP), splatter(types.int32, LOOKED_UP)
-_spread_wide_term = spreader(types.int32, LOOKED_UP)
-
-
-@subroutine(inline="always")
-def _counts(codes, at, v):
-    return _look_up(_COUNTS, np.intp(codes[np.uintp(at)]) << 4, v)
+_add_counts = chosen_summer(_CHOOSERS, _VECTORS, side_by_side=False)
+_load_halves, _to_half = loader(types.uint16, BLOCK), converter(types.uint16)
+_load_wide_terms, _splat_wide_terms = loader(types.int32, BLOCK), splatter(types.int32, BLOCK)
+_spread_wide_term = spreader(types.int32, BLOCK)
 
 
 @subroutine
-def _look_up_task(task, planes, codes, weights, orders, scale, row_terms, column_terms, product):
-    block, column, first, stop = _task(task, product.shape[0], product.shape[1], LOOKED_UP)
-    flat, out, (rows, n), steps = codes.reshape(-1), product.reshape(-1), product.shape, codes.shape[1]
-    for i in range(first, stop, 4):
-        i1, i2, i3 = min(i + 1, stop - 1), min(i + 2, stop - 1), min(i + 3, stop - 1)
-        total_a = total_b = total_c = total_d = _splat_wide(np.uint16(0))
-        for pair in range(planes * orders):
-            plane, order = pair // orders, pair % orders
-            above, start = plane * rows, (block * orders + order) * steps
-            for begin in range(0, steps, 63):  # counts of 4 in a byte
-                a = b = c = d = _no_counts(np.uint8(0))
-                for k in range(begin, min(begin + 63, steps)):
-                    v = _load_nibbles(weights, (start + k) * LOOKED_UP)
-                    a = a + _counts(flat, (above + i) * steps + k, v)
-                    b = b + _counts(flat, (above + i1) * steps + k, v)
-                    c = c + _counts(flat, (above + i2) * steps + k, v)
-                    d = d + _counts(flat, (above + i3) * steps + k, v)
-                weight = _splat_wide(np.uint16(plane + order))
-                total_a, total_b = total_a + (_to_wide(a) << weight), total_b + (_to_wide(b) << weight)
-                total_c, total_d = total_c + (_to_wide(c) << weight), total_d + (_to_wide(d) << weight)
-        scales, terms = _splat_wide_terms(np.int32(scale)), _load_wide_terms(column_terms, column)
-        store(out, i * n + column, scales * _to_int(total_a) + terms + _spread_wide_term(row_terms, i))
-        store(out, i1 * n + column, scales * _to_int(total_b) + terms + _spread_wide_term(row_terms, i1))
-        store(out, i2 * n + column, scales * _to_int(total_c) + terms + _spread_wide_term(row_terms, i2))
-        store(out, i3 * n + column, scales * _to_int(total_d) + terms + _spread_wide_term(row_terms, i3))
+def _look_up_task(task, planes, choices, weights, orders, scale, row_terms, column_terms, product):
+    block, column, first, stop = _task(task, product.shape[0], product.shape[1], BLOCK)
+    flat, out, n, (rows, steps) = choices.reshape(-1), product.reshape(-1), product.shape[1], choices.shape
+    rows, sums, scales = rows // planes, np.empty(_CHOOSERS * BLOCK, np.uint16), _splat_wide_terms(np.int32(scale))
+    terms = _load_wide_terms(column_terms, column)
+    for i in range(first, stop, _CHOOSERS):
+        sums[:] = 0
+        for order in range(planes + orders - 2, -1, -1):
+            for j in range(sums.size):
+                sums[j] += sums[j]
+            for plane in range(max(0, order - orders + 1), min(planes, order + 1)):
+                row, start = (plane * rows + i) * steps, (block * orders + order - plane) * steps * BLOCK
+                for k in range(0, steps, 63):  # counts of 4 in a byte
+                    some, at = min(63, steps - k), start + k * LOOKED_UP
+                    _add_counts(_COUNTS, flat, row + k, steps, weights, at, steps * LOOKED_UP, some, sums)
+        for k in range(i, min(i + _CHOOSERS, stop)):
+            found = scales * _to_int(_load_halves(sums, (k - i) * BLOCK))
+            store(out, k * n + column, found + terms + _spread_wide_term(row_terms, k))
 
 
 @parallel_kernel
 def look_up_product(words, steps, weights, orders, factors, sums, product):
-    """`planes_product` for AVX2; a sum(u v) below 2^16; LOOKED_UP or more columns.
+    """`planes_product` for AVX2; a sum(u v) below 2^16; BLOCK or more columns.
 
     Four bits of the activations choose a table of 16 counts, four bits of a weight an entry: a byte shuffle looks up 32
     at a time (as in Mula, Kurz and Lemire, Faster Population Counts Using AVX2 Instructions, 2018).
     """
     (planes, rows, width), (scale, row_factor, factor, _) = words.shape, factors
     row_terms, column_terms = _plane_terms(words, row_factor), _column_terms(factor, sums, 0, sums)
-    codes = np.empty((planes * rows, steps), np.uint8)
-    unpack_codes(words.reshape(planes * rows, width), 4, np.uint8(0), steps, codes)
-    if codes.size * product.shape[1] * orders < 8 * _SMALL:
-        for task in range(_tasks(rows, product.shape[1], LOOKED_UP)):
-            _look_up_task(task, planes, codes, weights, orders, scale, row_terms, column_terms, product)
+    choices = _choices(words, steps)
+    if choices.size * product.shape[1] * orders < 8 * _SMALL:
+        for task in range(_tasks(rows, product.shape[1], BLOCK)):
+            _look_up_task(task, planes, choices, weights, orders, scale, row_terms, column_terms, product)
     else:
-        for task in prange(_tasks(rows, product.shape[1], LOOKED_UP)):
-            _look_up_task(task, planes, codes, weights, orders, scale, row_terms, column_terms, product)
+        for task in prange(_tasks(rows, product.shape[1], BLOCK)):
+            _look_up_task(task, planes, choices, weights, orders, scale, row_terms, column_terms, product)
+
+
+@subroutine
+def _choices(words, steps):
+    """Where in `_COUNTS` the table begins that each four bits of `words` [planes, rows, width] choose.
+
+    Of some rows more, as there may be in the last task of a run.
+    """
+    planes, rows, width = words.shape
+    more = np.zeros((planes * rows + _CHOOSERS, steps), np.uint8)
+    choices, flat = more[: planes * rows], words.reshape(-1)
+    unpack_codes(words.reshape(planes * rows, width), 4, np.uint8(0), steps, choices)
+    flat_choices = choices.reshape(-1)
+    for i in range(flat_choices.size):
+        flat_choices[i] <<= 4
+    return choices
 
 
 @subroutine(inline="always")

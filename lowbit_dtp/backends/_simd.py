@@ -113,12 +113,16 @@ def prefetch(typing, array, i):  # type: ignore[no-untyped-def]
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
-        to_read, to_keep, of_data = (ir.Constant(ir.IntType(32), n) for n in (0, 3, 1))
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), (address, to_read, to_keep, of_data))
+        _prefetch(builder, builder.gep(data, [arguments[1]]))
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
+
+
+def _prefetch(builder: Any, address: Any) -> None:
+    address = builder.bitcast(address, ir.IntType(8).as_pointer())
+    to_read, to_keep, of_data = (ir.Constant(ir.IntType(32), n) for n in (0, 3, 1))
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), (address, to_read, to_keep, of_data))
 
 
 def splatter(element: types.Type, lanes: int) -> Any:
@@ -429,27 +433,203 @@ dot4_small = _dot4(small=True)
 """`dot4`, sooner on some targets, of bytes of `a` below 128."""
 
 
-def looker(lanes: int) -> Any:
-    """`look_up(tables, i, index)`: for each of `lanes` uint8 below 16, that entry of the 16 at `tables[i]`. AVX2."""
-    vector = Vector(types.uint8, lanes)
-    table, twice = ir.VectorType(ir.IntType(8), 16), ir.Constant(ir.VectorType(ir.IntType(32), 32), [*range(16)] * 2)
+# --- bits of 64 numbers -----------------------------------------------------------------------------------------------
+
+_FLOATS, _MASKS = Vector(types.float32, 8), Vector(types.int32, 8)
+
+
+@intrinsic
+def signs(typing, array, i, least, met):  # type: ignore[no-untyped-def]
+    """Of 64 float32 from `array[i]` on, a bit each: whether it is at least `least`; and `met`, -1 where a NaN was met.
+
+    `bits_of(at_least(...))` for AVX2: masks are packed to bytes, whose highest bits are the word.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        data = builder.gep(_data(context, builder, signature, arguments, 0), [arguments[1]])
+        least, met = arguments[2:]
+        order = ir.Constant(_MASKS.ir, [0, 4, 1, 5, 2, 6, 3, 7])  # packing takes halves of registers in turn
+        halves = []
+        for half in (0, 32):
+            numbers = [_read(builder, data, half + first, _FLOATS.ir) for first in range(0, 32, 8)]
+            for pair in (numbers[:2], numbers[2:]):
+                met = builder.or_(met, builder.sext(builder.fcmp_unordered("uno", *pair), _MASKS.ir))
+            masks = [builder.sext(builder.fcmp_ordered(">=", number, least), _MASKS.ir) for number in numbers]
+            shorts = [_call(builder, "llvm.x86.avx2.packssdw", _SHORTS, masks[k : k + 2]) for k in (0, 2)]
+            packed = builder.bitcast(_call(builder, "llvm.x86.avx2.packsswb", _OCTETS, shorts), _MASKS.ir)
+            turned = builder.shuffle_vector(packed, ir.Constant(_MASKS.ir, ir.Undefined), order)
+            bits = _call(builder, "llvm.x86.avx2.pmovmskb", ir.IntType(32), [builder.bitcast(turned, _OCTETS)])
+            halves.append(builder.zext(bits, ir.IntType(64)))
+        word = builder.or_(halves[0], builder.shl(halves[1], ir.Constant(ir.IntType(64), 32)))
+        return context.make_tuple(builder, signature.return_type, (word, met))
+
+    return types.Tuple((types.uint64, _MASKS))(array, types.intp, _FLOATS, _MASKS), generate
+
+
+_SHORTS, _OCTETS = ir.VectorType(ir.IntType(16), 16), ir.VectorType(ir.IntType(8), 32)
+
+
+# --- sums of what is looked up ----------------------------------------------------------------------------------------
+#
+# A byte shuffle looks LOOKED_UP numbers below 16 up in a table of 16 bytes at once. These loops keep their sums in
+# registers, which a compiler does not manage by itself.
+
+LOOKED_UP = 64 if target().register_bits >= 512 else 32
+"""Numbers that one shuffle looks up: bytes of a register."""
+_BYTES, _HALVES = ir.VectorType(ir.IntType(8), LOOKED_UP), ir.VectorType(ir.IntType(16), LOOKED_UP)
+_SUMS, _PAIRS = ir.VectorType(ir.IntType(32), LOOKED_UP), ir.VectorType(ir.IntType(16), LOOKED_UP // 2)
+
+
+def _look_up(builder: Any, table: Any, index: Any) -> Any:
+    name = {32: "llvm.x86.avx2.pshuf.b", 64: "llvm.x86.avx512.pshuf.b.512"}[LOOKED_UP]
+    return _call(builder, name, _BYTES, (table, index))
+
+
+def _table(builder: Any, address: Any) -> Any:
+    """The 16 bytes at `address`, as often as they fit in a register."""
+    sixteen = ir.VectorType(ir.IntType(8), 16)
+    which = ir.Constant(ir.VectorType(ir.IntType(32), LOOKED_UP), [*range(16)] * (LOOKED_UP // 16))
+    entries = builder.load(builder.bitcast(address, sixteen.as_pointer()), align=1)
+    return builder.shuffle_vector(entries, ir.Constant(sixteen, ir.Undefined), which)
+
+
+def _read(builder: Any, data: Any, offset: int, vector: ir.Type) -> Any:
+    return builder.load(builder.bitcast(_past(builder, data, offset), vector.as_pointer()), align=1)
+
+
+def _add_to(builder: Any, data: Any, offset: int, sums: Any) -> None:
+    place = builder.bitcast(_past(builder, data, offset), sums.type.as_pointer())
+    builder.store(builder.add(builder.load(place, align=1), sums), place, align=1)
+
+
+def _past(builder: Any, data: Any, offset: Any, times: int = 1) -> Any:
+    """The address `offset`, of Python or the kernel, times `times` behind `data`."""
+    word = ir.IntType(64)
+    return builder.gep(
+        data, [ir.Constant(word, offset * times) if isinstance(offset, int) else builder.mul(offset, word(times))]
+    )
+
+
+def _looped(builder: Any, count: Any, first: list[Any], step: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+    """What `step` of an index and values makes of `first`, again and again, for `count` (1 or more) indices from 0."""
+    before, body = builder.block, builder.append_basic_block("loop")
+    builder.branch(body)
+    builder.position_at_end(body)
+    index, values = builder.phi(count.type), [builder.phi(value.type) for value in first]
+    index.add_incoming(ir.Constant(count.type, 0), before)
+    after = step(index, values)
+    following = builder.add(index, ir.Constant(count.type, 1))
+    index.add_incoming(following, builder.block)
+    for phi, start, end in zip(values, first, after, strict=True):
+        phi.add_incoming(start, before)
+        phi.add_incoming(end, builder.block)
+    done = builder.append_basic_block("done")
+    builder.cbranch(builder.icmp_signed("<", following, count), body, done)
+    builder.position_at_end(done)
+    return after
+
+
+def chosen_summer(choosers: int, vectors: int, side_by_side: bool) -> Any:
+    """`add(tables, choices, at, between, indices, first, apart, steps, sums)`: sums of bytes of chosen tables.
+
+    In each of `steps` (1 or more) steps, a number in `choices` for each of `choosers` is where the table of 16 begins
+    in `tables`, in which the next `LOOKED_UP` of `indices`, from `first` on, are looked up, and as many that lie
+    `apart`, for each of `vectors`. The sums, each below 256, are added to uint16 `sums` [choosers, vectors, LOOKED_UP].
+    Choices begin at `at`: those of a step are side by side, or else those of a chooser, which begin `between` apart.
+    AVX2.
+    """
 
     @intrinsic
-    def look_up(typing, tables, i, index):  # type: ignore[no-untyped-def]
+    def add(typing, tables, choices, at, between, indices, first, apart, steps, sums):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-            address = builder.bitcast(builder.gep(data, [arguments[1]]), table.as_pointer())
-            entries = builder.shuffle_vector(builder.load(address, align=1), ir.Constant(table, ir.Undefined), twice)
-            looked_up, index = [], arguments[2]
-            for first in range(0, lanes, 32):
-                which = ir.Constant(twice.type, list(range(first, first + 32)))
-                part = builder.shuffle_vector(index, ir.Constant(index.type, ir.Undefined), which)
-                looked_up.append(_call(builder, "llvm.x86.avx2.pshuf.b", entries.type, (entries, part)))
-            return _joined(builder, looked_up)
+            tables, choices, indices, sums = (_data(context, builder, signature, arguments, i) for i in (0, 1, 4, 8))
+            at, between, first, apart, steps = (arguments[i] for i in (2, 3, 5, 6, 7))
+            choices = builder.gep(choices, [at])
+            indices = [_past(builder, builder.gep(indices, [first]), apart, v) for v in range(vectors)]
 
-        return vector(tables, types.intp, vector), generate
+            def step(k, sums):  # type: ignore[no-untyped-def]
+                index = [_read(builder, _past(builder, start, k, LOOKED_UP), 0, _BYTES) for start in indices]
+                chosen = []
+                for i in range(choosers):
+                    if side_by_side:
+                        place = _past(builder, _past(builder, choices, k, choosers), i)
+                    else:
+                        place = builder.gep(_past(builder, choices, between, i), [k])
+                    offset = builder.zext(builder.load(place), k.type)
+                    table = _table(builder, builder.gep(tables, [offset]))
+                    chosen += [_look_up(builder, table, part) for part in index]
+                return [builder.add(value, more) for value, more in zip(sums, chosen, strict=True)]
 
-    return look_up
+            found = _looped(builder, steps, [ir.Constant(_BYTES, None)] * (choosers * vectors), step)
+            for i, value in enumerate(found):
+                _add_to(builder, sums, i * LOOKED_UP, builder.zext(value, _HALVES))
+            return context.get_dummy_value()
+
+        place = types.intp
+        return types.void(tables, choices, place, place, indices, place, place, place, sums), generate
+
+    return add
+
+
+def _data(context: Any, builder: Any, signature: Any, arguments: Any, i: int) -> Any:
+    return context.make_array(signature.args[i])(context, builder, arguments[i]).data
+
+
+def digits_summer(digits: int, bits: int, steps: int, vectors: int) -> Any:
+    """`add(tables, at, indices, first, apart, blocks, sums, to, shift)`: sums of numbers looked up digit by digit.
+
+    A number is that of `digits` digits of `bits` bits, each from its own table of 16, the lowest first. In each of
+    `blocks` (1 to 257) blocks of `steps` steps, the next tables, from `at` on, are looked up by the next `LOOKED_UP` of
+    `indices`, from `first` on, and by as many that lie `apart`, for each of `vectors`. `steps` entries of a digit are
+    no more than 255 together. The sums, shifted left by `shift`, are added to int32 `sums` [vectors, LOOKED_UP], which
+    begin at `to`. AVX2.
+    """
+    each = [(digit, vector) for digit in range(digits) for vector in range(vectors)]
+    size = 16 * digits * steps  # of the tables of a block
+
+    @intrinsic
+    def add(typing, tables, at, indices, first, apart, blocks, sums, to, shift):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            tables, indices, sums = (_data(context, builder, signature, arguments, i) for i in (0, 2, 6))
+            at, first, apart, blocks, to, shift = (arguments[i] for i in (1, 3, 4, 5, 7, 8))
+            tables, sums = builder.gep(tables, [at]), builder.gep(sums, [to])
+            indices = [_past(builder, builder.gep(indices, [first]), apart, v) for v in range(vectors)]
+            eight, following = ir.Constant(_PAIRS, [8] * _PAIRS.count), _past(builder, tables, blocks, size)
+
+            def block(k, sums):  # type: ignore[no-untyped-def]
+                table, index = _past(builder, tables, k, size), [_past(builder, i, k, LOOKED_UP * steps) for i in indices]
+                for line in range(0, size, 64):
+                    _prefetch(builder, _past(builder, _past(builder, following, k, size), line))
+                found: dict[tuple[int, int], Any] = {}
+                for step in range(steps):
+                    keys = [_read(builder, start, step * LOOKED_UP, _BYTES) for start in index]
+                    for digit in range(digits):
+                        entries = _table(builder, _past(builder, table, 16 * (step * digits + digit)))
+                        for vector, key in enumerate(keys):
+                            more, known = _look_up(builder, entries, key), found.get((digit, vector))
+                            found[digit, vector] = builder.add(known, more) if known else more
+                both = [builder.bitcast(found[key], _PAIRS) for key in each]
+                more = both + [builder.lshr(pair, eight) for pair in both]
+                return [builder.add(value, x) for value, x in zip(sums, more, strict=True)]
+
+            # Of each two bytes the first and 256 times the second, summed in 16 bits, and the second alone
+            found = _looped(builder, blocks, [ir.Constant(_PAIRS, None)] * (2 * len(each)), block)
+            turns = ir.Constant(_SUMS, [i // 2 + i % 2 * _PAIRS.count for i in range(LOOKED_UP)])
+            totals = [ir.Constant(_SUMS, None)] * vectors
+            for (digit, vector), both, odd in zip(each, found[: len(each)], found[len(each) :], strict=True):
+                even = builder.sub(both, builder.shl(odd, eight))
+                wide = builder.zext(builder.shuffle_vector(even, odd, turns), _SUMS)
+                wide = builder.shl(wide, ir.Constant(_SUMS, [digit * bits] * LOOKED_UP))
+                totals[vector] = builder.add(totals[vector], wide)
+            shift = _splat(builder, shift, Vector(types.int32, LOOKED_UP))
+            for vector, total in enumerate(totals):
+                _add_to(builder, sums, vector * LOOKED_UP, builder.shl(total, shift))
+            return context.get_dummy_value()
+
+        place = types.intp
+        return types.void(tables, place, indices, place, place, place, sums, place, types.int32), generate
+
+    return add
 
 
 def _by_registers(

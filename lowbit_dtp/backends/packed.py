@@ -232,9 +232,12 @@ class Weights:
 
     @cached_property
     def nibbles(self) -> npt.NDArray[np.uint8]:
-        """Four bits of each block of columns to look up, plane, four rows, and column."""
+        """Four bits of each block of columns to look up, plane, part of the block, four rows, and column."""
         words = np.stack([_in_words(self.codes >> order & 1) for order in range(self.plain_orders)])
-        return _blocks(unpack(words, 4, -(-self.below // 4)).transpose(0, 2, 1), kernels.LOOKED_UP)
+        blocks = _blocks(unpack(words, 4, -(-self.below // 4)).transpose(0, 2, 1), kernels.BLOCK)
+        parts = kernels.BLOCK // kernels.LOOKED_UP
+        split = blocks.reshape(-1, -(-self.below // 4), parts, kernels.LOOKED_UP)
+        return _aligned(split.swapaxes(1, 2)) if parts > 1 else blocks
 
     @cached_property
     def digits(self) -> tuple[npt.NDArray[np.uint32], int, int]:
@@ -317,7 +320,7 @@ def way_of(levels: Levels, weights: Weights) -> str:
     sums of two codes, and "bytes" multiplies bytes.
     """
     planes = levels.highest.bit_length()
-    fits = weights.neurons >= kernels.LOOKED_UP and levels.highest * weights.highest * weights.below < 1 << 16
+    fits = weights.neurons >= kernels.BLOCK and levels.highest * weights.highest * weights.below < 1 << 16
     if _LOOKS_UP and fits and planes * weights.plain_orders <= _LOOKED_UP_PAIRS:
         return "look-up"
     if planes * weights.orders <= _PLANE_PAIRS:
@@ -396,10 +399,15 @@ def _blocks(columns: npt.NDArray[Any], block: int = kernels.COLUMNS) -> npt.NDAr
     count = -(-columns.shape[-1] // block)
     starts = np.minimum(np.arange(count) * block, columns.shape[-1] - block)
     blocks = columns[..., starts[:, None] + np.arange(block)].transpose(2, 0, 1, 3)
-    memory = np.empty(blocks.size * blocks.itemsize + 64, np.uint8)
+    return _aligned(blocks)
+
+
+def _aligned(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`numbers`, flat, on a boundary of 64 bytes."""
+    memory = np.empty(numbers.size * numbers.itemsize + 64, np.uint8)
     first = -memory.ctypes.data % 64
-    arranged = memory[first : first + blocks.size * blocks.itemsize].view(blocks.dtype)
-    arranged.reshape(blocks.shape)[...] = blocks
+    arranged = memory[first : first + numbers.size * numbers.itemsize].view(numbers.dtype)
+    arranged.reshape(numbers.shape)[...] = numbers
     return arranged
 
 
