@@ -13,15 +13,19 @@ from ._simd import (
     at_least,
     bits_of,
     converter,
+    digits_summer,
     differs,
     dot4,
     dot4_small,
     less,
+    gatherer,
     loader,
     chosen_summer,
     mask_of,
+    pairs_summer,
     popcount,
     reader,
+    scatter,
     select,
     signs,
     splatter,
@@ -29,6 +33,8 @@ from ._simd import (
     store,
     target,
     total,
+    turn_rows,
+    turned,
 )
 
 _WORD = 64
@@ -468,6 +474,165 @@ def _choices(words, steps):
     return choices
 
 
+GROUP = 24
+"""Columns that are multiplied before their sums are written, row by row."""
+_ROWS = 128
+"""Rows of a task, whose bits stay in the first cache while columns pass."""
+DEPTH = 256
+"""Steps of four inputs after which the next rows and columns follow, for the same reason; a step adds 255 or less."""
+CHOSEN, ONE, TWO, THREE = 0, 1, 2, 3
+"""How the sums of four weights are kept: in tables shared by all, or one for each four in so many digits."""
+_STEPS_OF_ONE, _STEPS_OF_TWO, _STEPS_OF_THREE = 7, 8, 4
+STEPS = {ONE: _STEPS_OF_ONE, TWO: _STEPS_OF_TWO, THREE: _STEPS_OF_THREE}
+"""Steps whose digits, summed, fit in a byte."""
+DIGIT_BITS = {ONE: 8, TWO: 5, THREE: 6}
+_TWICE, _ONCE_OR_TWICE = 2, 1 if LOOKED_UP == 32 else 2
+FEW = 6
+"""Columns whose chosen tables are used at a time."""
+_FEW_VECTORS = _TWICE
+
+_add_chosen = chosen_summer(FEW, _FEW_VECTORS, side_by_side=True)
+_add_one = digits_summer(1, DIGIT_BITS[ONE], STEPS[ONE], _TWICE)
+_add_two = digits_summer(2, DIGIT_BITS[TWO], STEPS[TWO], _TWICE)
+_add_three = digits_summer(3, DIGIT_BITS[THREE], STEPS[THREE], _ONCE_OR_TWICE)
+_gather_words, _read_row, _read_words = gatherer(types.uint64, 8), reader(types.uint8, 64), reader(types.uint64, 8)
+_load_found, _load_sums = loader(types.uint16, LOOKED_UP), loader(types.int32, LOOKED_UP)
+_splat_half = splatter(types.uint16, LOOKED_UP)
+_splat_found, _spread_sum = splatter(types.int32, LOOKED_UP), spreader(types.int32, LOOKED_UP)
+
+
+@subroutine
+def _depth(words, steps):
+    """Vectors of rows of `words` [planes, rows, width], an even number, and steps of each in `_nibbles`."""
+    return (words.shape[1] + 2 * LOOKED_UP - 1) // (2 * LOOKED_UP) * 2, max(steps, 16 * words.shape[2])
+
+
+@subroutine
+def _nibbles(words, vectors, depth):
+    """Four bits a byte of `words` [planes, rows, width]: flat [planes, vectors, depth, LOOKED_UP rows].
+
+    What is in rows beyond the last has no meaning.
+    """
+    planes, rows, width = words.shape
+    flat, last = words.reshape(-1), np.zeros(8 * width, np.uint64)
+    out = np.zeros(planes * vectors * depth * LOOKED_UP, np.uint8)
+    for plane in range(planes):
+        for i in range(0, rows, 8):
+            source, at = flat, (plane * rows + i) * width
+            if i + 8 > rows:
+                for j in range((rows - i) * width):
+                    last[j] = flat[at + j]
+                source, at = last, 0
+            to = (plane * vectors + i // LOOKED_UP) * depth * LOOKED_UP + i % LOOKED_UP
+            for word in range(width):
+                eight = turned(_read_row(_gather_words(source, at + word, width)))
+                scatter(out, to, 2 * LOOKED_UP, _read_words(eight & _splat_64(np.uint8(15))))
+                scatter(out, to + LOOKED_UP, 2 * LOOKED_UP, _read_words(eight >> _splat_64(np.uint8(4))))
+                to += 16 * LOOKED_UP
+    return out
+
+
+@subroutine
+def _add_few(tables, choices, at, nibbles, first, apart, steps, flush, found, sums, to, plane):
+    """Add to `sums` [FEW, _ROWS] from `to` on what `steps` steps of `choices`, from `at` on, give for some vectors."""
+    weight, zero = _splat_found(np.int32(plane)), _splat_half(np.uint16(0))
+    for i in range(0, found.size, LOOKED_UP):
+        store(found, i, zero)
+    for k in range(0, steps, flush):
+        some, here = min(flush, steps - k), first + k * LOOKED_UP
+        _add_chosen(tables, choices, at + k * FEW, 0, nibbles, here, apart, some, found)
+    for i in range(FEW):
+        for vector in range(_FEW_VECTORS):
+            place = to + i * _ROWS + vector * LOOKED_UP
+            more = _to_int(_load_found(found, (i * _FEW_VECTORS + vector) * LOOKED_UP))
+            store(sums, place, _load_sums(sums, place) + (more << weight))
+
+
+@subroutine
+def _add_own(kind, tables, at, nibbles, first, apart, steps, sums, to, plane):
+    """`_add_few` for one column with tables of its own, from `at` on; gives for how many vectors."""
+    if kind == ONE:
+        _add_one(tables, at, nibbles, first, apart, steps // _STEPS_OF_ONE, sums, to, plane)
+        return _TWICE
+    if kind == TWO:
+        _add_two(tables, at, nibbles, first, apart, steps // _STEPS_OF_TWO, sums, to, plane)
+        return _TWICE
+    _add_three(tables, at, nibbles, first, apart, steps // _STEPS_OF_THREE, sums, to, plane)
+    return _ONCE_OR_TWICE
+
+
+@subroutine
+def _tables_task(task, form, nibbles, tables, choices, factors, row_terms, column_terms, product):
+    planes, vectors, depth, kind, flush, most, steps = form
+    (rows, n), runs = product.shape, (product.shape[0] + _ROWS - 1) // _ROWS
+    column, first = task // runs * GROUP, task % runs * _ROWS
+    columns, here, apart = min(GROUP, n - column), first // LOOKED_UP, depth * LOOKED_UP
+    sums, found = np.zeros(GROUP * _ROWS, np.int32), np.empty(12 * LOOKED_UP, np.uint16)
+    some = min(_ROWS // LOOKED_UP, vectors - here)
+    for plane in range(planes):
+        for k in range(0, steps, most):
+            deep, begin = min(most, steps - k), ((plane * vectors + here) * depth + k) * LOOKED_UP
+            if kind == CHOSEN:
+                for c in range(0, columns, FEW):
+                    at, to = ((column + c) // FEW * steps + k) * FEW, c * _ROWS
+                    for v in range(0, some, _FEW_VECTORS):
+                        start, to = begin + v * apart, c * _ROWS + v * LOOKED_UP
+                        _add_few(tables, choices, at, nibbles, start, apart, deep, flush, found, sums, to, plane)
+            else:
+                for c in range(columns):
+                    at, v = (column * steps + k * columns + c * deep) * 16 * kind, 0
+                    while v < some:
+                        start, to = begin + v * apart, c * _ROWS + v * LOOKED_UP
+                        v += _add_own(kind, tables, at, nibbles, start, apart, deep, sums, to, plane)
+    scales = _splat_found(np.int32(factors[0]))
+    for c in range(columns):
+        for v in range(0, some * LOOKED_UP, LOOKED_UP):
+            place, terms = c * _ROWS + v, _spread_sum(column_terms, column + c)
+            store(sums, place, scales * _load_sums(sums, place) + terms + _load_sums(row_terms, first + v))
+    _write_turned(sums, columns, product.reshape(-1), n, column, first, min(rows, first + _ROWS))
+
+
+@subroutine
+def _write_turned(sums, columns, out, n, column, first, stop):
+    """Write `sums` [columns, _ROWS], rows for columns, to rows `first` to `stop` of flat `out` [rows, n]."""
+    edge, last, end = np.empty(64, np.int32), max(first, stop - 8), max(0, columns - 8)
+    for eight in range(first, stop, 8):
+        i = min(eight, last)  # the last of more than 8 once more, with some of those before
+        for some in range(0, columns, 8):
+            c = min(some, end)
+            if i + 8 <= stop and c + 8 <= columns:
+                turn_rows(sums, c * _ROWS + i - first, _ROWS, out, i * n + column + c, n)
+            else:
+                turn_rows(sums, c * _ROWS + i - first, _ROWS, edge, 0, 8)
+                for k in range(i, min(i + 8, stop)):
+                    for j in range(c, min(c + 8, columns)):
+                        out[k * n + column + j] = edge[(k - i) * 8 + j - c]
+
+
+@parallel_kernel
+def tables_product(words, steps, kind, flush, most, tables, choices, factors, sums, biases, product):
+    """The product of bit planes `words` by weights of which tables hold the sums that four bits can choose.
+
+    Four bits of LOOKED_UP rows choose sums of four weights at once, by a byte shuffle. If weights are few, four of them
+    choose one of some tables shared by all, else each four have their own, with a byte for each digit (as T-MAC, Wei et
+    al., 2024, has tables of activations).
+    """
+    (rows, neurons), (_, row_factor, factor, other_factor) = product.shape, factors
+    vectors, depth = _depth(words, steps)
+    nibbles, column_terms = _nibbles(words, vectors, depth), _column_terms(factor, sums, other_factor, biases)
+    some_terms, row_terms = _plane_terms(words, row_factor), np.zeros(vectors * LOOKED_UP, np.int32)
+    for i in range(rows):
+        row_terms[i] = some_terms[i]
+    form = words.shape[0], vectors, depth, kind, flush, most, steps
+    tasks = (neurons + GROUP - 1) // GROUP * ((rows + _ROWS - 1) // _ROWS)
+    if nibbles.size * neurons < 16 * _SMALL:
+        for task in range(tasks):
+            _tables_task(task, form, nibbles, tables, choices, factors, row_terms, column_terms, product)
+    else:
+        for task in prange(tasks):
+            _tables_task(task, form, nibbles, tables, choices, factors, row_terms, column_terms, product)
+
+
 @subroutine(inline="always")
 def _write_six(out, n, column, i, last, a, b, c, d, e, f, scale, row_terms, column_terms):
     """Write the sums of six rows from `i` on, scaled and with their terms, to `column` of flat `out` [rows, n]."""
@@ -502,6 +667,35 @@ def _bytes_task(task, codes, steps, weights, digits, scale, row_terms, column_te
         _write_six(out, n, column, i, stop - 1, a, b, c, d, e, f, scale, row_terms, column_terms)
 
 
+SUMS_OF_PAIRS = target().looks_up and "vpdpbusd" not in target().byte_products[0]
+"""Whether bytes are multiplied in pairs whose sums take 16 bits, which leaves it to us when those are added up."""
+SLACK = _AT_ONCE = 6
+"""Rows whose sums fit in registers."""
+_add_products = pairs_summer(_AT_ONCE, 2)
+
+
+@subroutine
+def _small_bytes_task(task, codes, steps, weights, digits, flush, scale, row_terms, column_terms, product):
+    """`_bytes_task` where `flush` steps of products fit in 16 bits."""
+    block, column, first, stop = _task(task, product.shape[0], product.shape[1], COLUMNS)
+    flat, out, n, stride = codes.reshape(-1), product.reshape(-1), product.shape[1], codes.shape[1]
+    sums, scales, terms = np.empty(_AT_ONCE * COLUMNS, np.int32), _splat_terms(scale), _load_terms(column_terms, column)
+    base = _splat_terms(256)
+    for i in range(first, stop, _AT_ONCE):
+        for j in range(0, sums.size, COLUMNS):
+            store(sums, j, _splat_terms(0))
+        for digit in range(digits - 1, -1, -1):
+            start = (block * digits + digit) * steps * COLUMNS
+            for j in range(0, sums.size, COLUMNS):
+                store(sums, j, _load_terms(sums, j) * base)
+            for k in range(0, steps, flush):
+                some, at = min(flush, steps - k), start + k * COLUMNS
+                _add_products(flat, i * stride + k, stride, weights, at, some, sums)
+        for row in range(i, min(i + _AT_ONCE, stop)):
+            found = scales * _load_terms(sums, (row - i) * COLUMNS)
+            store(out, row * n + column, found + terms + _spread_term(row_terms, row))
+
+
 @subroutine(inline="always")
 def _pairs(sums, flat, at, p, q):
     x = _read_bytes(_spread_codes(flat, at)) + p
@@ -529,10 +723,11 @@ def _pairs_task(task, codes, steps, weights, scale, row_terms, column_terms, pro
 
 
 @parallel_kernel
-def bytes_product(codes, steps, weights, digits, factors, sums, others, product):
+def bytes_product(codes, steps, weights, digits, flush, factors, sums, others, product):
     """The product of `codes` [rows, stride], eight bytes in a uint64, by weights of `digits` signed bytes, 1 or 2.
 
-    An instruction multiplies four pairs of bytes and sums them, in each lane; digits are summed by Horner's rule.
+    An instruction multiplies four pairs of bytes and sums them, in each lane; digits are summed by Horner's rule. If
+    `flush` is not 0, the sums of products of pairs in so many steps fit in 16 bits, and memory goes on for SLACK rows.
     With 0 digits, weights are codes v too: (u1 + v2)(u2 + v1) = u1 v1 + u2 v2 + u1 u2 + v1 v2, where the last two go
     into the terms, takes half the multiplications (Winograd, A New Algorithm for Inner Product, 1968); u + v < 128.
     """
@@ -541,15 +736,17 @@ def bytes_product(codes, steps, weights, digits, factors, sums, others, product)
     fours, column_terms = codes.view(np.uint32), _column_terms(factor, sums, other_factor, others)
     if codes.size * neurons < _SMALL:
         for task in range(_tasks(rows, neurons, COLUMNS)):
-            _code_task(task, fours, steps, weights, digits, scale, row_terms, column_terms, product)
+            _code_task(task, fours, steps, weights, digits, flush, scale, row_terms, column_terms, product)
     else:
         for task in prange(_tasks(rows, neurons, COLUMNS)):
-            _code_task(task, fours, steps, weights, digits, scale, row_terms, column_terms, product)
+            _code_task(task, fours, steps, weights, digits, flush, scale, row_terms, column_terms, product)
 
 
 @subroutine
-def _code_task(task, codes, steps, weights, digits, scale, row_terms, column_terms, product):
-    if digits:
+def _code_task(task, codes, steps, weights, digits, flush, scale, row_terms, column_terms, product):
+    if SUMS_OF_PAIRS and flush:
+        _small_bytes_task(task, codes, steps, weights, digits, flush, scale, row_terms, column_terms, product)
+    elif digits:
         _bytes_task(task, codes, steps, weights, digits, scale, row_terms, column_terms, product)
     else:
         _pairs_task(task, codes, steps, weights, scale, row_terms, column_terms, product)

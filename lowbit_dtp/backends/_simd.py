@@ -125,6 +125,80 @@ def _prefetch(builder: Any, address: Any) -> None:
     _call(builder, "llvm.prefetch.p0", ir.VoidType(), (address, to_read, to_keep, of_data))
 
 
+def gatherer(element: types.Type, lanes: int) -> Any:
+    """`gather(array, i, stride)`: `array[i]`, `array[i + stride]` and so on, as a vector; `array` may be of others."""
+    vector = Vector(element, lanes)
+
+    @intrinsic
+    def gather(typing, array, i, stride):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            data = builder.gep(_data(context, builder, signature, arguments, 0), [arguments[1]])
+            gathered = ir.Constant(vector.ir, ir.Undefined)
+            for lane in range(lanes):
+                number = _read(builder, _past(builder, data, arguments[2], lane), 0, vector.ir.element)
+                gathered = builder.insert_element(gathered, number, ir.Constant(ir.IntType(32), lane))
+            return gathered
+
+        return vector(array, types.intp, types.intp), generate
+
+    return gather
+
+
+@intrinsic
+def scatter(typing, array, i, stride, vector):  # type: ignore[no-untyped-def]
+    """Write the lanes of `vector` to `array[i]`, `array[i + stride]` and so on; `array` may be of other numbers."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        data = builder.gep(_data(context, builder, signature, arguments, 0), [arguments[1]])
+        for lane in range(signature.args[3].lanes):
+            number = builder.extract_element(arguments[3], ir.Constant(ir.IntType(32), lane))
+            place = _past(builder, data, arguments[2], lane)
+            builder.store(number, builder.bitcast(place, number.type.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, vector), generate
+
+
+@intrinsic
+def turned(typing, vector):  # type: ignore[no-untyped-def]
+    """A vector of 64 lanes, read as 8 rows of 8, with rows for columns."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        order = ir.Constant(ir.VectorType(ir.IntType(32), 64), [8 * (i % 8) + i // 8 for i in range(64)])
+        return builder.shuffle_vector(arguments[0], ir.Constant(vector.ir, ir.Undefined), order)
+
+    return vector(vector), generate
+
+
+@intrinsic
+def turn_rows(typing, numbers, i, stride, out, to, step):  # type: ignore[no-untyped-def]
+    """Write 8 rows of 8 int32, `stride` apart from `numbers[i]` on, with rows for columns, `step` apart from `out[to]` on.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        source, target = (
+            builder.gep(_data(context, builder, signature, arguments, k), [arguments[k + 1]]) for k in (0, 3)
+        )
+        rows = [_read(builder, _past(builder, source, arguments[2], k), 0, _MASKS.ir) for k in range(8)]
+        for apart in (4, 2, 1):  # swap blocks of so many rows and columns across the diagonal
+            order = [
+                [i if not i & apart else 8 + (i ^ apart) for i in range(8)],
+                [i | apart if not i & apart else 8 + i for i in range(8)],
+            ]
+            orders = [ir.Constant(_MASKS.ir, which) for which in order]
+            for k in range(8):
+                if not k & apart:
+                    both = rows[k], rows[k | apart]
+                    rows[k], rows[k | apart] = (builder.shuffle_vector(*both, which) for which in orders)
+        for k, row in enumerate(rows):
+            place = _past(builder, target, arguments[5], k)
+            builder.store(row, builder.bitcast(place, row.type.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    place = types.intp
+    return types.void(numbers, place, place, out, place, place), generate
+
+
 def splatter(element: types.Type, lanes: int) -> Any:
     """`splat(x)`: a vector of `lanes` times `x`."""
     vector = Vector(element, lanes)
@@ -469,28 +543,21 @@ def signs(typing, array, i, least, met):  # type: ignore[no-untyped-def]
 _SHORTS, _OCTETS = ir.VectorType(ir.IntType(16), 16), ir.VectorType(ir.IntType(8), 32)
 
 
-# --- sums of what is looked up ----------------------------------------------------------------------------------------
+# --- sums that stay in registers --------------------------------------------------------------------------------------
 #
-# A byte shuffle looks LOOKED_UP numbers below 16 up in a table of 16 bytes at once. These loops keep their sums in
-# registers, which a compiler does not manage by itself.
-
-LOOKED_UP = 64 if target().register_bits >= 512 else 32
-"""Numbers that one shuffle looks up: bytes of a register."""
-_BYTES, _HALVES = ir.VectorType(ir.IntType(8), LOOKED_UP), ir.VectorType(ir.IntType(16), LOOKED_UP)
-_SUMS, _PAIRS = ir.VectorType(ir.IntType(32), LOOKED_UP), ir.VectorType(ir.IntType(16), LOOKED_UP // 2)
+# These loops keep as many sums as there are registers, which a compiler does not manage by itself.
 
 
-def _look_up(builder: Any, table: Any, index: Any) -> Any:
-    name = {32: "llvm.x86.avx2.pshuf.b", 64: "llvm.x86.avx512.pshuf.b.512"}[LOOKED_UP]
-    return _call(builder, name, _BYTES, (table, index))
+def _past(builder: Any, data: Any, offset: Any, times: int = 1) -> Any:
+    """The address `offset`, of Python or the kernel, times `times` behind `data`."""
+    word = ir.IntType(64)
+    if isinstance(offset, int):
+        return builder.gep(data, [ir.Constant(word, offset * times)])
+    return builder.gep(data, [builder.mul(offset, ir.Constant(word, times))])
 
 
-def _table(builder: Any, address: Any) -> Any:
-    """The 16 bytes at `address`, as often as they fit in a register."""
-    sixteen = ir.VectorType(ir.IntType(8), 16)
-    which = ir.Constant(ir.VectorType(ir.IntType(32), LOOKED_UP), [*range(16)] * (LOOKED_UP // 16))
-    entries = builder.load(builder.bitcast(address, sixteen.as_pointer()), align=1)
-    return builder.shuffle_vector(entries, ir.Constant(sixteen, ir.Undefined), which)
+def _data(context: Any, builder: Any, signature: Any, arguments: Any, i: int) -> Any:
+    return context.make_array(signature.args[i])(context, builder, arguments[i]).data
 
 
 def _read(builder: Any, data: Any, offset: int, vector: ir.Type) -> Any:
@@ -500,14 +567,6 @@ def _read(builder: Any, data: Any, offset: int, vector: ir.Type) -> Any:
 def _add_to(builder: Any, data: Any, offset: int, sums: Any) -> None:
     place = builder.bitcast(_past(builder, data, offset), sums.type.as_pointer())
     builder.store(builder.add(builder.load(place, align=1), sums), place, align=1)
-
-
-def _past(builder: Any, data: Any, offset: Any, times: int = 1) -> Any:
-    """The address `offset`, of Python or the kernel, times `times` behind `data`."""
-    word = ir.IntType(64)
-    return builder.gep(
-        data, [ir.Constant(word, offset * times) if isinstance(offset, int) else builder.mul(offset, word(times))]
-    )
 
 
 def _looped(builder: Any, count: Any, first: list[Any], step: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
@@ -527,6 +586,72 @@ def _looped(builder: Any, count: Any, first: list[Any], step: Callable[[Any, lis
     builder.cbranch(builder.icmp_signed("<", following, count), body, done)
     builder.position_at_end(done)
     return after
+
+
+def pairs_summer(rows: int, registers: int) -> Any:
+    """`add(codes, at, between, weights, first, steps, sums)`: sums of products of bytes, in 16 bits.
+
+    In each of `steps` (1 or more) steps four unsigned bytes of each of `rows` rows of `codes`, which begin at `at` and
+    `between` apart, are multiplied with four signed ones of each of `weights`, from `first` on; both are kept as
+    uint32. The sums, of which each half fits in 16 bits, are added to int32 `sums` [rows, weights of a step]. AVX2.
+    """
+    bits = min(target().register_bits, 512)
+    shorts, whole = ir.VectorType(ir.IntType(16), bits // 16), ir.VectorType(ir.IntType(32), bits // 32)
+    bytes_ = ir.VectorType(ir.IntType(8), bits // 8)
+    multiply, gather = {
+        256: ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
+        512: ("llvm.x86.avx512.pmaddubs.w.512", "llvm.x86.avx512.pmaddw.d.512"),
+    }.get(bits, ("", ""))
+
+    @intrinsic
+    def add(typing, codes, at, between, weights, first, steps, sums):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            codes, weights, sums = (_data(context, builder, signature, arguments, i) for i in (0, 3, 6))
+            at, between, first, steps = (arguments[i] for i in (1, 2, 4, 5))
+            codes, weights = builder.gep(codes, [at]), builder.gep(weights, [first])
+            starts = [_past(builder, codes, between, row) for row in range(rows)]
+
+            def step(k, sums):  # type: ignore[no-untyped-def]
+                here = _past(builder, weights, k, registers * whole.count)
+                factors = [_read(builder, here, i * whole.count, bytes_) for i in range(registers)]
+                products = []
+                for start in starts:
+                    four = _splat(builder, builder.load(builder.gep(start, [k])), Vector(types.uint32, whole.count))
+                    four = builder.bitcast(four, bytes_)
+                    products += [_call(builder, multiply, shorts, (four, factor)) for factor in factors]
+                return [builder.add(value, more) for value, more in zip(sums, products, strict=True)]
+
+            found = _looped(builder, steps, [ir.Constant(shorts, None)] * (rows * registers), step)
+            ones = ir.Constant(shorts, [1] * shorts.count)
+            for i, value in enumerate(found):
+                _add_to(builder, sums, i * whole.count, _call(builder, gather, whole, (value, ones)))
+            return context.get_dummy_value()
+
+        place = types.intp
+        return types.void(codes, place, place, weights, place, place, sums), generate
+
+    return add
+
+
+# A byte shuffle looks LOOKED_UP numbers below 16 up in a table of 16 bytes at once.
+
+LOOKED_UP = 64 if target().register_bits >= 512 else 32
+"""Numbers that one shuffle looks up: bytes of a register."""
+_BYTES, _HALVES = ir.VectorType(ir.IntType(8), LOOKED_UP), ir.VectorType(ir.IntType(16), LOOKED_UP)
+_SUMS, _PAIRS = ir.VectorType(ir.IntType(32), LOOKED_UP), ir.VectorType(ir.IntType(16), LOOKED_UP // 2)
+
+
+def _look_up(builder: Any, table: Any, index: Any) -> Any:
+    name = {32: "llvm.x86.avx2.pshuf.b", 64: "llvm.x86.avx512.pshuf.b.512"}[LOOKED_UP]
+    return _call(builder, name, _BYTES, (table, index))
+
+
+def _table(builder: Any, address: Any) -> Any:
+    """The 16 bytes at `address`, as often as they fit in a register."""
+    sixteen = ir.VectorType(ir.IntType(8), 16)
+    which = ir.Constant(ir.VectorType(ir.IntType(32), LOOKED_UP), [*range(16)] * (LOOKED_UP // 16))
+    entries = builder.load(builder.bitcast(address, sixteen.as_pointer()), align=1)
+    return builder.shuffle_vector(entries, ir.Constant(sixteen, ir.Undefined), which)
 
 
 def chosen_summer(choosers: int, vectors: int, side_by_side: bool) -> Any:
@@ -569,10 +694,6 @@ def chosen_summer(choosers: int, vectors: int, side_by_side: bool) -> Any:
         return types.void(tables, choices, place, place, indices, place, place, place, sums), generate
 
     return add
-
-
-def _data(context: Any, builder: Any, signature: Any, arguments: Any, i: int) -> Any:
-    return context.make_array(signature.args[i])(context, builder, arguments[i]).data
 
 
 def digits_summer(digits: int, bits: int, steps: int, vectors: int) -> Any:
