@@ -10,6 +10,7 @@ from numba import prange, types
 from ._compiling import kernel, parallel_kernel, subroutine
 from ._simd import (
     LOOKED_UP,
+    TOGETHER,
     at_least,
     bits_of,
     converter,
@@ -482,40 +483,33 @@ DEPTH = 256
 """Steps of four inputs after which the next rows and columns follow, for the same reason; a step adds 255 or less."""
 CHOSEN, ONE, TWO, THREE = 0, 1, 2, 3
 """How the sums of four weights are kept: in tables shared by all, or one for each four in so many digits."""
-_STEPS_OF_ONE, _STEPS_OF_TWO, _STEPS_OF_THREE = 7, 8, 4
+_STEPS_OF_ONE, _STEPS_OF_TWO, _STEPS_OF_THREE = 7, 7, 4
 STEPS = {ONE: _STEPS_OF_ONE, TWO: _STEPS_OF_TWO, THREE: _STEPS_OF_THREE}
 """Steps whose digits, summed, fit in a byte."""
 DIGIT_BITS = {ONE: 8, TWO: 5, THREE: 6}
-_TWICE, _ONCE_OR_TWICE = 2, 1 if LOOKED_UP == 32 else 2
 FEW = 6
 """Columns whose chosen tables are used at a time."""
-_FEW_VECTORS = _TWICE
 
-_add_chosen = chosen_summer(FEW, _FEW_VECTORS, side_by_side=True)
-_add_one = digits_summer(1, DIGIT_BITS[ONE], STEPS[ONE], _TWICE)
-_add_two = digits_summer(2, DIGIT_BITS[TWO], STEPS[TWO], _TWICE)
-_add_three = digits_summer(3, DIGIT_BITS[THREE], STEPS[THREE], _ONCE_OR_TWICE)
+_add_chosen = chosen_summer(FEW, 2, side_by_side=True)
+_add_one, _add_one_twice = (digits_summer(1, DIGIT_BITS[ONE], _STEPS_OF_ONE, vectors, 1) for vectors in (1, 2))
+_add_two, _add_two_twice = (digits_summer(2, DIGIT_BITS[TWO], _STEPS_OF_TWO, vectors, 2) for vectors in (1, 2))
+_add_three = digits_summer(3, DIGIT_BITS[THREE], _STEPS_OF_THREE, 1, 1)
 _gather_words, _read_row, _read_words = gatherer(types.uint64, 8), reader(types.uint8, 64), reader(types.uint64, 8)
 _load_found, _load_sums = loader(types.uint16, LOOKED_UP), loader(types.int32, LOOKED_UP)
 _splat_half = splatter(types.uint16, LOOKED_UP)
-_splat_found, _spread_sum = splatter(types.int32, LOOKED_UP), spreader(types.int32, LOOKED_UP)
+_splat_found = splatter(types.int32, LOOKED_UP)
+_load_terms_16, _splat_terms_16, _spread_term_16 = loader(types.int32, 16), splatter(types.int32, 16), spreader(types.int32, 16)
 
 
 @subroutine
-def _depth(words, steps):
-    """Vectors of rows of `words` [planes, rows, width], an even number, and steps of each in `_nibbles`."""
-    return (words.shape[1] + 2 * LOOKED_UP - 1) // (2 * LOOKED_UP) * 2, max(steps, 16 * words.shape[2])
+def _nibbles(words, vectors, depth, lanes):
+    """Four bits a byte of `words` [planes, rows, width]: flat [planes, vectors, depth, lanes].
 
-
-@subroutine
-def _nibbles(words, vectors, depth):
-    """Four bits a byte of `words` [planes, rows, width]: flat [planes, vectors, depth, LOOKED_UP rows].
-
-    What is in rows beyond the last has no meaning.
+    Lanes are rows; what is in those beyond the last has no meaning.
     """
     planes, rows, width = words.shape
     flat, last = words.reshape(-1), np.zeros(8 * width, np.uint64)
-    out = np.zeros(planes * vectors * depth * LOOKED_UP, np.uint8)
+    out = np.zeros(planes * vectors * depth * lanes, np.uint8)
     for plane in range(planes):
         for i in range(0, rows, 8):
             source, at = flat, (plane * rows + i) * width
@@ -523,12 +517,12 @@ def _nibbles(words, vectors, depth):
                 for j in range((rows - i) * width):
                     last[j] = flat[at + j]
                 source, at = last, 0
-            to = (plane * vectors + i // LOOKED_UP) * depth * LOOKED_UP + i % LOOKED_UP
+            to = (plane * vectors + i // lanes) * depth * lanes + i % lanes
             for word in range(width):
                 eight = turned(_read_row(_gather_words(source, at + word, width)))
-                scatter(out, to, 2 * LOOKED_UP, _read_words(eight & _splat_64(np.uint8(15))))
-                scatter(out, to + LOOKED_UP, 2 * LOOKED_UP, _read_words(eight >> _splat_64(np.uint8(4))))
-                to += 16 * LOOKED_UP
+                scatter(out, to, 2 * lanes, _read_words(eight & _splat_64(np.uint8(15))))
+                scatter(out, to + lanes, 2 * lanes, _read_words(eight >> _splat_64(np.uint8(4))))
+                to += 16 * lanes
     return out
 
 
@@ -542,53 +536,63 @@ def _add_few(tables, choices, at, nibbles, first, apart, steps, flush, found, su
         some, here = min(flush, steps - k), first + k * LOOKED_UP
         _add_chosen(tables, choices, at + k * FEW, 0, nibbles, here, apart, some, found)
     for i in range(FEW):
-        for vector in range(_FEW_VECTORS):
+        for vector in range(2):
             place = to + i * _ROWS + vector * LOOKED_UP
-            more = _to_int(_load_found(found, (i * _FEW_VECTORS + vector) * LOOKED_UP))
+            more = _to_int(_load_found(found, (i * 2 + vector) * LOOKED_UP))
             store(sums, place, _load_sums(sums, place) + (more << weight))
 
 
 @subroutine
-def _add_own(kind, tables, at, nibbles, first, apart, steps, sums, to, plane):
-    """`_add_few` for one column with tables of its own, from `at` on; gives for how many vectors."""
-    if kind == ONE:
-        _add_one(tables, at, nibbles, first, apart, steps // _STEPS_OF_ONE, sums, to, plane)
-        return _TWICE
-    if kind == TWO:
-        _add_two(tables, at, nibbles, first, apart, steps // _STEPS_OF_TWO, sums, to, plane)
-        return _TWICE
-    _add_three(tables, at, nibbles, first, apart, steps // _STEPS_OF_THREE, sums, to, plane)
-    return _ONCE_OR_TWICE
+def _add_own(kind, tables, at, nibbles, first, vectors, apart, steps, sums, to, plane):
+    """`_add_few` for one column with tables of its own, from `at` on, and 16 rows of each of `vectors`."""
+    following, share, v = at + steps * LOOKED_UP * kind, steps // _STEPS_OF_TWO * 64, 0
+    while v < vectors:
+        here, place, twice = first + v * apart, to + 16 * v, v + 1 < vectors and kind != THREE
+        ahead = following + v * share
+        if kind == ONE and twice:
+            blocks = steps // _STEPS_OF_ONE
+            _add_one_twice(tables, at, nibbles, here, apart, blocks, sums, place, plane, following + v // 2 * share)
+        elif kind == ONE:
+            blocks = steps // _STEPS_OF_ONE
+            _add_one(tables, at, nibbles, here, apart, blocks, sums, place, plane, following + v // 2 * share)
+        elif kind == TWO and twice:
+            _add_two_twice(tables, at, nibbles, here, apart, steps // _STEPS_OF_TWO, sums, place, plane, ahead)
+        elif kind == TWO:
+            _add_two(tables, at, nibbles, here, apart, steps // _STEPS_OF_TWO, sums, place, plane, ahead)
+        else:
+            ahead = following + v * (steps // _STEPS_OF_THREE * 64)
+            _add_three(tables, at, nibbles, here, apart, steps // _STEPS_OF_THREE, sums, place, plane, ahead)
+        v += 2 if twice else 1
 
 
 @subroutine
 def _tables_task(task, form, nibbles, tables, choices, factors, row_terms, column_terms, product):
-    planes, vectors, depth, kind, flush, most, steps = form
+    planes, vectors, depth, lanes, kind, flush, most, steps = form
     (rows, n), runs = product.shape, (product.shape[0] + _ROWS - 1) // _ROWS
     column, first = task // runs * GROUP, task % runs * _ROWS
-    columns, here, apart = min(GROUP, n - column), first // LOOKED_UP, depth * LOOKED_UP
+    columns, here, apart = min(GROUP, n - column), first // lanes, depth * lanes
     sums, found = np.zeros(GROUP * _ROWS, np.int32), np.empty(12 * LOOKED_UP, np.uint16)
-    some = min(_ROWS // LOOKED_UP, vectors - here)
+    some = min(_ROWS // lanes, vectors - here)
     for plane in range(planes):
         for k in range(0, steps, most):
-            deep, begin = min(most, steps - k), ((plane * vectors + here) * depth + k) * LOOKED_UP
+            deep = min(most, steps - k)
             if kind == CHOSEN:
+                begin = ((plane * vectors + here) * depth + k) * lanes
                 for c in range(0, columns, FEW):
-                    at, to = ((column + c) // FEW * steps + k) * FEW, c * _ROWS
-                    for v in range(0, some, _FEW_VECTORS):
-                        start, to = begin + v * apart, c * _ROWS + v * LOOKED_UP
+                    at = ((column + c) // FEW * steps + k) * FEW
+                    for v in range(0, some, 2):
+                        start, to = begin + v * apart, c * _ROWS + v * lanes
                         _add_few(tables, choices, at, nibbles, start, apart, deep, flush, found, sums, to, plane)
             else:
+                begin = (plane * vectors + here) * apart + k * LOOKED_UP
                 for c in range(columns):
-                    at, v = (column * steps + k * columns + c * deep) * 16 * kind, 0
-                    while v < some:
-                        start, to = begin + v * apart, c * _ROWS + v * LOOKED_UP
-                        v += _add_own(kind, tables, at, nibbles, start, apart, deep, sums, to, plane)
-    scales = _splat_found(np.int32(factors[0]))
+                    at = (column * steps + k * columns + c * deep) * LOOKED_UP * kind
+                    _add_own(kind, tables, at, nibbles, begin, some, apart, deep, sums, c * _ROWS, plane)
+    scales = _splat_terms_16(np.int32(factors[0]))
     for c in range(columns):
-        for v in range(0, some * LOOKED_UP, LOOKED_UP):
-            place, terms = c * _ROWS + v, _spread_sum(column_terms, column + c)
-            store(sums, place, scales * _load_sums(sums, place) + terms + _load_sums(row_terms, first + v))
+        for v in range(0, some * lanes, 16):
+            place, terms = c * _ROWS + v, _spread_term_16(column_terms, column + c)
+            store(sums, place, scales * _load_terms_16(sums, place) + terms + _load_terms_16(row_terms, first + v))
     _write_turned(sums, columns, product.reshape(-1), n, column, first, min(rows, first + _ROWS))
 
 
@@ -618,12 +622,16 @@ def tables_product(words, steps, kind, flush, most, tables, choices, factors, su
     al., 2024, has tables of activations).
     """
     (rows, neurons), (_, row_factor, factor, other_factor) = product.shape, factors
-    vectors, depth = _depth(words, steps)
-    nibbles, column_terms = _nibbles(words, vectors, depth), _column_terms(factor, sums, other_factor, biases)
-    some_terms, row_terms = _plane_terms(words, row_factor), np.zeros(vectors * LOOKED_UP, np.int32)
+    if kind == CHOSEN:
+        lanes, vectors, depth = LOOKED_UP, (rows + 2 * LOOKED_UP - 1) // (2 * LOOKED_UP) * 2, steps
+    else:
+        lanes, vectors, depth = 16, (rows + 15) // 16, steps * TOGETHER
+    depth = max(depth, 16 * words.shape[2])
+    nibbles, column_terms = _nibbles(words, vectors, depth, lanes), _column_terms(factor, sums, other_factor, biases)
+    some_terms, row_terms = _plane_terms(words, row_factor), np.zeros(vectors * lanes, np.int32)
     for i in range(rows):
         row_terms[i] = some_terms[i]
-    form = words.shape[0], vectors, depth, kind, flush, most, steps
+    form = words.shape[0], vectors, depth, lanes, kind, flush, most, steps
     tasks = (neurons + GROUP - 1) // GROUP * ((rows + _ROWS - 1) // _ROWS)
     if nibbles.size * neurons < 16 * _SMALL:
         for task in range(tasks):

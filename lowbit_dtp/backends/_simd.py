@@ -696,36 +696,41 @@ def chosen_summer(choosers: int, vectors: int, side_by_side: bool) -> Any:
     return add
 
 
-def digits_summer(digits: int, bits: int, steps: int, vectors: int) -> Any:
-    """`add(tables, at, indices, first, apart, blocks, sums, to, shift)`: sums of numbers looked up digit by digit.
+TOGETHER = LOOKED_UP // 16
+"""Tables of 16 that a register holds."""
 
-    A number is that of `digits` digits of `bits` bits, each from its own table of 16, the lowest first. In each of
-    `blocks` (1 to 257) blocks of `steps` steps, the next tables, from `at` on, are looked up by the next `LOOKED_UP` of
-    `indices`, from `first` on, and by as many that lie `apart`, for each of `vectors`. `steps` entries of a digit are
-    no more than 255 together. The sums, shifted left by `shift`, are added to int32 `sums` [vectors, LOOKED_UP], which
-    begin at `to`. AVX2.
+
+def digits_summer(digits: int, bits: int, steps: int, vectors: int, lines: int) -> Any:
+    """`add(tables, at, indices, first, apart, blocks, sums, to, shift, ahead)`: sums of numbers looked up by digits.
+
+    A number is that of `digits` digits of `bits` bits, the lowest first. In each of `blocks` (1 to 257) blocks of
+    `steps` steps, TOGETHER tables of 16 for each digit, from `at` on, are looked up by the next 16 of `indices` each,
+    from `first` on, and by as many that lie `apart`, for each of `vectors`. `steps` entries of a digit are no more than
+    255 together. The sums, shifted left by `shift`, are added to int32 `sums` [vectors, 16], which begin at `to`.
+    `lines` cache lines for each block are asked for, from `tables[ahead]` on. AVX2.
     """
     each = [(digit, vector) for digit in range(digits) for vector in range(vectors)]
-    size = 16 * digits * steps  # of the tables of a block
+    size = LOOKED_UP * digits * steps  # of the tables of a block
+    sixteen = ir.VectorType(ir.IntType(32), 16)
 
     @intrinsic
-    def add(typing, tables, at, indices, first, apart, blocks, sums, to, shift):  # type: ignore[no-untyped-def]
+    def add(typing, tables, at, indices, first, apart, blocks, sums, to, shift, ahead):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             tables, indices, sums = (_data(context, builder, signature, arguments, i) for i in (0, 2, 6))
-            at, first, apart, blocks, to, shift = (arguments[i] for i in (1, 3, 4, 5, 7, 8))
-            tables, sums = builder.gep(tables, [at]), builder.gep(sums, [to])
+            at, first, apart, blocks, to, shift, ahead = (arguments[i] for i in (1, 3, 4, 5, 7, 8, 9))
+            ahead, tables, sums = builder.gep(tables, [ahead]), builder.gep(tables, [at]), builder.gep(sums, [to])
             indices = [_past(builder, builder.gep(indices, [first]), apart, v) for v in range(vectors)]
-            eight, following = ir.Constant(_PAIRS, [8] * _PAIRS.count), _past(builder, tables, blocks, size)
+            eight = ir.Constant(_PAIRS, [8] * _PAIRS.count)
 
             def block(k, sums):  # type: ignore[no-untyped-def]
                 table, index = _past(builder, tables, k, size), [_past(builder, i, k, LOOKED_UP * steps) for i in indices]
-                for line in range(0, size, 64):
-                    _prefetch(builder, _past(builder, _past(builder, following, k, size), line))
+                for line in range(lines):
+                    _prefetch(builder, _past(builder, _past(builder, ahead, k, 64 * lines), 64 * line))
                 found: dict[tuple[int, int], Any] = {}
                 for step in range(steps):
                     keys = [_read(builder, start, step * LOOKED_UP, _BYTES) for start in index]
                     for digit in range(digits):
-                        entries = _table(builder, _past(builder, table, 16 * (step * digits + digit)))
+                        entries = _read(builder, table, LOOKED_UP * (step * digits + digit), _BYTES)
                         for vector, key in enumerate(keys):
                             more, known = _look_up(builder, entries, key), found.get((digit, vector))
                             found[digit, vector] = builder.add(known, more) if known else more
@@ -735,20 +740,21 @@ def digits_summer(digits: int, bits: int, steps: int, vectors: int) -> Any:
 
             # Of each two bytes the first and 256 times the second, summed in 16 bits, and the second alone
             found = _looped(builder, blocks, [ir.Constant(_PAIRS, None)] * (2 * len(each)), block)
-            turns = ir.Constant(_SUMS, [i // 2 + i % 2 * _PAIRS.count for i in range(LOOKED_UP)])
-            totals = [ir.Constant(_SUMS, None)] * vectors
+            totals = [ir.Constant(sixteen, None)] * vectors
             for (digit, vector), both, odd in zip(each, found[: len(each)], found[len(each) :], strict=True):
                 even = builder.sub(both, builder.shl(odd, eight))
-                wide = builder.zext(builder.shuffle_vector(even, odd, turns), _SUMS)
-                wide = builder.shl(wide, ir.Constant(_SUMS, [digit * bits] * LOOKED_UP))
-                totals[vector] = builder.add(totals[vector], wide)
-            shift = _splat(builder, shift, Vector(types.int32, LOOKED_UP))
+                for table in range(TOGETHER):  # sums of 16 rows each
+                    turns = [8 * table + i // 2 + i % 2 * _PAIRS.count for i in range(16)]
+                    wide = builder.zext(builder.shuffle_vector(even, odd, ir.Constant(sixteen, turns)), sixteen)
+                    wide = builder.shl(wide, ir.Constant(sixteen, [digit * bits] * 16))
+                    totals[vector] = builder.add(totals[vector], wide)
+            shift = _splat(builder, shift, Vector(types.int32, 16))
             for vector, total in enumerate(totals):
-                _add_to(builder, sums, vector * LOOKED_UP, builder.shl(total, shift))
+                _add_to(builder, sums, vector * 16, builder.shl(total, shift))
             return context.get_dummy_value()
 
         place = types.intp
-        return types.void(tables, place, indices, place, place, place, sums, place, types.int32), generate
+        return types.void(tables, place, indices, place, place, place, sums, place, types.int32, place), generate
 
     return add
 

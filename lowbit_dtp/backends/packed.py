@@ -326,19 +326,20 @@ def _chosen_tables(codes: npt.NDArray[Any], levels: int, centre: int, steps: int
 
 
 def _own_tables(codes: npt.NDArray[Any], kind: int, centre: int) -> Tables:
-    count, bits, each = kind, kernels.DIGIT_BITS[kind], kernels.STEPS[kind]
+    count, bits, each, together = kind, kernels.DIGIT_BITS[kind], kernels.STEPS[kind], kernels.TOGETHER
     (below, neurons), deep = codes.shape, kernels.DEPTH // each * each
-    steps = -(-below // (4 * each)) * each
+    steps = -(-below // (4 * together * each)) * each
     biases, groups = np.zeros(neurons, np.int32), []
     for first in range(0, neurons, kernels.GROUP):
         some = codes[:, first : first + kernels.GROUP].astype(np.int32) - centre
-        fours = np.zeros((4 * steps, some.shape[1]), np.int32)
+        fours = np.zeros((4 * together * steps, some.shape[1]), np.int32)
         fours[:below] = some
-        fours = fours.reshape(steps, 4, some.shape[1])
-        least = np.minimum(fours, 0).sum(1)
-        biases[first : first + kernels.GROUP] = least.sum(0)
-        sums = np.tensordot(fours, _CHOICES, (1, 0)) - least[..., None]  # [steps, columns, 16]
-        digits = np.stack([sums >> bits * digit & (1 << bits) - 1 for digit in range(count)], 2).astype(np.uint8)
+        fours = fours.reshape(steps, together, 4, some.shape[1])
+        least = np.minimum(fours, 0).sum(2)
+        biases[first : first + kernels.GROUP] = least.sum((0, 1))
+        sums = np.tensordot(fours, _CHOICES, (2, 0)) - least[..., None]  # [steps, together, columns, 16]
+        digits = np.stack([sums >> bits * digit & (1 << bits) - 1 for digit in range(count)], 1).astype(np.uint8)
+        digits = digits.transpose(0, 3, 1, 2, 4)  # [steps, columns, digits, together, 16]
         groups += [digits[k : k + deep].swapaxes(0, 1).reshape(-1) for k in range(0, steps, deep)]
     tables = _aligned(np.concatenate([*groups, np.empty(0, np.uint8)]))
     return Tables((steps, kind, 1, deep), tables, np.empty(0, np.uint16), _padded(biases))
