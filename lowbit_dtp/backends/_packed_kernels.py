@@ -9,23 +9,33 @@ from numba import prange, types
 
 from ._compiling import kernel, parallel_kernel, subroutine
 from ._simd import (
+    LOOKED_UP,
+    TOGETHER,
     at_least,
     bits_of,
     converter,
+    digits_summer,
     differs,
     dot4,
     dot4_small,
+    less,
+    gatherer,
     loader,
-    looker,
+    chosen_summer,
     mask_of,
+    pairs_summer,
     popcount,
     reader,
+    scatter,
     select,
+    signs,
     splatter,
     spreader,
     store,
     target,
     total,
+    turn_rows,
+    turned,
 )
 
 _WORD = 64
@@ -76,7 +86,37 @@ def _signs(number):
     return run
 
 
-_signs_float32, _signs_float64 = _signs(types.float32), _signs(types.float64)
+def _signs_by_bytes():
+    """`_signs(types.float32)` for AVX2."""
+    splat, nowhere = splatter(types.float32, 8), splatter(types.int32, 8)
+
+    @subroutine
+    def run(x, threshold, words, first, stop):
+        columns, flat, out = x.shape[1], x.reshape(-1), words.reshape(-1)
+        width, whole, left = words.shape[1], columns // _WORD, columns % _WORD
+        least, kept, met, late = splat(threshold), (np.uint64(1) << np.uint64(left)) - np.uint64(1), nowhere(0), False
+        for i in range(first, stop):
+            at, to = i * columns, np.uintp(i * width)
+            for _ in range(whole):
+                out[to], met = signs(flat, at, least, met)
+                at, to = at + _WORD, to + np.uintp(1)
+            if left and at + _WORD <= flat.size:  # reads on into the next row, and meets its NaN, too
+                word, met = signs(flat, at, least, met)
+                out[to] = word & kept
+            elif left:
+                bits = np.uint64(0)
+                for j in range(left):
+                    number = flat[np.uintp(at + j)]
+                    bits |= np.uint64(number >= threshold) << np.uint64(j)
+                    late |= number != number
+                out[to] = bits
+        return late or total(met) != 0
+
+    return run
+
+
+_signs_float64 = _signs(types.float64)
+_signs_float32 = _signs_by_bytes() if target().looks_up else _signs(types.float32)
 
 
 @parallel_kernel
@@ -199,19 +239,31 @@ def _choose_rows(words, low, high, x, first, stop):
         at, to = i * width, i * columns
         for word in range(whole):
             for quarter in range(0, _WORD, 16):
-                store(out, to + word * _WORD + quarter, select(_quarter(flat[at + word], quarter), set_, clear))
+                store(out, to + word * _WORD + quarter, _chosen(flat[at + word], quarter, set_, clear))
         if left and whole:  # the last 64, some of them once more
             bits = flat[at + whole] << np.uint64(_WORD - left) | flat[at + whole - 1] >> np.uint64(left)
             for quarter in range(0, _WORD, 16):
-                store(out, to + columns - _WORD + quarter, select(_quarter(bits, quarter), set_, clear))
+                store(out, to + columns - _WORD + quarter, _chosen(bits, quarter, set_, clear))
         elif left:
             for j in range(left):
                 out[to + j] = high if flat[at] >> np.uint64(j) & np.uint64(1) else low
 
 
+_MASKED = target().register_bits >= 512
+"""Whether a choice takes its mask from a register of bits, rather than from the signs of numbers."""
+_SHIFTS = np.arange(31, -1, -1, dtype=np.uint32)
+_load_shifts, _splat_bits = loader(types.uint32, 16), splatter(types.uint32, 16)
+_read_signed, _nothing = reader(types.int32, 16), splatter(types.int32, 16)
+
+
 @subroutine(inline="always")
-def _quarter(word, first):
-    return mask_of(np.uint16(word >> np.uint64(first)))
+def _chosen(word, first, set_, clear):
+    """Of each of 16 bits of a word, `set_` or `clear`."""
+    bits = word >> np.uint64(first)
+    if _MASKED:
+        return select(mask_of(np.uint16(bits)), set_, clear)
+    signed = _splat_bits(np.uint32(bits)) << _load_shifts(_SHIFTS, 0)
+    return select(less(_read_signed(signed), _nothing(np.int32(0))), set_, clear)
 
 
 @parallel_kernel
@@ -356,69 +408,237 @@ def planes_product(words, weights, orders, ternary, factors, sums, others, produ
             _planes_task(task, words, weights, orders, ternary, scale, row_terms, column_terms, product)
 
 
-LOOKED_UP = 64
+BLOCK = 64
 """Columns of a block of weights that are looked up."""
+_VECTORS = BLOCK // LOOKED_UP
+_CHOOSERS = 12 // _VECTORS
+"""Rows whose sums fit in registers."""
 _COUNTS = np.bitwise_count(np.arange(16)[:, None] & np.arange(16)).astype(np.uint8).reshape(-1)
-_look_up, _load_nibbles, _no_counts = (
-    looker(LOOKED_UP),
-    loader(types.uint8, LOOKED_UP),
-    splatter(types.uint8, LOOKED_UP),
-)
-_splat_wide, _to_wide = splatter(types.uint16, LOOKED_UP), converter(types.uint16)
-_load_wide_terms, _splat_wide_terms = loader(types.int32, LOOKED_UP), splatter(types.int32, LOOKED_UP)
-_spread_wide_term = spreader(types.int32, LOOKED_UP)
-
-
-@subroutine(inline="always")
-def _counts(codes, at, v):
-    return _look_up(_COUNTS, np.intp(codes[np.uintp(at)]) << 4, v)
+_add_counts = chosen_summer(_CHOOSERS, _VECTORS, side_by_side=False)
+_load_halves, _to_half = loader(types.uint16, BLOCK), converter(types.uint16)
+_load_wide_terms, _splat_wide_terms = loader(types.int32, BLOCK), splatter(types.int32, BLOCK)
+_spread_wide_term = spreader(types.int32, BLOCK)
 
 
 @subroutine
-def _look_up_task(task, planes, codes, weights, orders, scale, row_terms, column_terms, product):
-    block, column, first, stop = _task(task, product.shape[0], product.shape[1], LOOKED_UP)
-    flat, out, (rows, n), steps = codes.reshape(-1), product.reshape(-1), product.shape, codes.shape[1]
-    for i in range(first, stop, 4):
-        i1, i2, i3 = min(i + 1, stop - 1), min(i + 2, stop - 1), min(i + 3, stop - 1)
-        total_a = total_b = total_c = total_d = _splat_wide(np.uint16(0))
-        for pair in range(planes * orders):
-            plane, order = pair // orders, pair % orders
-            above, start = plane * rows, (block * orders + order) * steps
-            for begin in range(0, steps, 63):  # counts of 4 in a byte
-                a = b = c = d = _no_counts(np.uint8(0))
-                for k in range(begin, min(begin + 63, steps)):
-                    v = _load_nibbles(weights, (start + k) * LOOKED_UP)
-                    a = a + _counts(flat, (above + i) * steps + k, v)
-                    b = b + _counts(flat, (above + i1) * steps + k, v)
-                    c = c + _counts(flat, (above + i2) * steps + k, v)
-                    d = d + _counts(flat, (above + i3) * steps + k, v)
-                weight = _splat_wide(np.uint16(plane + order))
-                total_a, total_b = total_a + (_to_wide(a) << weight), total_b + (_to_wide(b) << weight)
-                total_c, total_d = total_c + (_to_wide(c) << weight), total_d + (_to_wide(d) << weight)
-        scales, terms = _splat_wide_terms(np.int32(scale)), _load_wide_terms(column_terms, column)
-        store(out, i * n + column, scales * _to_int(total_a) + terms + _spread_wide_term(row_terms, i))
-        store(out, i1 * n + column, scales * _to_int(total_b) + terms + _spread_wide_term(row_terms, i1))
-        store(out, i2 * n + column, scales * _to_int(total_c) + terms + _spread_wide_term(row_terms, i2))
-        store(out, i3 * n + column, scales * _to_int(total_d) + terms + _spread_wide_term(row_terms, i3))
+def _look_up_task(task, planes, choices, weights, orders, scale, row_terms, column_terms, product):
+    block, column, first, stop = _task(task, product.shape[0], product.shape[1], BLOCK)
+    flat, out, n, (rows, steps) = choices.reshape(-1), product.reshape(-1), product.shape[1], choices.shape
+    rows, sums, scales = rows // planes, np.empty(_CHOOSERS * BLOCK, np.uint16), _splat_wide_terms(np.int32(scale))
+    terms = _load_wide_terms(column_terms, column)
+    for i in range(first, stop, _CHOOSERS):
+        sums[:] = 0
+        for order in range(planes + orders - 2, -1, -1):
+            for j in range(sums.size):
+                sums[j] += sums[j]
+            for plane in range(max(0, order - orders + 1), min(planes, order + 1)):
+                row, start = (plane * rows + i) * steps, (block * orders + order - plane) * steps * BLOCK
+                for k in range(0, steps, 63):  # counts of 4 in a byte
+                    some, at = min(63, steps - k), start + k * LOOKED_UP
+                    _add_counts(_COUNTS, flat, row + k, steps, weights, at, steps * LOOKED_UP, some, sums)
+        for k in range(i, min(i + _CHOOSERS, stop)):
+            found = scales * _to_int(_load_halves(sums, (k - i) * BLOCK))
+            store(out, k * n + column, found + terms + _spread_wide_term(row_terms, k))
 
 
 @parallel_kernel
 def look_up_product(words, steps, weights, orders, factors, sums, product):
-    """`planes_product` for AVX2; a sum(u v) below 2^16; LOOKED_UP or more columns.
+    """`planes_product` for AVX2; a sum(u v) below 2^16; BLOCK or more columns.
 
     Four bits of the activations choose a table of 16 counts, four bits of a weight an entry: a byte shuffle looks up 32
     at a time (as in Mula, Kurz and Lemire, Faster Population Counts Using AVX2 Instructions, 2018).
     """
     (planes, rows, width), (scale, row_factor, factor, _) = words.shape, factors
     row_terms, column_terms = _plane_terms(words, row_factor), _column_terms(factor, sums, 0, sums)
-    codes = np.empty((planes * rows, steps), np.uint8)
-    unpack_codes(words.reshape(planes * rows, width), 4, np.uint8(0), steps, codes)
-    if codes.size * product.shape[1] * orders < 8 * _SMALL:
-        for task in range(_tasks(rows, product.shape[1], LOOKED_UP)):
-            _look_up_task(task, planes, codes, weights, orders, scale, row_terms, column_terms, product)
+    choices = _choices(words, steps)
+    if choices.size * product.shape[1] * orders < 8 * _SMALL:
+        for task in range(_tasks(rows, product.shape[1], BLOCK)):
+            _look_up_task(task, planes, choices, weights, orders, scale, row_terms, column_terms, product)
     else:
-        for task in prange(_tasks(rows, product.shape[1], LOOKED_UP)):
-            _look_up_task(task, planes, codes, weights, orders, scale, row_terms, column_terms, product)
+        for task in prange(_tasks(rows, product.shape[1], BLOCK)):
+            _look_up_task(task, planes, choices, weights, orders, scale, row_terms, column_terms, product)
+
+
+@subroutine
+def _choices(words, steps):
+    """Where in `_COUNTS` the table begins that each four bits of `words` [planes, rows, width] choose.
+
+    Of some rows more, as there may be in the last task of a run.
+    """
+    planes, rows, width = words.shape
+    more = np.zeros((planes * rows + _CHOOSERS, steps), np.uint8)
+    choices, flat = more[: planes * rows], words.reshape(-1)
+    unpack_codes(words.reshape(planes * rows, width), 4, np.uint8(0), steps, choices)
+    flat_choices = choices.reshape(-1)
+    for i in range(flat_choices.size):
+        flat_choices[i] <<= 4
+    return choices
+
+
+GROUP = 24
+"""Columns that are multiplied before their sums are written, row by row."""
+_ROWS = 128
+"""Rows of a task, whose bits stay in the first cache while columns pass."""
+DEPTH = 256
+"""Steps of four inputs after which the next rows and columns follow, for the same reason; a step adds 255 or less."""
+CHOSEN, ONE, TWO, THREE = 0, 1, 2, 3
+"""How the sums of four weights are kept: in tables shared by all, or one for each four in so many digits."""
+_STEPS_OF_ONE, _STEPS_OF_TWO, _STEPS_OF_THREE = 7, 7, 4
+STEPS = {ONE: _STEPS_OF_ONE, TWO: _STEPS_OF_TWO, THREE: _STEPS_OF_THREE}
+"""Steps whose digits, summed, fit in a byte."""
+DIGIT_BITS = {ONE: 8, TWO: 5, THREE: 6}
+FEW = 6
+"""Columns whose chosen tables are used at a time."""
+
+_add_chosen = chosen_summer(FEW, 2, side_by_side=True)
+_add_one, _add_one_twice = (digits_summer(1, DIGIT_BITS[ONE], _STEPS_OF_ONE, vectors, 1) for vectors in (1, 2))
+_add_two, _add_two_twice = (digits_summer(2, DIGIT_BITS[TWO], _STEPS_OF_TWO, vectors, 2) for vectors in (1, 2))
+_add_three = digits_summer(3, DIGIT_BITS[THREE], _STEPS_OF_THREE, 1, 1)
+_gather_words, _read_row, _read_words = gatherer(types.uint64, 8), reader(types.uint8, 64), reader(types.uint64, 8)
+_load_found, _load_sums = loader(types.uint16, LOOKED_UP), loader(types.int32, LOOKED_UP)
+_splat_half = splatter(types.uint16, LOOKED_UP)
+_splat_found = splatter(types.int32, LOOKED_UP)
+_load_terms_16, _splat_terms_16, _spread_term_16 = loader(types.int32, 16), splatter(types.int32, 16), spreader(types.int32, 16)
+
+
+@subroutine
+def _nibbles(words, vectors, depth, lanes):
+    """Four bits a byte of `words` [planes, rows, width]: flat [planes, vectors, depth, lanes].
+
+    Lanes are rows; what is in those beyond the last has no meaning.
+    """
+    planes, rows, width = words.shape
+    flat, last = words.reshape(-1), np.zeros(8 * width, np.uint64)
+    out = np.zeros(planes * vectors * depth * lanes, np.uint8)
+    for plane in range(planes):
+        for i in range(0, rows, 8):
+            source, at = flat, (plane * rows + i) * width
+            if i + 8 > rows:
+                for j in range((rows - i) * width):
+                    last[j] = flat[at + j]
+                source, at = last, 0
+            to = (plane * vectors + i // lanes) * depth * lanes + i % lanes
+            for word in range(width):
+                eight = turned(_read_row(_gather_words(source, at + word, width)))
+                scatter(out, to, 2 * lanes, _read_words(eight & _splat_64(np.uint8(15))))
+                scatter(out, to + lanes, 2 * lanes, _read_words(eight >> _splat_64(np.uint8(4))))
+                to += 16 * lanes
+    return out
+
+
+@subroutine
+def _add_few(tables, choices, at, nibbles, first, apart, steps, flush, found, sums, to, plane):
+    """Add to `sums` [FEW, _ROWS] from `to` on what `steps` steps of `choices`, from `at` on, give for some vectors."""
+    weight, zero = _splat_found(np.int32(plane)), _splat_half(np.uint16(0))
+    for i in range(0, found.size, LOOKED_UP):
+        store(found, i, zero)
+    for k in range(0, steps, flush):
+        some, here = min(flush, steps - k), first + k * LOOKED_UP
+        _add_chosen(tables, choices, at + k * FEW, 0, nibbles, here, apart, some, found)
+    for i in range(FEW):
+        for vector in range(2):
+            place = to + i * _ROWS + vector * LOOKED_UP
+            more = _to_int(_load_found(found, (i * 2 + vector) * LOOKED_UP))
+            store(sums, place, _load_sums(sums, place) + (more << weight))
+
+
+@subroutine
+def _add_own(kind, tables, at, nibbles, first, vectors, apart, steps, sums, to, plane):
+    """`_add_few` for one column with tables of its own, from `at` on, and 16 rows of each of `vectors`."""
+    following, share, v = at + steps * LOOKED_UP * kind, steps // _STEPS_OF_TWO * 64, 0
+    while v < vectors:
+        here, place, twice = first + v * apart, to + 16 * v, v + 1 < vectors and kind != THREE
+        ahead = following + v * share
+        if kind == ONE and twice:
+            blocks = steps // _STEPS_OF_ONE
+            _add_one_twice(tables, at, nibbles, here, apart, blocks, sums, place, plane, following + v // 2 * share)
+        elif kind == ONE:
+            blocks = steps // _STEPS_OF_ONE
+            _add_one(tables, at, nibbles, here, apart, blocks, sums, place, plane, following + v // 2 * share)
+        elif kind == TWO and twice:
+            _add_two_twice(tables, at, nibbles, here, apart, steps // _STEPS_OF_TWO, sums, place, plane, ahead)
+        elif kind == TWO:
+            _add_two(tables, at, nibbles, here, apart, steps // _STEPS_OF_TWO, sums, place, plane, ahead)
+        else:
+            ahead = following + v * (steps // _STEPS_OF_THREE * 64)
+            _add_three(tables, at, nibbles, here, apart, steps // _STEPS_OF_THREE, sums, place, plane, ahead)
+        v += 2 if twice else 1
+
+
+@subroutine
+def _tables_task(task, form, nibbles, tables, choices, factors, row_terms, column_terms, product):
+    planes, vectors, depth, lanes, kind, flush, most, steps = form
+    (rows, n), runs = product.shape, (product.shape[0] + _ROWS - 1) // _ROWS
+    column, first = task // runs * GROUP, task % runs * _ROWS
+    columns, here, apart = min(GROUP, n - column), first // lanes, depth * lanes
+    sums, found = np.zeros(GROUP * _ROWS, np.int32), np.empty(12 * LOOKED_UP, np.uint16)
+    some = min(_ROWS // lanes, vectors - here)
+    for plane in range(planes):
+        for k in range(0, steps, most):
+            deep = min(most, steps - k)
+            if kind == CHOSEN:
+                begin = ((plane * vectors + here) * depth + k) * lanes
+                for c in range(0, columns, FEW):
+                    at = ((column + c) // FEW * steps + k) * FEW
+                    for v in range(0, some, 2):
+                        start, to = begin + v * apart, c * _ROWS + v * lanes
+                        _add_few(tables, choices, at, nibbles, start, apart, deep, flush, found, sums, to, plane)
+            else:
+                begin = (plane * vectors + here) * apart + k * LOOKED_UP
+                for c in range(columns):
+                    at = (column * steps + k * columns + c * deep) * LOOKED_UP * kind
+                    _add_own(kind, tables, at, nibbles, begin, some, apart, deep, sums, c * _ROWS, plane)
+    scales = _splat_terms_16(np.int32(factors[0]))
+    for c in range(columns):
+        for v in range(0, some * lanes, 16):
+            place, terms = c * _ROWS + v, _spread_term_16(column_terms, column + c)
+            store(sums, place, scales * _load_terms_16(sums, place) + terms + _load_terms_16(row_terms, first + v))
+    _write_turned(sums, columns, product.reshape(-1), n, column, first, min(rows, first + _ROWS))
+
+
+@subroutine
+def _write_turned(sums, columns, out, n, column, first, stop):
+    """Write `sums` [columns, _ROWS], rows for columns, to rows `first` to `stop` of flat `out` [rows, n]."""
+    edge, last, end = np.empty(64, np.int32), max(first, stop - 8), max(0, columns - 8)
+    for eight in range(first, stop, 8):
+        i = min(eight, last)  # the last of more than 8 once more, with some of those before
+        for some in range(0, columns, 8):
+            c = min(some, end)
+            if i + 8 <= stop and c + 8 <= columns:
+                turn_rows(sums, c * _ROWS + i - first, _ROWS, out, i * n + column + c, n)
+            else:
+                turn_rows(sums, c * _ROWS + i - first, _ROWS, edge, 0, 8)
+                for k in range(i, min(i + 8, stop)):
+                    for j in range(c, min(c + 8, columns)):
+                        out[k * n + column + j] = edge[(k - i) * 8 + j - c]
+
+
+@parallel_kernel
+def tables_product(words, steps, kind, flush, most, tables, choices, factors, sums, biases, product):
+    """The product of bit planes `words` by weights of which tables hold the sums that four bits can choose.
+
+    Four bits of LOOKED_UP rows choose sums of four weights at once, by a byte shuffle. If weights are few, four of them
+    choose one of some tables shared by all, else each four have their own, with a byte for each digit (as T-MAC, Wei et
+    al., 2024, has tables of activations).
+    """
+    (rows, neurons), (_, row_factor, factor, other_factor) = product.shape, factors
+    if kind == CHOSEN:
+        lanes, vectors, depth = LOOKED_UP, (rows + 2 * LOOKED_UP - 1) // (2 * LOOKED_UP) * 2, steps
+    else:
+        lanes, vectors, depth = 16, (rows + 15) // 16, steps * TOGETHER
+    depth = max(depth, 16 * words.shape[2])
+    nibbles, column_terms = _nibbles(words, vectors, depth, lanes), _column_terms(factor, sums, other_factor, biases)
+    some_terms, row_terms = _plane_terms(words, row_factor), np.zeros(vectors * lanes, np.int32)
+    for i in range(rows):
+        row_terms[i] = some_terms[i]
+    form = words.shape[0], vectors, depth, lanes, kind, flush, most, steps
+    tasks = (neurons + GROUP - 1) // GROUP * ((rows + _ROWS - 1) // _ROWS)
+    if nibbles.size * neurons < 16 * _SMALL:
+        for task in range(tasks):
+            _tables_task(task, form, nibbles, tables, choices, factors, row_terms, column_terms, product)
+    else:
+        for task in prange(tasks):
+            _tables_task(task, form, nibbles, tables, choices, factors, row_terms, column_terms, product)
 
 
 @subroutine(inline="always")
@@ -455,6 +675,35 @@ def _bytes_task(task, codes, steps, weights, digits, scale, row_terms, column_te
         _write_six(out, n, column, i, stop - 1, a, b, c, d, e, f, scale, row_terms, column_terms)
 
 
+SUMS_OF_PAIRS = target().looks_up and "vpdpbusd" not in target().byte_products[0]
+"""Whether bytes are multiplied in pairs whose sums take 16 bits, which leaves it to us when those are added up."""
+SLACK = _AT_ONCE = 6
+"""Rows whose sums fit in registers."""
+_add_products = pairs_summer(_AT_ONCE, 2)
+
+
+@subroutine
+def _small_bytes_task(task, codes, steps, weights, digits, flush, scale, row_terms, column_terms, product):
+    """`_bytes_task` where `flush` steps of products fit in 16 bits."""
+    block, column, first, stop = _task(task, product.shape[0], product.shape[1], COLUMNS)
+    flat, out, n, stride = codes.reshape(-1), product.reshape(-1), product.shape[1], codes.shape[1]
+    sums, scales, terms = np.empty(_AT_ONCE * COLUMNS, np.int32), _splat_terms(scale), _load_terms(column_terms, column)
+    base = _splat_terms(256)
+    for i in range(first, stop, _AT_ONCE):
+        for j in range(0, sums.size, COLUMNS):
+            store(sums, j, _splat_terms(0))
+        for digit in range(digits - 1, -1, -1):
+            start = (block * digits + digit) * steps * COLUMNS
+            for j in range(0, sums.size, COLUMNS):
+                store(sums, j, _load_terms(sums, j) * base)
+            for k in range(0, steps, flush):
+                some, at = min(flush, steps - k), start + k * COLUMNS
+                _add_products(flat, i * stride + k, stride, weights, at, some, sums)
+        for row in range(i, min(i + _AT_ONCE, stop)):
+            found = scales * _load_terms(sums, (row - i) * COLUMNS)
+            store(out, row * n + column, found + terms + _spread_term(row_terms, row))
+
+
 @subroutine(inline="always")
 def _pairs(sums, flat, at, p, q):
     x = _read_bytes(_spread_codes(flat, at)) + p
@@ -482,10 +731,11 @@ def _pairs_task(task, codes, steps, weights, scale, row_terms, column_terms, pro
 
 
 @parallel_kernel
-def bytes_product(codes, steps, weights, digits, factors, sums, others, product):
+def bytes_product(codes, steps, weights, digits, flush, factors, sums, others, product):
     """The product of `codes` [rows, stride], eight bytes in a uint64, by weights of `digits` signed bytes, 1 or 2.
 
-    An instruction multiplies four pairs of bytes and sums them, in each lane; digits are summed by Horner's rule.
+    An instruction multiplies four pairs of bytes and sums them, in each lane; digits are summed by Horner's rule. If
+    `flush` is not 0, the sums of products of pairs in so many steps fit in 16 bits, and memory goes on for SLACK rows.
     With 0 digits, weights are codes v too: (u1 + v2)(u2 + v1) = u1 v1 + u2 v2 + u1 u2 + v1 v2, where the last two go
     into the terms, takes half the multiplications (Winograd, A New Algorithm for Inner Product, 1968); u + v < 128.
     """
@@ -494,15 +744,17 @@ def bytes_product(codes, steps, weights, digits, factors, sums, others, product)
     fours, column_terms = codes.view(np.uint32), _column_terms(factor, sums, other_factor, others)
     if codes.size * neurons < _SMALL:
         for task in range(_tasks(rows, neurons, COLUMNS)):
-            _code_task(task, fours, steps, weights, digits, scale, row_terms, column_terms, product)
+            _code_task(task, fours, steps, weights, digits, flush, scale, row_terms, column_terms, product)
     else:
         for task in prange(_tasks(rows, neurons, COLUMNS)):
-            _code_task(task, fours, steps, weights, digits, scale, row_terms, column_terms, product)
+            _code_task(task, fours, steps, weights, digits, flush, scale, row_terms, column_terms, product)
 
 
 @subroutine
-def _code_task(task, codes, steps, weights, digits, scale, row_terms, column_terms, product):
-    if digits:
+def _code_task(task, codes, steps, weights, digits, flush, scale, row_terms, column_terms, product):
+    if SUMS_OF_PAIRS and flush:
+        _small_bytes_task(task, codes, steps, weights, digits, flush, scale, row_terms, column_terms, product)
+    elif digits:
         _bytes_task(task, codes, steps, weights, digits, scale, row_terms, column_terms, product)
     else:
         _pairs_task(task, codes, steps, weights, scale, row_terms, column_terms, product)

@@ -113,12 +113,90 @@ def prefetch(typing, array, i):  # type: ignore[no-untyped-def]
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
-        to_read, to_keep, of_data = (ir.Constant(ir.IntType(32), n) for n in (0, 3, 1))
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), (address, to_read, to_keep, of_data))
+        _prefetch(builder, builder.gep(data, [arguments[1]]))
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
+
+
+def _prefetch(builder: Any, address: Any) -> None:
+    address = builder.bitcast(address, ir.IntType(8).as_pointer())
+    to_read, to_keep, of_data = (ir.Constant(ir.IntType(32), n) for n in (0, 3, 1))
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), (address, to_read, to_keep, of_data))
+
+
+def gatherer(element: types.Type, lanes: int) -> Any:
+    """`gather(array, i, stride)`: `array[i]`, `array[i + stride]` and so on, as a vector; `array` may be of others."""
+    vector = Vector(element, lanes)
+
+    @intrinsic
+    def gather(typing, array, i, stride):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            data = builder.gep(_data(context, builder, signature, arguments, 0), [arguments[1]])
+            gathered = ir.Constant(vector.ir, ir.Undefined)
+            for lane in range(lanes):
+                number = _read(builder, _past(builder, data, arguments[2], lane), 0, vector.ir.element)
+                gathered = builder.insert_element(gathered, number, ir.Constant(ir.IntType(32), lane))
+            return gathered
+
+        return vector(array, types.intp, types.intp), generate
+
+    return gather
+
+
+@intrinsic
+def scatter(typing, array, i, stride, vector):  # type: ignore[no-untyped-def]
+    """Write the lanes of `vector` to `array[i]`, `array[i + stride]` and so on; `array` may be of other numbers."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        data = builder.gep(_data(context, builder, signature, arguments, 0), [arguments[1]])
+        for lane in range(signature.args[3].lanes):
+            number = builder.extract_element(arguments[3], ir.Constant(ir.IntType(32), lane))
+            place = _past(builder, data, arguments[2], lane)
+            builder.store(number, builder.bitcast(place, number.type.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, vector), generate
+
+
+@intrinsic
+def turned(typing, vector):  # type: ignore[no-untyped-def]
+    """A vector of 64 lanes, read as 8 rows of 8, with rows for columns."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        order = ir.Constant(ir.VectorType(ir.IntType(32), 64), [8 * (i % 8) + i // 8 for i in range(64)])
+        return builder.shuffle_vector(arguments[0], ir.Constant(vector.ir, ir.Undefined), order)
+
+    return vector(vector), generate
+
+
+@intrinsic
+def turn_rows(typing, numbers, i, stride, out, to, step):  # type: ignore[no-untyped-def]
+    """Write 8 rows of 8 int32, `stride` apart from `numbers[i]` on, with rows for columns, `step` apart from `out[to]` on.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        source, target = (
+            builder.gep(_data(context, builder, signature, arguments, k), [arguments[k + 1]]) for k in (0, 3)
+        )
+        rows = [_read(builder, _past(builder, source, arguments[2], k), 0, _MASKS.ir) for k in range(8)]
+        for apart in (4, 2, 1):  # swap blocks of so many rows and columns across the diagonal
+            order = [
+                [i if not i & apart else 8 + (i ^ apart) for i in range(8)],
+                [i | apart if not i & apart else 8 + i for i in range(8)],
+            ]
+            orders = [ir.Constant(_MASKS.ir, which) for which in order]
+            for k in range(8):
+                if not k & apart:
+                    both = rows[k], rows[k | apart]
+                    rows[k], rows[k | apart] = (builder.shuffle_vector(*both, which) for which in orders)
+        for k, row in enumerate(rows):
+            place = _past(builder, target, arguments[5], k)
+            builder.store(row, builder.bitcast(place, row.type.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    place = types.intp
+    return types.void(numbers, place, place, out, place, place), generate
 
 
 def splatter(element: types.Type, lanes: int) -> Any:
@@ -429,27 +507,256 @@ dot4_small = _dot4(small=True)
 """`dot4`, sooner on some targets, of bytes of `a` below 128."""
 
 
-def looker(lanes: int) -> Any:
-    """`look_up(tables, i, index)`: for each of `lanes` uint8 below 16, that entry of the 16 at `tables[i]`. AVX2."""
-    vector = Vector(types.uint8, lanes)
-    table, twice = ir.VectorType(ir.IntType(8), 16), ir.Constant(ir.VectorType(ir.IntType(32), 32), [*range(16)] * 2)
+# --- bits of 64 numbers -----------------------------------------------------------------------------------------------
+
+_FLOATS, _MASKS = Vector(types.float32, 8), Vector(types.int32, 8)
+
+
+@intrinsic
+def signs(typing, array, i, least, met):  # type: ignore[no-untyped-def]
+    """Of 64 float32 from `array[i]` on, a bit each: whether it is at least `least`; and `met`, -1 where a NaN was met.
+
+    `bits_of(at_least(...))` for AVX2: masks are packed to bytes, whose highest bits are the word.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        data = builder.gep(_data(context, builder, signature, arguments, 0), [arguments[1]])
+        least, met = arguments[2:]
+        order = ir.Constant(_MASKS.ir, [0, 4, 1, 5, 2, 6, 3, 7])  # packing takes halves of registers in turn
+        halves = []
+        for half in (0, 32):
+            numbers = [_read(builder, data, half + first, _FLOATS.ir) for first in range(0, 32, 8)]
+            for pair in (numbers[:2], numbers[2:]):
+                met = builder.or_(met, builder.sext(builder.fcmp_unordered("uno", *pair), _MASKS.ir))
+            masks = [builder.sext(builder.fcmp_ordered(">=", number, least), _MASKS.ir) for number in numbers]
+            shorts = [_call(builder, "llvm.x86.avx2.packssdw", _SHORTS, masks[k : k + 2]) for k in (0, 2)]
+            packed = builder.bitcast(_call(builder, "llvm.x86.avx2.packsswb", _OCTETS, shorts), _MASKS.ir)
+            turned = builder.shuffle_vector(packed, ir.Constant(_MASKS.ir, ir.Undefined), order)
+            bits = _call(builder, "llvm.x86.avx2.pmovmskb", ir.IntType(32), [builder.bitcast(turned, _OCTETS)])
+            halves.append(builder.zext(bits, ir.IntType(64)))
+        word = builder.or_(halves[0], builder.shl(halves[1], ir.Constant(ir.IntType(64), 32)))
+        return context.make_tuple(builder, signature.return_type, (word, met))
+
+    return types.Tuple((types.uint64, _MASKS))(array, types.intp, _FLOATS, _MASKS), generate
+
+
+_SHORTS, _OCTETS = ir.VectorType(ir.IntType(16), 16), ir.VectorType(ir.IntType(8), 32)
+
+
+# --- sums that stay in registers --------------------------------------------------------------------------------------
+#
+# These loops keep as many sums as there are registers, which a compiler does not manage by itself.
+
+
+def _past(builder: Any, data: Any, offset: Any, times: int = 1) -> Any:
+    """The address `offset`, of Python or the kernel, times `times` behind `data`."""
+    word = ir.IntType(64)
+    if isinstance(offset, int):
+        return builder.gep(data, [ir.Constant(word, offset * times)])
+    return builder.gep(data, [builder.mul(offset, ir.Constant(word, times))])
+
+
+def _data(context: Any, builder: Any, signature: Any, arguments: Any, i: int) -> Any:
+    return context.make_array(signature.args[i])(context, builder, arguments[i]).data
+
+
+def _read(builder: Any, data: Any, offset: int, vector: ir.Type) -> Any:
+    return builder.load(builder.bitcast(_past(builder, data, offset), vector.as_pointer()), align=1)
+
+
+def _add_to(builder: Any, data: Any, offset: int, sums: Any) -> None:
+    place = builder.bitcast(_past(builder, data, offset), sums.type.as_pointer())
+    builder.store(builder.add(builder.load(place, align=1), sums), place, align=1)
+
+
+def _looped(builder: Any, count: Any, first: list[Any], step: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+    """What `step` of an index and values makes of `first`, again and again, for `count` (1 or more) indices from 0."""
+    before, body = builder.block, builder.append_basic_block("loop")
+    builder.branch(body)
+    builder.position_at_end(body)
+    index, values = builder.phi(count.type), [builder.phi(value.type) for value in first]
+    index.add_incoming(ir.Constant(count.type, 0), before)
+    after = step(index, values)
+    following = builder.add(index, ir.Constant(count.type, 1))
+    index.add_incoming(following, builder.block)
+    for phi, start, end in zip(values, first, after, strict=True):
+        phi.add_incoming(start, before)
+        phi.add_incoming(end, builder.block)
+    done = builder.append_basic_block("done")
+    builder.cbranch(builder.icmp_signed("<", following, count), body, done)
+    builder.position_at_end(done)
+    return after
+
+
+def pairs_summer(rows: int, registers: int) -> Any:
+    """`add(codes, at, between, weights, first, steps, sums)`: sums of products of bytes, in 16 bits.
+
+    In each of `steps` (1 or more) steps four unsigned bytes of each of `rows` rows of `codes`, which begin at `at` and
+    `between` apart, are multiplied with four signed ones of each of `weights`, from `first` on; both are kept as
+    uint32. The sums, of which each half fits in 16 bits, are added to int32 `sums` [rows, weights of a step]. AVX2.
+    """
+    bits = min(target().register_bits, 512)
+    shorts, whole = ir.VectorType(ir.IntType(16), bits // 16), ir.VectorType(ir.IntType(32), bits // 32)
+    bytes_ = ir.VectorType(ir.IntType(8), bits // 8)
+    multiply, gather = {
+        256: ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
+        512: ("llvm.x86.avx512.pmaddubs.w.512", "llvm.x86.avx512.pmaddw.d.512"),
+    }.get(bits, ("", ""))
 
     @intrinsic
-    def look_up(typing, tables, i, index):  # type: ignore[no-untyped-def]
+    def add(typing, codes, at, between, weights, first, steps, sums):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-            address = builder.bitcast(builder.gep(data, [arguments[1]]), table.as_pointer())
-            entries = builder.shuffle_vector(builder.load(address, align=1), ir.Constant(table, ir.Undefined), twice)
-            looked_up, index = [], arguments[2]
-            for first in range(0, lanes, 32):
-                which = ir.Constant(twice.type, list(range(first, first + 32)))
-                part = builder.shuffle_vector(index, ir.Constant(index.type, ir.Undefined), which)
-                looked_up.append(_call(builder, "llvm.x86.avx2.pshuf.b", entries.type, (entries, part)))
-            return _joined(builder, looked_up)
+            codes, weights, sums = (_data(context, builder, signature, arguments, i) for i in (0, 3, 6))
+            at, between, first, steps = (arguments[i] for i in (1, 2, 4, 5))
+            codes, weights = builder.gep(codes, [at]), builder.gep(weights, [first])
+            starts = [_past(builder, codes, between, row) for row in range(rows)]
 
-        return vector(tables, types.intp, vector), generate
+            def step(k, sums):  # type: ignore[no-untyped-def]
+                here = _past(builder, weights, k, registers * whole.count)
+                factors = [_read(builder, here, i * whole.count, bytes_) for i in range(registers)]
+                products = []
+                for start in starts:
+                    four = _splat(builder, builder.load(builder.gep(start, [k])), Vector(types.uint32, whole.count))
+                    four = builder.bitcast(four, bytes_)
+                    products += [_call(builder, multiply, shorts, (four, factor)) for factor in factors]
+                return [builder.add(value, more) for value, more in zip(sums, products, strict=True)]
 
-    return look_up
+            found = _looped(builder, steps, [ir.Constant(shorts, None)] * (rows * registers), step)
+            ones = ir.Constant(shorts, [1] * shorts.count)
+            for i, value in enumerate(found):
+                _add_to(builder, sums, i * whole.count, _call(builder, gather, whole, (value, ones)))
+            return context.get_dummy_value()
+
+        place = types.intp
+        return types.void(codes, place, place, weights, place, place, sums), generate
+
+    return add
+
+
+# A byte shuffle looks LOOKED_UP numbers below 16 up in a table of 16 bytes at once.
+
+LOOKED_UP = 64 if target().register_bits >= 512 else 32
+"""Numbers that one shuffle looks up: bytes of a register."""
+_BYTES, _HALVES = ir.VectorType(ir.IntType(8), LOOKED_UP), ir.VectorType(ir.IntType(16), LOOKED_UP)
+_SUMS, _PAIRS = ir.VectorType(ir.IntType(32), LOOKED_UP), ir.VectorType(ir.IntType(16), LOOKED_UP // 2)
+
+
+def _look_up(builder: Any, table: Any, index: Any) -> Any:
+    name = {32: "llvm.x86.avx2.pshuf.b", 64: "llvm.x86.avx512.pshuf.b.512"}[LOOKED_UP]
+    return _call(builder, name, _BYTES, (table, index))
+
+
+def _table(builder: Any, address: Any) -> Any:
+    """The 16 bytes at `address`, as often as they fit in a register."""
+    sixteen = ir.VectorType(ir.IntType(8), 16)
+    which = ir.Constant(ir.VectorType(ir.IntType(32), LOOKED_UP), [*range(16)] * (LOOKED_UP // 16))
+    entries = builder.load(builder.bitcast(address, sixteen.as_pointer()), align=1)
+    return builder.shuffle_vector(entries, ir.Constant(sixteen, ir.Undefined), which)
+
+
+def chosen_summer(choosers: int, vectors: int, side_by_side: bool) -> Any:
+    """`add(tables, choices, at, between, indices, first, apart, steps, sums)`: sums of bytes of chosen tables.
+
+    In each of `steps` (1 or more) steps, a number in `choices` for each of `choosers` is where the table of 16 begins
+    in `tables`, in which the next `LOOKED_UP` of `indices`, from `first` on, are looked up, and as many that lie
+    `apart`, for each of `vectors`. The sums, each below 256, are added to uint16 `sums` [choosers, vectors, LOOKED_UP].
+    Choices begin at `at`: those of a step are side by side, or else those of a chooser, which begin `between` apart.
+    AVX2.
+    """
+
+    @intrinsic
+    def add(typing, tables, choices, at, between, indices, first, apart, steps, sums):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            tables, choices, indices, sums = (_data(context, builder, signature, arguments, i) for i in (0, 1, 4, 8))
+            at, between, first, apart, steps = (arguments[i] for i in (2, 3, 5, 6, 7))
+            choices = builder.gep(choices, [at])
+            indices = [_past(builder, builder.gep(indices, [first]), apart, v) for v in range(vectors)]
+
+            def step(k, sums):  # type: ignore[no-untyped-def]
+                index = [_read(builder, _past(builder, start, k, LOOKED_UP), 0, _BYTES) for start in indices]
+                chosen = []
+                for i in range(choosers):
+                    if side_by_side:
+                        place = _past(builder, _past(builder, choices, k, choosers), i)
+                    else:
+                        place = builder.gep(_past(builder, choices, between, i), [k])
+                    offset = builder.zext(builder.load(place), k.type)
+                    table = _table(builder, builder.gep(tables, [offset]))
+                    chosen += [_look_up(builder, table, part) for part in index]
+                return [builder.add(value, more) for value, more in zip(sums, chosen, strict=True)]
+
+            found = _looped(builder, steps, [ir.Constant(_BYTES, None)] * (choosers * vectors), step)
+            for i, value in enumerate(found):
+                _add_to(builder, sums, i * LOOKED_UP, builder.zext(value, _HALVES))
+            return context.get_dummy_value()
+
+        place = types.intp
+        return types.void(tables, choices, place, place, indices, place, place, place, sums), generate
+
+    return add
+
+
+TOGETHER = LOOKED_UP // 16
+"""Tables of 16 that a register holds."""
+
+
+def digits_summer(digits: int, bits: int, steps: int, vectors: int, lines: int) -> Any:
+    """`add(tables, at, indices, first, apart, blocks, sums, to, shift, ahead)`: sums of numbers looked up by digits.
+
+    A number is that of `digits` digits of `bits` bits, the lowest first. In each of `blocks` (1 to 257) blocks of
+    `steps` steps, TOGETHER tables of 16 for each digit, from `at` on, are looked up by the next 16 of `indices` each,
+    from `first` on, and by as many that lie `apart`, for each of `vectors`. `steps` entries of a digit are no more than
+    255 together. The sums, shifted left by `shift`, are added to int32 `sums` [vectors, 16], which begin at `to`.
+    `lines` cache lines for each block are asked for, from `tables[ahead]` on. AVX2.
+    """
+    each = [(digit, vector) for digit in range(digits) for vector in range(vectors)]
+    size = LOOKED_UP * digits * steps  # of the tables of a block
+    sixteen = ir.VectorType(ir.IntType(32), 16)
+
+    @intrinsic
+    def add(typing, tables, at, indices, first, apart, blocks, sums, to, shift, ahead):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            tables, indices, sums = (_data(context, builder, signature, arguments, i) for i in (0, 2, 6))
+            at, first, apart, blocks, to, shift, ahead = (arguments[i] for i in (1, 3, 4, 5, 7, 8, 9))
+            ahead, tables, sums = builder.gep(tables, [ahead]), builder.gep(tables, [at]), builder.gep(sums, [to])
+            indices = [_past(builder, builder.gep(indices, [first]), apart, v) for v in range(vectors)]
+            eight = ir.Constant(_PAIRS, [8] * _PAIRS.count)
+
+            def block(k, sums):  # type: ignore[no-untyped-def]
+                table, index = _past(builder, tables, k, size), [_past(builder, i, k, LOOKED_UP * steps) for i in indices]
+                for line in range(lines):
+                    _prefetch(builder, _past(builder, _past(builder, ahead, k, 64 * lines), 64 * line))
+                found: dict[tuple[int, int], Any] = {}
+                for step in range(steps):
+                    keys = [_read(builder, start, step * LOOKED_UP, _BYTES) for start in index]
+                    for digit in range(digits):
+                        entries = _read(builder, table, LOOKED_UP * (step * digits + digit), _BYTES)
+                        for vector, key in enumerate(keys):
+                            more, known = _look_up(builder, entries, key), found.get((digit, vector))
+                            found[digit, vector] = builder.add(known, more) if known else more
+                both = [builder.bitcast(found[key], _PAIRS) for key in each]
+                more = both + [builder.lshr(pair, eight) for pair in both]
+                return [builder.add(value, x) for value, x in zip(sums, more, strict=True)]
+
+            # Of each two bytes the first and 256 times the second, summed in 16 bits, and the second alone
+            found = _looped(builder, blocks, [ir.Constant(_PAIRS, None)] * (2 * len(each)), block)
+            totals = [ir.Constant(sixteen, None)] * vectors
+            for (digit, vector), both, odd in zip(each, found[: len(each)], found[len(each) :], strict=True):
+                even = builder.sub(both, builder.shl(odd, eight))
+                for table in range(TOGETHER):  # sums of 16 rows each
+                    turns = [8 * table + i // 2 + i % 2 * _PAIRS.count for i in range(16)]
+                    wide = builder.zext(builder.shuffle_vector(even, odd, ir.Constant(sixteen, turns)), sixteen)
+                    wide = builder.shl(wide, ir.Constant(sixteen, [digit * bits] * 16))
+                    totals[vector] = builder.add(totals[vector], wide)
+            shift = _splat(builder, shift, Vector(types.int32, 16))
+            for vector, total in enumerate(totals):
+                _add_to(builder, sums, vector * 16, builder.shl(total, shift))
+            return context.get_dummy_value()
+
+        place = types.intp
+        return types.void(tables, place, indices, place, place, place, sums, place, types.int32, place), generate
+
+    return add
 
 
 def _by_registers(

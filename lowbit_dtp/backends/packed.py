@@ -32,7 +32,7 @@ Whole = npt.NDArray[np.int32]
 
 WIDTHS = (1, 2, 4, 8)
 """Bits of the codes that have kernels; others go by `packing`."""
-_MOST = 2**31 - 1
+_MOST, _MOST_SHORT = 2**31 - 1, 2**15 - 1
 
 # --- packing ----------------------------------------------------------------------------------------------------------
 
@@ -232,9 +232,29 @@ class Weights:
 
     @cached_property
     def nibbles(self) -> npt.NDArray[np.uint8]:
-        """Four bits of each block of columns to look up, plane, four rows, and column."""
+        """Four bits of each block of columns to look up, plane, part of the block, four rows, and column."""
         words = np.stack([_in_words(self.codes >> order & 1) for order in range(self.plain_orders)])
-        return _blocks(unpack(words, 4, -(-self.below // 4)).transpose(0, 2, 1), kernels.LOOKED_UP)
+        blocks = _blocks(unpack(words, 4, -(-self.below // 4)).transpose(0, 2, 1), kernels.BLOCK)
+        parts = kernels.BLOCK // kernels.LOOKED_UP
+        split = blocks.reshape(-1, -(-self.below // 4), parts, kernels.LOOKED_UP)
+        return _aligned(split.swapaxes(1, 2)) if parts > 1 else blocks
+
+    @property
+    def centre(self) -> int:
+        """The code that tables take for 0."""
+        return (self.highest + 1) // 2
+
+    @cached_property
+    def tables(self) -> "Tables":
+        """The sums of each four weights, or of all four that there can be."""
+        steps = -(-self.below // 4)
+        if self.highest <= 3:
+            return _chosen_tables(self.codes, self.highest + 1, self.centre, steps)
+        fours = np.full((4 * steps, self.neurons), self.centre, self.codes.dtype)
+        fours[: self.below] = self.codes
+        largest = int(np.abs(fours.astype(np.int32) - self.centre).reshape(steps, 4, self.neurons).sum(1).max(initial=0))
+        kind = next(kind for kind in (kernels.ONE, kernels.TWO, kernels.THREE) if largest <= _LARGEST[kind])
+        return _own_tables(self.codes, kind, self.centre)
 
     @cached_property
     def digits(self) -> tuple[npt.NDArray[np.uint32], int, int]:
@@ -252,6 +272,11 @@ class Weights:
         return _fours(digits), count, middle
 
     @cached_property
+    def largest_digit(self) -> int:
+        """Largest magnitude of a digit."""
+        return int(np.abs(self.digits[0].view(np.int8).astype(np.int16)).max(initial=0))
+
+    @cached_property
     def pairs(self) -> tuple[npt.NDArray[np.uint32], Whole]:
         """Codes, four in a word, of each block, eight rows: the second four and the first, and column.
 
@@ -266,6 +291,60 @@ class Weights:
         return _fours(fours), _padded(products.sum((0, 1), dtype=np.int32))
 
 
+@dataclass(frozen=True)
+class Tables:
+    """What `tables_product` looks up: sums of four weights, from which the smallest of each four is taken off."""
+
+    form: tuple[int, int, int, int]
+    """Steps, kind, steps of chosen tables whose sums fit in a byte, and steps that follow each other."""
+    tables: npt.NDArray[np.uint8]
+    choices: npt.NDArray[np.uint16]
+    biases: Whole
+    """What is taken off each column."""
+
+
+_LARGEST = {kernels.ONE: 255 // kernels.STEPS[kernels.ONE], kernels.TWO: 2**10 - 1, kernels.THREE: 2**18 - 1}
+"""Largest sum of four weights, the smallest taken off, that has a place in tables of each kind."""
+_CHOICES = np.arange(16) >> np.arange(4)[:, None] & 1
+"""The bits of each number of four: [bit, number]."""
+
+
+def _chosen_tables(codes: npt.NDArray[Any], levels: int, centre: int, steps: int) -> Tables:
+    each = np.arange(levels**4)[:, None] // levels ** np.arange(4) % levels - centre
+    sums = each @ _CHOICES
+    least = sums.min(1)
+    few, neurons = kernels.FEW, codes.shape[1]
+    tiles = -(-neurons // few)
+    fours = np.full((4 * steps, tiles * few), centre, np.int64)
+    fours[: len(codes), :neurons] = codes
+    chosen = np.tensordot(levels ** np.arange(4), fours.reshape(steps, 4, tiles * few), (0, 1))
+    choices = (16 * chosen).astype(np.uint16).reshape(steps, tiles, few).swapaxes(0, 1)
+    tables = (sums - least[:, None]).astype(np.uint8)
+    biases = _padded(least[chosen].sum(0).astype(np.int32))
+    flush = 255 // max(1, int(tables.max()))
+    return Tables((steps, kernels.CHOSEN, flush, kernels.DEPTH), tables.reshape(-1), choices.reshape(-1), biases)
+
+
+def _own_tables(codes: npt.NDArray[Any], kind: int, centre: int) -> Tables:
+    count, bits, each, together = kind, kernels.DIGIT_BITS[kind], kernels.STEPS[kind], kernels.TOGETHER
+    (below, neurons), deep = codes.shape, kernels.DEPTH // each * each
+    steps = -(-below // (4 * together * each)) * each
+    biases, groups = np.zeros(neurons, np.int32), []
+    for first in range(0, neurons, kernels.GROUP):
+        some = codes[:, first : first + kernels.GROUP].astype(np.int32) - centre
+        fours = np.zeros((4 * together * steps, some.shape[1]), np.int32)
+        fours[:below] = some
+        fours = fours.reshape(steps, together, 4, some.shape[1])
+        least = np.minimum(fours, 0).sum(2)
+        biases[first : first + kernels.GROUP] = least.sum((0, 1))
+        sums = np.tensordot(fours, _CHOICES, (2, 0)) - least[..., None]  # [steps, together, columns, 16]
+        digits = np.stack([sums >> bits * digit & (1 << bits) - 1 for digit in range(count)], 1).astype(np.uint8)
+        digits = digits.transpose(0, 3, 1, 2, 4)  # [steps, columns, digits, together, 16]
+        groups += [digits[k : k + deep].swapaxes(0, 1).reshape(-1) for k in range(0, steps, deep)]
+    tables = _aligned(np.concatenate([*groups, np.empty(0, np.uint8)]))
+    return Tables((steps, kind, 1, deep), tables, np.empty(0, np.uint16), _padded(biases))
+
+
 def product(words: Words, levels: Levels, weights: Weights, out: Whole | None = None) -> Whole:
     """Activations times weights, int32 [rows, neurons]: `words` [rows, width] hold codes of `levels`.
 
@@ -276,13 +355,19 @@ def product(words: Words, levels: Levels, weights: Weights, out: Whole | None = 
     words = _rows_of_words(words, weights.below, levels.bits)
     result = _result(len(words), levels, weights, out)
     step, scale, way = levels.step, levels.step * weights.step, way_of(levels, weights)
-    if way in ("look-up", "planes"):
+    if way in ("look-up", "planes", "tables"):
         bits = words[None] if levels.bits == 1 and not levels.flip else _split(words, levels, weights.below)
     else:
         codes = _spread(words, levels, weights.below).view(np.uint64)
     if way == "look-up":
         factors, steps = (scale, step * weights.low, levels.low, 0), -(-weights.below // 4)
         kernels.look_up_product(bits, steps, weights.nibbles, weights.plain_orders, factors, weights.sums, result)
+    elif way == "tables":
+        made, zero = weights.tables, weights.low + weights.step * weights.centre
+        factors = scale, step * zero, levels.low, scale * (2 ** len(bits) - 1)
+        kernels.tables_product(
+            bits, *made.form, made.tables, made.choices, factors, weights.sums, made.biases, result
+        )
     elif way == "planes":
         arranged, minus = weights.planes
         zero = weights.low + weights.step if weights.ternary else weights.low
@@ -291,11 +376,14 @@ def product(words: Words, levels: Levels, weights: Weights, out: Whole | None = 
     elif way == "pairs":
         pairs, products = weights.pairs
         steps, factors = -(-weights.below // 8), (scale, step * weights.low, levels.low, -scale)
-        kernels.bytes_product(codes, steps, pairs, 0, factors, weights.sums, products, result)
+        kernels.bytes_product(codes, steps, pairs, 0, 0, factors, weights.sums, products, result)
     else:
         signed, digits, zero = weights.digits
         steps, factors = -(-weights.below // 4), (step, step * zero, levels.low, 0)
-        kernels.bytes_product(codes, steps, signed, digits, factors, weights.sums, weights.sums, result)
+        flush = 0
+        if kernels.SUMS_OF_PAIRS:
+            flush = _MOST_SHORT // max(1, 2 * levels.highest * weights.largest_digit)
+        kernels.bytes_product(codes, steps, signed, digits, flush, factors, weights.sums, weights.sums, result)
     if result is out:
         return result
     result = result if result.shape[1] == weights.neurons else result[:, : weights.neurons]
@@ -310,14 +398,16 @@ _PLANE_PAIRS, _LOOKED_UP_PAIRS = 3, 8
 _LOOKS_UP = target().looks_up and not target().counts_bits
 
 
+FORCED = None
 def way_of(levels: Levels, weights: Weights) -> str:
     """The kernel that multiplies them on the target in effect.
 
     "planes" counts bits of each pair of bit planes, "look-up" looks those counts up, "pairs" multiplies bytes that are
     sums of two codes, and "bytes" multiplies bytes.
     """
+    if FORCED: return FORCED
     planes = levels.highest.bit_length()
-    fits = weights.neurons >= kernels.LOOKED_UP and levels.highest * weights.highest * weights.below < 1 << 16
+    fits = weights.neurons >= kernels.BLOCK and levels.highest * weights.highest * weights.below < 1 << 16
     if _LOOKS_UP and fits and planes * weights.plain_orders <= _LOOKED_UP_PAIRS:
         return "look-up"
     if planes * weights.orders <= _PLANE_PAIRS:
@@ -340,7 +430,7 @@ def _spread(words: Words, levels: Levels, neurons: int) -> npt.NDArray[np.uint8]
     bits = levels.bits
     if bits not in WIDTHS:
         words, bits = pack(unpack_any(words, bits, neurons).astype(np.uint8), 8), 8
-    codes = np.empty((len(words), packed_width(neurons, 1) * WORD_BITS), np.uint8)
+    codes = np.empty((len(words) + kernels.SLACK, packed_width(neurons, 1) * WORD_BITS), np.uint8)[: len(words)]
     kernels.unpack_codes(words, bits, np.uint8(levels.flip), neurons, codes)
     return codes
 
@@ -396,10 +486,15 @@ def _blocks(columns: npt.NDArray[Any], block: int = kernels.COLUMNS) -> npt.NDAr
     count = -(-columns.shape[-1] // block)
     starts = np.minimum(np.arange(count) * block, columns.shape[-1] - block)
     blocks = columns[..., starts[:, None] + np.arange(block)].transpose(2, 0, 1, 3)
-    memory = np.empty(blocks.size * blocks.itemsize + 64, np.uint8)
+    return _aligned(blocks)
+
+
+def _aligned(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`numbers`, flat, on a boundary of 64 bytes."""
+    memory = np.empty(numbers.size * numbers.itemsize + 64, np.uint8)
     first = -memory.ctypes.data % 64
-    arranged = memory[first : first + blocks.size * blocks.itemsize].view(blocks.dtype)
-    arranged.reshape(blocks.shape)[...] = blocks
+    arranged = memory[first : first + numbers.size * numbers.itemsize].view(numbers.dtype)
+    arranged.reshape(numbers.shape)[...] = numbers
     return arranged
 
 
