@@ -26,7 +26,9 @@ from ._simd import (
     sqrt,
     store,
     target,
+    turn,
 )
+from ._threads import share_out
 
 LANES = 64
 """Numbers that a kernel takes at a time: four registers of AVX-512, eight of AVX2."""
@@ -215,10 +217,10 @@ def _activated(activation, x):
 
 
 @subroutine
-def _activate(activation, x, size):
-    """Put what an activation makes of `size` of flat `x`, rounded up to `LANES`, in their place."""
+def _activate(activation, x, place, size):
+    """Put what an activation makes of `size` of flat `x` from `place` on, rounded up to `LANES`, in their place."""
     if activation != IDENTITY:
-        for i in range(0, size, LANES):
+        for i in range(place, place + size, LANES):
             store(x, i, _activated(activation, _load(x, i)))
 
 
@@ -230,97 +232,158 @@ def _tiles(lanes):
     load, spread = loader(types.float32, lanes), spreader(types.float32, lanes)
 
     @subroutine
-    def run(a, step, start, depth, rows, panel, sums):
+    def run(a, start, step, panel, place, depth, rows, x, x_place, x_row, y, y_place, y_row):
         for m in range(0, rows, 6):
             m1, m2, m3 = min(m + 1, rows - 1), min(m + 2, rows - 1), min(m + 3, rows - 1)
             m4, m5 = min(m + 4, rows - 1), min(m + 5, rows - 1)
             a0, a1, a2 = start + m * step, start + m1 * step, start + m2 * step
             a3, a4, a5 = start + m3 * step, start + m4 * step, start + m5 * step
-            s0, s1, s2 = load(sums, m * lanes), load(sums, m1 * lanes), load(sums, m2 * lanes)
-            s3, s4, s5 = load(sums, m3 * lanes), load(sums, m4 * lanes), load(sums, m5 * lanes)
+            s0, s1 = load(x, x_place + m * x_row), load(x, x_place + m1 * x_row)
+            s2, s3 = load(x, x_place + m2 * x_row), load(x, x_place + m3 * x_row)
+            s4, s5 = load(x, x_place + m4 * x_row), load(x, x_place + m5 * x_row)
             for k in range(depth):
-                b = load(panel, k * lanes)
+                b = load(panel, place + k * lanes)
                 s0 = fma(spread(a, a0 + k), b, s0)
                 s1 = fma(spread(a, a1 + k), b, s1)
                 s2 = fma(spread(a, a2 + k), b, s2)
                 s3 = fma(spread(a, a3 + k), b, s3)
                 s4 = fma(spread(a, a4 + k), b, s4)
                 s5 = fma(spread(a, a5 + k), b, s5)
-            store(sums, m * lanes, s0)
-            store(sums, m1 * lanes, s1)
-            store(sums, m2 * lanes, s2)
-            store(sums, m3 * lanes, s3)
-            store(sums, m4 * lanes, s4)
-            store(sums, m5 * lanes, s5)
+            store(y, y_place + m * y_row, s0)
+            store(y, y_place + m1 * y_row, s1)
+            store(y, y_place + m2 * y_row, s2)
+            store(y, y_place + m3 * y_row, s3)
+            store(y, y_place + m4 * y_row, s4)
+            store(y, y_place + m5 * y_row, s5)
 
     return run
 
 
 NARROW = 16
 """Columns up to which a product is a narrow one."""
-_wide_tiles, _narrow_tiles = _tiles(LANES), _tiles(NARROW)
-TILE_LANES = LANES if target().register_bits == 512 else NARROW
+_WIDE = LANES if target().register_bits == 512 else NARROW
 """Columns of which six rows of sums fit the registers."""
-_DEPTH = 192
-"""Rows of a panel that are multiplied before the next: they fit the second cache."""
+_DEPTH = 400
+"""Rows of `b` that are multiplied before the next; an odd number of cache lines, for rows to lie in all of its sets."""
+_HEIGHT = 128
+"""Rows of `a` in a task, at most."""
+_COLUMNS = 128
+"""Columns of a task; more if there are many tasks, or if they are not deep."""
+_wide_tiles, _narrow_tiles = _tiles(_WIDE), _tiles(NARROW)
 
 
-@parallel_kernel
-def matmul(a, b, row_step, column_step, lanes, bias, activation, product):
-    """`product` [m, n] = `activation` of `a` [m, k] times the [k, n] in flat `b`, plus `bias` [n].
+@kernel
+def matmul(a, a_row_step, a_step, b, b_step, b_column_step, bias, activation, product):
+    """`product` [m, n] = `activation` of [m, k] times [k, n], plus `bias` [n]: what is in flat `a` and `b`.
 
-    Rows and columns of `b` are so many steps apart, one of them one. A panel of `lanes` columns, `NARROW` or `LANES`,
-    is copied to where it is aligned, and multiplied while it is in the cache.
+    Rows and columns of each are so many steps apart, one of them one, and k is what `a` has for m.
     """
-    rows, depth = a.shape
-    columns = product.shape[1]
-    flat, out = a.reshape(-1), product.reshape(-1)
-    panels, chunks = (columns + lanes - 1) // lanes, (rows + _ROWS - 1) // _ROWS
-    for task in prange(panels * chunks):
-        column, first = task // chunks * lanes, task % chunks * _ROWS
-        count, width = min(_ROWS, rows - first), min(lanes, columns - column)
-        panel, sums = _aligned(_DEPTH * lanes), _aligned(_ROWS * lanes)
-        if width < lanes:
-            panel[:] = 0
-        _copy_rows(bias, column, 0, sums, 0, lanes, count, width)
-        for k in range(0, depth, _DEPTH):
-            deep, start = min(_DEPTH, depth - k), k * row_step + column * column_step
-            if column_step == 1:
-                _copy_rows(b, start, row_step, panel, 0, lanes, deep, width)
-            else:
-                _copy_columns(b, start, column_step, panel, lanes, deep, width)
-            if lanes == LANES:
-                _wide_tiles(flat, depth, first * depth + k, deep, count, panel, sums)
-            else:
-                _narrow_tiles(flat, depth, first * depth + k, deep, count, panel, sums)
-        _activate(activation, sums, count * lanes)
-        _copy_rows(sums, 0, lanes, out, first * columns + column, columns, count, width)
+    (rows, columns), depth = product.shape, a.size // max(product.shape[0], 1)
+    height, deep = _even(rows, _HEIGHT, 6), _even(depth, _DEPTH, 1)
+    heights, wide = (rows + height - 1) // height, _COLUMNS
+    if heights >= 4:
+        wide *= max(1, min(_DEPTH // deep, 4))
+    tasks = heights * ((columns + wide - 1) // wide)
+    factors = a, a_row_step, a_step, depth, b, b_step, b_column_step
+    share_out(_multiply, tasks, (*factors, height, wide, deep, bias, activation, product))
 
 
 @subroutine
-def _copy_columns(x, start, step, panel, lanes, rows, width):
-    """Write `width` columns of `rows` numbers, `step` apart in flat `x`, to a panel: eight side by side at a time."""
-    whole = width // 8 * 8
-    for j in range(0, whole, 8):
-        at = start + j * step
+def _even(size, most, unit):
+    """The largest of equal parts, each a multiple of `unit` and none above `most`, or `unit` more, that make `size`."""
+    parts = max((size + most - 1) // most, 1)
+    return max((size + parts * unit - 1) // (parts * unit) * unit, unit)
+
+
+@subroutine
+def _multiply(
+    begin, end, a, a_row_step, a_step, depth, b, b_step, b_column_step, height, wide, most, bias, activation, product
+):
+    """Blocks of a product: what is needed of `b` is copied to where it is together, and multiplied while in cache."""
+    rows, columns = product.shape
+    flat, widths = product.reshape(-1), (columns + wide - 1) // wide
+    block, panels, sums = _aligned(height * _DEPTH), _aligned(_DEPTH * wide), _aligned(height * wide + LANES)
+    for task in range(begin, end):
+        top, left = task // widths * height, task % widths * wide
+        count, width = min(height, rows - top), min(wide, columns - left)
+        for k in range(0, max(depth, 1), most):
+            deep, first, last = min(most, depth - k), k == 0, k + most >= depth
+            _copy_panels(b, k * b_step + left * b_column_step, b_step, b_column_step, panels, deep, width)
+            factor, start, step = a, top * a_row_step + k, a_row_step
+            if a_step != 1:
+                _copy_turned(a, top + k * a_step, a_step, block, _DEPTH, count, deep)
+                factor, start, step = block, 0, _DEPTH
+            column = 0
+            while column < width:
+                lanes = _lanes_at(column, width)
+                place, out = column * height, top * columns + left + column
+                whole, x, x_place, x_row = column + lanes <= width, sums, place, lanes
+                at_once = whole and activation == IDENTITY
+                if first and whole:
+                    x, x_place, x_row = bias, left + column, 0
+                elif first:
+                    _copy_rows(bias, left + column, 0, sums, place, lanes, count, width - column)
+                y, y_place, y_row = (flat, out, columns) if last and at_once else (sums, place, lanes)
+                at = column * _DEPTH
+                if lanes == _WIDE:
+                    _wide_tiles(factor, start, step, panels, at, deep, count, x, x_place, x_row, y, y_place, y_row)
+                else:
+                    _narrow_tiles(factor, start, step, panels, at, deep, count, x, x_place, x_row, y, y_place, y_row)
+                if last and not at_once:
+                    _activate(activation, sums, place, count * lanes)
+                    _copy_rows(sums, place, lanes, flat, out, columns, count, min(lanes, width - column))
+                column += lanes
+
+
+@subroutine
+def _lanes_at(column, width):
+    """Columns of the panel at `column`."""
+    return _WIDE if column + _WIDE <= width else NARROW
+
+
+@subroutine
+def _copy_panels(b, start, step, column_step, panels, rows, width):
+    """Write `rows` rows of so many columns of flat `b` as panels."""
+    whole = width - width % NARROW
+    if column_step == 1:
         for i in range(rows):
-            to = np.uintp(i * lanes + j)
-            for part in range(8):
-                panel[to + np.uintp(part)] = fetch(x, at + part * step + i)
-    for j in range(whole, width):
-        for i in range(rows):
-            panel[i * lanes + j] = fetch(x, start + j * step + i)
+            for column in range(0, whole, NARROW):
+                panel = column - column % _WIDE if column - column % _WIDE + _WIDE <= width else column
+                lanes = _lanes_at(panel, width)
+                store(panels, panel * _DEPTH + i * lanes + column - panel, _load_part(b, start + i * step + column))
+            for column in range(whole, width):
+                panels[whole * _DEPTH + i * NARROW + column - whole] = fetch(b, start + i * step + column)
+    else:
+        column = 0
+        while column < width:
+            lanes = _lanes_at(column, width)
+            count = min(lanes, width - column)
+            _copy_turned(b, start + column * column_step, column_step, panels[column * _DEPTH :], lanes, rows, count)
+            column += lanes
+
+
+@subroutine
+def _copy_turned(x, start, step, y, row, rows, width):
+    """Write `width` columns of `rows` numbers, `step` apart in flat `x`, to flat `y` as rows, `row` apart."""
+    wide, high = width - width % 8, rows - rows % 8
+    for first in range(0, high, 16):  # a cache line of each column
+        for j in range(0, wide, 8):
+            for i in range(first, min(first + 16, high), 8):
+                turn(x, start + j * step + i, step, y, i * row + j, row)
+    for i in range(rows):
+        for j in range(wide if i < high else 0, width):
+            y[i * row + j] = fetch(x, start + j * step + i)
 
 
 @subroutine
 def _copy_rows(x, start, step, y, place, row, rows, width):
     """Write `rows` rows of `width` numbers, `step` apart in flat `x`, to flat `y`, `row` apart."""
+    whole = width - width % NARROW
     for m in range(rows):
-        if width == LANES:
-            store(y, place + m * row, _load(x, start + m * step))
-        else:
-            for j in range(width):
-                y[place + m * row + j] = x[start + m * step + j]
+        for j in range(0, whole, NARROW):
+            store(y, place + m * row + j, _load_part(x, start + m * step + j))
+        for j in range(whole, width):
+            y[place + m * row + j] = fetch(x, start + m * step + j)
 
 
 @parallel_kernel
@@ -370,7 +433,7 @@ def row_tables(words, row_step, block_step, low, high, weight, bias, activation,
         table, sums = _aligned(_GROUPS * 16 * LANES), _aligned(_ROWS * LANES)
         count = min(_ROWS, rows - first)
         _add_up(words, first * row_step, row_step, block_step, low, high, w, n, column, bias, table, sums, count)
-        _activate(activation, sums, count * LANES)
+        _activate(activation, sums, 0, count * LANES)
         _copy_rows(sums, 0, LANES, out, first * n + column, n, count, LANES)
 
 
@@ -603,7 +666,7 @@ def sparse_matmul(ends, samples, numbers, b, bias, activation, product):
                     to = (np.intp(fetch(samples, at)) - first) * _STRIP
                     total = fma(_spread_strip(numbers, 2 * at), row, _load_strip(sums, to))
                     store(sums, to, fma(_spread_strip(numbers, 2 * at + 1), other, total))
-        _activate(activation, sums, count * _STRIP)
+        _activate(activation, sums, 0, count * _STRIP)
         for i in range(count):
             store(out, (first + i) * n + column, _load_strip(sums, i * _STRIP))
 

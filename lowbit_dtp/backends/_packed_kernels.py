@@ -498,7 +498,11 @@ _gather_words, _read_row, _read_words = gatherer(types.uint64, 8), reader(types.
 _load_found, _load_sums = loader(types.uint16, LOOKED_UP), loader(types.int32, LOOKED_UP)
 _splat_half = splatter(types.uint16, LOOKED_UP)
 _splat_found = splatter(types.int32, LOOKED_UP)
-_load_terms_16, _splat_terms_16, _spread_term_16 = loader(types.int32, 16), splatter(types.int32, 16), spreader(types.int32, 16)
+_load_terms_16, _splat_terms_16, _spread_term_16 = (
+    loader(types.int32, 16),
+    splatter(types.int32, 16),
+    spreader(types.int32, 16),
+)
 
 
 @subroutine

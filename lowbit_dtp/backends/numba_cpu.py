@@ -500,12 +500,14 @@ def _multiply(a: Array, b: Array, bias: Array, activation: int, product: Array) 
     if min(rows, depth) < _FEW and columns >= kernels.LANES:
         kernels.direct_matmul(_contiguous(a), _contiguous(b), bias, activation, product)
         return
-    if b.flags.f_contiguous and not b.flags.c_contiguous:
-        flat, steps = b.T.reshape(-1), (1, b.shape[0])
-    else:
-        flat, steps = _flat(b), (b.shape[1], 1)
-    lanes = kernels.NARROW if columns <= kernels.NARROW else kernels.TILE_LANES
-    kernels.matmul(_contiguous(a), flat, *steps, lanes, bias, activation, product)
+    kernels.matmul(*_flat_with_steps(a), *_flat_with_steps(b), bias, activation, product)
+
+
+def _flat_with_steps(x: Array) -> tuple[Array, int, int]:
+    """A matrix as a flat array, and how far its rows and its columns are apart in it; one of them is one."""
+    if x.flags.f_contiguous and not x.flags.c_contiguous:
+        return x.T.reshape(-1), 1, x.shape[0]
+    return _flat(x), x.shape[1], 1
 
 
 def _sparse(signal: "Signal") -> Any:

@@ -252,7 +252,9 @@ class Weights:
             return _chosen_tables(self.codes, self.highest + 1, self.centre, steps)
         fours = np.full((4 * steps, self.neurons), self.centre, self.codes.dtype)
         fours[: self.below] = self.codes
-        largest = int(np.abs(fours.astype(np.int32) - self.centre).reshape(steps, 4, self.neurons).sum(1).max(initial=0))
+        largest = int(
+            np.abs(fours.astype(np.int32) - self.centre).reshape(steps, 4, self.neurons).sum(1).max(initial=0)
+        )
         kind = next(kind for kind in (kernels.ONE, kernels.TWO, kernels.THREE) if largest <= _LARGEST[kind])
         return _own_tables(self.codes, kind, self.centre)
 
@@ -365,9 +367,7 @@ def product(words: Words, levels: Levels, weights: Weights, out: Whole | None = 
     elif way == "tables":
         made, zero = weights.tables, weights.low + weights.step * weights.centre
         factors = scale, step * zero, levels.low, scale * (2 ** len(bits) - 1)
-        kernels.tables_product(
-            bits, *made.form, made.tables, made.choices, factors, weights.sums, made.biases, result
-        )
+        kernels.tables_product(bits, *made.form, made.tables, made.choices, factors, weights.sums, made.biases, result)
     elif way == "planes":
         arranged, minus = weights.planes
         zero = weights.low + weights.step if weights.ternary else weights.low
@@ -399,13 +399,16 @@ _LOOKS_UP = target().looks_up and not target().counts_bits
 
 
 FORCED = None
+
+
 def way_of(levels: Levels, weights: Weights) -> str:
     """The kernel that multiplies them on the target in effect.
 
     "planes" counts bits of each pair of bit planes, "look-up" looks those counts up, "pairs" multiplies bytes that are
     sums of two codes, and "bytes" multiplies bytes.
     """
-    if FORCED: return FORCED
+    if FORCED:
+        return FORCED
     planes = levels.highest.bit_length()
     fits = weights.neurons >= kernels.BLOCK and levels.highest * weights.highest * weights.below < 1 << 16
     if _LOOKS_UP and fits and planes * weights.plain_orders <= _LOOKED_UP_PAIRS:
