@@ -765,6 +765,17 @@ def number_rows(x, slots):
 
 
 @kernel
+def keep_rows(slots, x, kept):
+    """Copy each row of `x` to its slot in `kept`; those below 0 are left out. Returns how many numbers are kept."""
+    rows = 0
+    for i in range(x.shape[0]):
+        if slots[i] >= 0:
+            kept[slots[i]] = x[i]
+            rows += 1
+    return rows * x.shape[1]
+
+
+@kernel
 def column_sums(x, sums):
     """Sum of each column of `x` [rows, n], row by row."""
     sums[:] = 0

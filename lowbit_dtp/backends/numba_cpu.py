@@ -228,10 +228,10 @@ class NumbaBackend(NumpyBackend):
         if many and (signal.packed_neurons is not None or _sparse(signal) is not None):
             return Outer(signal, error, _outer), sums
         values = signal.values
-        if values.size * error.shape[1] > _LARGE:
+        if values.size * error.shape[1] > _LARGE and _is_plain(values):
             slots = empty(len(error), np.int32)
             if kernels.number_rows(error, slots) < _FEW_ROWS * len(error):
-                values, error = values[slots >= 0], error[slots >= 0]
+                return _gradient_of_rows(slots, values, error, spent), sums
         return self.matmul(values.T, error, spent), sums
 
     def change(self, activation: "Activation", before: "Signal", after: "Signal", weight: Array, bias: Array) -> Array:
@@ -409,6 +409,18 @@ def _outer(signal: "Signal", error: Array) -> Array:
         kernels.sparse_gradient(*_factors(signal, error), error, gradient)
     else:
         kernels.row_tables(*_factors(signal, error), error, _zeros(error.shape[1]), kernels.IDENTITY, gradient)
+    return gradient
+
+
+def _gradient_of_rows(slots: Array, values: Array, error: Array, spent: Array | None) -> Array:
+    """`values.T @ error` of the rows that have a slot."""
+    (_, below), neurons = values.shape, error.shape[1]
+    gradient = empty((below, neurons), np.float32) if spent is None else spent
+    kept, kept_error = empty(values.shape, np.float32), empty(error.shape, np.float32)
+    size = kernels.keep_rows(slots, values, kept)
+    kernels.keep_rows(slots, error, kept_error)
+    factors = head(kept.reshape(-1), size), 1, below, kept_error.reshape(-1), neurons, 1
+    kernels.matmul(*factors, _zeros(neurons), kernels.IDENTITY, gradient)
     return gradient
 
 

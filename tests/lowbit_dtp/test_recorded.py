@@ -118,6 +118,15 @@ def test_pixels_may_be_floats(few: Samples, repeated: list[bool]) -> None:
     assert all(repeated)
 
 
+@pytest.mark.parametrize("rule", [DTP(target_step=0.01), StraightThrough()], ids=lambda rule: rule.name)
+def test_pixels_without_zeros(rule: LearningRule, repeated: list[bool]) -> None:
+    """Of samples without an error the gradient is left out, of which DTP has many."""
+    random = np.random.default_rng(0)
+    samples = Samples(random.random((250, 900)).astype(np.float32), random.integers(0, 10, 250))
+    assert_same(rule, samples, sizes=[900, 80, 70, 10], links=[Link(), Link("binary", "binary"), Link()])
+    assert any(repeated)
+
+
 def test_with_gradient_descent(few: Samples, repeated: list[bool]) -> None:
     plain, recorded = (run(mode, DTP(), few, optimizer=SGD(0.1, 0.01)).contents() for mode in ("plain", "recorded"))
     assert plain == recorded and all(repeated)
