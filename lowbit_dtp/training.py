@@ -153,7 +153,7 @@ class _Steps:
         seed: int | Sequence[int],
         progress: Progress,
         mode: str,
-        patience: int,
+        patience: int = 1,
     ) -> None:
         self.rule, self.optimizer, self.batch, self.seed = rule, optimizer, batch, seed
         self.progress, self.mode, self.patience = progress, mode, patience
@@ -161,18 +161,34 @@ class _Steps:
         self.xp = backend_of(self.like)
         if not progress.losses:
             progress.loss = self._moved(np.zeros(() if isinstance(seed, int) else len(seed)))
-        self.given = self.traced = _Subject(net, samples, progress.loss)
+        self.given = _Subject(net, samples, progress.loss)
         self.order = np.zeros(0, np.int64)
         self.place: Place | None = None
         self.in_place = True
-        if mode != "plain":
-            seen = self.xp.traceable
-            stored = replace(samples, stored=seen(samples.stored), labels=seen(samples.labels))
-            self.traced = _Subject(net.each_array(seen), stored, seen(progress.loss))
-            self.place = Place(lambda x: seen(self._moved(x)))
         self.taken: dict[tuple[str, int], int] = {}
         self.repeated: dict[tuple[str, int], Repeated] = {}
         self.losses: dict[tuple[str, int], Array] = {}
+        if mode != "plain":
+            seen = self.xp.traceable
+            stored = replace(samples, stored=seen(samples.stored), labels=seen(samples.labels))
+            self.traced = _Subject(net, stored, seen(progress.loss))
+            self.place = Place(lambda x: seen(self._moved(x)))
+            self._bind()
+
+    def _bind(self) -> None:
+        """Take parameters and settings as they are now, for steps that are recorded with them."""
+        net = self.given.net
+        self.bound = [(vars(layer), name, x) for layer in net.layers for name, x in layer.parameters().items()]
+        self.settings = tuple(vars(self.optimizer).values())
+        self.traced = self.traced._replace(net=net.each_array(self.xp.traceable))
+        self.taken.clear()
+        self.repeated.clear()
+
+    def _is_bound(self) -> bool:
+        """Whether no one has put other arrays in the place of parameters, or changed the optimizer's settings."""
+        if self.settings != tuple(vars(self.optimizer).values()):
+            return False
+        return all(layer[name] is x for layer, name, x in self.bound)
 
     def _moved(self, x: np.ndarray) -> Array:
         return self.xp.moved(x, self.like)
@@ -194,6 +210,8 @@ class _Steps:
         kind, place = (phase, rows), self.place
         if place is None:
             return self._take_as_written(phase, rows)
+        if not self._is_bound():
+            self._bind()
         if self.taken.get(kind, 0) < self.patience and self.xp.checks:
             loss = self._take_as_written(phase, rows)
             self.taken[kind] = self.taken.get(kind, 0) + 1
@@ -204,7 +222,7 @@ class _Steps:
             place.go_to(self.progress.minibatch * self.batch, self.progress.step, self.progress.epoch)
             self.in_place = True
         if kind not in self.repeated:
-            self.repeated[kind] = self._recorder(place, phase, rows)
+            self.repeated[kind] = self._recorder(place, kind)
         repeated = self.repeated[kind]
         repeated(self.progress.epoch)
         if repeated.plain:
@@ -219,16 +237,18 @@ class _Steps:
         with progress.ledger.wires_in_place() if self.place else nullcontext():  # where recorded steps find them
             return self._step(self.given, self.order[..., start : start + rows], moment, progress.ledger)
 
-    def _recorder(self, place: Place, phase: str, rows: int) -> Repeated:
-        def step(ledger: Ledger) -> None:
-            kind, moment = (phase, rows), Moment(place.epoch, phase, Draws(self.seed, place.step))
-            loss = self._step(self.traced, place.indices(rows), moment, ledger)
-            if kind not in self.losses:
-                self.losses[kind] = loss
-            elif loss is not None:
-                self.losses[kind][...] = loss
-            place.advance(rows)
+    def _take_in_place(self, place: Place, kind: tuple[str, int], ledger: Ledger) -> None:
+        """A step that finds all that it depends on in arrays, and leaves its loss in one."""
+        phase, rows = kind
+        moment = Moment(place.epoch, phase, Draws(self.seed, place.step))
+        loss = self._step(self.traced, place.indices(rows), moment, ledger)
+        if kind not in self.losses:
+            self.losses[kind] = loss
+        elif loss is not None:
+            self.losses[kind][...] = loss
+        place.advance(rows)
 
+    def _recorder(self, place: Place, kind: tuple[str, int]) -> Repeated:
         def changed() -> list[Array]:
             states = [x for arrays in self.optimizer.state.values() for x in arrays]
             losses = [loss for loss in self.losses.values() if loss is not None]
@@ -237,9 +257,12 @@ class _Steps:
         def read() -> list[Array]:
             return [self.traced.samples.stored, self.traced.samples.labels, *place.constants()]
 
-        place.prepare(rows)
-        compiled = self.mode == "compiled" and rows == self.batch
-        return Repeated(step, changed, read, self.xp, self.progress.ledger, compiled=compiled, warm=self.xp.checks)
+        def work(ledger: Ledger) -> None:
+            self._take_in_place(place, kind, ledger)
+
+        place.prepare(kind[1])
+        compiled = self.mode == "compiled" and kind[1] == self.batch
+        return Repeated(work, changed, read, self.xp, self.progress.ledger, compiled=compiled, warm=self.xp.checks)
 
     def _step(self, subject: _Subject, indices: Array, moment: Moment, ledger: Ledger) -> Array | None:
         net, samples, total = subject

@@ -186,6 +186,32 @@ def test_runs_in_two_threads_do_not_meet(few: Samples) -> None:
 # --- what is not as it was when it was recorded -----------------------------------------------------------------------
 
 
+def clip(net: Network, optimizer: Optimizer) -> None:
+    net.layers[1].weight = np.clip(net.layers[1].weight, -0.3, 0.3)
+
+
+def halve(net: Network, optimizer: Optimizer) -> None:
+    optimizer.learning_rate = 0.5 * float(optimizer.learning_rate)  # type: ignore[arg-type]
+
+
+def scale(net: Network, optimizer: Optimizer) -> None:
+    net.layers[0].weight *= 0.9
+
+
+@pytest.mark.parametrize("change", [clip, halve, scale])
+def test_what_is_changed_between_steps_is_used(change: Callable, few: Samples) -> None:
+    """Other arrays in the place of parameters, another learning rate, other numbers."""
+    found = []
+    for mode in ("plain", "recorded"):
+        done = Run(Network.build(SIZES, LINKS, seed=3), RMSprop(0.002, 0.001), Progress(), [])
+        for step in fit(done.net, DTP(), done.optimizer, few, EPOCHS, BATCH, 7, done.progress, mode):
+            done.steps.append(step)
+            if len(done.steps) in (7, 12, 20):
+                change(done.net, done.optimizer)
+        found.append(done.contents())
+    assert found[0] == found[1]
+
+
 def test_nan_is_refused_as_it_would_be(few: Samples, repeated: list[bool]) -> None:
     """In the step in which it comes, which has then changed no parameter."""
     pixels = few.pixels.copy()

@@ -209,7 +209,7 @@ def test_a_step_never_waits_and_fetches_nothing(
         evaluator._mistakes(place.indices(25)[0], place.start, Ledger())
     monkeypatch.setattr(torch_gpu, "tensor_of", None)
     for phase in rule.phases:
-        steps._step_in_place(phase, 25, progress.ledger)
+        steps._take_in_place(place, (phase, 25), progress.ledger)
         evaluator._mistakes(place.indices(25)[0], place.start, Ledger())
 
 
