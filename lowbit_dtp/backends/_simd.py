@@ -172,8 +172,7 @@ def turned(typing, vector):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def turn_rows(typing, numbers, i, stride, out, to, step):  # type: ignore[no-untyped-def]
-    """Write 8 rows of 8 int32, `stride` apart from `numbers[i]` on, with rows for columns, `step` apart from `out[to]` on.
-    """
+    """Write 8 rows of 8 int32, `stride` apart from `numbers[i]` on, with rows for columns, to `out[to]` on."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         source, target = (
@@ -723,7 +722,10 @@ def digits_summer(digits: int, bits: int, steps: int, vectors: int, lines: int) 
             eight = ir.Constant(_PAIRS, [8] * _PAIRS.count)
 
             def block(k, sums):  # type: ignore[no-untyped-def]
-                table, index = _past(builder, tables, k, size), [_past(builder, i, k, LOOKED_UP * steps) for i in indices]
+                table, index = (
+                    _past(builder, tables, k, size),
+                    [_past(builder, i, k, LOOKED_UP * steps) for i in indices],
+                )
                 for line in range(lines):
                     _prefetch(builder, _past(builder, _past(builder, ahead, k, 64 * lines), 64 * line))
                 found: dict[tuple[int, int], Any] = {}
