@@ -13,15 +13,15 @@ from ._simd import (
     TOGETHER,
     at_least,
     bits_of,
+    chosen_summer,
     converter,
-    digits_summer,
     differs,
+    digits_summer,
     dot4,
     dot4_small,
-    less,
     gatherer,
+    less,
     loader,
-    chosen_summer,
     mask_of,
     pairs_summer,
     popcount,
@@ -362,10 +362,11 @@ def _next_five(i, last):
 
 
 @subroutine
-def _planes_task(task, words, weights, orders, ternary, scale, row_terms, column_terms, product):
+def _planes_task(task, planes, words, weights, orders, ternary, scale, row_terms, column_terms, product):
     block, column, first, stop = _task(task, product.shape[0], product.shape[1], COLUMNS)
-    planes, rows, width = words.shape
-    flat, out, n = words.reshape(-1), product.reshape(-1), product.shape[1]
+    (rows, n), width = product.shape, words.shape[1]
+    flat, out = words.reshape(-1), product.reshape(-1)
+    scales, terms = _splat_terms(np.int32(scale)), _load_terms(column_terms, column)
     for i in range(first, stop, 2):
         k = min(i + 1, stop - 1)
         a = b = _no_bits(np.uint64(0))
@@ -380,32 +381,37 @@ def _planes_task(task, words, weights, orders, ternary, scale, row_terms, column
                         used = _load_block(weights, start + (2 * word + 1) * COLUMNS)
                         a = a + popcount((_spread_word(flat, at + word) ^ sign) & used)
                         b = b + popcount((_spread_word(flat, below + word) ^ sign) & used)
+                elif i == k:
+                    start = (block * orders + order - plane) * width * COLUMNS
+                    for word in range(width):
+                        v = _load_block(weights, start + word * COLUMNS)
+                        a = a + popcount(_spread_word(flat, at + word) & v)
                 else:
                     start = (block * orders + order - plane) * width * COLUMNS
                     for word in range(width):
                         v = _load_block(weights, start + word * COLUMNS)
                         a = a + popcount(_spread_word(flat, at + word) & v)
                         b = b + popcount(_spread_word(flat, below + word) & v)
-        scales, terms = _splat_terms(np.int32(scale)), _load_terms(column_terms, column)
         store(out, i * n + column, scales * _to_int(a) + terms + _spread_term(row_terms, i))
-        store(out, k * n + column, scales * _to_int(b) + terms + _spread_term(row_terms, k))
+        if i != k:
+            store(out, k * n + column, scales * _to_int(b) + terms + _spread_term(row_terms, k))
 
 
 @parallel_kernel
-def planes_product(words, weights, orders, ternary, factors, sums, others, product):
-    """The product of bit planes `words` [planes, rows, width] by `orders` bit planes of weights, the lowest first.
+def planes_product(words, planes, weights, orders, ternary, scale, row_factor, column_terms, product):
+    """The product of bit planes `words` [planes rows, width] by `orders` bit planes of weights, the lowest first.
 
     A popcount of an AND multiplies 64 pairs of bits (Courbariaux et al., 2016); planes are summed by Horner's rule.
     A `ternary` weight, a sign and whether it is used, takes one popcount: where it is used, the bits that differ.
     """
-    (rows, neurons), (scale, row_factor, factor, other_factor) = product.shape, factors
-    row_terms, column_terms = _plane_terms(words, row_factor), _column_terms(factor, sums, other_factor, others)
+    rows, neurons = product.shape
+    row_terms = _plane_terms(words, planes, row_factor)
     if words.size * neurons * orders < _SMALL:
         for task in range(_tasks(rows, neurons, COLUMNS)):
-            _planes_task(task, words, weights, orders, ternary, scale, row_terms, column_terms, product)
+            _planes_task(task, planes, words, weights, orders, ternary, scale, row_terms, column_terms, product)
     else:
         for task in prange(_tasks(rows, neurons, COLUMNS)):
-            _planes_task(task, words, weights, orders, ternary, scale, row_terms, column_terms, product)
+            _planes_task(task, planes, words, weights, orders, ternary, scale, row_terms, column_terms, product)
 
 
 BLOCK = 64
@@ -415,63 +421,71 @@ _CHOOSERS = 12 // _VECTORS
 """Rows whose sums fit in registers."""
 _COUNTS = np.bitwise_count(np.arange(16)[:, None] & np.arange(16)).astype(np.uint8).reshape(-1)
 _add_counts = chosen_summer(_CHOOSERS, _VECTORS, side_by_side=False)
-_load_halves, _to_half = loader(types.uint16, BLOCK), converter(types.uint16)
-_load_wide_terms, _splat_wide_terms = loader(types.int32, BLOCK), splatter(types.int32, BLOCK)
-_spread_wide_term = spreader(types.int32, BLOCK)
+_add_counts_of_one = chosen_summer(1, _VECTORS, side_by_side=False)
+_load_counts, _no_counts = loader(types.uint16, BLOCK), splatter(types.uint16, BLOCK)
+_load_wide, _splat_wide, _spread_wide = (make(types.int32, BLOCK) for make in (loader, splatter, spreader))
 
 
 @subroutine
 def _look_up_task(task, planes, choices, weights, orders, scale, row_terms, column_terms, product):
     block, column, first, stop = _task(task, product.shape[0], product.shape[1], BLOCK)
-    flat, out, n, (rows, steps) = choices.reshape(-1), product.reshape(-1), product.shape[1], choices.shape
-    rows, sums, scales = rows // planes, np.empty(_CHOOSERS * BLOCK, np.uint16), _splat_wide_terms(np.int32(scale))
-    terms = _load_wide_terms(column_terms, column)
-    for i in range(first, stop, _CHOOSERS):
-        sums[:] = 0
+    flat, out, (rows, n), steps = choices.reshape(-1), product.reshape(-1), product.shape, choices.shape[1]
+    sums, scales, terms = (
+        np.empty(_CHOOSERS * BLOCK, np.uint16),
+        _splat_wide(np.int32(scale)),
+        _load_wide(column_terms, column),
+    )
+    i = first
+    while i < stop:
+        some = _CHOOSERS if stop - i > 2 else 1
+        for j in range(0, some * BLOCK, BLOCK):
+            store(sums, j, _no_counts(np.uint16(0)))
         for order in range(planes + orders - 2, -1, -1):
-            for j in range(sums.size):
-                sums[j] += sums[j]
+            for j in range(0, some * BLOCK, BLOCK):
+                store(sums, j, _load_counts(sums, j) + _load_counts(sums, j))
             for plane in range(max(0, order - orders + 1), min(planes, order + 1)):
                 row, start = (plane * rows + i) * steps, (block * orders + order - plane) * steps * BLOCK
                 for k in range(0, steps, 63):  # counts of 4 in a byte
-                    some, at = min(63, steps - k), start + k * LOOKED_UP
-                    _add_counts(_COUNTS, flat, row + k, steps, weights, at, steps * LOOKED_UP, some, sums)
-        for k in range(i, min(i + _CHOOSERS, stop)):
-            found = scales * _to_int(_load_halves(sums, (k - i) * BLOCK))
-            store(out, k * n + column, found + terms + _spread_wide_term(row_terms, k))
+                    deep, at, apart = min(63, steps - k), start + k * LOOKED_UP, steps * LOOKED_UP
+                    if some == 1:
+                        _add_counts_of_one(_COUNTS, flat, row + k, steps, weights, at, apart, deep, sums)
+                    else:
+                        _add_counts(_COUNTS, flat, row + k, steps, weights, at, apart, deep, sums)
+        for k in range(i, min(i + some, stop)):
+            found = scales * _to_int(_load_counts(sums, (k - i) * BLOCK))
+            store(out, k * n + column, found + terms + _spread_wide(row_terms, k))
+        i += some
 
 
 @parallel_kernel
-def look_up_product(words, steps, weights, orders, factors, sums, product):
+def look_up_product(words, planes, steps, weights, orders, scale, row_factor, column_terms, product):
     """`planes_product` for AVX2; a sum(u v) below 2^16; BLOCK or more columns.
 
     Four bits of the activations choose a table of 16 counts, four bits of a weight an entry: a byte shuffle looks up 32
     at a time (as in Mula, Kurz and Lemire, Faster Population Counts Using AVX2 Instructions, 2018).
     """
-    (planes, rows, width), (scale, row_factor, factor, _) = words.shape, factors
-    row_terms, column_terms = _plane_terms(words, row_factor), _column_terms(factor, sums, 0, sums)
-    choices = _choices(words, steps)
+    row_terms, choices, tasks = (
+        _plane_terms(words, planes, row_factor),
+        _choices(words, steps),
+        _tasks(product.shape[0], product.shape[1], BLOCK),
+    )
     if choices.size * product.shape[1] * orders < 8 * _SMALL:
-        for task in range(_tasks(rows, product.shape[1], BLOCK)):
+        for task in range(tasks):
             _look_up_task(task, planes, choices, weights, orders, scale, row_terms, column_terms, product)
     else:
-        for task in prange(_tasks(rows, product.shape[1], BLOCK)):
+        for task in prange(tasks):
             _look_up_task(task, planes, choices, weights, orders, scale, row_terms, column_terms, product)
 
 
 @subroutine
 def _choices(words, steps):
-    """Where in `_COUNTS` the table begins that each four bits of `words` [planes, rows, width] choose.
-
-    Of some rows more, as there may be in the last task of a run.
-    """
-    planes, rows, width = words.shape
-    more = np.zeros((planes * rows + _CHOOSERS, steps), np.uint8)
-    choices, flat = more[: planes * rows], words.reshape(-1)
-    unpack_codes(words.reshape(planes * rows, width), 4, np.uint8(0), steps, choices)
-    flat_choices = choices.reshape(-1)
-    for i in range(flat_choices.size):
-        flat_choices[i] <<= 4
+    """Where in `_COUNTS` the table begins that each four bits of `words` choose. Memory goes on for some rows more."""
+    more = np.zeros((words.shape[0] + _CHOOSERS, steps), np.uint8)
+    choices = more[: words.shape[0]]
+    unpack_codes(words, 4, np.uint8(0), steps, choices)
+    flat = choices.reshape(-1)
+    for i in range(flat.size):
+        flat[i] <<= 4
     return choices
 
 
@@ -506,12 +520,12 @@ _load_terms_16, _splat_terms_16, _spread_term_16 = (
 
 
 @subroutine
-def _nibbles(words, vectors, depth, lanes):
-    """Four bits a byte of `words` [planes, rows, width]: flat [planes, vectors, depth, lanes].
+def _nibbles(words, planes, vectors, depth, lanes):
+    """Four bits a byte of `words` [planes rows, width]: flat [planes, vectors, depth, lanes].
 
     Lanes are rows; what is in those beyond the last has no meaning.
     """
-    planes, rows, width = words.shape
+    rows, width = words.shape[0] // planes, words.shape[1]
     flat, last = words.reshape(-1), np.zeros(8 * width, np.uint64)
     out = np.zeros(planes * vectors * depth * lanes, np.uint8)
     for plane in range(planes):
@@ -570,7 +584,7 @@ def _add_own(kind, tables, at, nibbles, first, vectors, apart, steps, sums, to, 
 
 
 @subroutine
-def _tables_task(task, form, nibbles, tables, choices, factors, row_terms, column_terms, product):
+def _tables_task(task, form, nibbles, tables, choices, scale, row_terms, column_terms, product):
     planes, vectors, depth, lanes, kind, flush, most, steps = form
     (rows, n), runs = product.shape, (product.shape[0] + _ROWS - 1) // _ROWS
     column, first = task // runs * GROUP, task % runs * _ROWS
@@ -592,7 +606,7 @@ def _tables_task(task, form, nibbles, tables, choices, factors, row_terms, colum
                 for c in range(columns):
                     at = (column * steps + k * columns + c * deep) * LOOKED_UP * kind
                     _add_own(kind, tables, at, nibbles, begin, some, apart, deep, sums, c * _ROWS, plane)
-    scales = _splat_terms_16(np.int32(factors[0]))
+    scales = _splat_terms_16(np.int32(scale))
     for c in range(columns):
         for v in range(0, some * lanes, 16):
             place, terms = c * _ROWS + v, _spread_term_16(column_terms, column + c)
@@ -618,31 +632,33 @@ def _write_turned(sums, columns, out, n, column, first, stop):
 
 
 @parallel_kernel
-def tables_product(words, steps, kind, flush, most, tables, choices, factors, sums, biases, product):
+def tables_product(words, planes, steps, kind, flush, most, tables, choices, scale, row_factor, column_terms, product):
     """The product of bit planes `words` by weights of which tables hold the sums that four bits can choose.
 
-    Four bits of LOOKED_UP rows choose sums of four weights at once, by a byte shuffle. If weights are few, four of them
+    Four bits of many rows choose sums of four weights at once, by a byte shuffle. If weights are few, four of them
     choose one of some tables shared by all, else each four have their own, with a byte for each digit (as T-MAC, Wei et
     al., 2024, has tables of activations).
     """
-    (rows, neurons), (_, row_factor, factor, other_factor) = product.shape, factors
+    rows, neurons = product.shape
     if kind == CHOSEN:
         lanes, vectors, depth = LOOKED_UP, (rows + 2 * LOOKED_UP - 1) // (2 * LOOKED_UP) * 2, steps
     else:
         lanes, vectors, depth = 16, (rows + 15) // 16, steps * TOGETHER
-    depth = max(depth, 16 * words.shape[2])
-    nibbles, column_terms = _nibbles(words, vectors, depth, lanes), _column_terms(factor, sums, other_factor, biases)
-    some_terms, row_terms = _plane_terms(words, row_factor), np.zeros(vectors * lanes, np.int32)
+    depth = max(depth, 16 * words.shape[1])
+    nibbles, form = (
+        _nibbles(words, planes, vectors, depth, lanes),
+        (planes, vectors, depth, lanes, kind, flush, most, steps),
+    )
+    some_terms, row_terms = _plane_terms(words, planes, row_factor), np.zeros(vectors * lanes, np.int32)
     for i in range(rows):
         row_terms[i] = some_terms[i]
-    form = words.shape[0], vectors, depth, lanes, kind, flush, most, steps
     tasks = (neurons + GROUP - 1) // GROUP * ((rows + _ROWS - 1) // _ROWS)
     if nibbles.size * neurons < 16 * _SMALL:
         for task in range(tasks):
-            _tables_task(task, form, nibbles, tables, choices, factors, row_terms, column_terms, product)
+            _tables_task(task, form, nibbles, tables, choices, scale, row_terms, column_terms, product)
     else:
         for task in prange(tasks):
-            _tables_task(task, form, nibbles, tables, choices, factors, row_terms, column_terms, product)
+            _tables_task(task, form, nibbles, tables, choices, scale, row_terms, column_terms, product)
 
 
 @subroutine(inline="always")
@@ -735,7 +751,7 @@ def _pairs_task(task, codes, steps, weights, scale, row_terms, column_terms, pro
 
 
 @parallel_kernel
-def bytes_product(codes, steps, weights, digits, flush, factors, sums, others, product):
+def bytes_product(codes, steps, weights, digits, flush, scale, row_factor, pair_factor, column_terms, product):
     """The product of `codes` [rows, stride], eight bytes in a uint64, by weights of `digits` signed bytes, 1 or 2.
 
     An instruction multiplies four pairs of bytes and sums them, in each lane; digits are summed by Horner's rule. If
@@ -743,9 +759,8 @@ def bytes_product(codes, steps, weights, digits, flush, factors, sums, others, p
     With 0 digits, weights are codes v too: (u1 + v2)(u2 + v1) = u1 v1 + u2 v2 + u1 u2 + v1 v2, where the last two go
     into the terms, takes half the multiplications (Winograd, A New Algorithm for Inner Product, 1968); u + v < 128.
     """
-    (rows, neurons), (scale, row_factor, factor, other_factor) = product.shape, factors
-    row_terms = _code_terms(codes, row_factor, 0 if digits else -scale)
-    fours, column_terms = codes.view(np.uint32), _column_terms(factor, sums, other_factor, others)
+    (rows, neurons), row_terms = product.shape, _code_terms(codes, row_factor, pair_factor)
+    fours = codes.view(np.uint32)
     if codes.size * neurons < _SMALL:
         for task in range(_tasks(rows, neurons, COLUMNS)):
             _code_task(task, fours, steps, weights, digits, flush, scale, row_terms, column_terms, product)
@@ -765,9 +780,9 @@ def _code_task(task, codes, steps, weights, digits, flush, scale, row_terms, col
 
 
 @subroutine
-def _plane_terms(words, factor):
-    """For each row of bit planes `words` [planes, rows, width], `factor` times the sum of its codes."""
-    planes, rows, width = words.shape
+def _plane_terms(words, planes, factor):
+    """For each row of bit planes `words` [planes rows, width], `factor` times the sum of its codes."""
+    rows, width = words.shape[0] // planes, words.shape[1]
     terms, flat, stop = np.zeros(rows, np.int32), words.reshape(-1), width - width % 8
     if factor != 0:
         for plane in range(planes):
@@ -796,13 +811,4 @@ def _code_terms(codes, factor, pair_factor):
                 v = _load_pairs(flat, j)
                 sums, pairs = dot4(sums, _read_sums(v), ones), dot4(pairs, _read_sums(v), _read_sums(v >> half))
             terms[i] = np.int32(factor * np.int64(total(sums)) + pair_factor * np.int64(total(pairs)))
-    return terms
-
-
-@subroutine
-def _column_terms(factor, sums, other_factor, others):
-    """For each column, `factor` times `sums` + `other_factor` times `others`, wrapped around."""
-    terms = np.empty(sums.size, np.int32)
-    for j in range(terms.size):
-        terms[j] = np.int32(factor * sums[j] + other_factor * others[j])
     return terms

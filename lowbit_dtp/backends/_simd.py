@@ -172,7 +172,7 @@ def turned(typing, vector):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def turn_rows(typing, numbers, i, stride, out, to, step):  # type: ignore[no-untyped-def]
-    """Write 8 rows of 8 int32, `stride` apart from `numbers[i]` on, with rows for columns, `step` apart from `out[to]` on."""
+    """Write 8 rows of 8 int32, `stride` apart from `numbers[i]` on, with rows for columns, to `out[to]` on."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         source, target = (

@@ -9,6 +9,7 @@ The number of threads is Numba's, and no result depends on it.
     [[6]]
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from math import prod
@@ -190,6 +191,18 @@ class Weights:
         sums = wide.sum(0).astype(np.int32)
         return cls(codes, low, step, _padded(sums), int(np.abs(wide).sum(0).max(initial=0)))
 
+    def by(self, levels: Levels) -> "Product":
+        """What multiplies activations of `levels` by them, made once."""
+        made = self.products.get(levels)
+        if made is None:
+            made = self.products[levels] = Product(levels, self)
+        return made
+
+    @cached_property
+    def products(self) -> "dict[Levels, Product]":
+        """`Product` of each `Levels` that were asked for."""
+        return {}
+
     @property
     def below(self) -> int:
         return int(self.codes.shape[0])
@@ -245,18 +258,22 @@ class Weights:
         return (self.highest + 1) // 2
 
     @cached_property
-    def tables(self) -> "Tables":
-        """The sums of each four weights, or of all four that there can be."""
-        steps = -(-self.below // 4)
+    def table_kind(self) -> int:
+        """How the sums of each four of them are kept in tables."""
         if self.highest <= 3:
-            return _chosen_tables(self.codes, self.highest + 1, self.centre, steps)
-        fours = np.full((4 * steps, self.neurons), self.centre, self.codes.dtype)
-        fours[: self.below] = self.codes
-        largest = int(
-            np.abs(fours.astype(np.int32) - self.centre).reshape(steps, 4, self.neurons).sum(1).max(initial=0)
-        )
-        kind = next(kind for kind in (kernels.ONE, kernels.TWO, kernels.THREE) if largest <= _LARGEST[kind])
-        return _own_tables(self.codes, kind, self.centre)
+            return kernels.CHOSEN
+        steps = -(-self.below // 4)
+        fours = np.zeros((4 * steps, self.neurons), np.int32)
+        np.abs(self.codes.astype(np.int32) - self.centre, out=fours[: self.below])
+        largest = int(fours.reshape(steps, 4, self.neurons).sum(1).max(initial=0))
+        return next(kind for kind, most in _LARGEST.items() if largest <= most)
+
+    @cached_property
+    def tables(self) -> "Tables":
+        """The sums of each four of them, or of all four that there can be."""
+        if self.table_kind == kernels.CHOSEN:
+            return _chosen_tables(self.codes, self.highest + 1, self.centre, -(-self.below // 4))
+        return _own_tables(self.codes, self.table_kind, self.centre)
 
     @cached_property
     def digits(self) -> tuple[npt.NDArray[np.uint32], int, int]:
@@ -322,7 +339,7 @@ def _chosen_tables(codes: npt.NDArray[Any], levels: int, centre: int, steps: int
     chosen = np.tensordot(levels ** np.arange(4), fours.reshape(steps, 4, tiles * few), (0, 1))
     choices = (16 * chosen).astype(np.uint16).reshape(steps, tiles, few).swapaxes(0, 1)
     tables = (sums - least[:, None]).astype(np.uint8)
-    biases = _padded(least[chosen].sum(0).astype(np.int32))
+    biases = _padded(least[chosen].sum(0).astype(np.int32)[:neurons])
     flush = 255 // max(1, int(tables.max()))
     return Tables((steps, kernels.CHOSEN, flush, kernels.DEPTH), tables.reshape(-1), choices.reshape(-1), biases)
 
@@ -347,85 +364,190 @@ def _own_tables(codes: npt.NDArray[Any], kind: int, centre: int) -> Tables:
     return Tables((steps, kind, 1, deep), tables, np.empty(0, np.uint16), _padded(biases))
 
 
+# Which way is the fastest: costs, in picoseconds of 128 products on one processor, times the products of each way, with
+# those beside the last row and column. They are fixed for a kind of target, so the choice is the same in every run; the
+# numbers are the same in all ways.
+
+
+def _costs() -> dict[str, int]:
+    has = target()
+    if not has.looks_up:
+        return {"planes": 1000, "bytes": 3500, "pairs": 3200}
+    multiplies = "vpdpbusd" in (has.byte_products or ("",))[0]
+    costs = {"planes": 160 if has.counts_bits else 500, "tables": 280}
+    costs |= {"bytes": 500, "pairs": 490} if multiplies else {"bytes": 850, "pairs": 1000}
+    return costs if has.counts_bits else costs | {"look-up": 270}
+
+
+_COSTS, _WRITTEN = _costs(), 100
+_TABLE_COSTS = {kernels.CHOSEN: 1.0, kernels.ONE: 1.15, kernels.TWO: 2.1, kernels.THREE: 3.2}
+"""What tables of each kind cost, in those that are shared by all."""
+
+
+def ways_of(levels: Levels, weights: Weights, rows: int = 100) -> dict[str, float]:
+    """The ways to multiply `rows` of activations by weights on the target in effect, and what each costs.
+
+    "planes" counts bits of each pair of bit planes, "look-up" looks those counts up, "tables" looks up sums of four
+    weights, "pairs" multiplies bytes that are sums of two codes, and "bytes" multiplies bytes.
+    """
+    planes = levels.highest.bit_length()
+
+    def products(rows_at_once: int, columns: int) -> float:
+        all_rows, all_columns = (-(-n // m) * m for n, m in ((rows, rows_at_once), (weights.neurons, columns)))
+        return max(1, all_rows * all_columns * weights.below) / 128
+
+    digits = 1 if weights.highest * weights.step < 256 else 2
+    times = {
+        "planes": planes * weights.orders * products(1 if rows == 1 else 2, kernels.COLUMNS),
+        "bytes": digits * products(6, kernels.COLUMNS) * (1 if levels.highest < 128 else 2),
+    }
+    if levels.highest + weights.highest < 128:
+        times["pairs"] = products(6, kernels.COLUMNS)
+    if weights.neurons >= kernels.BLOCK and levels.highest * weights.highest * weights.below < 1 << 16:
+        times["look-up"] = planes * weights.plain_orders * products(6 if rows > 2 else 1, kernels.BLOCK)
+    if "tables" in _COSTS:
+        kind = weights.table_kind
+        lanes = products(2 * kernels.LOOKED_UP, kernels.FEW) if kind == kernels.CHOSEN else products(16, 1)
+        times["tables"] = planes * _TABLE_COSTS[kind] * lanes + rows * weights.neurons * _WRITTEN / _COSTS["tables"]
+    return {way: cost * _COSTS[way] for way, cost in times.items() if way in _COSTS}
+
+
+def way_of(levels: Levels, weights: Weights, rows: int = 100) -> str:
+    """The fastest of `ways_of`."""
+    costs = ways_of(levels, weights, rows)
+    return min(costs, key=costs.__getitem__)
+
+
+class Product:
+    """Activations of `levels` times `weights`: all is ready that does not depend on the activations.
+
+    Raises ValueError if a sum might not fit in 32 bits.
+    """
+
+    def __init__(self, levels: Levels, weights: Weights) -> None:
+        bound = levels.largest * weights.largest_sum
+        if bound > _MOST:
+            raise ValueError(f"sums of up to {bound} may not fit in 32 bits")
+        self.levels, self.weights = levels, weights
+        self._width, self._direct = packed_width(weights.below, levels.bits), weights.neurons >= kernels.COLUMNS
+        self._is_bits = levels.bits == 1 and not levels.flip
+        self._ready: dict[str, tuple[Any, ...]] = {}
+        self._ways: dict[int, tuple[str, Any, tuple[Any, ...]]] = {}
+
+    def __call__(self, words: Words, out: Whole | None = None, way: str | None = None) -> Whole:
+        """int32 [rows, neurons], in `out` if given, by `way` or the fastest: `words` [rows, width] hold codes."""
+        if words.ndim != 2:
+            raise ValueError(f"words are [rows, width], not {words.ndim} axes")
+        if words.shape[1] != self._width or words.dtype != _UINT64 or not words.flags.c_contiguous:
+            words = _rows_of_words(words, self.weights.below, self.levels.bits)
+        shape = len(words), self.weights.neurons
+        if out is not None and (out.shape != shape or out.dtype != _INT32):
+            raise ValueError(f"out must be int32 of shape {shape}, not {out.dtype} of shape {out.shape}")
+        result = out
+        if out is None or not self._direct or not out.flags.c_contiguous:
+            result = np.empty((shape[0], max(shape[1], kernels.COLUMNS)), np.int32)
+        of_bytes, kernel, ready = self._by(way) if way else self._ways.get(shape[0]) or self._fastest(shape[0])
+        if of_bytes:
+            kernel(_spread(words, self.levels, self.weights.below).view(np.uint64), *ready, result)
+        else:
+            kernel(words if self._is_bits else _split(words, self.levels, self.weights.below), *ready, result)
+        if result is out or (out is None and self._direct):
+            return result
+        if out is None:
+            return np.ascontiguousarray(result[:, : shape[1]])
+        out[...] = result[:, : shape[1]]
+        return out
+
+    def of(self, x: Floats, threshold: float = 0.0, out: Whole | None = None) -> Whole:
+        """The product of floats [rows, below] sent as one bit: code 1 from `threshold` on. ValueError on NaN."""
+        if x.shape[-1] != self.weights.below:
+            raise ValueError(f"weights take {self.weights.below} neurons, but were given {x.shape[-1]}")
+        words, nan = pack_signs(x, threshold)
+        if nan:
+            raise ValueError("NaN cannot be sent as a bit")
+        return self(words, out)
+
+    def _fastest(self, rows: int) -> Any:
+        """What `_by` gives for the fastest way to multiply so many rows."""
+        if len(self._ways) >= 1000:
+            self._ways.clear()
+        self._ways[rows] = self._by(way_of(self.levels, self.weights, rows))
+        return self._ways[rows]
+
+    def _by(self, way: str) -> Any:
+        """Whether the kernel of a way takes bytes rather than bit planes, the kernel, and what more it takes."""
+        prepare, kernel = _WAYS[way]
+        if way not in self._ready:
+            self._ready[way] = prepare(self.levels, self.weights)
+        return way in ("bytes", "pairs"), kernel, self._ready[way]
+
+
+_INT32, _UINT64 = np.dtype(np.int32), np.dtype(np.uint64)
+
+
+def _terms(factor: int, weights: Weights, other_factor: int = 0, others: Whole | None = None) -> Whole:
+    """For each column, `factor` times its sum + `other_factor` times `others`, wrapped around."""
+    terms = factor * weights.sums.astype(np.int64)
+    return (terms if others is None else terms + other_factor * others.astype(np.int64)).astype(np.int32)
+
+
+def _for_planes(levels: Levels, weights: Weights) -> tuple[Any, ...]:
+    arranged, minus = weights.planes
+    planes, scale = levels.highest.bit_length(), levels.step * weights.step
+    zero = weights.low + weights.step if weights.ternary else weights.low
+    terms = _terms(levels.low, weights, -scale * (2**planes - 1), minus)
+    return planes, arranged, weights.orders, weights.ternary, scale, levels.step * zero, terms
+
+
+def _for_look_up(levels: Levels, weights: Weights) -> tuple[Any, ...]:
+    planes, steps, scale = levels.highest.bit_length(), -(-weights.below // 4), levels.step * weights.step
+    terms = _terms(levels.low, weights)
+    return planes, steps, weights.nibbles, weights.plain_orders, scale, levels.step * weights.low, terms
+
+
+def _for_tables(levels: Levels, weights: Weights) -> tuple[Any, ...]:
+    made, planes, scale = weights.tables, levels.highest.bit_length(), levels.step * weights.step
+    zero, terms = (
+        weights.low + weights.step * weights.centre,
+        _terms(levels.low, weights, scale * (2**planes - 1), made.biases),
+    )
+    return planes, *made.form, made.tables, made.choices, scale, levels.step * zero, terms
+
+
+def _for_pairs(levels: Levels, weights: Weights) -> tuple[Any, ...]:
+    (pairs, products), scale = weights.pairs, levels.step * weights.step
+    terms = _terms(levels.low, weights, -scale, products)
+    return -(-weights.below // 8), pairs, 0, 0, scale, levels.step * weights.low, -scale, terms
+
+
+def _for_bytes(levels: Levels, weights: Weights) -> tuple[Any, ...]:
+    signed, digits, zero = weights.digits
+    flush = _MOST_SHORT // max(1, 2 * levels.highest * weights.largest_digit) if kernels.SUMS_OF_PAIRS else 0
+    terms = _terms(levels.low, weights)
+    return -(-weights.below // 4), signed, digits, flush, levels.step, levels.step * zero, 0, terms
+
+
+_WAYS: Mapping[str, tuple[Callable[[Levels, Weights], tuple[Any, ...]], Any]] = {
+    "planes": (_for_planes, kernels.planes_product),
+    "look-up": (_for_look_up, kernels.look_up_product),
+    "tables": (_for_tables, kernels.tables_product),
+    "pairs": (_for_pairs, kernels.bytes_product),
+    "bytes": (_for_bytes, kernels.bytes_product),
+}
+"""What a kernel takes beside words and result, and the kernel."""
+
+
 def product(words: Words, levels: Levels, weights: Weights, out: Whole | None = None) -> Whole:
     """Activations times weights, int32 [rows, neurons]: `words` [rows, width] hold codes of `levels`.
 
     Raises ValueError if a sum might not fit in 32 bits.
     """
-    if words.ndim != 2:
-        raise ValueError(f"words are [rows, width], not {words.ndim} axes")
-    words = _rows_of_words(words, weights.below, levels.bits)
-    result = _result(len(words), levels, weights, out)
-    step, scale, way = levels.step, levels.step * weights.step, way_of(levels, weights)
-    if way in ("look-up", "planes", "tables"):
-        bits = words[None] if levels.bits == 1 and not levels.flip else _split(words, levels, weights.below)
-    else:
-        codes = _spread(words, levels, weights.below).view(np.uint64)
-    if way == "look-up":
-        factors, steps = (scale, step * weights.low, levels.low, 0), -(-weights.below // 4)
-        kernels.look_up_product(bits, steps, weights.nibbles, weights.plain_orders, factors, weights.sums, result)
-    elif way == "tables":
-        made, zero = weights.tables, weights.low + weights.step * weights.centre
-        factors = scale, step * zero, levels.low, scale * (2 ** len(bits) - 1)
-        kernels.tables_product(bits, *made.form, made.tables, made.choices, factors, weights.sums, made.biases, result)
-    elif way == "planes":
-        arranged, minus = weights.planes
-        zero = weights.low + weights.step if weights.ternary else weights.low
-        factors = scale, step * zero, levels.low, -scale * (2 ** len(bits) - 1)
-        kernels.planes_product(bits, arranged, weights.orders, weights.ternary, factors, weights.sums, minus, result)
-    elif way == "pairs":
-        pairs, products = weights.pairs
-        steps, factors = -(-weights.below // 8), (scale, step * weights.low, levels.low, -scale)
-        kernels.bytes_product(codes, steps, pairs, 0, 0, factors, weights.sums, products, result)
-    else:
-        signed, digits, zero = weights.digits
-        steps, factors = -(-weights.below // 4), (step, step * zero, levels.low, 0)
-        flush = 0
-        if kernels.SUMS_OF_PAIRS:
-            flush = _MOST_SHORT // max(1, 2 * levels.highest * weights.largest_digit)
-        kernels.bytes_product(codes, steps, signed, digits, flush, factors, weights.sums, weights.sums, result)
-    if result is out:
-        return result
-    result = result if result.shape[1] == weights.neurons else result[:, : weights.neurons]
-    if out is None:
-        return np.ascontiguousarray(result)
-    out[...] = result
-    return out
-
-
-_PLANE_PAIRS, _LOOKED_UP_PAIRS = 3, 8
-"""Pairs of bit planes up to which counting, and looking up, are faster than products of bytes."""
-_LOOKS_UP = target().looks_up and not target().counts_bits
-
-
-FORCED = None
-
-
-def way_of(levels: Levels, weights: Weights) -> str:
-    """The kernel that multiplies them on the target in effect.
-
-    "planes" counts bits of each pair of bit planes, "look-up" looks those counts up, "pairs" multiplies bytes that are
-    sums of two codes, and "bytes" multiplies bytes.
-    """
-    if FORCED:
-        return FORCED
-    planes = levels.highest.bit_length()
-    fits = weights.neurons >= kernels.BLOCK and levels.highest * weights.highest * weights.below < 1 << 16
-    if _LOOKS_UP and fits and planes * weights.plain_orders <= _LOOKED_UP_PAIRS:
-        return "look-up"
-    if planes * weights.orders <= _PLANE_PAIRS:
-        return "planes"
-    return "pairs" if levels.highest + weights.highest < 128 else "bytes"
+    return weights.by(levels)(words, out)
 
 
 def product_of(x: Floats, threshold: float, levels: Levels, weights: Weights, out: Whole | None = None) -> Whole:
     """`product` of floats [rows, below] sent as one bit: code 1 from `threshold` on. Raises ValueError on NaN."""
-    if x.shape[-1] != weights.below:
-        raise ValueError(f"weights take {weights.below} neurons, but were given {x.shape[-1]}")
-    words, nan = pack_signs(x, threshold)
-    if nan:
-        raise ValueError("NaN cannot be sent as a bit")
-    return product(words, levels, weights, out)
+    return weights.by(levels).of(x, threshold, out)
 
 
 def _spread(words: Words, levels: Levels, neurons: int) -> npt.NDArray[np.uint8]:
@@ -442,20 +564,7 @@ def _split(words: Words, levels: Levels, neurons: int) -> Words:
     codes = _spread(words, levels, neurons)
     planes = np.empty((levels.highest.bit_length(), len(codes), codes.shape[1] // WORD_BITS), np.uint64)
     kernels.split_codes(codes, planes)
-    return planes
-
-
-def _result(rows: int, levels: Levels, weights: Weights, out: Whole | None) -> Whole:
-    """Where a kernel writes: `out` itself, if it will do, or an array of a block of columns or more."""
-    bound = levels.largest * weights.largest_sum
-    if bound > _MOST:
-        raise ValueError(f"sums of up to {bound} may not fit in 32 bits")
-    shape = (rows, weights.neurons)
-    if out is not None and (out.shape != shape or out.dtype != np.int32):
-        raise ValueError(f"out must be int32 of shape {shape}, not {out.dtype} of shape {out.shape}")
-    if out is None or not out.flags.c_contiguous or weights.neurons < kernels.COLUMNS:
-        return np.empty((rows, max(weights.neurons, kernels.COLUMNS)), np.int32)
-    return out
+    return planes.reshape(planes.shape[0] * planes.shape[1], planes.shape[2])
 
 
 # --- arrangement ------------------------------------------------------------------------------------------------------
