@@ -37,9 +37,6 @@ _BLOCK = 4096
 
 _load = loader(types.float32, LANES)
 _splat = splatter(types.float32, LANES)
-_PART = 16
-"""Numbers of which a kernel holds many at a time: a register of AVX-512."""
-_load_part, _splat_part = loader(types.float32, _PART), splatter(types.float32, _PART)
 
 # --- codes ------------------------------------------------------------------------------------------------------------
 
@@ -156,11 +153,13 @@ _rmsprop_lanes, _rmsprop_one = _rmsprop(LANES), _rmsprop(1)
 
 
 @subroutine
-def _update(p, a, s, v, g, place, size, rate, decay, momentum, stabilizer):
+def _update(p, a, s, v, g, place, size, numbers):
     """RMSprop of `size` numbers from `place` on of a parameter, its mean, square and velocity, by a gradient from 0 on.
 
-    Vectors begin where `p` is aligned, not to straddle two cache lines: large arrays mostly lie alike.
+    `numbers` are rate, decay, momentum and stabilizer. Vectors begin where `p` is aligned, not to straddle two cache
+    lines: large arrays mostly lie alike.
     """
+    rate, decay, momentum, stabilizer = numbers
     skip = min((-(p.ctypes.data // 4 + place)) % 16, size)
     middle = size - (size - skip) % LANES
     _rmsprop_one(p, a, s, v, g, place, rate, decay, momentum, stabilizer, np.intp(0), skip)
@@ -261,6 +260,7 @@ def _tiles(lanes):
 
 NARROW = 16
 """Columns up to which a product is a narrow one."""
+_load_narrow = loader(types.float32, NARROW)
 _WIDE = LANES if target().register_bits == 512 else NARROW
 """Columns of which six rows of sums fit the registers."""
 _DEPTH = 400
@@ -269,7 +269,8 @@ _HEIGHT = 128
 """Rows of `a` in a task, at most."""
 _COLUMNS = 128
 """Columns of a task; more if there are many tasks, or if they are not deep."""
-_wide_tiles, _narrow_tiles = _tiles(_WIDE), _tiles(NARROW)
+_wide_tiles = _tiles(_WIDE)
+_narrow_tiles = _wide_tiles if _WIDE == NARROW else _tiles(NARROW)
 
 
 @kernel
@@ -350,7 +351,7 @@ def _copy_panels(b, start, step, column_step, panels, rows, width):
             for column in range(0, whole, NARROW):
                 panel = column - column % _WIDE if column - column % _WIDE + _WIDE <= width else column
                 lanes = _lanes_at(panel, width)
-                store(panels, panel * _DEPTH + i * lanes + column - panel, _load_part(b, start + i * step + column))
+                store(panels, panel * _DEPTH + i * lanes + column - panel, _load_narrow(b, start + i * step + column))
             for column in range(whole, width):
                 panels[whole * _DEPTH + i * NARROW + column - whole] = fetch(b, start + i * step + column)
     else:
@@ -381,19 +382,24 @@ def _copy_rows(x, start, step, y, place, row, rows, width):
     whole = width - width % NARROW
     for m in range(rows):
         for j in range(0, whole, NARROW):
-            store(y, place + m * row + j, _load_part(x, start + m * step + j))
+            store(y, place + m * row + j, _load_narrow(x, start + m * step + j))
         for j in range(whole, width):
             y[place + m * row + j] = fetch(x, start + m * step + j)
 
 
-@parallel_kernel
+@kernel
 def direct_matmul(a, b, bias, activation, product):
     """`product` [m, n] = `activation` of `a` [m, k] times `b` [k, n], plus `bias` [n]; n >= LANES.
 
     For few rows, or few columns of `a`: no panel of `b` is copied.
     """
+    share_out(_direct_matmul, (product.shape[1] + LANES - 1) // LANES, (a, b, bias, activation, product))
+
+
+@subroutine
+def _direct_matmul(begin, end, a, b, bias, activation, product):
     (rows, n), flat, out = product.shape, b.reshape(-1), product.reshape(-1)
-    for panel in prange((n + LANES - 1) // LANES):
+    for panel in range(begin, end):
         column = min(panel * LANES, n - LANES)
         for i in range(rows):
             row = _load(bias, column)
@@ -414,9 +420,12 @@ _GROUPS = 8
 """Nibbles in 32 bits; as many tables of 16 sums of `LANES` columns fill the first cache."""
 _ROWS = 256
 """Rows for which one set of tables is made; their sums stay in the second cache."""
+_PART = target().register_bits // 32
+"""Columns of which eight sums stay in registers."""
+_load_part, _splat_part = loader(types.float32, _PART), splatter(types.float32, _PART)
 
 
-@parallel_kernel
+@kernel
 def row_tables(words, row_step, block_step, low, high, weight, bias, activation, product):
     """`product` [rows, n] = `activation` of two-valued [rows, k] times `weight` [k, n], plus `bias` [n]; n >= LANES.
 
@@ -426,38 +435,53 @@ def row_tables(words, row_step, block_step, low, high, weight, bias, activation,
     rather than being a special case.
     """
     rows, n = product.shape
-    w, out = weight.reshape(-1), product.reshape(-1)
-    panels, chunks = (n + LANES - 1) // LANES, (rows + _ROWS - 1) // _ROWS
-    for task in prange(panels * chunks):
+    tasks = (n + LANES - 1) // LANES * ((rows + _ROWS - 1) // _ROWS)
+    share_out(_row_tables, tasks, (words, row_step, block_step, low, high, weight, bias, activation, product))
+
+
+@subroutine
+def _row_tables(begin, end, words, row_step, block_step, low, high, weight, bias, activation, product):
+    rows, n = product.shape
+    w, out, panels = weight.reshape(-1), product.reshape(-1), (n + LANES - 1) // LANES
+    table, sums = _aligned(_GROUPS * 16 * LANES), _aligned(_ROWS * LANES)
+    for task in range(begin, end):
         column, first = min(task % panels * LANES, n - LANES), task // panels * _ROWS
-        table, sums = _aligned(_GROUPS * 16 * LANES), _aligned(_ROWS * LANES)
         count = min(_ROWS, rows - first)
         _add_up(words, first * row_step, row_step, block_step, low, high, w, n, column, bias, table, sums, count)
         _activate(activation, sums, 0, count * LANES)
-        _copy_rows(sums, 0, LANES, out, first * n + column, n, count, LANES)
+        for m in range(count):
+            store(out, (first + m) * n + column, _load(sums, m * LANES))
 
 
-@parallel_kernel(error_model="numpy")
+@kernel
 def row_tables_rmsprop(
     words, row_step, block_step, low, high, error, parameter, mean, square, velocity, rate, decay, momentum, stabilizer
 ):
     """`rmsprop` by the gradient that `row_tables` makes of an `error` [k, n], some rows at a time, while in cache."""
-    rows, n = parameter.shape
+    factors = words, row_step, block_step, low, high, error
+    numbers = rate, decay, momentum, stabilizer
+    share_out(_row_tables_rmsprop, _updates(len(parameter)), (factors, parameter, mean, square, velocity, numbers))
+
+
+@subroutine
+def _row_tables_rmsprop(begin, end, factors, parameter, mean, square, velocity, numbers):
+    words, row_step, block_step, low, high, error = factors
+    (rows, n), tasks = parameter.shape, _updates(len(parameter))
     w, none, p = error.reshape(-1), np.zeros(n, np.float32), parameter.reshape(-1)
     a, s, v = mean.reshape(-1), square.reshape(-1), velocity.reshape(-1)
-    tasks = _updates(rows)
-    for task in prange(tasks):
-        first = rows * task // tasks
-        count = rows * (task + 1) // tasks - first
-        table, sums, g = _aligned(_GROUPS * 16 * LANES), _aligned(_UPDATED * LANES), _aligned(_UPDATED * n)
+    table, sums, g = _aligned(_GROUPS * 16 * LANES), _aligned(_UPDATED * LANES), _aligned(_UPDATED * n)
+    for task in range(begin, end):
+        first, last = rows * task // tasks, rows * (task + 1) // tasks
+        count, start = last - first, first * row_step
         for panel in range((n + LANES - 1) // LANES):
             column = min(panel * LANES, n - LANES)
-            _add_up(words, first * row_step, row_step, block_step, low, high, w, n, column, none, table, sums, count)
-            _copy_rows(sums, 0, LANES, g, column, n, count, LANES)
-        _update(p, a, s, v, g, first * n, count * n, rate, decay, momentum, stabilizer)
+            _add_up(words, start, row_step, block_step, low, high, w, n, column, none, table, sums, count)
+            for m in range(count):
+                store(g, m * n + column, _load(sums, m * LANES))
+        _update(p, a, s, v, g, first * n, count * n, numbers)
 
 
-_UPDATED = 128
+_UPDATED = 256
 """Rows of a parameter, at most, that are updated as soon as their gradient is known."""
 
 
@@ -474,39 +498,39 @@ def _add_up(words, start, row_step, block_step, low, high, w, n, column, bias, t
     for m in range(rows):
         store(sums, m * LANES, _load(bias, column))
     for q in range((k + 31) // 32):
-        groups = min(_GROUPS, (k - 32 * q + 3) // 4)
+        groups, at = min(_GROUPS, (k - 32 * q + 3) // 4), start + q * block_step
         for u in range(groups):
             _subset_sums(w, 32 * q + 4 * u, k, n, column, low, high, table, u * 16 * LANES)
         for i in range(32 * q + 32, min(32 * q + 64, k)):
             _prefetch_row(w, i * n + column, LANES)
-        at = start + q * block_step
-        if groups == _GROUPS:  # constants, which unroll the loop inside
-            _look_up(words, at, row_step, 0, table, _GROUPS, sums, rows)
-        else:
-            fours = groups // 4 * 4
-            if fours:
-                _look_up(words, at, row_step, 0, table, 4, sums, rows)
-            for u in range(fours, groups):
-                _look_up(words, at, row_step, u, table, 1, sums, rows)
+        for m in range(rows):
+            word, row = fetch(words, at + m * row_step), _load(sums, m * LANES)
+            if groups == _GROUPS:  # a constant, which unrolls the loop
+                for u in range(_GROUPS):
+                    row = row + _load(table, (u * 16 + np.intp(word >> np.uint32(4 * u) & np.uint32(15))) * LANES)
+            else:
+                for u in range(groups):
+                    row = row + _load(table, (u * 16 + np.intp(word >> np.uint32(4 * u) & np.uint32(15))) * LANES)
+            store(sums, m * LANES, row)
 
 
 @subroutine
 def _subset_sums(w, row, k, n, column, low, high, table, place):
     """Write the 16 sums of `low` or `high` times each of 4 rows of `w` from `row`; rows from `k` on count as zero.
 
-    A few columns at a time, whose sums all stay in registers.
+    A few columns at a time, whose sums stay in registers.
     """
     lowest, step, left = _splat_part(low), _splat_part(high - low), k - row
     for part in range(0, LANES, _PART):
         at, to = row * n + column + part, place + part
-        a = b = c = d = _splat_part(np.float32(0))
-        if left >= 4:
-            a, b = _load_part(w, at), _load_part(w, at + n)
-            c, d = _load_part(w, at + 2 * n), _load_part(w, at + 3 * n)
-        else:
-            a = _load_part(w, at)
-            b = _load_part(w, at + n) if left > 1 else b
-            c = _load_part(w, at + 2 * n) if left > 2 else c
+        a = _load_part(w, at)
+        b = c = d = _splat_part(np.float32(0))
+        if left > 1:
+            b = _load_part(w, at + n)
+        if left > 2:
+            c = _load_part(w, at + 2 * n)
+        if left > 3:
+            d = _load_part(w, at + 3 * n)
         s0 = lowest * (a + b + c + d)
         a, b, c, d = step * a, step * b, step * c, step * d
         s1 = s0 + a
@@ -528,18 +552,6 @@ def _subset_sums(w, row, k, n, column, low, high, table, place):
         store(table, to + 13 * LANES, s5 + d)
         store(table, to + 14 * LANES, s6 + d)
         store(table, to + 15 * LANES, s7 + d)
-
-
-@subroutine
-def _look_up(words, start, row_step, first, table, groups, sums, rows):
-    """Add, for each of `rows`, sums of `table` that the nibbles of its word choose: `groups` from the `first` on."""
-    for m in range(rows):
-        word = fetch(words, start + m * row_step) >> np.uint32(4 * first)
-        row = _load(sums, m * LANES)
-        for u in range(groups):
-            chosen = (first + u) * 16 + np.intp((word >> np.uint32(4 * u)) & np.uint32(15))
-            row = row + _load(table, chosen * LANES)
-        store(sums, m * LANES, row)
 
 
 _load_bits, _splat_bits = loader(types.uint32, 64), splatter(types.uint32, 64)
@@ -639,30 +651,36 @@ def lists_of(rows, columns):
     return -(-rows // _SAMPLES) * -(-columns // 2)
 
 
-@parallel_kernel
+@kernel
 def sparse_matmul(ends, samples, numbers, b, bias, activation, product):
     """`product` [m, n] = `activation` of sparse [m, k] times `b` [k, n], plus `bias` [n]; n >= LANES.
 
     Two rows of `b` at a time, which are read once and ahead, and added to the sums of the samples that have them.
     """
+    rows, n = product.shape
+    tasks = (n + _STRIP - 1) // _STRIP * ((rows + _SAMPLES - 1) // _SAMPLES)
+    share_out(_sparse_matmul, tasks, (ends, samples, numbers, b, bias, activation, product))
+
+
+@subroutine
+def _sparse_matmul(begin, end, ends, samples, numbers, b, bias, activation, product):
     (rows, n), flat, out = product.shape, b.reshape(-1), product.reshape(-1)
-    k = b.shape[0]
-    panels, blocks, pairs = (n + _STRIP - 1) // _STRIP, (rows + _SAMPLES - 1) // _SAMPLES, (k + 1) // 2
-    for task in prange(panels * blocks):
+    k, panels, pairs = b.shape[0], (n + _STRIP - 1) // _STRIP, (b.shape[0] + 1) // 2
+    sums = _aligned(_SAMPLES * _STRIP)
+    for task in range(begin, end):
         column, block = min(task % panels * _STRIP, n - _STRIP), task // panels
         first = block * _SAMPLES
         count = min(_SAMPLES, rows - first)
-        sums = _aligned(_SAMPLES * _STRIP)
         for i in range(count):
             store(sums, i * _STRIP, _load_strip(bias, column))
         for pair in range(pairs):
             here, there = 2 * pair * n + column, min(2 * pair + 1, k - 1) * n + column
             _prefetch_row(flat, here + _AHEAD * n, _STRIP)
             _prefetch_row(flat, there + _AHEAD * n, _STRIP)
-            begin, end = fetch(ends, block * pairs + pair), fetch(ends, block * pairs + pair + 1)
-            if begin < end:
+            start, stop = fetch(ends, block * pairs + pair), fetch(ends, block * pairs + pair + 1)
+            if start < stop:
                 row, other = _load_strip(flat, here), _load_strip(flat, there)
-                for at in range(begin, end):
+                for at in range(start, stop):
                     to = (np.intp(fetch(samples, at)) - first) * _STRIP
                     total = fma(_spread_strip(numbers, 2 * at), row, _load_strip(sums, to))
                     store(sums, to, fma(_spread_strip(numbers, 2 * at + 1), other, total))
@@ -683,34 +701,45 @@ def _prefetch_row(x, start, size):
     prefetch(x, start + size - 1)
 
 
-@parallel_kernel
+@kernel
 def sparse_gradient(ends, samples, numbers, slots, kept, error, gradient):
     """`gradient` [m, n] = sparse [k, m] transposed times an `error` [k, n]; n >= LANES.
 
     `slots` number the `kept` rows of `error` that are not all zero, as `number_rows` does.
     """
+    share_out(_sparse_gradient, _updates(len(gradient)), (ends, samples, numbers, slots, kept, error, gradient))
+
+
+@subroutine
+def _sparse_gradient(begin, end, ends, samples, numbers, slots, kept, error, gradient):
     rows, n = gradient.shape
     out, pairs, tasks = gradient.reshape(-1), (rows + 1) // 2, _updates(rows)
-    for task in prange(tasks):
+    for task in range(begin, end):
         first, last = pairs * task // tasks, pairs * (task + 1) // tasks
         count = min(2 * last, rows) - 2 * first
         _add_kept(ends, samples, numbers, slots, kept, error, pairs, first, count, out, 2 * first * n)
 
 
-@parallel_kernel(error_model="numpy")
+@kernel
 def sparse_rmsprop(
     ends, samples, numbers, slots, kept, error, parameter, mean, square, velocity, rate, decay, momentum, stabilizer
 ):
     """`rmsprop` by the gradient that `sparse_gradient` makes, some rows at a time, while in cache."""
+    factors, constants = (ends, samples, numbers, slots, kept, error), (rate, decay, momentum, stabilizer)
+    share_out(_sparse_rmsprop, _updates(len(parameter)), (factors, parameter, mean, square, velocity, constants))
+
+
+@subroutine
+def _sparse_rmsprop(begin, end, factors, parameter, mean, square, velocity, constants):
+    ends, samples, numbers, slots, kept, error = factors
     rows, n = parameter.shape
     p, a, s, v = parameter.reshape(-1), mean.reshape(-1), square.reshape(-1), velocity.reshape(-1)
-    pairs, tasks = (rows + 1) // 2, _updates(rows)
-    for task in prange(tasks):
+    pairs, tasks, g = (rows + 1) // 2, _updates(rows), _aligned(_UPDATED * n)
+    for task in range(begin, end):
         first, last = pairs * task // tasks, pairs * (task + 1) // tasks
         count = min(2 * last, rows) - 2 * first
-        g = _aligned(_UPDATED * n)
         _add_kept(ends, samples, numbers, slots, kept, error, pairs, first, count, g, 0)
-        _update(p, a, s, v, g, 2 * first * n, count * n, rate, decay, momentum, stabilizer)
+        _update(p, a, s, v, g, 2 * first * n, count * n, constants)
 
 
 @subroutine
@@ -892,24 +921,19 @@ def axpy(scale, x, y, z):
         _axpy_one(scale, x, y, z, middle, stop)
 
 
-@parallel_kernel(error_model="numpy")
+@kernel
 def rmsprop(parameter, gradient, mean, square, velocity, rate, decay, momentum, stabilizer):
     """Centred RMSprop with momentum over flat arrays of float32, in place: one pass over five arrays."""
-    for block in prange((parameter.size + _BLOCK - 1) // _BLOCK):
+    numbers = rate, decay, momentum, stabilizer
+    given = parameter, gradient, mean, square, velocity, numbers
+    share_out(_rmsprop_blocks, (parameter.size + _BLOCK - 1) // _BLOCK, given)
+
+
+@subroutine
+def _rmsprop_blocks(begin, end, parameter, gradient, mean, square, velocity, numbers):
+    for block in range(begin, end):
         start, _, stop = _span(block, parameter.size)
-        _update(
-            parameter,
-            mean,
-            square,
-            velocity,
-            gradient[start:stop],
-            start,
-            stop - start,
-            rate,
-            decay,
-            momentum,
-            stabilizer,
-        )
+        _update(parameter, mean, square, velocity, gradient[start:stop], start, stop - start, numbers)
 
 
 @kernel(error_model="numpy")
