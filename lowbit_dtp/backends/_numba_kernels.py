@@ -5,9 +5,9 @@ for what is left. Blocks of work depend on shapes alone, so the bits of a result
 """
 
 import numpy as np
-from numba import prange, types
+from numba import types
 
-from ._compiling import kernel, parallel_kernel, shared_out, subroutine
+from ._compiling import kernel, subroutine
 from ._simd import (
     bits_of,
     converter,
@@ -32,14 +32,9 @@ from ._threads import share_out
 
 LANES = 64
 """Numbers that a kernel takes at a time: four registers of AVX-512, eight of AVX2."""
-_BLOCK = 4096
-"""Numbers in an elementwise task: a multiple of `LANES`."""
 
 _load = loader(types.float32, LANES)
 _splat = splatter(types.float32, LANES)
-_PART = 16
-"""Numbers of which a kernel holds many at a time: a register of AVX-512."""
-_load_part, _splat_part = loader(types.float32, _PART), splatter(types.float32, _PART)
 
 # --- codes ------------------------------------------------------------------------------------------------------------
 
@@ -156,11 +151,13 @@ _rmsprop_lanes, _rmsprop_one = _rmsprop(LANES), _rmsprop(1)
 
 
 @subroutine
-def _update(p, a, s, v, g, place, size, rate, decay, momentum, stabilizer):
+def _update(p, a, s, v, g, place, size, numbers):
     """RMSprop of `size` numbers from `place` on of a parameter, its mean, square and velocity, by a gradient from 0 on.
 
-    Vectors begin where `p` is aligned, not to straddle two cache lines: large arrays mostly lie alike.
+    `numbers` are rate, decay, momentum and stabilizer. Vectors begin where `p` is aligned, not to straddle two cache
+    lines: large arrays mostly lie alike.
     """
+    rate, decay, momentum, stabilizer = numbers
     skip = min((-(p.ctypes.data // 4 + place)) % 16, size)
     middle = size - (size - skip) % LANES
     _rmsprop_one(p, a, s, v, g, place, rate, decay, momentum, stabilizer, np.intp(0), skip)
@@ -261,6 +258,7 @@ def _tiles(lanes):
 
 NARROW = 16
 """Columns up to which a product is a narrow one."""
+_load_narrow = loader(types.float32, NARROW)
 _WIDE = LANES if target().register_bits == 512 else NARROW
 """Columns of which six rows of sums fit the registers."""
 _DEPTH = 400
@@ -269,7 +267,8 @@ _HEIGHT = 128
 """Rows of `a` in a task, at most."""
 _COLUMNS = 128
 """Columns of a task; more if there are many tasks, or if they are not deep."""
-_wide_tiles, _narrow_tiles = _tiles(_WIDE), _tiles(NARROW)
+_wide_tiles = _tiles(_WIDE)
+_narrow_tiles = _wide_tiles if _WIDE == NARROW else _tiles(NARROW)
 
 
 @kernel
@@ -350,7 +349,7 @@ def _copy_panels(b, start, step, column_step, panels, rows, width):
             for column in range(0, whole, NARROW):
                 panel = column - column % _WIDE if column - column % _WIDE + _WIDE <= width else column
                 lanes = _lanes_at(panel, width)
-                store(panels, panel * _DEPTH + i * lanes + column - panel, _load_part(b, start + i * step + column))
+                store(panels, panel * _DEPTH + i * lanes + column - panel, _load_narrow(b, start + i * step + column))
             for column in range(whole, width):
                 panels[whole * _DEPTH + i * NARROW + column - whole] = fetch(b, start + i * step + column)
     else:
@@ -381,19 +380,24 @@ def _copy_rows(x, start, step, y, place, row, rows, width):
     whole = width - width % NARROW
     for m in range(rows):
         for j in range(0, whole, NARROW):
-            store(y, place + m * row + j, _load_part(x, start + m * step + j))
+            store(y, place + m * row + j, _load_narrow(x, start + m * step + j))
         for j in range(whole, width):
             y[place + m * row + j] = fetch(x, start + m * step + j)
 
 
-@parallel_kernel
+@kernel
 def direct_matmul(a, b, bias, activation, product):
     """`product` [m, n] = `activation` of `a` [m, k] times `b` [k, n], plus `bias` [n]; n >= LANES.
 
     For few rows, or few columns of `a`: no panel of `b` is copied.
     """
+    share_out(_direct_matmul, (product.shape[1] + LANES - 1) // LANES, (a, b, bias, activation, product))
+
+
+@subroutine
+def _direct_matmul(begin, end, a, b, bias, activation, product):
     (rows, n), flat, out = product.shape, b.reshape(-1), product.reshape(-1)
-    for panel in prange((n + LANES - 1) // LANES):
+    for panel in range(begin, end):
         column = min(panel * LANES, n - LANES)
         for i in range(rows):
             row = _load(bias, column)
@@ -414,9 +418,12 @@ _GROUPS = 8
 """Nibbles in 32 bits; as many tables of 16 sums of `LANES` columns fill the first cache."""
 _ROWS = 256
 """Rows for which one set of tables is made; their sums stay in the second cache."""
+_PART = target().register_bits // 32
+"""Columns of which eight sums stay in registers."""
+_load_part, _splat_part = loader(types.float32, _PART), splatter(types.float32, _PART)
 
 
-@parallel_kernel
+@kernel
 def row_tables(words, row_step, block_step, low, high, weight, bias, activation, product):
     """`product` [rows, n] = `activation` of two-valued [rows, k] times `weight` [k, n], plus `bias` [n]; n >= LANES.
 
@@ -426,38 +433,53 @@ def row_tables(words, row_step, block_step, low, high, weight, bias, activation,
     rather than being a special case.
     """
     rows, n = product.shape
-    w, out = weight.reshape(-1), product.reshape(-1)
-    panels, chunks = (n + LANES - 1) // LANES, (rows + _ROWS - 1) // _ROWS
-    for task in prange(panels * chunks):
+    tasks = (n + LANES - 1) // LANES * ((rows + _ROWS - 1) // _ROWS)
+    share_out(_row_tables, tasks, (words, row_step, block_step, low, high, weight, bias, activation, product))
+
+
+@subroutine
+def _row_tables(begin, end, words, row_step, block_step, low, high, weight, bias, activation, product):
+    rows, n = product.shape
+    w, out, panels = weight.reshape(-1), product.reshape(-1), (n + LANES - 1) // LANES
+    table, sums = _aligned(_GROUPS * 16 * LANES), _aligned(_ROWS * LANES)
+    for task in range(begin, end):
         column, first = min(task % panels * LANES, n - LANES), task // panels * _ROWS
-        table, sums = _aligned(_GROUPS * 16 * LANES), _aligned(_ROWS * LANES)
         count = min(_ROWS, rows - first)
         _add_up(words, first * row_step, row_step, block_step, low, high, w, n, column, bias, table, sums, count)
         _activate(activation, sums, 0, count * LANES)
-        _copy_rows(sums, 0, LANES, out, first * n + column, n, count, LANES)
+        for m in range(count):
+            store(out, (first + m) * n + column, _load(sums, m * LANES))
 
 
-@parallel_kernel(error_model="numpy")
+@kernel
 def row_tables_rmsprop(
     words, row_step, block_step, low, high, error, parameter, mean, square, velocity, rate, decay, momentum, stabilizer
 ):
     """`rmsprop` by the gradient that `row_tables` makes of an `error` [k, n], some rows at a time, while in cache."""
-    rows, n = parameter.shape
+    factors = words, row_step, block_step, low, high, error
+    numbers = rate, decay, momentum, stabilizer
+    share_out(_row_tables_rmsprop, _updates(len(parameter)), (factors, parameter, mean, square, velocity, numbers))
+
+
+@subroutine
+def _row_tables_rmsprop(begin, end, factors, parameter, mean, square, velocity, numbers):
+    words, row_step, block_step, low, high, error = factors
+    (rows, n), tasks = parameter.shape, _updates(len(parameter))
     w, none, p = error.reshape(-1), np.zeros(n, np.float32), parameter.reshape(-1)
     a, s, v = mean.reshape(-1), square.reshape(-1), velocity.reshape(-1)
-    tasks = _updates(rows)
-    for task in prange(tasks):
-        first = rows * task // tasks
-        count = rows * (task + 1) // tasks - first
-        table, sums, g = _aligned(_GROUPS * 16 * LANES), _aligned(_UPDATED * LANES), _aligned(_UPDATED * n)
+    table, sums, g = _aligned(_GROUPS * 16 * LANES), _aligned(_UPDATED * LANES), _aligned(_UPDATED * n)
+    for task in range(begin, end):
+        first, last = rows * task // tasks, rows * (task + 1) // tasks
+        count, start = last - first, first * row_step
         for panel in range((n + LANES - 1) // LANES):
             column = min(panel * LANES, n - LANES)
-            _add_up(words, first * row_step, row_step, block_step, low, high, w, n, column, none, table, sums, count)
-            _copy_rows(sums, 0, LANES, g, column, n, count, LANES)
-        _update(p, a, s, v, g, first * n, count * n, rate, decay, momentum, stabilizer)
+            _add_up(words, start, row_step, block_step, low, high, w, n, column, none, table, sums, count)
+            for m in range(count):
+                store(g, m * n + column, _load(sums, m * LANES))
+        _update(p, a, s, v, g, first * n, count * n, numbers)
 
 
-_UPDATED = 128
+_UPDATED = 256
 """Rows of a parameter, at most, that are updated as soon as their gradient is known."""
 
 
@@ -474,39 +496,39 @@ def _add_up(words, start, row_step, block_step, low, high, w, n, column, bias, t
     for m in range(rows):
         store(sums, m * LANES, _load(bias, column))
     for q in range((k + 31) // 32):
-        groups = min(_GROUPS, (k - 32 * q + 3) // 4)
+        groups, at = min(_GROUPS, (k - 32 * q + 3) // 4), start + q * block_step
         for u in range(groups):
             _subset_sums(w, 32 * q + 4 * u, k, n, column, low, high, table, u * 16 * LANES)
         for i in range(32 * q + 32, min(32 * q + 64, k)):
             _prefetch_row(w, i * n + column, LANES)
-        at = start + q * block_step
-        if groups == _GROUPS:  # constants, which unroll the loop inside
-            _look_up(words, at, row_step, 0, table, _GROUPS, sums, rows)
-        else:
-            fours = groups // 4 * 4
-            if fours:
-                _look_up(words, at, row_step, 0, table, 4, sums, rows)
-            for u in range(fours, groups):
-                _look_up(words, at, row_step, u, table, 1, sums, rows)
+        for m in range(rows):
+            word, row = fetch(words, at + m * row_step), _load(sums, m * LANES)
+            if groups == _GROUPS:  # a constant, which unrolls the loop
+                for u in range(_GROUPS):
+                    row = row + _load(table, (u * 16 + np.intp(word >> np.uint32(4 * u) & np.uint32(15))) * LANES)
+            else:
+                for u in range(groups):
+                    row = row + _load(table, (u * 16 + np.intp(word >> np.uint32(4 * u) & np.uint32(15))) * LANES)
+            store(sums, m * LANES, row)
 
 
 @subroutine
 def _subset_sums(w, row, k, n, column, low, high, table, place):
     """Write the 16 sums of `low` or `high` times each of 4 rows of `w` from `row`; rows from `k` on count as zero.
 
-    A few columns at a time, whose sums all stay in registers.
+    A few columns at a time, whose sums stay in registers.
     """
     lowest, step, left = _splat_part(low), _splat_part(high - low), k - row
     for part in range(0, LANES, _PART):
         at, to = row * n + column + part, place + part
-        a = b = c = d = _splat_part(np.float32(0))
-        if left >= 4:
-            a, b = _load_part(w, at), _load_part(w, at + n)
-            c, d = _load_part(w, at + 2 * n), _load_part(w, at + 3 * n)
-        else:
-            a = _load_part(w, at)
-            b = _load_part(w, at + n) if left > 1 else b
-            c = _load_part(w, at + 2 * n) if left > 2 else c
+        a = _load_part(w, at)
+        b = c = d = _splat_part(np.float32(0))
+        if left > 1:
+            b = _load_part(w, at + n)
+        if left > 2:
+            c = _load_part(w, at + 2 * n)
+        if left > 3:
+            d = _load_part(w, at + 3 * n)
         s0 = lowest * (a + b + c + d)
         a, b, c, d = step * a, step * b, step * c, step * d
         s1 = s0 + a
@@ -528,18 +550,6 @@ def _subset_sums(w, row, k, n, column, low, high, table, place):
         store(table, to + 13 * LANES, s5 + d)
         store(table, to + 14 * LANES, s6 + d)
         store(table, to + 15 * LANES, s7 + d)
-
-
-@subroutine
-def _look_up(words, start, row_step, first, table, groups, sums, rows):
-    """Add, for each of `rows`, sums of `table` that the nibbles of its word choose: `groups` from the `first` on."""
-    for m in range(rows):
-        word = fetch(words, start + m * row_step) >> np.uint32(4 * first)
-        row = _load(sums, m * LANES)
-        for u in range(groups):
-            chosen = (first + u) * 16 + np.intp((word >> np.uint32(4 * u)) & np.uint32(15))
-            row = row + _load(table, chosen * LANES)
-        store(sums, m * LANES, row)
 
 
 _load_bits, _splat_bits = loader(types.uint32, 64), splatter(types.uint32, 64)
@@ -639,30 +649,36 @@ def lists_of(rows, columns):
     return -(-rows // _SAMPLES) * -(-columns // 2)
 
 
-@parallel_kernel
+@kernel
 def sparse_matmul(ends, samples, numbers, b, bias, activation, product):
     """`product` [m, n] = `activation` of sparse [m, k] times `b` [k, n], plus `bias` [n]; n >= LANES.
 
     Two rows of `b` at a time, which are read once and ahead, and added to the sums of the samples that have them.
     """
+    rows, n = product.shape
+    tasks = (n + _STRIP - 1) // _STRIP * ((rows + _SAMPLES - 1) // _SAMPLES)
+    share_out(_sparse_matmul, tasks, (ends, samples, numbers, b, bias, activation, product))
+
+
+@subroutine
+def _sparse_matmul(begin, end, ends, samples, numbers, b, bias, activation, product):
     (rows, n), flat, out = product.shape, b.reshape(-1), product.reshape(-1)
-    k = b.shape[0]
-    panels, blocks, pairs = (n + _STRIP - 1) // _STRIP, (rows + _SAMPLES - 1) // _SAMPLES, (k + 1) // 2
-    for task in prange(panels * blocks):
+    k, panels, pairs = b.shape[0], (n + _STRIP - 1) // _STRIP, (b.shape[0] + 1) // 2
+    sums = _aligned(_SAMPLES * _STRIP)
+    for task in range(begin, end):
         column, block = min(task % panels * _STRIP, n - _STRIP), task // panels
         first = block * _SAMPLES
         count = min(_SAMPLES, rows - first)
-        sums = _aligned(_SAMPLES * _STRIP)
         for i in range(count):
             store(sums, i * _STRIP, _load_strip(bias, column))
         for pair in range(pairs):
             here, there = 2 * pair * n + column, min(2 * pair + 1, k - 1) * n + column
             _prefetch_row(flat, here + _AHEAD * n, _STRIP)
             _prefetch_row(flat, there + _AHEAD * n, _STRIP)
-            begin, end = fetch(ends, block * pairs + pair), fetch(ends, block * pairs + pair + 1)
-            if begin < end:
+            start, stop = fetch(ends, block * pairs + pair), fetch(ends, block * pairs + pair + 1)
+            if start < stop:
                 row, other = _load_strip(flat, here), _load_strip(flat, there)
-                for at in range(begin, end):
+                for at in range(start, stop):
                     to = (np.intp(fetch(samples, at)) - first) * _STRIP
                     total = fma(_spread_strip(numbers, 2 * at), row, _load_strip(sums, to))
                     store(sums, to, fma(_spread_strip(numbers, 2 * at + 1), other, total))
@@ -683,34 +699,45 @@ def _prefetch_row(x, start, size):
     prefetch(x, start + size - 1)
 
 
-@parallel_kernel
+@kernel
 def sparse_gradient(ends, samples, numbers, slots, kept, error, gradient):
     """`gradient` [m, n] = sparse [k, m] transposed times an `error` [k, n]; n >= LANES.
 
     `slots` number the `kept` rows of `error` that are not all zero, as `number_rows` does.
     """
+    share_out(_sparse_gradient, _updates(len(gradient)), (ends, samples, numbers, slots, kept, error, gradient))
+
+
+@subroutine
+def _sparse_gradient(begin, end, ends, samples, numbers, slots, kept, error, gradient):
     rows, n = gradient.shape
     out, pairs, tasks = gradient.reshape(-1), (rows + 1) // 2, _updates(rows)
-    for task in prange(tasks):
+    for task in range(begin, end):
         first, last = pairs * task // tasks, pairs * (task + 1) // tasks
         count = min(2 * last, rows) - 2 * first
         _add_kept(ends, samples, numbers, slots, kept, error, pairs, first, count, out, 2 * first * n)
 
 
-@parallel_kernel(error_model="numpy")
+@kernel
 def sparse_rmsprop(
     ends, samples, numbers, slots, kept, error, parameter, mean, square, velocity, rate, decay, momentum, stabilizer
 ):
     """`rmsprop` by the gradient that `sparse_gradient` makes, some rows at a time, while in cache."""
+    factors, constants = (ends, samples, numbers, slots, kept, error), (rate, decay, momentum, stabilizer)
+    share_out(_sparse_rmsprop, _updates(len(parameter)), (factors, parameter, mean, square, velocity, constants))
+
+
+@subroutine
+def _sparse_rmsprop(begin, end, factors, parameter, mean, square, velocity, constants):
+    ends, samples, numbers, slots, kept, error = factors
     rows, n = parameter.shape
     p, a, s, v = parameter.reshape(-1), mean.reshape(-1), square.reshape(-1), velocity.reshape(-1)
-    pairs, tasks = (rows + 1) // 2, _updates(rows)
-    for task in prange(tasks):
+    pairs, tasks, g = (rows + 1) // 2, _updates(rows), _aligned(_UPDATED * n)
+    for task in range(begin, end):
         first, last = pairs * task // tasks, pairs * (task + 1) // tasks
         count = min(2 * last, rows) - 2 * first
-        g = _aligned(_UPDATED * n)
         _add_kept(ends, samples, numbers, slots, kept, error, pairs, first, count, g, 0)
-        _update(p, a, s, v, g, 2 * first * n, count * n, rate, decay, momentum, stabilizer)
+        _update(p, a, s, v, g, 2 * first * n, count * n, constants)
 
 
 @subroutine
@@ -787,14 +814,6 @@ def column_sums(x, sums):
 # --- elementwise ------------------------------------------------------------------------------------------------------
 
 
-@subroutine
-def _span(block, size):
-    """Where a block of `size` numbers starts, where its whole vectors end, and where it ends."""
-    start = block * _BLOCK
-    stop = min(start + _BLOCK, size)
-    return start, stop - (stop - start) % LANES, stop
-
-
 def _elementwise_tanh(lanes):
     load, splat, tanh_of = loader(types.float32, lanes), splatter(types.float32, lanes), _rational_tanh(lanes)
 
@@ -809,85 +828,112 @@ def _elementwise_tanh(lanes):
 _tanh_lanes, _tanh_one = _elementwise_tanh(LANES), _elementwise_tanh(1)
 
 
+_PASS = 1 << 16
+"""Numbers in an elementwise task: some tens of microseconds, which are worth a second thread."""
+
+
+@subroutine(inline="always")
+def _passes(size):
+    """Tasks of a pass over `size` numbers: one, if they are few."""
+    return max(1, size // _PASS)
+
+
+@subroutine(inline="always")
+def _cut(begin, end, size, unit):
+    """The numbers of the tasks from `begin` to `end`, in whole units."""
+    tasks, units = _passes(size), (size + unit - 1) // unit
+    return units * begin // tasks * unit, min(units * end // tasks * unit, size)
+
+
 @kernel(error_model="numpy")
 def tanh(x, inner, outer, shift, y):
     """`y` = `outer` tanh(`inner` x) + `shift`: a tanh with 1, 1, 0, a sigmoid with 1/2, 1/2, 1/2."""
-    x, y = x.reshape(-1), y.reshape(-1)
-    for block in prange((x.size + _BLOCK - 1) // _BLOCK):
-        start, middle, stop = _span(block, x.size)
-        _tanh_lanes(x, inner, outer, shift, y, start, middle)
-        _tanh_one(x, inner, outer, shift, y, middle, stop)
+    share_out(_tanh_part, _passes(x.size), (x.reshape(-1), inner, outer, shift, y.reshape(-1)))
+
+
+@subroutine(error_model="numpy")
+def _tanh_part(begin, end, x, inner, outer, shift, y):
+    start, stop = _cut(begin, end, x.size, LANES)
+    middle = stop - (stop - start) % LANES
+    _tanh_lanes(x, inner, outer, shift, y, start, middle)
+    _tanh_one(x, inner, outer, shift, y, middle, stop)
 
 
 @kernel
 def through(activation, state, error, scale, y):
     """`y` = `scale` times `error` times the slope of `activation` where it gave `state`."""
-    s, e, y = state.reshape(-1), error.reshape(-1), y.reshape(-1)
+    flat = state.reshape(-1), error.reshape(-1)
+    share_out(_through_part, _passes(y.size), (activation, *flat, scale, y.reshape(-1)))
+
+
+@subroutine
+def _through_part(begin, end, activation, s, e, scale, y):
+    start, stop = _cut(begin, end, y.size, 1)
     if activation == TANH:
-        for i in prange(y.size):
+        for i in range(start, stop):
             y[i] = scale * e[i] * (np.float32(1) - s[i] * s[i])
     elif activation == SIGMOID:
-        for i in prange(y.size):
+        for i in range(start, stop):
             y[i] = scale * e[i] * (s[i] * (np.float32(1) - s[i]))
     elif activation == RELU:
-        for i in prange(y.size):
+        for i in range(start, stop):
             y[i] = scale * e[i] * (np.float32(1) if s[i] > 0 else np.float32(0))
     else:
-        for i in prange(y.size):
+        for i in range(start, stop):
             y[i] = scale * e[i]
 
 
 @kernel
 def through_difference(activation, state, a, b, scale, y):
     """`through` for the error a - b."""
-    s, a, b, y = state.reshape(-1), a.reshape(-1), b.reshape(-1), y.reshape(-1)
+    flat = state.reshape(-1), a.reshape(-1), b.reshape(-1)
+    share_out(_difference_part, _passes(y.size), (activation, *flat, scale, y.reshape(-1)))
+
+
+@subroutine
+def _difference_part(begin, end, activation, s, a, b, scale, y):
+    start, stop = _cut(begin, end, y.size, 1)
     if activation == TANH:
-        for i in prange(y.size):
+        for i in range(start, stop):
             y[i] = scale * (a[i] - b[i]) * (np.float32(1) - s[i] * s[i])
     elif activation == SIGMOID:
-        for i in prange(y.size):
+        for i in range(start, stop):
             y[i] = scale * (a[i] - b[i]) * (s[i] * (np.float32(1) - s[i]))
     elif activation == RELU:
-        for i in prange(y.size):
+        for i in range(start, stop):
             y[i] = scale * (a[i] - b[i]) * (np.float32(1) if s[i] > 0 else np.float32(0))
     else:
-        for i in prange(y.size):
+        for i in range(start, stop):
             y[i] = scale * (a[i] - b[i])
 
 
 @kernel
 def axpy(scale, x, y, z):
     """`z` = `scale` x + y."""
-    x, y, z = x.reshape(-1), y.reshape(-1), z.reshape(-1)
-    for i in prange(z.size):
+    share_out(_axpy_part, _passes(z.size), (scale, x.reshape(-1), y.reshape(-1), z.reshape(-1)))
+
+
+@subroutine
+def _axpy_part(begin, end, scale, x, y, z):
+    start, stop = _cut(begin, end, z.size, 1)
+    for i in range(start, stop):
         z[i] = scale * x[i] + y[i]
 
 
-tanh_shared = shared_out(tanh, error_model="numpy")
-through_shared, through_difference_shared, axpy_shared = map(shared_out, (through, through_difference, axpy))
-
-
-@kernel(error_model="numpy")
+@kernel
 def rmsprop(parameter, gradient, mean, square, velocity, rate, decay, momentum, stabilizer):
     """Centred RMSprop with momentum over flat arrays of float32, in place: one pass over five arrays."""
-    for block in prange((parameter.size + _BLOCK - 1) // _BLOCK):
-        start, _, stop = _span(block, parameter.size)
-        _update(
-            parameter,
-            mean,
-            square,
-            velocity,
-            gradient[start:stop],
-            start,
-            stop - start,
-            rate,
-            decay,
-            momentum,
-            stabilizer,
-        )
+    numbers = rate, decay, momentum, stabilizer
+    given = parameter, gradient, mean, square, velocity, numbers
+    share_out(_rmsprop_part, _passes(parameter.size), given)
 
 
-rmsprop_shared = shared_out(rmsprop, error_model="numpy")
+@subroutine
+def _rmsprop_part(begin, end, parameter, gradient, mean, square, velocity, numbers):
+    start, stop = _cut(begin, end, parameter.size, LANES)
+    _update(parameter, mean, square, velocity, gradient[start:stop], start, stop - start, numbers)
+
+
 
 
 @kernel(error_model="numpy")
@@ -1008,7 +1054,13 @@ def normal(key, counter, numbers):
 
     Each comes of its place alone, whoever draws it.
     """
-    for block in prange(numbers.size // DRAWN):
+    share_out(_normal_part, _passes(numbers.size), (key, counter, numbers))
+
+
+@subroutine(error_model="numpy")
+def _normal_part(begin, end, key, counter, numbers):
+    start, stop = _cut(begin, end, numbers.size, DRAWN)
+    for block in range(start // DRAWN, stop // DRAWN):
         c0, c1, c2, c3 = _words(block, key, counter)
         x0, x1 = _box_muller(c0, c1)
         x2, x3 = _box_muller(c2, c3)
@@ -1022,7 +1074,13 @@ def normal(key, counter, numbers):
 @kernel(error_model="numpy")
 def uniform(key, counter, numbers):
     """Uniform float32 in [0, 1), as `normal` has it: the upper 24 bits of each word."""
-    for block in prange(numbers.size // DRAWN):
+    share_out(_uniform_part, _passes(numbers.size), (key, counter, numbers))
+
+
+@subroutine
+def _uniform_part(begin, end, key, counter, numbers):
+    start, stop = _cut(begin, end, numbers.size, DRAWN)
+    for block in range(start // DRAWN, stop // DRAWN):
         c0, c1, c2, c3 = _words(block, key, counter)
         place = block * DRAWN
         store(numbers, place, _unit(c0))
@@ -1031,24 +1089,29 @@ def uniform(key, counter, numbers):
         store(numbers, place + 3 * _DRAWS, _unit(c3))
 
 
-normal_shared, uniform_shared = shared_out(normal, error_model="numpy"), shared_out(uniform, error_model="numpy")
 
 
-@parallel_kernel
+@kernel
 def shift_sgd(weights, gradient, shift, low, high, key, counter):
     """Flat integer `weights` less `gradient` / 2^`shift`, rounded stochastically, held to `low` and `high`, in place.
 
     Random bits are added below the point and dropped with what is there, which rounds up as often as the remainder says
     (Gupta et al., ICML 2015). A number's bits depend on its place alone.
     """
-    below = (np.int64(1) << np.int64(shift)) - np.int64(1)
-    for block in prange((weights.size + DRAWN - 1) // DRAWN):
-        start, bits = block * DRAWN, np.empty(DRAWN, np.uint64)
+    share_out(_shift_sgd_part, _passes(weights.size), (weights, gradient, shift, low, high, key, counter))
+
+
+@subroutine
+def _shift_sgd_part(begin, end, weights, gradient, shift, low, high, key, counter):
+    start, stop = _cut(begin, end, weights.size, DRAWN)
+    below, bits = (np.int64(1) << np.int64(shift)) - np.int64(1), np.empty(DRAWN, np.uint64)
+    for block in range(start // DRAWN, (stop + DRAWN - 1) // DRAWN):
+        place = block * DRAWN
         c0, c1, c2, c3 = _words(block, key, counter)
         store(bits, 0, c0)
         store(bits, _DRAWS, c1)
         store(bits, 2 * _DRAWS, c2)
         store(bits, 3 * _DRAWS, c3)
-        for i in range(start, min(start + DRAWN, weights.size)):
-            step = (np.int64(gradient[i]) + (np.int64(bits[i - start]) & below)) >> np.int64(shift)
+        for i in range(place, min(place + DRAWN, stop)):
+            step = (np.int64(gradient[i]) + (np.int64(bits[i - place]) & below)) >> np.int64(shift)
             weights[i] = min(max(np.int64(weights[i]) - step, low), high)

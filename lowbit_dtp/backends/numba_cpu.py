@@ -40,9 +40,6 @@ _FEW_ROWS = 0.7
 _LARGE = 1_000_000
 """... of at least so many multiplications."""
 
-_SHARED_FROM = 1 << 17
-"""Numbers from which a pass over arrays is shared out among threads."""
-
 _FAST_FIXED = (("nearest-even", "saturate"), ("nearest-even", "saturate-symmetric"))
 """Fixed point that has a kernel; the rest goes by the specification in `formats`."""
 
@@ -111,15 +108,10 @@ def shift_sgd(weights: np.ndarray, gradient: np.ndarray, shift: int, seed: int, 
     kernels.shift_sgd(_flat(weights), _flat(gradient), shift, -most, most, *_key_and_counter(seed, purpose, step))
 
 
-def _of_size(kernel: str, size: int) -> Any:
-    """The kernel for arrays of so many numbers: one that shares out its work, if that is worth a second thread."""
-    return getattr(kernels, f"{kernel}_shared" if size >= _SHARED_FROM and threads_used() > 1 else kernel)
-
-
 def _drawn(kernel: str, seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
     size = prod(shape)
     numbers = empty(-(-size // kernels.DRAWN) * kernels.DRAWN, np.float32)
-    _of_size(kernel, size)(*_key_and_counter(seed, purpose, step), numbers)
+    getattr(kernels, kernel)(*_key_and_counter(seed, purpose, step), numbers)
     return numbers[:size].reshape(shape)
 
 
@@ -257,21 +249,21 @@ class NumbaBackend(NumpyBackend):
         if activation.name not in _ACTIVATIONS or not _are_alike(state, error):
             return super().through(activation, state, error, scale)
         result, kind = empty(state.shape, np.float32), _ACTIVATIONS[activation.name]
-        _of_size("through", state.size)(kind, state, error, np.float32(scale), result)
+        kernels.through(kind, state, error, np.float32(scale), result)
         return result
 
     def through_difference(self, activation: "Activation", state: Array, a: Array, b: Array, scale: float) -> Array:
         if activation.name not in _ACTIVATIONS or not (_are_alike(state, a) and _are_alike(state, b)):
             return super().through_difference(activation, state, a, b, scale)
         result, kind = empty(state.shape, np.float32), _ACTIVATIONS[activation.name]
-        _of_size("through_difference", state.size)(kind, state, a, b, np.float32(scale), result)
+        kernels.through_difference(kind, state, a, b, np.float32(scale), result)
         return result
 
     def axpy(self, scale: Array, x: Array, y: Array) -> Array:
         if (isinstance(scale, np.ndarray) and scale.ndim) or not _are_alike(x, y):
             return super().axpy(scale, x, y)
         result = empty(y.shape, np.float32)
-        _of_size("axpy", y.size)(_float32(scale), x, y, result)
+        kernels.axpy(_float32(scale), x, y, result)
         return result
 
     def cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
@@ -309,13 +301,13 @@ class NumbaBackend(NumpyBackend):
             fused(*_factors(gradient.signal, gradient.error), gradient.error, parameter, *state, *numbers)
         else:
             gradient = gradient.astype(np.float32, copy=False)
-            _of_size("rmsprop", parameter.size)(_flat(parameter), _flat(gradient), *map(_flat, state), *numbers)
+            kernels.rmsprop(_flat(parameter), _flat(gradient), *map(_flat, state), *numbers)
 
     def sgd(self, parameter: Array, gradient: Array, learning_rate: Array) -> None:
         gradient = multiplied(gradient)
         if _are_alike(parameter, gradient) and not isinstance(learning_rate, np.ndarray):
             _begin_updates()
-            _of_size("axpy", parameter.size)(np.float32(-learning_rate), gradient, parameter, parameter)
+            kernels.axpy(np.float32(-learning_rate), gradient, parameter, parameter)
         else:
             super().sgd(parameter, gradient, learning_rate)
 
@@ -464,7 +456,7 @@ def _float32s(*numbers: float) -> tuple[np.float32, ...]:
 
 def _tanh(x: Array, out: Array | None, inner: float, outer: float, shift: float) -> Array:
     result = empty(x.shape, np.float32) if out is None else out
-    _of_size("tanh", x.size)(x, *_float32s(inner, outer, shift), result)
+    kernels.tanh(x, *_float32s(inner, outer, shift), result)
     return result
 
 
