@@ -3,12 +3,14 @@ SHELL := /bin/bash
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q -c constraints.txt
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint test-mnist bench gpu-check clean
+.PHONY: help venv demo test test-avx2 lint test-mnist bench gpu-check clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: .venv/.installed ## make .venv and install the project into it, for development
 
@@ -21,8 +23,11 @@ venv: .venv/.installed ## make .venv and install the project into it, for develo
 demo: .venv/.installed ## compare the learning rules on small digits and write a report to runs/demo
 	$(BIN)/lowbit-dtp compare --data digits --out runs/demo
 
-test: lint ## lint, then the whole test suite
-	$(BIN)/python -m pytest
+test: lint ## lint, then the whole test suite, by WORKERS side by side
+	$(PYTEST)
+
+test-avx2: .venv/.installed ## tests of kernels, rules, torch and the command as on a processor with AVX2, if this one has more
+	$(BIN)/python -m tests.avx2 $(PYTEST) tests/conformance tests/lowbit_dtp/test_{kernels,packed,torch,training,cli}.py
 
 lint: .venv/.installed ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

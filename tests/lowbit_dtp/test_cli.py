@@ -20,7 +20,7 @@ from lowbit_dtp import __version__
 from lowbit_dtp.cli import main
 
 COMPARE = ("compare", "--data", "digits", "--rules", "dtp,straight-through", "--seeds", "1", "--epochs", "2", "--json")
-LONG = ("train", "--data", "digits", "--sizes", "64-16-16-10", "--batch", "100", "--epochs", "60")
+LONG = ("train", "--data", "digits", "--sizes", "64-16-16-10", "--batch", "100", "--epochs", "30")
 """A run that is stopped in the middle."""
 
 HELD = """
@@ -152,7 +152,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 def test_run_killed_again_and_again_ends_as_uninterrupted(uninterrupted, tmp_path):
     moments = [random.SystemRandom().uniform(0, 0.1) for _ in range(2)]
-    for lines, held, moment in zip((1, 5), (20, 40), moments, strict=True):
+    for lines, held, moment in zip((1, 5), (10, 20), moments, strict=True):
         process = start(*LONG, "--out", tmp_path / "run", held=held)
         wait_for_lines(process, tmp_path / "run" / "metrics.jsonl", lines)
         time.sleep(moment)
@@ -164,7 +164,7 @@ def test_run_killed_again_and_again_ends_as_uninterrupted(uninterrupted, tmp_pat
 
 
 def test_run_interrupted_says_how_to_go_on_and_does(uninterrupted, tmp_path):
-    process = start(*LONG, "--out", tmp_path / "run", held=40)
+    process = start(*LONG, "--out", tmp_path / "run", held=20)
     wait_for_lines(process, tmp_path / "run" / "metrics.jsonl", 2)
     process.send_signal(signal.SIGINT)
     said = finish(process)
