@@ -44,7 +44,7 @@ def pack_signs(x: Floats, threshold: float = 0.0) -> tuple[Words, bool]:
     if run is None:
         raise TypeError(f"pack_signs takes float32 or float64, not {x.dtype}")
     rows = _rows(x)
-    words = np.empty((len(rows), packed_width(x.shape[-1], 1)), np.uint64)
+    words = np.empty((len(rows), -(-x.shape[-1] // WORD_BITS)), np.uint64)
     nan = run(rows, _least(float(threshold), x.dtype), words)
     return words.reshape(*x.shape[:-1], words.shape[1]) if x.ndim != 2 else words, nan
 
@@ -62,7 +62,7 @@ def unpack_signs(words: Words, neurons: int, low: float, high: float) -> npt.NDA
     rows = _rows_of_words(words, neurons, 1)
     x = np.empty((len(rows), neurons), np.float32)
     kernels.unpack_float32(rows, np.float32(low), np.float32(high), x)
-    return x.reshape(*words.shape[:-1], neurons)
+    return x if words.ndim == 2 else x.reshape(*words.shape[:-1], neurons)
 
 
 def pack(codes: npt.NDArray[np.unsignedinteger[Any]], bits: int) -> Words:
