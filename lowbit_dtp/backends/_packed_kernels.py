@@ -232,19 +232,27 @@ _splat_low = splatter(types.float32, 16)
 
 @subroutine
 def _choose_rows(words, low, high, x, first, stop):
-    columns, flat, out = x.shape[1], words.reshape(-1), x.reshape(-1)
+    columns, flat, out, begin = x.shape[1], words.reshape(-1), x.reshape(-1), x.ctypes.data // 4
     width, whole, left = words.shape[1], columns // _WORD, columns % _WORD
     clear, set_ = _splat_low(low), _splat_low(high)
     for i in range(first, stop):
         at, to = i * width, i * columns
-        for word in range(whole):
-            for quarter in range(0, _WORD, 16):
-                store(out, to + word * _WORD + quarter, _chosen(flat[at + word], quarter, set_, clear))
-        if left and whole:  # the last 64, some of them once more
-            bits = flat[at + whole] << np.uint64(_WORD - left) | flat[at + whole - 1] >> np.uint64(left)
-            for quarter in range(0, _WORD, 16):
-                store(out, to + columns - _WORD + quarter, _chosen(bits, quarter, set_, clear))
-        elif left:
+        if whole:  # from a boundary of cache lines on, which takes half the time, with those before and after
+            skipped = -(begin + to) % 16
+            done, less_, more = skipped, np.uint64(skipped), np.uint64(63 - skipped)
+            store(out, to, _chosen(flat[at], 0, set_, clear))
+            for word in range((columns - skipped) // _WORD):
+                bits = flat[at + word] >> less_ | flat[at + min(word + 1, width - 1)] << np.uint64(1) << more
+                for quarter in range(0, _WORD, 16):
+                    store(out, to + done + quarter, _chosen(bits, quarter, set_, clear))
+                done += _WORD
+            if done < columns:  # the last 64, some of them once more
+                bits = flat[at + whole - 1]
+                if left:
+                    bits = flat[at + whole] << np.uint64(_WORD - left) | bits >> np.uint64(left)
+                for quarter in range(0, _WORD, 16):
+                    store(out, to + columns - _WORD + quarter, _chosen(bits, quarter, set_, clear))
+        else:
             for j in range(left):
                 out[to + j] = high if flat[at] >> np.uint64(j) & np.uint64(1) else low
 
@@ -505,9 +513,6 @@ FEW = 6
 """Columns whose chosen tables are used at a time."""
 
 _add_chosen = chosen_summer(FEW, 2, side_by_side=True)
-_add_one, _add_one_twice = (digits_summer(1, DIGIT_BITS[ONE], _STEPS_OF_ONE, vectors, 1) for vectors in (1, 2))
-_add_two, _add_two_twice = (digits_summer(2, DIGIT_BITS[TWO], _STEPS_OF_TWO, vectors, 2) for vectors in (1, 2))
-_add_three = digits_summer(3, DIGIT_BITS[THREE], _STEPS_OF_THREE, 1, 1)
 _gather_words, _read_row, _read_words = gatherer(types.uint64, 8), reader(types.uint8, 64), reader(types.uint64, 8)
 _load_found, _load_sums = loader(types.uint16, LOOKED_UP), loader(types.int32, LOOKED_UP)
 _splat_half = splatter(types.uint16, LOOKED_UP)
@@ -545,42 +550,50 @@ def _nibbles(words, planes, vectors, depth, lanes):
 
 
 @subroutine
-def _add_few(tables, choices, at, nibbles, first, apart, steps, flush, found, sums, to, plane):
-    """Add to `sums` [FEW, _ROWS] from `to` on what `steps` steps of `choices`, from `at` on, give for some vectors."""
-    weight, zero = _splat_found(np.int32(plane)), _splat_half(np.uint16(0))
-    for i in range(0, found.size, LOOKED_UP):
-        store(found, i, zero)
-    for k in range(0, steps, flush):
-        some, here = min(flush, steps - k), first + k * LOOKED_UP
-        _add_chosen(tables, choices, at + k * FEW, 0, nibbles, here, apart, some, found)
-    for i in range(FEW):
-        for vector in range(2):
-            place = to + i * _ROWS + vector * LOOKED_UP
-            more = _to_int(_load_found(found, (i * 2 + vector) * LOOKED_UP))
-            store(sums, place, _load_sums(sums, place) + (more << weight))
+def _add_few(tables, choices, at, nibbles, first, vectors, apart, steps, between, flush, columns, sums, plane):
+    """Add to `sums` [columns, _ROWS] what `steps` steps of `choices`, from `at` on, give for some vectors of rows.
+
+    The loops are in here, as a call among kernels takes as long as some steps.
+    """
+    weight, zero, found = (
+        _splat_found(np.int32(plane)),
+        _splat_half(np.uint16(0)),
+        np.empty(2 * FEW * LOOKED_UP, np.uint16),
+    )
+    for c in range(0, columns, FEW):
+        for v in range(0, vectors, 2):
+            for i in range(0, found.size, LOOKED_UP):
+                store(found, i, zero)
+            for k in range(0, steps, flush):
+                some, here = min(flush, steps - k), first + v * apart + k * LOOKED_UP
+                _add_chosen(tables, choices, at + c * between + k * FEW, 0, nibbles, here, apart, some, found)
+            for i in range(0, 2 * FEW, 2):
+                for j in range(2):
+                    place = (c + i // 2) * _ROWS + (v + j) * LOOKED_UP
+                    more = _to_int(_load_found(found, (i + j) * LOOKED_UP))
+                    store(sums, place, _load_sums(sums, place) + (more << weight))
 
 
-@subroutine
-def _add_own(kind, tables, at, nibbles, first, vectors, apart, steps, sums, to, plane):
-    """`_add_few` for one column with tables of its own, from `at` on, and 16 rows of each of `vectors`."""
-    following, share, v = at + steps * LOOKED_UP * kind, steps // _STEPS_OF_TWO * 64, 0
-    while v < vectors:
-        here, place, twice = first + v * apart, to + 16 * v, v + 1 < vectors and kind != THREE
-        ahead = following + v * share
-        if kind == ONE and twice:
-            blocks = steps // _STEPS_OF_ONE
-            _add_one_twice(tables, at, nibbles, here, apart, blocks, sums, place, plane, following + v // 2 * share)
-        elif kind == ONE:
-            blocks = steps // _STEPS_OF_ONE
-            _add_one(tables, at, nibbles, here, apart, blocks, sums, place, plane, following + v // 2 * share)
-        elif kind == TWO and twice:
-            _add_two_twice(tables, at, nibbles, here, apart, steps // _STEPS_OF_TWO, sums, place, plane, ahead)
-        elif kind == TWO:
-            _add_two(tables, at, nibbles, here, apart, steps // _STEPS_OF_TWO, sums, place, plane, ahead)
-        else:
-            ahead = following + v * (steps // _STEPS_OF_THREE * 64)
-            _add_three(tables, at, nibbles, here, apart, steps // _STEPS_OF_THREE, sums, place, plane, ahead)
-        v += 2 if twice else 1
+def _adder(kind, lines):
+    """`_add_few` for columns with tables of their own, and 16 rows a vector."""
+    each, size = STEPS[kind], kind * LOOKED_UP
+    add, add_twice = (digits_summer(kind, DIGIT_BITS[kind], each, vectors, lines) for vectors in (1, 2))
+
+    @subroutine
+    def add_own(tables, at, nibbles, first, vectors, apart, steps, columns, sums, plane):
+        blocks, share = steps // each, steps // each * 64 * lines
+        for c in range(columns):
+            here, ahead, to, start = at + c * steps * size, at + (c + 1) * steps * size, c * _ROWS, first
+            for _ in range(vectors // 2):
+                add_twice(tables, here, nibbles, start, apart, blocks, sums, to, plane, ahead)
+                start, ahead, to = start + 2 * apart, ahead + share, to + 32
+            if vectors % 2:
+                add(tables, here, nibbles, start, apart, blocks, sums, to, plane, ahead)
+
+    return add_own
+
+
+_add_one, _add_two, _add_three = _adder(ONE, 1), _adder(TWO, 2), _adder(THREE, 2)
 
 
 @subroutine
@@ -589,23 +602,22 @@ def _tables_task(task, form, nibbles, tables, choices, scale, row_terms, column_
     (rows, n), runs = product.shape, (product.shape[0] + _ROWS - 1) // _ROWS
     column, first = task // runs * GROUP, task % runs * _ROWS
     columns, here, apart = min(GROUP, n - column), first // lanes, depth * lanes
-    sums, found = np.zeros(GROUP * _ROWS, np.int32), np.empty(12 * LOOKED_UP, np.uint16)
-    some = min(_ROWS // lanes, vectors - here)
+    sums, some = np.zeros(GROUP * _ROWS, np.int32), min(_ROWS // lanes, vectors - here)
     for plane in range(planes):
         for k in range(0, steps, most):
-            deep = min(most, steps - k)
+            deep, at = min(most, steps - k), (column * steps + k * columns) * LOOKED_UP * kind
+            first_bits = (plane * vectors + here) * apart + k * LOOKED_UP
             if kind == CHOSEN:
-                begin = ((plane * vectors + here) * depth + k) * lanes
-                for c in range(0, columns, FEW):
-                    at = ((column + c) // FEW * steps + k) * FEW
-                    for v in range(0, some, 2):
-                        start, to = begin + v * apart, c * _ROWS + v * lanes
-                        _add_few(tables, choices, at, nibbles, start, apart, deep, flush, found, sums, to, plane)
+                at = column * steps + k * FEW
+                _add_few(
+                    tables, choices, at, nibbles, first_bits, some, apart, deep, steps, flush, columns, sums, plane
+                )
+            elif kind == ONE:
+                _add_one(tables, at, nibbles, first_bits, some, apart, deep, columns, sums, plane)
+            elif kind == TWO:
+                _add_two(tables, at, nibbles, first_bits, some, apart, deep, columns, sums, plane)
             else:
-                begin = (plane * vectors + here) * apart + k * LOOKED_UP
-                for c in range(columns):
-                    at = (column * steps + k * columns + c * deep) * LOOKED_UP * kind
-                    _add_own(kind, tables, at, nibbles, begin, some, apart, deep, sums, c * _ROWS, plane)
+                _add_three(tables, at, nibbles, first_bits, some, apart, deep, columns, sums, plane)
     scales = _splat_terms_16(np.int32(scale))
     for c in range(columns):
         for v in range(0, some * lanes, 16):

@@ -23,7 +23,7 @@ from ..packing import WORD_BITS, packed_width
 from ..packing import pack as pack_any
 from ..packing import unpack as unpack_any
 from . import _packed_kernels as kernels
-from ._simd import target
+from ._simd import LOOKED_UP, TOGETHER, target
 from .numpy_plain import rounded_up
 
 Words = npt.NDArray[np.uint64]
@@ -44,7 +44,7 @@ def pack_signs(x: Floats, threshold: float = 0.0) -> tuple[Words, bool]:
     if run is None:
         raise TypeError(f"pack_signs takes float32 or float64, not {x.dtype}")
     rows = _rows(x)
-    words = np.empty((len(rows), packed_width(x.shape[-1], 1)), np.uint64)
+    words = np.empty((len(rows), -(-x.shape[-1] // WORD_BITS)), np.uint64)
     nan = run(rows, _least(float(threshold), x.dtype), words)
     return words.reshape(*x.shape[:-1], words.shape[1]) if x.ndim != 2 else words, nan
 
@@ -62,7 +62,7 @@ def unpack_signs(words: Words, neurons: int, low: float, high: float) -> npt.NDA
     rows = _rows_of_words(words, neurons, 1)
     x = np.empty((len(rows), neurons), np.float32)
     kernels.unpack_float32(rows, np.float32(low), np.float32(high), x)
-    return x.reshape(*words.shape[:-1], neurons)
+    return x if words.ndim == 2 else x.reshape(*words.shape[:-1], neurons)
 
 
 def pack(codes: npt.NDArray[np.unsignedinteger[Any]], bits: int) -> Words:
@@ -247,10 +247,10 @@ class Weights:
     def nibbles(self) -> npt.NDArray[np.uint8]:
         """Four bits of each block of columns to look up, plane, part of the block, four rows, and column."""
         words = np.stack([_in_words(self.codes >> order & 1) for order in range(self.plain_orders)])
-        blocks = _blocks(unpack(words, 4, -(-self.below // 4)).transpose(0, 2, 1), kernels.BLOCK)
-        parts = kernels.BLOCK // kernels.LOOKED_UP
-        split = blocks.reshape(-1, -(-self.below // 4), parts, kernels.LOOKED_UP)
-        return _aligned(split.swapaxes(1, 2)) if parts > 1 else blocks
+        steps, parts = -(-self.below // 4), kernels.BLOCK // LOOKED_UP
+        blocks = _blocks(unpack(words, 4, steps).transpose(0, 2, 1), kernels.BLOCK)
+        count = blocks.size // max(1, steps * kernels.BLOCK)
+        return _aligned(blocks.reshape(count, steps, parts, LOOKED_UP).swapaxes(1, 2))
 
     @property
     def centre(self) -> int:
@@ -345,7 +345,7 @@ def _chosen_tables(codes: npt.NDArray[Any], levels: int, centre: int, steps: int
 
 
 def _own_tables(codes: npt.NDArray[Any], kind: int, centre: int) -> Tables:
-    count, bits, each, together = kind, kernels.DIGIT_BITS[kind], kernels.STEPS[kind], kernels.TOGETHER
+    count, bits, each, together = kind, kernels.DIGIT_BITS[kind], kernels.STEPS[kind], TOGETHER
     (below, neurons), deep = codes.shape, kernels.DEPTH // each * each
     steps = -(-below // (4 * together * each)) * each
     biases, groups = np.zeros(neurons, np.int32), []
@@ -364,9 +364,10 @@ def _own_tables(codes: npt.NDArray[Any], kind: int, centre: int) -> Tables:
     return Tables((steps, kind, 1, deep), tables, np.empty(0, np.uint16), _padded(biases))
 
 
-# Which way is the fastest: costs, in picoseconds of 128 products on one processor, times the products of each way, with
-# those beside the last row and column. They are fixed for a kind of target, so the choice is the same in every run; the
-# numbers are the same in all ways.
+# Which way is the fastest: picoseconds of 128 products in each way, as measured on one processor with AVX2 and, for
+# targets that count bits in one instruction, with AVX-512, times the products of the way, those beside the last row and
+# column included. Only their ratios matter. They are fixed for a kind of target, so a run chooses as the one before,
+# and all ways give the same numbers.
 
 
 def _costs() -> dict[str, int]:
@@ -374,14 +375,18 @@ def _costs() -> dict[str, int]:
     if not has.looks_up:
         return {"planes": 1000, "bytes": 3500, "pairs": 3200}
     multiplies = "vpdpbusd" in (has.byte_products or ("",))[0]
-    costs = {"planes": 160 if has.counts_bits else 500, "tables": 280}
+    costs = {"planes": 160 if has.counts_bits else 600}
     costs |= {"bytes": 500, "pairs": 490} if multiplies else {"bytes": 850, "pairs": 1000}
     return costs if has.counts_bits else costs | {"look-up": 270}
 
 
-_COSTS, _WRITTEN = _costs(), 100
-_TABLE_COSTS = {kernels.CHOSEN: 1.0, kernels.ONE: 1.15, kernels.TWO: 2.1, kernels.THREE: 3.2}
-"""What tables of each kind cost, in those that are shared by all."""
+_COSTS = _costs()
+_KIND_COSTS = {kernels.CHOSEN: 280, kernels.ONE: 300, kernels.TWO: 530, kernels.THREE: 820}
+"""The same for each kind of tables."""
+_PREPARED = {"planes": 0, "look-up": 0, "tables": 2_000_000, "pairs": 3_000_000, "bytes": 3_000_000}
+"""Picoseconds to prepare activations, and of planes, look-up and tables, those of more than one bit."""
+_SPLIT, _WRITTEN, _COLUMN, _BYTE = 4_000_000, 100, 15_000, 25
+"""Picoseconds to split codes, and of tables to write a number, to start with a column, and to read a byte of theirs."""
 
 
 def ways_of(levels: Levels, weights: Weights, rows: int = 100) -> dict[str, float]:
@@ -391,25 +396,34 @@ def ways_of(levels: Levels, weights: Weights, rows: int = 100) -> dict[str, floa
     weights, "pairs" multiplies bytes that are sums of two codes, and "bytes" multiplies bytes.
     """
     planes = levels.highest.bit_length()
+    split = 0 if levels.bits == 1 and not levels.flip else _SPLIT
 
     def products(rows_at_once: int, columns: int) -> float:
         all_rows, all_columns = (-(-n // m) * m for n, m in ((rows, rows_at_once), (weights.neurons, columns)))
-        return max(1, all_rows * all_columns * weights.below) / 128
+        return all_rows * all_columns * weights.below / 128
 
-    digits = 1 if weights.highest * weights.step < 256 else 2
-    times = {
-        "planes": planes * weights.orders * products(1 if rows == 1 else 2, kernels.COLUMNS),
-        "bytes": digits * products(6, kernels.COLUMNS) * (1 if levels.highest < 128 else 2),
+    def of_tables() -> float:
+        kind = weights.table_kind
+        if kind == kernels.CHOSEN:
+            return planes * _KIND_COSTS[kind] * products(2 * LOOKED_UP, kernels.FEW)
+        read = 4 * kind * weights.below * weights.neurons * _BYTE
+        column = weights.neurons * -(-rows // 32) * _COLUMN
+        return planes * max(read, _KIND_COSTS[kind] * products(16, 1) + column)
+
+    digits, alone = 1 if weights.highest * weights.step < 256 else 2, rows == 1 and target().counts_bits
+    costs = {
+        "planes": split + planes * weights.orders * _COSTS["planes"] * products(1 if alone else 2, kernels.COLUMNS),
+        "bytes": digits * _COSTS["bytes"] * products(6, kernels.COLUMNS) * (1 if levels.highest < 128 else 2),
     }
     if levels.highest + weights.highest < 128:
-        times["pairs"] = products(6, kernels.COLUMNS)
-    if weights.neurons >= kernels.BLOCK and levels.highest * weights.highest * weights.below < 1 << 16:
-        times["look-up"] = planes * weights.plain_orders * products(6 if rows > 2 else 1, kernels.BLOCK)
-    if "tables" in _COSTS:
-        kind = weights.table_kind
-        lanes = products(2 * kernels.LOOKED_UP, kernels.FEW) if kind == kernels.CHOSEN else products(16, 1)
-        times["tables"] = planes * _TABLE_COSTS[kind] * lanes + rows * weights.neurons * _WRITTEN / _COSTS["tables"]
-    return {way: cost * _COSTS[way] for way, cost in times.items() if way in _COSTS}
+        costs["pairs"] = _COSTS["pairs"] * products(6, kernels.COLUMNS)
+    fits = weights.neurons >= kernels.BLOCK and levels.highest * weights.highest * weights.below < 1 << 16
+    if "look-up" in _COSTS and fits:
+        at_once = products(2 if rows > 2 else 1, kernels.BLOCK)
+        costs["look-up"] = split + planes * weights.plain_orders * _COSTS["look-up"] * at_once
+    if target().looks_up:
+        costs["tables"] = split + of_tables() + rows * weights.neurons * _WRITTEN
+    return {way: cost + _PREPARED[way] for way, cost in costs.items()}
 
 
 def way_of(levels: Levels, weights: Weights, rows: int = 100) -> str:
@@ -443,8 +457,9 @@ class Product:
         shape = len(words), self.weights.neurons
         if out is not None and (out.shape != shape or out.dtype != _INT32):
             raise ValueError(f"out must be int32 of shape {shape}, not {out.dtype} of shape {out.shape}")
-        result = out
-        if out is None or not self._direct or not out.flags.c_contiguous:
+        if out is not None and self._direct and out.flags.c_contiguous:
+            result = out
+        else:
             result = np.empty((shape[0], max(shape[1], kernels.COLUMNS)), np.int32)
         of_bytes, kernel, ready = self._by(way) if way else self._ways.get(shape[0]) or self._fastest(shape[0])
         if of_bytes:

@@ -135,15 +135,18 @@ def test_counts(shape: tuple[int, ...]) -> None:
 # --- products ---------------------------------------------------------------------------------------------------------
 
 
-def check(fmt, weights: np.ndarray, rows: int) -> None:
+def check(fmt, weights: np.ndarray, rows: int, every_way: bool = True) -> None:
     levels = packed.levels_of(fmt)
     codes = random_codes(rows, len(weights), levels.highest, levels.flip)
     numbers = fmt.decode(codes) / levels.unit
     expected = numbers.astype(np.int64) @ weights
     assert np.array_equal(numbers, levels.low + levels.step * (codes ^ np.uint8(levels.flip)).astype(np.int64))
     arranged = packed.Weights.arrange(weights)
-    result = packed.product(packing.pack(codes, levels.bits), levels, arranged)
+    words = packing.pack(codes, levels.bits)
+    result = packed.product(words, levels, arranged)
     assert np.array_equal(result, expected) and result.dtype == np.int32 and result.shape == expected.shape
+    for way in packed.ways_of(levels, arranged, rows) if every_way else ():
+        assert np.array_equal(packed.Product(levels, arranged)(words, way=way), expected), way
     out = np.full((rows, 2 * weights.shape[1]), 7, np.int32)[:, ::2]
     assert packed.product(packing.pack(codes, levels.bits), levels, arranged, out) is out
     assert np.array_equal(out, expected)
@@ -167,6 +170,36 @@ def test_products_of_any_shape(rows: int, below: int, neurons: int, fmt, kind: s
     weights = random_weights(below, neurons, WEIGHTS[kind])
     assume(packed.levels_of(fmt).largest * np.abs(weights).sum(0).max(initial=0) < 2**31)
     check(fmt, weights, rows)
+
+
+@pytest.mark.parametrize("shape", [(1, 3000, 70), (130, 2100, 60), (65, 300, 24), (100, 784, 101)], ids=str)
+@pytest.mark.parametrize("kind", ["binary", "ternary", "2 bits, symmetric", "4 bits", "int8", "int16"])
+def test_products_of_many(kind: str, shape: tuple[int, int, int]) -> None:
+    """More rows, inputs and columns than kernels take at a time."""
+    rows, below, neurons = shape
+    for fmt in (binary, ternary):
+        check(fmt, random_weights(below, neurons, WEIGHTS[kind]), rows)
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_the_way_is_chosen_by_cost_alone(kind: str) -> None:
+    for fmt in (binary, fixed(4, 2)):
+        levels, weights = packed.levels_of(fmt), random_weights(100, 70, WEIGHTS[kind])
+        for rows in (1, 8, 100):
+            costs = packed.ways_of(levels, packed.Weights.arrange(weights), rows)
+            chosen = {packed.way_of(levels, packed.Weights.arrange(weights), rows) for _ in range(3)}
+            assert chosen == {way for way, cost in costs.items() if cost == min(costs.values())}
+
+
+def test_a_product_is_prepared_once() -> None:
+    levels, weights = packed.levels_of(binary), packed.Weights.arrange(random_weights(100, 40, [-1, 1]))
+    assert weights.by(levels) is weights.by(packed.levels_of(binary)) is not weights.by(packed.levels_of(ternary))
+    x = np.random.default_rng(0).standard_normal((9, 100)).astype(np.float32)
+    words, _ = packed.pack_signs(x, 0.5)
+    for rows in (9, 1, 9):
+        product = weights.by(levels)(words[:rows])
+        assert np.array_equal(product, packed.product(words[:rows], levels, weights))
+        assert np.array_equal(product, weights.by(levels).of(x[:rows], 0.5))
 
 
 @pytest.mark.parametrize("kind", ["binary", "ternary", "2 bits", "4 bits", "int16"])
@@ -261,6 +294,11 @@ def test_another_target(name: str) -> None:
 
 
 if __name__ == "__main__":
+    ways = {
+        packed.way_of(packed.levels_of(binary), packed.Weights.arrange(random_weights(784, 500, WEIGHTS[kind])))
+        for kind in ("binary", "ternary", "int16")
+    }
+    assert ways == ({"look-up", "tables"} if target().looks_up else {"planes", "bytes"}), ways
     for kind in WEIGHTS:
         for fmt in (binary, ternary, fixed(4, 2), fixed(8, 1)):
             check(fmt, random_weights(255, 70, WEIGHTS[kind]), 7)
