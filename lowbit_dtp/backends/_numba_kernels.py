@@ -934,8 +934,6 @@ def _rmsprop_part(begin, end, parameter, gradient, mean, square, velocity, numbe
     _update(parameter, mean, square, velocity, gradient[start:stop], start, stop - start, numbers)
 
 
-
-
 @kernel(error_model="numpy")
 def cross_entropy(logits, labels, error, loss):
     """`error` = softmax of `logits` [batch, classes] less 1 at the label; `loss` = the mean negative log-likelihood.
@@ -1087,8 +1085,6 @@ def _uniform_part(begin, end, key, counter, numbers):
         store(numbers, place + _DRAWS, _unit(c1))
         store(numbers, place + 2 * _DRAWS, _unit(c2))
         store(numbers, place + 3 * _DRAWS, _unit(c3))
-
-
 
 
 @kernel
