@@ -27,12 +27,6 @@ class _Compiler(Compiler):
 kernel: Any = partial(njit, cache=True, nogil=True, pipeline_class=_Compiler)
 """For what Python calls."""
 
-_LOOKED_FOR = ("comprehension", "fusion", "inplace_binop", "numpy", "reduction", "setitem", "stencil")
-"""Where Numba would find loops to share out by itself, which takes a while."""
-
-parallel_kernel: Any = partial(kernel, parallel={"prange": True} | dict.fromkeys(_LOOKED_FOR, False))
-"""For what Python calls, and shares out the loops that say `prange`."""
-
 
 class _Part(JITCodeLibrary):
     """The code of a part of kernels, as it was written: optimized, and made machine code of, within the kernels."""

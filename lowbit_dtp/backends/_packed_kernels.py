@@ -5,9 +5,9 @@ number of threads.
 """
 
 import numpy as np
-from numba import prange, types
+from numba import types
 
-from ._compiling import kernel, parallel_kernel, subroutine
+from ._compiling import kernel, subroutine
 from ._simd import (
     LOOKED_UP,
     TOGETHER,
@@ -37,6 +37,7 @@ from ._simd import (
     turn_rows,
     turned,
 )
+from ._threads import share_out
 
 _WORD = 64
 """Bits of a word."""
@@ -119,18 +120,22 @@ _signs_float64 = _signs(types.float64)
 _signs_float32 = _signs_by_bytes() if target().looks_up else _signs(types.float32)
 
 
-@parallel_kernel
+@kernel
 def pack_float32(x, threshold, words):
     """One bit for each of float32 `x` [rows, n]: whether it is `threshold` or more. Returns whether NaN was met.
 
     A comparison of vectors leaves 64 bits in mask registers, which are the word.
     """
-    rows, chunks, nans = x.shape[0], _chunks(x.shape[0], x.size), 0
-    if chunks == 1:
-        return _signs_float32(x, threshold, words, np.intp(0), rows)  # not a literal, for which it is compiled again
-    for chunk in prange(chunks):
-        nans += _signs_float32(x, threshold, words, rows * chunk // chunks, rows * (chunk + 1) // chunks)
-    return nans != 0
+    chunks = _chunks(x.shape[0], x.size)
+    met = np.zeros(chunks, np.uint8)
+    share_out(_signs_part, chunks, (x, threshold, words, met))
+    return met.any()
+
+
+@subroutine
+def _signs_part(begin, end, x, threshold, words, met):
+    rows, chunks = x.shape[0], met.size
+    met[begin] = _signs_float32(x, threshold, words, rows * begin // chunks, rows * end // chunks)
 
 
 @kernel
@@ -274,14 +279,17 @@ def _chosen(word, first, set_, clear):
     return select(less(_read_signed(signed), _nothing(np.int32(0))), set_, clear)
 
 
-@parallel_kernel
+@kernel
 def unpack_float32(words, low, high, x):
     """`x` [rows, n], float32: `high` where the bit in `words` is set, else `low`. The word is the mask of a choice."""
-    chunks, rows = _chunks(x.shape[0], x.size), x.shape[0]
-    if chunks == 1:
-        return _choose_rows(words, low, high, x, 0, rows)
-    for chunk in prange(chunks):
-        _choose_rows(words, low, high, x, rows * chunk // chunks, rows * (chunk + 1) // chunks)
+    chunks = _chunks(x.shape[0], x.size)
+    share_out(_choose_part, chunks, (chunks, words, low, high, x))
+
+
+@subroutine
+def _choose_part(begin, end, chunks, words, low, high, x):
+    rows = x.shape[0]
+    _choose_rows(words, low, high, x, rows * begin // chunks, rows * end // chunks)
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
@@ -405,7 +413,7 @@ def _planes_task(task, planes, words, weights, orders, ternary, scale, row_terms
             store(out, k * n + column, scales * _to_int(b) + terms + _spread_term(row_terms, k))
 
 
-@parallel_kernel
+@kernel
 def planes_product(words, planes, weights, orders, ternary, scale, row_factor, column_terms, product):
     """The product of bit planes `words` [planes rows, width] by `orders` bit planes of weights, the lowest first.
 
@@ -414,12 +422,18 @@ def planes_product(words, planes, weights, orders, ternary, scale, row_factor, c
     """
     rows, neurons = product.shape
     row_terms = _plane_terms(words, planes, row_factor)
-    if words.size * neurons * orders < _SMALL:
-        for task in range(_tasks(rows, neurons, COLUMNS)):
-            _planes_task(task, planes, words, weights, orders, ternary, scale, row_terms, column_terms, product)
-    else:
-        for task in prange(_tasks(rows, neurons, COLUMNS)):
-            _planes_task(task, planes, words, weights, orders, ternary, scale, row_terms, column_terms, product)
+    tasks = _tasks(rows, neurons, COLUMNS)
+    shares = tasks if words.size * neurons * orders >= _SMALL else 1
+    given = planes, words, weights, orders, ternary, scale, row_terms, column_terms, product
+    share_out(_planes_part, shares, (tasks, shares, *given))
+
+
+@subroutine
+def _planes_part(
+    begin, end, tasks, shares, planes, words, weights, orders, ternary, scale, row_terms, column_terms, product
+):
+    for task in range(tasks * begin // shares, tasks * end // shares):
+        _planes_task(task, planes, words, weights, orders, ternary, scale, row_terms, column_terms, product)
 
 
 BLOCK = 64
@@ -465,7 +479,7 @@ def _look_up_task(task, planes, choices, weights, orders, scale, row_terms, colu
         i += some
 
 
-@parallel_kernel
+@kernel
 def look_up_product(words, planes, steps, weights, orders, scale, row_factor, column_terms, product):
     """`planes_product` for AVX2; a sum(u v) below 2^16; BLOCK or more columns.
 
@@ -477,12 +491,15 @@ def look_up_product(words, planes, steps, weights, orders, scale, row_factor, co
         _choices(words, steps),
         _tasks(product.shape[0], product.shape[1], BLOCK),
     )
-    if choices.size * product.shape[1] * orders < 8 * _SMALL:
-        for task in range(tasks):
-            _look_up_task(task, planes, choices, weights, orders, scale, row_terms, column_terms, product)
-    else:
-        for task in prange(tasks):
-            _look_up_task(task, planes, choices, weights, orders, scale, row_terms, column_terms, product)
+    shares = tasks if choices.size * product.shape[1] * orders >= 8 * _SMALL else 1
+    given = planes, choices, weights, orders, scale, row_terms, column_terms, product
+    share_out(_look_up_part, shares, (tasks, shares, *given))
+
+
+@subroutine
+def _look_up_part(begin, end, tasks, shares, planes, choices, weights, orders, scale, row_terms, column_terms, product):
+    for task in range(tasks * begin // shares, tasks * end // shares):
+        _look_up_task(task, planes, choices, weights, orders, scale, row_terms, column_terms, product)
 
 
 @subroutine
@@ -643,7 +660,7 @@ def _write_turned(sums, columns, out, n, column, first, stop):
                         out[k * n + column + j] = edge[(k - i) * 8 + j - c]
 
 
-@parallel_kernel
+@kernel
 def tables_product(words, planes, steps, kind, flush, most, tables, choices, scale, row_factor, column_terms, product):
     """The product of bit planes `words` by weights of which tables hold the sums that four bits can choose.
 
@@ -665,12 +682,15 @@ def tables_product(words, planes, steps, kind, flush, most, tables, choices, sca
     for i in range(rows):
         row_terms[i] = some_terms[i]
     tasks = (neurons + GROUP - 1) // GROUP * ((rows + _ROWS - 1) // _ROWS)
-    if nibbles.size * neurons < 16 * _SMALL:
-        for task in range(tasks):
-            _tables_task(task, form, nibbles, tables, choices, scale, row_terms, column_terms, product)
-    else:
-        for task in prange(tasks):
-            _tables_task(task, form, nibbles, tables, choices, scale, row_terms, column_terms, product)
+    shares = tasks if nibbles.size * neurons >= 16 * _SMALL else 1
+    given = form, nibbles, tables, choices, scale, row_terms, column_terms, product
+    share_out(_tables_part, shares, (tasks, shares, *given))
+
+
+@subroutine
+def _tables_part(begin, end, tasks, shares, form, nibbles, tables, choices, scale, row_terms, column_terms, product):
+    for task in range(tasks * begin // shares, tasks * end // shares):
+        _tables_task(task, form, nibbles, tables, choices, scale, row_terms, column_terms, product)
 
 
 @subroutine(inline="always")
@@ -762,7 +782,7 @@ def _pairs_task(task, codes, steps, weights, scale, row_terms, column_terms, pro
         _write_six(out, n, column, i, stop - 1, a, b, c, d, e, f, scale, row_terms, column_terms)
 
 
-@parallel_kernel
+@kernel
 def bytes_product(codes, steps, weights, digits, flush, scale, row_factor, pair_factor, column_terms, product):
     """The product of `codes` [rows, stride], eight bytes in a uint64, by weights of `digits` signed bytes, 1 or 2.
 
@@ -773,12 +793,18 @@ def bytes_product(codes, steps, weights, digits, flush, scale, row_factor, pair_
     """
     (rows, neurons), row_terms = product.shape, _code_terms(codes, row_factor, pair_factor)
     fours = codes.view(np.uint32)
-    if codes.size * neurons < _SMALL:
-        for task in range(_tasks(rows, neurons, COLUMNS)):
-            _code_task(task, fours, steps, weights, digits, flush, scale, row_terms, column_terms, product)
-    else:
-        for task in prange(_tasks(rows, neurons, COLUMNS)):
-            _code_task(task, fours, steps, weights, digits, flush, scale, row_terms, column_terms, product)
+    tasks = _tasks(rows, neurons, COLUMNS)
+    shares = tasks if codes.size * neurons >= _SMALL else 1
+    given = fours, steps, weights, digits, flush, scale, row_terms, column_terms, product
+    share_out(_codes_part, shares, (tasks, shares, *given))
+
+
+@subroutine
+def _codes_part(
+    begin, end, tasks, shares, codes, steps, weights, digits, flush, scale, row_terms, column_terms, product
+):
+    for task in range(tasks * begin // shares, tasks * end // shares):
+        _code_task(task, codes, steps, weights, digits, flush, scale, row_terms, column_terms, product)
 
 
 @subroutine

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lowbit_dtp import packing
 from lowbit_dtp.backends import packed
+from lowbit_dtp.backends._simd import target
 from lowbit_dtp.formats import binary, binary01, fixed, float32, table, ternary, ufixed
 from tests import avx2
 
