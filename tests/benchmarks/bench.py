@@ -126,9 +126,9 @@ def sent(x: np.ndarray, fmt: Format) -> Signal:
     return Link(fmt, fmt, "below", "above").send(x, Flow.FORWARD, "activity", Ledger())
 
 
-def of_whole(call: Callable[[], object], levels: packed.Levels, weights: packed.Weights) -> Side:
+def of_whole(call: Callable[[], object], levels: packed.Levels, weights: packed.Weights, rows: int) -> Side:
     """A product of whole numbers."""
-    way = packed.way_of(levels, weights)
+    way = packed.way_of(levels, weights, rows)
     if way not in COSTS:
         return Side(call, way=way)
     limit, cost = COSTS[way]
@@ -149,11 +149,13 @@ def products(shape: Shape) -> dict[str, Side]:
 
     def of_signs(arranged: packed.Weights) -> Side:
         levels = packed.levels_of(binary)
-        return of_whole(lambda: packed.product_of(x, 0.0, levels, arranged, out), levels, arranged)
+        product = arranged.by(levels)
+        return of_whole(lambda: product.of(x, 0.0, out), levels, arranged, rows)
 
     def of_words(fmt: Format, arranged: packed.Weights) -> Side:
         words, levels = packed.pack(fmt.encode(x), fmt.bits), packed.levels_of(fmt)
-        return of_whole(lambda: packed.product(words, levels, arranged, out), levels, arranged)
+        product = arranged.by(levels)
+        return of_whole(lambda: product(words, out), levels, arranged, rows)
 
     signs = packed.Weights.arrange(2 * random.integers(0, 2, weights) - 1)
     return {
