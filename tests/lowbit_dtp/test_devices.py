@@ -72,7 +72,7 @@ def assert_alike(folder: Path, other: Path) -> None:
         assert len(one["traffic"]) == len(two["traffic"])
         for row, other_row in zip(one["traffic"], two["traffic"], strict=True):
             for key in row:
-                tolerance = 0 if row["bits"] < 32 else 1e-2  # the last bits of a float32 are each library's own
+                tolerance = 0 if row["bits"] < 32 else 3e-2  # the last bits of a float32 are each library's own
                 same = row[key] == other_row[key] if isinstance(row[key], str) else None
                 assert same or row[key] == pytest.approx(other_row[key], rel=tolerance), (use, row)
     lines = [[json.loads(x) for x in (p / "metrics.jsonl").read_text().splitlines()] for p in (folder, other)]
