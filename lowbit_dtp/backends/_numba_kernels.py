@@ -869,17 +869,18 @@ def through(activation, state, error, scale, y):
 @subroutine
 def _through_part(begin, end, activation, s, e, scale, y):
     start, stop = _cut(begin, end, y.size, 1)
+    s, e, y = s[start:stop], e[start:stop], y[start:stop]  # for indices that cannot be negative: loops of vectors
     if activation == TANH:
-        for i in range(start, stop):
+        for i in range(y.size):
             y[i] = scale * e[i] * (np.float32(1) - s[i] * s[i])
     elif activation == SIGMOID:
-        for i in range(start, stop):
+        for i in range(y.size):
             y[i] = scale * e[i] * (s[i] * (np.float32(1) - s[i]))
     elif activation == RELU:
-        for i in range(start, stop):
+        for i in range(y.size):
             y[i] = scale * e[i] * (np.float32(1) if s[i] > 0 else np.float32(0))
     else:
-        for i in range(start, stop):
+        for i in range(y.size):
             y[i] = scale * e[i]
 
 
@@ -893,17 +894,18 @@ def through_difference(activation, state, a, b, scale, y):
 @subroutine
 def _difference_part(begin, end, activation, s, a, b, scale, y):
     start, stop = _cut(begin, end, y.size, 1)
+    s, a, b, y = s[start:stop], a[start:stop], b[start:stop], y[start:stop]
     if activation == TANH:
-        for i in range(start, stop):
+        for i in range(y.size):
             y[i] = scale * (a[i] - b[i]) * (np.float32(1) - s[i] * s[i])
     elif activation == SIGMOID:
-        for i in range(start, stop):
+        for i in range(y.size):
             y[i] = scale * (a[i] - b[i]) * (s[i] * (np.float32(1) - s[i]))
     elif activation == RELU:
-        for i in range(start, stop):
+        for i in range(y.size):
             y[i] = scale * (a[i] - b[i]) * (np.float32(1) if s[i] > 0 else np.float32(0))
     else:
-        for i in range(start, stop):
+        for i in range(y.size):
             y[i] = scale * (a[i] - b[i])
 
 
@@ -916,7 +918,8 @@ def axpy(scale, x, y, z):
 @subroutine
 def _axpy_part(begin, end, scale, x, y, z):
     start, stop = _cut(begin, end, z.size, 1)
-    for i in range(start, stop):
+    x, y, z = x[start:stop], y[start:stop], z[start:stop]
+    for i in range(z.size):
         z[i] = scale * x[i] + y[i]
 
 

@@ -15,8 +15,8 @@ from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-import avx2
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+from tests import avx2
 
 NATIVE, AVX2 = "native", "avx2"
 _LIMITS = avx2.NUMBA | avx2.LIBRARIES
