@@ -19,7 +19,7 @@ LOCKS = "LOWBIT_DTP_TEST_LOCKS"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if WORKER:
+    if WORKER and LOCKS in os.environ:
         from numba.core.dispatcher import Dispatcher
 
         Dispatcher.compile = by_one_worker(Dispatcher.compile)
