@@ -27,7 +27,7 @@ test: lint ## lint, then the whole test suite, by WORKERS side by side
 	$(PYTEST)
 
 test-avx2: .venv/.installed ## tests of kernels, rules, torch and the command as on a processor with AVX2, if this one has more
-	$(BIN)/python -m tests.avx2 $(PYTEST) tests/conformance tests/lowbit_dtp/test_{kernels,packed,torch,training,cli}.py
+	$(BIN)/python -m tests.avx2 $(PYTEST) tests/conformance tests/lowbit_dtp/test_{kernels,packed,recorded,torch,training,cli}.py
 
 lint: .venv/.installed ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
