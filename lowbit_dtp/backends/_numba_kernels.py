@@ -263,7 +263,7 @@ _WIDE = LANES if target().register_bits == 512 else NARROW
 """Columns of which six rows of sums fit the registers."""
 _DEPTH = 400
 """Rows of `b` that are multiplied before the next; an odd number of cache lines, for rows to lie in all of its sets."""
-_HEIGHT = 128
+_HEIGHT = 252
 """Rows of `a` in a task, at most."""
 _COLUMNS = 128
 """Columns of a task; more if there are many tasks, or if they are not deep."""
