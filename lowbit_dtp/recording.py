@@ -61,8 +61,6 @@ _WAYS = 4
 """Ways through the work, by what it decides on its numbers, that are recorded at most."""
 _OFTEN = 100
 """Times that the work may go yet another way, before all of it is done as it is written."""
-
-
 _CHECKS = 2
 """Epochs in which a repetition is held to the work as it is written: the first, and another."""
 
@@ -131,8 +129,10 @@ class Repeated:
             self.plain = self.unknown > _OFTEN
 
     def _record(self, ledger: Ledger) -> None:
-        ledger.count_in_arrays(self.xp.traceable)
-        before = self._copies(ledger) if self.xp.checks else []
+        before: list[Array] = []
+        if self.xp.checks:
+            ledger.count_in_arrays(np.array)
+            before = self._copies(ledger)
         self.once = ledger.of_one_step(self.xp.traceable)
         arrays = [*self.changed(), *self.arrays(), *ledger.arrays()]
         try:
