@@ -26,7 +26,7 @@ from ._simd import (
     sqrt,
     store,
     target,
-    turn,
+    turn_rows,
 )
 from ._threads import share_out
 
@@ -278,7 +278,8 @@ def matmul(a, a_row_step, a_step, b, b_step, b_column_step, bias, activation, pr
     Rows and columns of each are so many steps apart, one of them one, and k is what `a` has for m.
     """
     (rows, columns), depth = product.shape, a.size // max(product.shape[0], 1)
-    height, deep = _even(rows, _HEIGHT, 6), _even(depth, _DEPTH, 1)
+    # not literals, for which a part of a kernel is compiled again
+    height, deep = _even(rows, np.intp(_HEIGHT), np.intp(6)), _even(depth, np.intp(_DEPTH), np.intp(1))
     heights, wide = (rows + height - 1) // height, _COLUMNS
     if heights >= 4:
         wide *= max(1, min(_DEPTH // deep, 4))
@@ -310,7 +311,7 @@ def _multiply(
             _copy_panels(b, k * b_step + left * b_column_step, b_step, b_column_step, panels, deep, width)
             factor, start, step = a, top * a_row_step + k, a_row_step
             if a_step != 1:
-                _copy_turned(a, top + k * a_step, a_step, block, _DEPTH, count, deep)
+                _copy_turned(a, top + k * a_step, a_step, block, np.intp(_DEPTH), count, deep)
                 factor, start, step = block, 0, _DEPTH
             column = 0
             while column < width:
@@ -321,7 +322,7 @@ def _multiply(
                 if first and whole:
                     x, x_place, x_row = bias, left + column, 0
                 elif first:
-                    _copy_rows(bias, left + column, 0, sums, place, lanes, count, width - column)
+                    _copy_rows(bias, left + column, np.intp(0), sums, place, lanes, count, width - column)
                 y, y_place, y_row = (flat, out, columns) if last and at_once else (sums, place, lanes)
                 at = column * _DEPTH
                 if lanes == _WIDE:
@@ -368,7 +369,7 @@ def _copy_turned(x, start, step, y, row, rows, width):
     for first in range(0, high, 16):  # a cache line of each column
         for j in range(0, wide, 8):
             for i in range(first, min(first + 16, high), 8):
-                turn(x, start + j * step + i, step, y, i * row + j, row)
+                turn_rows(x, start + j * step + i, step, y, i * row + j, row)
     for i in range(rows):
         for j in range(wide if i < high else 0, width):
             y[i * row + j] = fetch(x, start + j * step + i)

@@ -172,7 +172,7 @@ def turned(typing, vector):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def turn_rows(typing, numbers, i, stride, out, to, step):  # type: ignore[no-untyped-def]
-    """Write 8 rows of 8 int32, `stride` apart from `numbers[i]` on, with rows for columns, to `out[to]` on."""
+    """Write 8 rows of 8 numbers of 32 bits, `stride` apart from `numbers[i]` on, as columns from `out[to]` on."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         source, target = (
@@ -196,33 +196,6 @@ def turn_rows(typing, numbers, i, stride, out, to, step):  # type: ignore[no-unt
 
     place = types.intp
     return types.void(numbers, place, place, out, place, place), generate
-
-
-@intrinsic
-def turn(typing, x, i, step, y, j, row):  # type: ignore[no-untyped-def]
-    """Write eight rows of eight float32, `step` apart from `x[i]` on, as eight columns to `y[j]` on, `row` apart."""
-    vector, whole = Vector(types.float32, 8), types.intp
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        x, i, step, y, j, row = arguments
-        rows = []
-        for _ in range(8):
-            rows.append(builder.load(_address(context, builder, signature.args[0], x, i, vector), align=1))
-            i = builder.add(i, step)
-        for distance in (1, 2, 4):  # of numbers that change places: across the diagonal of each square of two by two
-            for a in range(8):
-                if not a & distance:
-                    pair = rows[a], rows[a | distance]
-                    for part in (0, distance):
-                        which = [(k & ~distance | part) + (8 if k & distance else 0) for k in range(8)]
-                        mask = ir.Constant(ir.VectorType(ir.IntType(32), 8), which)
-                        rows[a | part] = builder.shuffle_vector(*pair, mask)
-        for column in rows:
-            builder.store(column, _address(context, builder, signature.args[3], y, j, vector), align=1)
-            j = builder.add(j, row)
-        return context.get_dummy_value()
-
-    return types.void(x, whole, whole, y, whole, whole), generate
 
 
 def splatter(element: types.Type, lanes: int) -> Any:

@@ -18,7 +18,7 @@ from numba.core import event
 
 from ..formats import FixedPoint, Float, Format, Table
 from ..packing import packed_width
-from . import Array, Carried, Outer, Recording, _numba_kernels, _packed_kernels, multiplied, packed
+from . import Array, CannotRecord, Carried, Outer, Recording, _numba_kernels, _packed_kernels, multiplied, packed
 from .numba_graph import Cell, Program, Tape, Traced, Watched, head, plain
 from .numpy_plain import NumpyBackend, thresholds
 
@@ -332,7 +332,10 @@ class NumbaBackend(NumpyBackend):
         tape = Tape(arrays)
         with _watching(tape.call, tape.empty), tape.record():
             body()
-        return _Recorded(tape.program())
+        try:
+            return _Recorded(tape.program())
+        except RuntimeError as error:
+            raise CannotRecord(f"LLVM made no code of it: {error}") from error
 
 
 class _Recorded:

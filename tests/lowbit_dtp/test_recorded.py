@@ -303,6 +303,15 @@ def test_what_asks_for_numbers_is_done_as_written(change: Callable, few: Samples
     assert repeated == []
 
 
+def test_where_no_code_can_be_made_it_is_done_as_written(few: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: Any) -> None:
+        raise RuntimeError("no compiler")
+
+    expected = run("plain", DTP(), few).contents()
+    monkeypatch.setattr(numba_graph.binding, "create_mcjit_compiler", fails)
+    assert run("recorded", DTP(), few).contents() == expected
+
+
 def test_a_recording_that_gives_other_numbers_is_found_out(few: Samples) -> None:
     rule = Own(change=through_memory_of_its_own)
     message = "a recorded step gives other numbers than the step as it is written; steps are taken as written"
