@@ -224,6 +224,7 @@ class _Emitter:
         self.exception = self.builder.alloca(ir.IntType(8).as_pointer())
 
     def address(self, at: int, kind: ir.Type) -> Any:
+        """A constant address, of numbers of some type."""
         return self.builder.inttoptr(ir.Constant(ir.IntType(64), at), kind.as_pointer())
 
     def unless(self, holds: Any, code: int) -> None:
@@ -255,6 +256,7 @@ class _Emitter:
         self.move_at(ir.Constant(ir.IntType(64), to), ir.Constant(ir.IntType(64), source), size)
 
     def move_at(self, to: Any, source: Any, size: int) -> None:
+        """Copy bytes between addresses known only when it runs; they may overlap."""
         byte, i64, bit = ir.IntType(8).as_pointer(), ir.IntType(64), ir.IntType(1)
         kind = ir.FunctionType(ir.VoidType(), [byte, byte, i64, bit])
         name = "llvm.memmove.p0i8.p0i8.i64"
@@ -668,10 +670,14 @@ def _forgotten(x: Any) -> Any:
 
 
 class _Number(NamedTuple):
+    """What is left of a `Cell`."""
+
     address: int
 
 
 class _Rows(NamedTuple):
+    """What is left of a `Head`."""
+
     rows: Returned
 
 
