@@ -553,7 +553,7 @@ def _subset_sums(w, row, k, n, column, low, high, table, place):
         store(table, to + 15 * LANES, s7 + d)
 
 
-_load_bits, _splat_bits = loader(types.uint32, 64), splatter(types.uint32, 64)
+_splat_bits = splatter(types.uint32, 64)
 
 
 @kernel

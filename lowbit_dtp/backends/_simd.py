@@ -637,7 +637,7 @@ def pairs_summer(rows: int, registers: int) -> Any:
 LOOKED_UP = 64 if target().register_bits >= 512 else 32
 """Numbers that one shuffle looks up: bytes of a register."""
 _BYTES, _HALVES = ir.VectorType(ir.IntType(8), LOOKED_UP), ir.VectorType(ir.IntType(16), LOOKED_UP)
-_SUMS, _PAIRS = ir.VectorType(ir.IntType(32), LOOKED_UP), ir.VectorType(ir.IntType(16), LOOKED_UP // 2)
+_PAIRS = ir.VectorType(ir.IntType(16), LOOKED_UP // 2)
 
 
 def _look_up(builder: Any, table: Any, index: Any) -> Any:

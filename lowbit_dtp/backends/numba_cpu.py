@@ -17,7 +17,6 @@ import numpy as np
 from numba.core import event
 
 from ..formats import FixedPoint, Float, Format, Table
-from ..packing import packed_width
 from . import Array, CannotRecord, Carried, Outer, Recording, _numba_kernels, _packed_kernels, multiplied, packed
 from .numba_graph import Cell, Program, Tape, Traced, Watched, head, plain
 from .numpy_plain import NumpyBackend, thresholds
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from ..links import Signal
 
 kernels: Any = _numba_kernels  # the compiler knows their types, mypy does not
-packed_kernels: Any = _packed_kernels
 empty: Any = np.empty
 """For new arrays: while a step is recorded, the tape's."""
 
@@ -158,18 +156,14 @@ class NumbaBackend(NumpyBackend):
             return super().values(signal)
         if "values" not in signal.made:
             low, high = _values(signal.format, signal.like.dtype)
-            if signal.carried.ndim != 2:
-                return packed.unpack_signs(signal.carried, signal.packed_neurons, low, high)
-            values = empty(signal.shape, np.float32)
-            packed_kernels.unpack_float32(signal.carried, low, high, values)
-            signal.made["values"] = values
+            signal.made["values"] = packed.unpack_signs(signal.carried, signal.packed_neurons, low, high)
         return signal.made["values"]
 
     def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Carried:
         if not (isinstance(fmt, Table) and len(fmt.values) == 2 and x.ndim == 2 and _is_plain(x)):
             return super().transmit(x, fmt, uniform, previous)
-        words = empty((len(x), packed_width(x.shape[1], 1)), np.uint64)
-        if packed_kernels.pack_float32(x, thresholds(fmt, x.dtype)[0], words):
+        words, nan = packed.pack_signs(x, fmt.thresholds[0])
+        if nan:
             raise ValueError(f"{fmt.name} cannot send NaN")
         if previous is not None and previous.dtype != np.uint64:  # codes, of a run that was begun without kernels
             previous = self.pack(previous, fmt)
@@ -182,10 +176,7 @@ class NumbaBackend(NumpyBackend):
         return packed.unpack(words, fmt.bits, neurons).astype(fmt.code_dtype, copy=False)
 
     def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[Array, Array]:
-        if codes.ndim != 2 or not codes.size:
-            return packed.ones_and_toggles(codes, previous)
-        before = codes[0] if previous is None else previous
-        return packed_kernels.count_bits(codes.reshape(-1).view(np.uint8), before.reshape(-1).view(np.uint8))
+        return packed.ones_and_toggles(codes, previous)
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         if not (a.ndim == b.ndim == 2 and a.dtype == b.dtype == np.float32 and (out is None or _is_plain(out))):
@@ -352,10 +343,10 @@ class _Recorded:
 
 @contextmanager
 def _watching(call: Callable[..., Any], allocate: Callable[..., Array]) -> Iterator[None]:
-    """Have this module's kernels called by `call`, in this thread, and new arrays made by `allocate`."""
-    global kernels, packed_kernels, empty
+    """Have kernels, here and in `packed`, called by `call` in this thread, and new arrays made by `allocate`."""
+    global kernels, empty
     with _WATCH:
-        before, thread = (kernels, packed_kernels, empty), threading.get_ident()
+        before, thread = (kernels, empty, packed.kernels, packed.empty), threading.get_ident()
 
         def call_here(kernel: Any, arguments: Sequence[Any]) -> Any:
             return call(kernel, arguments) if threading.get_ident() == thread else kernel(*arguments)
@@ -363,12 +354,12 @@ def _watching(call: Callable[..., Any], allocate: Callable[..., Array]) -> Itera
         def allocate_here(*arguments: Any) -> Array:
             return (allocate if threading.get_ident() == thread else np.empty)(*arguments)
 
-        kernels, packed_kernels = Watched(_numba_kernels, call_here), Watched(_packed_kernels, call_here)
-        empty = allocate_here
+        kernels, packed.kernels = Watched(_numba_kernels, call_here), Watched(_packed_kernels, call_here)
+        empty = packed.empty = allocate_here
         try:
             yield
         finally:
-            kernels, packed_kernels, empty = before
+            kernels, empty, packed.kernels, packed.empty = before
 
 
 _WATCH = threading.RLock()

@@ -126,7 +126,7 @@ class Traced(np.ndarray):
     def copy(self, order: Any = "C") -> Any:
         return self.astype(self.dtype)
 
-    def _number(self, *arguments: Any) -> Any:
+    def _number(self) -> Any:
         if Tape.recording() is not None:
             raise CannotRecord("asks for a number that is in an array")
         return plain(self)

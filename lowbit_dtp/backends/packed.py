@@ -22,7 +22,7 @@ from ..formats import FixedPoint, Format, Table
 from ..packing import WORD_BITS, packed_width
 from ..packing import pack as pack_any
 from ..packing import unpack as unpack_any
-from . import _packed_kernels as kernels
+from . import _packed_kernels
 from ._simd import LOOKED_UP, TOGETHER, target
 from .numpy_plain import rounded_up
 
@@ -30,6 +30,10 @@ Words = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.unsignedinteger[Any]]
 Floats = npt.NDArray[np.floating[Any]]
 Whole = npt.NDArray[np.int32]
+
+kernels: Any = _packed_kernels  # the compiler knows their types, mypy does not
+empty: Any = np.empty
+"""For new arrays that a step makes: while it is recorded, the tape's; `kernels` are watched then."""
 
 WIDTHS = (1, 2, 4, 8)
 """Bits of the codes that have kernels; others go by `packing`."""
@@ -40,16 +44,16 @@ _MOST, _MOST_SHORT = 2**31 - 1, 2**15 - 1
 
 def pack_signs(x: Floats, threshold: float = 0.0) -> tuple[Words, bool]:
     """A bit for each of `x` [..., n], float32 or float64: whether it reaches `threshold`; and whether NaN was met."""
-    run = _PACK_SIGNS.get(x.dtype)
-    if run is None:
+    kernel = _PACK_SIGNS.get(x.dtype)
+    if kernel is None:
         raise TypeError(f"pack_signs takes float32 or float64, not {x.dtype}")
     rows = _rows(x)
-    words = np.empty((len(rows), -(-x.shape[-1] // WORD_BITS)), np.uint64)
-    nan = run(rows, _least(float(threshold), x.dtype), words)
+    words = empty((len(rows), -(-x.shape[-1] // WORD_BITS)), np.uint64)
+    nan = getattr(kernels, kernel)(rows, _least(float(threshold), x.dtype), words)
     return words.reshape(*x.shape[:-1], words.shape[1]) if x.ndim != 2 else words, nan
 
 
-_PACK_SIGNS = {np.dtype(np.float32): kernels.pack_float32, np.dtype(np.float64): kernels.pack_float64}
+_PACK_SIGNS = {np.dtype(np.float32): "pack_float32", np.dtype(np.float64): "pack_float64"}
 
 
 @cache
@@ -60,7 +64,7 @@ def _least(threshold: float, dtype: np.dtype) -> Any:
 def unpack_signs(words: Words, neurons: int, low: float, high: float) -> npt.NDArray[np.float32]:
     """float32 [..., neurons]: `high` where a bit is set in `words` [..., packed_width(neurons, 1)], else `low`."""
     rows = _rows_of_words(words, neurons, 1)
-    x = np.empty((len(rows), neurons), np.float32)
+    x = empty((len(rows), neurons), np.float32)
     kernels.unpack_float32(rows, np.float32(low), np.float32(high), x)
     return x if words.ndim == 2 else x.reshape(*words.shape[:-1], neurons)
 

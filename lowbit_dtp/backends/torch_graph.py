@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from . import Array
+from . import Array, CannotRecord
 
 _WARM = 2
 """Repetitions before a CUDA graph is captured, in which libraries choose their kernels and take their memory."""
@@ -36,7 +36,7 @@ class Recorded:
 
     `body` keeps what it changes in `arrays`, in place, and asks for no number on the way. What it does in Python, it
     does this once. On a GPU the first calls go the slow way, for the libraries to settle; then the work is captured as
-    a CUDA graph. Raises RuntimeError if `body` cannot be recorded.
+    a CUDA graph. Raises `CannotRecord` if `body` cannot be recorded.
     """
 
     def __init__(self, body: Callable[[], None], arrays: Sequence[Array]) -> None:
@@ -48,7 +48,7 @@ class Recorded:
         except RuntimeError as error:
             if "value out of a tracing tensor" not in str(error):
                 raise
-            raise RuntimeError(
+            raise CannotRecord(
                 "a step that is recorded cannot ask for a number on the way, in an `if` or by `float(...)`: a rule of "
                 "your own that has to is trained by fit(..., mode='plain')"
             ) from error
