@@ -88,7 +88,7 @@ class ExportReport:
     verification: Verification | None
     """None if it was not asked for."""
     accuracy: AccuracyLost | None
-    """None if no labelled pixels were given."""
+    """None if no labelled inputs were given."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -109,7 +109,7 @@ def export_network(
 ) -> ExportReport:
     """Export the network in the file `network_path`: load, write, and on request verify and measure.
 
-    `samples` [samples, inputs] are the pixels of the golden vectors; `labelled` are pixels and labels on which to
+    `samples` [samples, inputs] are the inputs of the golden vectors; `labelled` are inputs and labels on which to
     measure the accuracy lost.
     """
     network = FixedNetwork.load(network_path, weights, signals)

@@ -1,4 +1,4 @@
-"""What the step to integers costs: the trained network against the integer one, on the same pixels."""
+"""What the step to integers costs: the trained network against the integer one, on the same inputs."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -37,16 +37,16 @@ class AccuracyLost:
 
 
 def accuracy_lost(
-    network: FixedNetwork, network_path: Path, pixels: npt.ArrayLike, labels: npt.ArrayLike
+    network: FixedNetwork, network_path: Path, inputs: npt.ArrayLike, labels: npt.ArrayLike
 ) -> AccuracyLost:
-    """Compare `network` with the trained one in `network_path` on `pixels` [samples, inputs] and `labels` [samples]."""
-    pixels, labels = np.asarray(pixels), np.asarray(labels)
-    if labels.shape != pixels.shape[:1] or not len(labels):
+    """Compare `network` with the trained one in `network_path` on `inputs` [samples, inputs] and `labels` [samples]."""
+    inputs, labels = np.asarray(inputs), np.asarray(labels)
+    if labels.shape != inputs.shape[:1] or not len(labels):
         raise ValueError(
-            f"labels must be one for each of {len(pixels)} samples, at least one, not of shape {labels.shape}"
+            f"labels must be one for each of {len(inputs)} samples, at least one, not of shape {labels.shape}"
         )
-    trained = simulate(network_path, pixels).argmax(-1)
-    integer = network.infer(pixels).classes
+    trained = simulate(network_path, inputs).argmax(-1)
+    integer = network.infer(inputs).classes
     return AccuracyLost(
         samples=len(labels),
         trained_error_percent=100 * float(np.mean(trained != labels)),
@@ -55,10 +55,10 @@ def accuracy_lost(
     )
 
 
-def simulate(network_path: Path, pixels: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> Floats:
-    """Logits [batch, classes] of the trained network for `pixels` [batch, inputs], in NumPy floats."""
+def simulate(network_path: Path, inputs: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> Floats:
+    """Logits [batch, classes] of the trained network for `inputs` [batch, inputs], in NumPy floats."""
     tensors, description = read_tensors(Path(network_path))
-    state: Floats = np.asarray(pixels, dtype)
+    state: Floats = np.asarray(inputs, dtype)
     for layer, link in zip(description["layers"], description["links"], strict=True):
         fmt = parse(link["forward"])
         arrived = fmt.decode(fmt.encode(state), dtype)

@@ -77,7 +77,7 @@ def _tables(network: FixedNetwork) -> Iterable[str]:
             count, thresholds = hidden.thresholds.shape[1], f"thresholds_{index}"
             yield _array("network_sum", thresholds, hidden.thresholds, f"{layer.name}, a line a neuron, ascending")
         fields = f"{layer.neurons}, {count}, {layer.sum_bits}, weights_{index}, {thresholds}"
-        layers.append(f'    {{"{layer.name}", "{layer.outlet}", {fields}}}')
+        layers.append(f'    {{"{layer.name}", "{layer.output_name}", {fields}}}')
     yield _array("network_sum", "biases", network.output.bias, f"{network.output.name}, in 1/16 of a sum")
     yield "const network_link network_links[NETWORK_LAYERS] = {\n" + ",\n".join(links) + "\n};\n"
     yield "const network_layer network_layers[NETWORK_LAYERS] = {\n" + ",\n".join(layers) + "\n};\n"

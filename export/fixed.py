@@ -1,7 +1,7 @@
 """The integer network from which every writer starts, and its exact inference.
 
 Weights and signals are integers times powers of two; a neuron adds products and compares the sum with thresholds.
-Nothing is rounded after the weights, the output's biases and the pixels, so this is the specification that exported
+Nothing is rounded after the weights, the output's biases and the inputs, so this is the specification that exported
 hardware is held to.
 """
 
@@ -130,7 +130,7 @@ class FixedLayer:
         return int(self.weight.shape[1])
 
     @property
-    def outlet(self) -> str:
+    def output_name(self) -> str:
         """Where what the layer computes is seen: the name of its link upwards, or its own if there is none."""
         return self.name
 
@@ -183,7 +183,7 @@ class HiddenLayer(FixedLayer):
     thresholds: Integers
 
     @property
-    def outlet(self) -> str:
+    def output_name(self) -> str:
         return self.above.name
 
     @property
@@ -306,27 +306,27 @@ class FixedNetwork:
         """All links, the lowest first."""
         return tuple(layer.below for layer in self.layers)
 
-    def encode(self, pixels: npt.ArrayLike) -> Integers:
-        """Codes [batch, inputs] that the first link sends for `pixels` [batch, inputs]."""
-        link, pixels = self.links[0], np.asarray(pixels)
-        if pixels.ndim != 2 or pixels.shape[1] != link.neurons:
+    def encode(self, inputs: npt.ArrayLike) -> Integers:
+        """Codes [batch, inputs] that the first link sends for `inputs` [batch, inputs]."""
+        link, inputs = self.links[0], np.asarray(inputs)
+        if inputs.ndim != 2 or inputs.shape[1] != link.neurons:
             raise ValueError(
-                f"link {link.name} carries {link.neurons} neurons, but was given an array of shape {pixels.shape}"
+                f"link {link.name} carries {link.neurons} neurons, but was given an array of shape {inputs.shape}"
             )
         try:
-            return link.levels.format.encode(pixels).astype(np.int64)
+            return link.levels.format.encode(inputs).astype(np.int64)
         except ValueError as error:
             raise ValueError(f"link {link.name}: {error}") from None
 
-    def infer(self, pixels: npt.ArrayLike) -> Trace:
-        """What the integer network computes for `pixels` [batch, inputs]; exact."""
-        codes = self.encode(pixels)
+    def infer(self, inputs: npt.ArrayLike) -> Trace:
+        """What the integer network computes for `inputs` [batch, inputs]; exact."""
+        codes = self.encode(inputs)
         trace_codes, trace_sums = {self.links[0].name: codes}, {}
         for layer in self.hidden:
-            trace_sums[layer.outlet] = layer.sums(codes)
-            trace_codes[layer.outlet] = codes = layer.codes(trace_sums[layer.outlet])
-        trace_sums[self.output.outlet] = self.output.sums(codes)
-        logits = self.output.logits(trace_sums[self.output.outlet])
+            trace_sums[layer.output_name] = layer.sums(codes)
+            trace_codes[layer.output_name] = codes = layer.codes(trace_sums[layer.output_name])
+        trace_sums[self.output.output_name] = self.output.sums(codes)
+        logits = self.output.logits(trace_sums[self.output.output_name])
         return Trace(trace_sums, trace_codes, logits, self.output.classes(logits))
 
 

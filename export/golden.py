@@ -2,7 +2,7 @@
 
 Three kinds, because vectors from data alone let single flipped bits pass:
 
-- `network`: pixels from the first link to the class.
+- `network`: inputs from the first link to the class.
 - `layers`: inputs of one layer that put each of its neurons just under and just over a threshold.
 - `comparators`: sums at and under every threshold of every neuron, and logits that tie.
 
@@ -35,11 +35,11 @@ class Golden:
     bits: int
 
 
-def golden_vectors(network: FixedNetwork, pixels: npt.ArrayLike) -> list[Golden]:
-    """All golden vectors of `network`: for `pixels` [samples, inputs], and aimed at each layer. Always the same."""
-    codes = network.encode(pixels)
+def golden_vectors(network: FixedNetwork, inputs: npt.ArrayLike) -> list[Golden]:
+    """All golden vectors of `network`: for `inputs` [samples, inputs], and aimed at each layer. Always the same."""
+    codes = network.encode(inputs)
     if not len(codes):
-        raise ValueError("golden vectors need at least one sample of pixels, but were given none")
+        raise ValueError("golden vectors need at least one sample of inputs, but were given none")
     random = np.random.default_rng(0)
     vectors = _run("network", network.layers, codes)
     for layer in network.layers:
@@ -59,10 +59,10 @@ def _run(folder: str, layers: Sequence[FixedLayer], codes: Integers) -> list[Gol
     vectors = [Golden(f"{folder}/{link.name}.codes.mem", codes, link.levels.bits)]
     for layer in layers:
         sums = layer.sums(codes)
-        vectors.append(Golden(f"{folder}/{layer.outlet}.sums.mem", sums, layer.sum_bits))
+        vectors.append(Golden(f"{folder}/{layer.output_name}.sums.mem", sums, layer.sum_bits))
         if isinstance(layer, HiddenLayer):
             codes = layer.codes(sums)
-            vectors.append(Golden(f"{folder}/{layer.outlet}.codes.mem", codes, layer.above.levels.bits))
+            vectors.append(Golden(f"{folder}/{layer.output_name}.codes.mem", codes, layer.above.levels.bits))
         elif isinstance(layer, OutputLayer):
             vectors += _decided(folder, layer, layer.logits(sums))
     return vectors
@@ -70,8 +70,8 @@ def _run(folder: str, layers: Sequence[FixedLayer], codes: Integers) -> list[Gol
 
 def _decided(folder: str, layer: OutputLayer, logits: Integers) -> list[Golden]:
     return [
-        Golden(f"{folder}/{layer.outlet}.logits.mem", logits, layer.logit_bits),
-        Golden(f"{folder}/{layer.outlet}.classes.mem", layer.classes(logits)[:, None], layer.class_bits),
+        Golden(f"{folder}/{layer.output_name}.logits.mem", logits, layer.logit_bits),
+        Golden(f"{folder}/{layer.output_name}.classes.mem", layer.classes(logits)[:, None], layer.class_bits),
     ]
 
 
@@ -80,8 +80,8 @@ def _thresholds_probed(layer: HiddenLayer) -> list[Golden]:
     probes = np.concatenate([layer.thresholds.T - 1, layer.thresholds.T]).clip(*layer.sum_bounds)
     folder = f"comparators/{layer.name}"
     return [
-        Golden(f"{folder}/{layer.outlet}.sums.mem", probes, layer.sum_bits),
-        Golden(f"{folder}/{layer.outlet}.codes.mem", layer.codes(probes), layer.above.levels.bits),
+        Golden(f"{folder}/{layer.output_name}.sums.mem", probes, layer.sum_bits),
+        Golden(f"{folder}/{layer.output_name}.codes.mem", layer.codes(probes), layer.above.levels.bits),
     ]
 
 

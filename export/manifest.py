@@ -55,7 +55,7 @@ def _layer(layer: FixedLayer) -> dict[str, Any]:
         "name": layer.name,
         "neurons": layer.neurons,
         "below": layer.below.name,
-        "outlet": layer.outlet,
+        "output_name": layer.output_name,
         "weights": _levels(layer.weight_levels),
         "weight_table_bits": layer.weight.size * layer.weight_levels.bits,
         "sum_exponent": layer.exponent,

@@ -50,12 +50,14 @@ def integer_thresholds(
     thresholds are clipped to `[low, high + 1]`: `low` means always, `high + 1` never.
     """
     inverse = choose("activation", activation, ACTIVATIONS)
-    least_drives = [inverse(boundary, inclusive) for boundary, inclusive in boundaries(fmt)]
+    least_pre_activations = [inverse(boundary, inclusive) for boundary, inclusive in boundaries(fmt)]
     shift = FRACTION_BITS + exponent
     rows = []
     for b, lowest, highest in zip(bias.tolist(), low.tolist(), high.tolist(), strict=True):
-        drive = int(Fraction(b) * _ONE)
-        rows.append([min(max(-((drive - least) >> shift), lowest), highest + 1) for least in least_drives])
+        pre_activation = int(Fraction(b) * _ONE)
+        rows.append(
+            [min(max(-((pre_activation - least) >> shift), lowest), highest + 1) for least in least_pre_activations]
+        )
     return np.array(rows, np.int64)
 
 
@@ -92,7 +94,7 @@ ACTIVATIONS: dict[str, Callable[[Fraction, bool], int]] = {
     "relu": _relu,
     "sigmoid": _sigmoid,
 }
-"""Least drive, in steps of 2^-192, whose activation reaches a boundary."""
+"""Least pre-activation, in steps of 2^-192, whose activation reaches a boundary."""
 
 
 def _above_logarithm(ratio: Fraction, factor: Fraction) -> int:

@@ -132,7 +132,9 @@ class _MemoryCheck:
         """Weights [neurons, below], and thresholds [neurons, codes - 1] or biases [neurons, 1]."""
         layer, below = self.layers[index], self.links[index]["neurons"]
         weights = self._file(f"{layer['name']}.weights.mem", below, layer["weights"]["bits"], signed=False)
-        levels = self._levels_of(layer["weights"], weights, layer["outlet"], f"{layer['name']}.weights.mem", rows=True)
+        levels = self._levels_of(
+            layer["weights"], weights, layer["output_name"], f"{layer['name']}.weights.mem", rows=True
+        )
         if index == len(self.layers) - 1:
             limits = self._file(f"{layer['name']}.biases.mem", 1, self.manifest["output"]["bias_bits"], signed=True)
         else:
@@ -202,7 +204,7 @@ class _MemoryCheck:
         codes = self._golden(path)
         self.vectors += len(codes)
         for index in indices:
-            link, place = self.links[index], self.layers[index]["outlet"]
+            link, place = self.links[index], self.layers[index]["output_name"]
             weights, limits = self.tables[index]
             sums = self._levels_of(link, codes, link["name"], path) @ weights.T
             self._compare(f"{folder}/{place}.sums.mem", place, sums, signed=True)
@@ -215,7 +217,7 @@ class _MemoryCheck:
                 self._compare(f"{folder}/{place}.classes.mem", place, _first_largest(logits), signed=False)
 
     def _check_comparator(self, folder: str, index: int) -> None:
-        place = self.layers[index]["outlet"]
+        place = self.layers[index]["output_name"]
         if index < len(self.layers) - 1:
             sums = self._golden(f"{folder}/{place}.sums.mem", signed=True)
             self._compare(f"{folder}/{place}.codes.mem", place, self._codes(index, sums), signed=False)

@@ -2,20 +2,20 @@
 
 >>> from lowbit_dtp.ledger import Ledger, Work
 >>> ledger = Ledger(samples=1)
->>> ledger.worked(Work("h1", "activity", "multiply-accumulate", "binary", "float32"), 1000)
->>> price(ledger, Placement(), Technology.load("45nm")).total.typical == 1000 * 0.9e-12
+>>> ledger.worked(Work("h1", "activations", "multiply-accumulate", "binary", "float32"), 1000)
+>>> price(ledger, HardwareConfig(), Technology.load("45nm")).total.typical == 1000 * 0.9e-12
 True
 """
 
-from .placement import Placement, Wire
+from .hardware import HardwareConfig, Wire
 from .price import Bill, Item, break_even_gradient_bits, price, with_weights
 from .technology import Constant, Range, Technology, Term
 
 __all__ = [
     "Bill",
     "Constant",
+    "HardwareConfig",
     "Item",
-    "Placement",
     "Range",
     "Technology",
     "Term",

@@ -2,20 +2,20 @@
 
 from lowbit_dtp.ledger import Access
 
-from .placement import Placement
+from .hardware import HardwareConfig
 from .technology import Technology, Term
 
 PARAMETERS = ("weight", "bias", "feedback", "feedback_bias")
-"""Arrays whose words, once read, serve as many samples as `Placement.reuse` says."""
+"""Arrays whose words, once read, serve as many samples as `HardwareConfig.reuse` says."""
 
 
-def access_terms(access: Access, words: int, placement: Placement, technology: Technology) -> tuple[Term, ...]:
+def access_terms(access: Access, words: int, placement: HardwareConfig, technology: Technology) -> tuple[Term, ...]:
     """Cost of `words` read or written, by the bit: bits / 64 times the cost of a 64-bit access.
 
     In SRAM the array sits in the smallest listed memory that holds it, or in banks of the largest. A write costs what
     a read does, since the sources publish reads alone.
     """
-    needed_by = f"{access.way} of {access.array} in layer {access.layer}"
+    needed_by = f"{access.operation} of {access.array} in layer {access.layer}"
     if placement.memory == "sram":
         memories = technology.memories()
         if not memories:
@@ -29,5 +29,5 @@ def access_terms(access: Access, words: int, placement: Placement, technology: T
             f"constant {constant.name!r} of technology {technology.name!r} is per {constant.per}; "
             f"{needed_by} needs one per 64-bit access"
         )
-    reuse = placement.reuse if access.way == "read" and access.array in PARAMETERS else 1
+    reuse = placement.reuse if access.operation == "read" and access.array in PARAMETERS else 1
     return (Term(constant, words * access.bits / 64 / reuse),)

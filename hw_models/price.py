@@ -5,15 +5,15 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lowbit_dtp.formats import choose, parse
-from lowbit_dtp.ledger import PER, Flow, Ledger
+from lowbit_dtp.ledger import PER, Direction, Ledger
 
 from .compute import work_terms
+from .hardware import HardwareConfig
 from .memory import access_terms
-from .placement import Placement
 from .technology import Constant, Range, Technology, Term, constant_as_dict
 from .wires import crossing_terms
 
-KEYS = ("part", "where", "flow", "operation", "purpose", "format")
+KEYS = ("part", "where", "direction", "operation", "purpose", "format")
 """What a bill can be split by."""
 
 
@@ -25,7 +25,7 @@ class Item:
     """`link`, `compute` or `memory`."""
     where: str
     """Link, or layer."""
-    flow: str
+    direction: str
     """`forward` or `feedback` on a link; `local` in a layer."""
     operation: str
     """`send` on a link, the operation in compute, `read` or `write` in memory."""
@@ -46,7 +46,7 @@ class Bill:
     """What a ledger cost, line by line."""
 
     technology: str
-    placement: Placement
+    placement: HardwareConfig
     items: tuple[Item, ...]
     counts: Mapping[str, int]
     """How many of each unit, `run`, `epoch`, `step` and `sample`, the ledger is over."""
@@ -119,7 +119,7 @@ class Bill:
         }
 
 
-def price(ledger: Ledger, placement: Placement, technology: Technology) -> Bill:
+def price(ledger: Ledger, placement: HardwareConfig, technology: Technology) -> Bill:
     """What everything in `ledger` cost: each message on its wire, each operation, each access to memory.
 
     ValueError if `placement` names a link that is not in `ledger`, or a constant is missing.
@@ -127,7 +127,7 @@ def price(ledger: Ledger, placement: Placement, technology: Technology) -> Bill:
     placement.check(ledger)
     items = [
         *(
-            Item("link", c.link, c.flow.value, "send", c.purpose, c.format, crossing_terms(c, traffic, placement))
+            Item("link", c.link, c.direction.value, "send", c.purpose, c.format, crossing_terms(c, traffic, placement))
             for c, traffic in ledger.traffic.items()
         ),
         *(
@@ -143,7 +143,15 @@ def price(ledger: Ledger, placement: Placement, technology: Technology) -> Bill:
             for w, times in ledger.work.items()
         ),
         *(
-            Item("memory", a.layer, "local", a.way, a.array, a.format, access_terms(a, words, placement, technology))
+            Item(
+                "memory",
+                a.layer,
+                "local",
+                a.operation,
+                a.array,
+                a.format,
+                access_terms(a, words, placement, technology),
+            )
             for a, words in ledger.accesses.items()
         ),
     ]
@@ -163,16 +171,16 @@ def break_even_gradient_bits(ledger: Ledger, link: str) -> float:
     choose("link", link, dict.fromkeys(ledger.links()))
     if not _can_break_even(ledger, link):
         raise ValueError(f"link {link} carried no activity forward or no feedback, so no gradient breaks even with it")
-    widths = {crossing.width for crossing, _ in ledger.crossings(link, Flow.FORWARD, "activity")}
+    widths = {message_type.width for message_type, _ in ledger.message_types(link, Direction.FORWARD, "activations")}
     if len(widths) != 1:
         raise ValueError(f"link {link} carried activity of {' and '.join(map(str, sorted(widths)))} neurons")
-    excess = ledger.bits(link, per="sample") - ledger.bits(link, Flow.FORWARD, "activity", per="sample")
+    excess = ledger.bits(link, per="sample") - ledger.bits(link, Direction.FORWARD, "activations", per="sample")
     return excess / widths.pop()
 
 
 def _can_break_even(ledger: Ledger, link: str) -> bool:
-    activity = any(ledger.crossings(link, Flow.FORWARD, "activity"))
-    return ledger.samples > 0 and activity and any(ledger.crossings(link, Flow.FEEDBACK))
+    activity = any(ledger.message_types(link, Direction.FORWARD, "activations"))
+    return ledger.samples > 0 and activity and any(ledger.message_types(link, Direction.FEEDBACK))
 
 
 def with_weights(ledger: Ledger, format_name: str) -> Ledger:
@@ -182,8 +190,8 @@ def with_weights(ledger: Ledger, format_name: str) -> Ledger:
     """
     bits = parse(format_name).bits
     changed = Ledger(ledger.runs, ledger.epochs, ledger.steps, ledger.samples)
-    for crossing, traffic in ledger.traffic.items():
-        changed.crossed(crossing, traffic.messages, traffic.ones, traffic.toggles)
+    for message_type, traffic in ledger.traffic.items():
+        changed.crossed(message_type, traffic.messages, traffic.ones, traffic.toggles)
     for work, times in ledger.work.items():
         weighted = work.operation == "multiply-accumulate" and work.right == "float32"
         changed.worked(work._replace(right=format_name) if weighted else work, times)

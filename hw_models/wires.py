@@ -1,35 +1,35 @@
 """Wires: what it costs that a message crosses a link."""
 
-from lowbit_dtp.ledger import Crossing, Traffic, padded
+from lowbit_dtp.ledger import MessageType, Traffic, padded
 
-from .placement import Placement
+from .hardware import HardwareConfig
 from .technology import Technology, Term
 
 
-def crossing_terms(crossing: Crossing, traffic: Traffic, placement: Placement) -> tuple[Term, ...]:
+def crossing_terms(message_type: MessageType, traffic: Traffic, placement: HardwareConfig) -> tuple[Term, ...]:
     """Cost of `traffic` on the wire where `placement` puts it.
 
     A constant per transition is paid for the toggles that were counted, one per bit for all bits, padding included;
     padding never toggles. ValueError where a cost per metre meets a wire without a length, or the other way around.
     """
-    wire = placement.wire(crossing.link)
-    constant = Technology.load(wire.kind).constant("wire", f"link {crossing.link}")
+    wire = placement.wire(message_type.link)
+    constant = Technology.load(wire.kind).constant("wire", f"link {message_type.link}")
     event, _, metre = constant.per.partition(" and ")
-    bits = traffic.messages * padded(crossing.width * crossing.bits, placement.word_bits)
+    bits = traffic.messages * padded(message_type.width * message_type.bits, placement.word_bits)
     counts = {"bit": bits, "transition": traffic.toggles}
     if event not in counts:
         raise ValueError(
-            f"wire {wire.kind!r} of link {crossing.link} costs per {constant.per}; "
+            f"wire {wire.kind!r} of link {message_type.link} costs per {constant.per}; "
             "a wire costs per bit, bit and metre, transition, or transition and metre"
         )
     if metre and wire.metres is None:
         raise ValueError(
-            f"wire {wire.kind!r} of link {crossing.link} costs per {constant.per}, so it needs a length, "
-            f"as in {crossing.link}={wire.kind}:5mm"
+            f"wire {wire.kind!r} of link {message_type.link} costs per {constant.per}, so it needs a length, "
+            f"as in {message_type.link}={wire.kind}:5mm"
         )
     if not metre and wire.metres is not None:
         raise ValueError(
-            f"wire {wire.kind!r} of link {crossing.link} costs per {constant.per} whatever its length; "
-            f"write {crossing.link}={wire.kind}"
+            f"wire {wire.kind!r} of link {message_type.link} costs per {constant.per} whatever its length; "
+            f"write {message_type.link}={wire.kind}"
         )
     return (Term(constant, counts[event] * (wire.metres if metre and wire.metres is not None else 1)),)

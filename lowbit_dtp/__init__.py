@@ -7,13 +7,13 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from . import data, formats, optimizers, rules
-    from .ledger import Flow, Ledger
+    from .ledger import Direction, Ledger
     from .links import Link
     from .network import Network
     from .training import Progress, evaluate, fit
 
 _HOMES = {
-    "Flow": "ledger",
+    "Direction": "ledger",
     "Ledger": "ledger",
     "Link": "links",
     "Network": "network",
@@ -34,7 +34,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "Flow",
+    "Direction",
     "Ledger",
     "Link",
     "Network",

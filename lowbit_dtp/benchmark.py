@@ -9,9 +9,9 @@ import numpy as np
 
 from .backends import backend_of, packed
 from .data import Samples
-from .experiment import Plan
+from .experiment import Comparison
 from .formats import binary, float32, ufixed
-from .ledger import Flow, Ledger
+from .ledger import Direction, Ledger
 from .links import Link, Signal
 from .training import fit
 
@@ -54,17 +54,17 @@ def _sides(rows: int, inputs: int, outputs: int) -> dict[str, Callable[[], objec
         "binary x binary": by(np.where(w > 0, 1, -1)),
         "binary x ternary": by(np.rint(w.clip(-1, 1))),
         "binary x int8": by(np.rint(30 * w).clip(-128, 127)),
-        "binary x float32": lambda: xp.drive(signal, w, bias),
+        "binary x float32": lambda: xp.pre_activation(signal, w, bias),
     }
 
 
 def steps() -> Iterator[Timing]:
     """Training steps of the thesis' network on random images as sparse as digits: a minibatch of 100."""
     random = np.random.default_rng(0)
-    pixels = random.integers(1, 256, (1000, 784), np.uint8) * (random.random((1000, 784)) < 0.19)
-    samples = Samples(pixels, random.integers(0, 10, len(pixels)), ufixed(8, 0))
+    inputs = random.integers(1, 256, (1000, 784), np.uint8) * (random.random((1000, 784)) < 0.19)
+    samples = Samples(inputs, random.integers(0, 10, len(inputs)), ufixed(8, 0))
     for rule in ("dtp", "straight-through"):
-        setting = Plan.load("mnist").experiment(rule, seed=0)
+        setting = Comparison.load("mnist").experiment(rule, seed=0)
         going = fit(setting.network(), setting.learning_rule(), setting.make_optimizer(), samples, 10**9, setting.batch)
         phases = len(setting.learning_rule().phases)
         turn = phases * len(samples) // setting.batch  # an epoch of these few images: each phase as often as the others
@@ -80,7 +80,7 @@ def steps() -> Iterator[Timing]:
 
 
 def _sent(x: np.ndarray) -> Signal:
-    return Link(binary, float32, "below", "above").send(x, Flow.FORWARD, "activity", Ledger())
+    return Link(binary, float32, "below", "above").send(x, Direction.FORWARD, "activations", Ledger())
 
 
 def _in_turn(sides: dict[str, Callable[[], object]]) -> dict[str, float]:

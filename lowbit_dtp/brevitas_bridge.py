@@ -312,7 +312,7 @@ def _table(step: Step, scale: float) -> Table:
 
 
 def _least(step: Step, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Place among the float32 of the least `x` for which the ascending `step(x) >= value`, for each of `values`."""
+    """LoopState among the float32 of the least `x` for which the ascending `step(x) >= value`, for each of `values`."""
     below, reached = np.full(len(values), -_LARGEST), np.full(len(values), _LARGEST)
     while (reached - below > 1).any():
         middle = (below + reached) // 2

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .layers import PARAMETERS
-from .ledger import Flow, Ledger
+from .ledger import Direction, Ledger
 from .network import Network
 from .optimizers import Optimizer
 from .storage import StorageError, read_tensors, write_tensors
@@ -17,7 +17,7 @@ def save(path: Path, net: Network, optimizer: Optimizer, progress: Progress, not
     """Write everything that changes in a run, and `notes`, as one safetensors file, in one step."""
     tensors = {f"network.{name}": x for name, x in net.tensors().items()}
     tensors |= {f"optimizer.{layer}.{name}": np.stack(x) for (layer, name), x in optimizer.state.items()}
-    tensors |= {f"wires.{link}.{flow}": x for (link, flow), x in progress.ledger.wires.items()}
+    tensors |= {f"wires.{link}.{direction}": x for (link, direction), x in progress.ledger.wires.items()}
     position = {name: value for name, value in vars(progress).items() if name != "ledger"}
     position["loss"] = float(progress.loss)
     write_tensors(path, tensors, {"progress": position, "ledger": progress.ledger.as_dict(), "notes": notes})
@@ -52,6 +52,6 @@ def load(path: Path, net: Network, optimizer: Optimizer) -> tuple[Progress, dict
         layer_name, _, name = key.partition(".")
         optimizer.state[layer_name, name] = tuple(np.ascontiguousarray(word) for word in x)
     for key, x in groups["wires"].items():
-        link, _, flow = key.rpartition(".")
-        ledger.wires[link, Flow(flow)] = x
+        link, _, direction = key.rpartition(".")
+        ledger.wires[link, Direction(direction)] = x
     return progress, notes

@@ -18,9 +18,9 @@ import typer
 from .version import __version__
 
 if TYPE_CHECKING:
-    from hw_models import Bill, Placement
+    from hw_models import Bill, HardwareConfig
     from lowbit_dtp.data import DataSet
-    from lowbit_dtp.experiment import Plan
+    from lowbit_dtp.experiment import Comparison
     from lowbit_dtp.ledger import Ledger
     from lowbit_dtp.runs import Evaluation
 
@@ -149,10 +149,12 @@ def compare(
     [bold]Example[/bold]: lowbit-dtp compare --data mnist --rules dtp,straight-through,fixed-lower --epochs 5 --seeds 1
     """
     device = _device(device, tf32)
-    plan = _plan(data, config, epochs, batch, sizes, link, gradient, placement, seeds=seeds,
+    comparison = _comparison(data, config, epochs, batch, sizes, link, gradient, placement, seeds=seeds,
                  compare=_split(rules) if rules else None)  # fmt: skip
-    folder = out or Path("runs") / plan.content["data"]
-    summary = _compare(plan, folder, data_dir, technology, weights, signals, threads, device, ensemble, tensorboard)
+    folder = out or Path("runs") / comparison.content["data"]
+    summary = _compare(
+        comparison, folder, data_dir, technology, weights, signals, threads, device, ensemble, tensorboard
+    )
     if as_json:
         print(json.dumps(summary, indent=1))
         return
@@ -194,20 +196,20 @@ def train(
     [bold]Example[/bold]: lowbit-dtp train --data digits --rule dtp --link h1-h2=ternary --out runs/ternary
     """
     from . import ledger as ledgers
-    from .runs import link_row, run_together
+    from .runs import link_row, run_ensemble
     from .storage import read_json
 
     device = _device(device, tf32)
-    plan = _plan(data, config, epochs, batch, sizes, link, gradient, None)
+    comparison = _comparison(data, config, epochs, batch, sizes, link, gradient, None)
     if learning_rate is not None:
-        plan.content["optimizer"]["learning_rate"] = learning_rate
-    folder = out or Path("runs") / f"{plan.content['data']}-train"
-    experiment = plan.experiment(rule, seed)
+        comparison.content["optimizer"]["learning_rate"] = learning_rate
+    folder = out or Path("runs") / f"{comparison.content['data']}-train"
+    experiment = comparison.experiment(rule, seed)
     experiment.built()  # raises now what training would raise
     with _progress() as bar, _logging([folder], tensorboard) as log:
-        samples = _data(plan, data_dir, threads)
+        samples = _data(comparison, data_dir, threads)
         on_step = bar(rule, experiment.steps(len(samples.train)))
-        run_together([experiment], [folder], samples, device=device, on_step=on_step, on_evaluation=log)
+        run_ensemble([experiment], [folder], samples, device=device, on_step=on_step, on_evaluation=log)
     books = ledgers.load(folder / "ledger.json")
     result = {key: value for key, value in read_json(folder / "run.json").items() if key.endswith(("percent", "epoch"))}
     result |= {"folder": str(folder), "links": {x: link_row(x, **books) for x in books["training"].links()}}
@@ -406,12 +408,12 @@ def data_fetch(
     _print({name: list(map(str, fetch(name, data_dir)))}, as_json)
 
 
-def _plan(
+def _comparison(
     data: str | None, config: Path | None, epochs: int | None, batch: int | None, sizes: str | None,
     link: list[str] | None, gradient: str | None, placement: str | None, **more: Any,
-) -> "Plan":  # fmt: skip
+) -> "Comparison":  # fmt: skip
     """The data set's experiment file, the user's, and the options, in rising order of precedence."""
-    from .experiment import ExperimentError, Plan
+    from .experiment import Comparison, ExperimentError
     from .formats import parse
 
     links = {}
@@ -423,7 +425,7 @@ def _plan(
         links[name] = {"forward": parse(up).name, "feedback": parse(down or up).name}
     if sizes and not re.fullmatch(r"\d+(-\d+)+", sizes):
         raise ExperimentError(f"--sizes {sizes!r}: write the neurons of each layer with dashes between, 784-500-10 say")
-    return Plan.load(
+    return Comparison.load(
         data, config, epochs=epochs, batch=batch, placement=placement, links=links or None,
         sizes=[int(size) for size in sizes.split("-")] if sizes else None,
         rules={"straight-through": {"gradient": parse(gradient).name}} if gradient else None,
@@ -431,11 +433,11 @@ def _plan(
     )  # fmt: skip
 
 
-def _data(plan: "Plan", data_dir: Path | None, threads: int | None) -> "DataSet":
+def _data(comparison: "Comparison", data_dir: Path | None, threads: int | None) -> "DataSet":
     from .data import load
 
     _use_threads(threads)
-    return load(plan.content["data"], data_dir)
+    return load(comparison.content["data"], data_dir)
 
 
 def _device(device: str, tf32: bool) -> str:
@@ -473,31 +475,31 @@ _told: list[str] = []
 
 
 def _compare(
-    plan: "Plan", folder: Path, data_dir: Path | None, technologies: str, weights: str, signals: str,
+    comparison: "Comparison", folder: Path, data_dir: Path | None, technologies: str, weights: str, signals: str,
     threads: int | None, device: str, ensemble: int | None, tensorboard: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """Run every rule and seed of `plan`, and write `summary.json`, the export and the report."""
+    """Run every rule and seed of `comparison`, and write `summary.json`, the export and the report."""
     from hw_models import Technology
 
     from .experiment import ExperimentError
     from .formats import choose
     from .network import link_names
     from .report import write_report
-    from .runs import folder_name, provenance, run_together, summary_row
+    from .runs import folder_name, provenance, run_ensemble, summary_row
     from .storage import write_json
 
-    names = list(dict.fromkeys(plan.rules))
-    seeds = range(plan.seeds)
+    names = list(dict.fromkeys(comparison.rules))
+    seeds = range(comparison.seeds)
     if not names or not seeds:
         raise ExperimentError("compare needs at least one rule and one seed")
-    placement = _placement(plan.placement)
+    placement = _placement(comparison.placement)
     processes = [Technology.load(name) for name in _split(technologies)]
-    experiments = [(spec, seed, plan.experiment(spec, seed)) for spec in names for seed in seeds]
+    experiments = [(spec, seed, comparison.experiment(spec, seed)) for spec in names for seed in seeds]
     for _, _, experiment in experiments:  # every mistake is told before the first minute of training
         experiment.built()
     for link in placement.links:
-        choose("link", link, dict.fromkeys(link_names(plan.content["sizes"])))
-    samples = _data(plan, data_dir, threads)
+        choose("link", link, dict.fromkeys(link_names(comparison.content["sizes"])))
+    samples = _data(comparison, data_dir, threads)
     at_a_time = 1 if device == "numpy" else ensemble or len(seeds)
     with _progress() as bar:
         for spec in names:
@@ -508,7 +510,7 @@ def _compare(
                 label = f"{spec} {start}" + (f"-{start + len(batch) - 1}" if len(batch) > 1 else "")
                 on_step = bar(label, batch[0].steps(len(samples.train)))
                 with _logging(targets, tensorboard) as log:
-                    run_together(batch, targets, samples, device=device, on_step=on_step, on_evaluation=log)
+                    run_ensemble(batch, targets, samples, device=device, on_step=on_step, on_evaluation=log)
     rows = []
     for spec in names:
         row, training, inference = summary_row(spec, folder, seeds)
@@ -519,9 +521,9 @@ def _compare(
         "rows": rows,
         "network": experiments[0][2].network().describe(),
         "data": {"name": samples.name, "source": samples.source, "image_shape": list(samples.image_shape),
-                 "pixel_format": samples.pixel_format.name},
-        "experiment": plan.content,
-        "placement": plan.placement,
+                 "input_format": samples.input_format.name},
+        "experiment": comparison.content,
+        "placement": comparison.placement,
         "exported": exported,
         **provenance(),
     }  # fmt: skip
@@ -530,7 +532,9 @@ def _compare(
     return summary
 
 
-def _joules(training: "Ledger", inference: "Ledger", placement: "Placement", processes: list[Any]) -> dict[str, Any]:
+def _joules(
+    training: "Ledger", inference: "Ledger", placement: "HardwareConfig", processes: list[Any]
+) -> dict[str, Any]:
     """The energy columns of a row."""
     from hw_models import price
 
@@ -555,9 +559,9 @@ def _break_even(ledger: "Ledger") -> dict[str, float]:
     """For each link that carries targets, the gradient width at which straight-through would send as many bits."""
     from hw_models import break_even_gradient_bits
 
-    from .ledger import Flow
+    from .ledger import Direction
 
-    links = [link for link in ledger.links() if any(ledger.crossings(link, Flow.FEEDBACK, "target"))]
+    links = [link for link in ledger.links() if any(ledger.message_types(link, Direction.FEEDBACK, "target"))]
     return {link: break_even_gradient_bits(ledger, link) for link in links}
 
 
@@ -567,10 +571,10 @@ def _export(
     """Export the network of `run`, and what is to be said of it."""
     from export import export_network
 
-    pixels = samples.test.pixels
+    inputs = samples.test.inputs
     made = export_network(
         run / "network.safetensors", target, folder, weights, signals,
-        pixels[:GOLDEN_SAMPLES], verify, (pixels, samples.test.labels),
+        inputs[:GOLDEN_SAMPLES], verify, (inputs, samples.test.labels),
     )  # fmt: skip
     accuracy = made.accuracy.as_dict() if made.accuracy else {}
     return {
@@ -587,11 +591,11 @@ def _export(
     }
 
 
-def _placement(text: str, **options: Any) -> "Placement":
+def _placement(text: str, **options: Any) -> "HardwareConfig":
     """The placement that `text` tells; where it tells nothing, every link is the default wire."""
-    from hw_models import Placement
+    from hw_models import HardwareConfig
 
-    return Placement.parse(text, **options) if text else Placement(**options)
+    return HardwareConfig.parse(text, **options) if text else HardwareConfig(**options)
 
 
 def _recorded_placement(run: Path) -> str:

@@ -46,11 +46,11 @@ class Samples:
     """Images and what they show."""
 
     stored: Array
-    """[samples, neurons], each image row by row: the pixels themselves, or their codes."""
+    """[samples, neurons], each image row by row: the inputs themselves, or their codes."""
     labels: Array
     """Integers [samples], from 0."""
     format: Format | None = None
-    """What the codes in `stored` stand for; None if it holds pixels as they are."""
+    """What the codes in `stored` stand for; None if it holds inputs as they are."""
 
     def __post_init__(self) -> None:
         if self.format is None or not isinstance(self.stored, np.ndarray):
@@ -65,14 +65,14 @@ class Samples:
         return len(self.labels)
 
     @property
-    def pixels(self) -> Array:
-        """All pixels [samples, neurons] in [0, 1]; of bytes, a new float32 array, four times as large."""
-        pixels = self.part(slice(None))[0]
-        return pixels.values if isinstance(pixels, Signal) else pixels
+    def inputs(self) -> Array:
+        """All inputs [samples, neurons] in [0, 1]; of bytes, a new float32 array, four times as large."""
+        inputs = self.part(slice(None))[0]
+        return inputs.values if isinstance(inputs, Signal) else inputs
 
     @cached_property
     def _float(self) -> Array:
-        """An array of the type that pixels have, where the samples are."""
+        """An array of the type that inputs have, where the samples are."""
         return backend_of(self.stored).moved(np.zeros(0, np.float32), self.stored)
 
     def on(self, device: str) -> "Samples":
@@ -81,7 +81,7 @@ class Samples:
         return Samples(move(self.stored), move(self.labels), self.format)
 
     def part(self, which: Any) -> tuple[Array | Signal, Array]:
-        """Pixels and labels of `which` samples, a slice or indices. Codes are a `Signal`, and sent as they are."""
+        """Inputs and labels of `which` samples, a slice or indices. Codes are a `Signal`, and sent as they are."""
         stored, labels = self.stored[which], self.labels[which]
         return stored if self.format is None else Signal(stored, self.format, self._float), labels
 
@@ -95,7 +95,7 @@ class DataSet:
     valid: Samples
     test: Samples
     classes: int
-    pixel_format: FixedPoint
+    input_format: FixedPoint
     """Carries every pixel exactly."""
     image_shape: tuple[int, ...]
     """(height, width)."""
@@ -134,7 +134,7 @@ class Source:
     """How a data set is published, and how it is split here: `sizes` are of train, valid and test, in file order."""
 
     citation: str
-    pixel_format: FixedPoint
+    input_format: FixedPoint
     sizes: tuple[int, int, int]
     files: tuple[IdxFile, ...] = ()
     """Images and labels to train on, images and labels to test on; none for what ships in scikit-learn."""
@@ -190,12 +190,12 @@ SOURCES = {
 def load(name: str, folder: Path | str | None = None) -> DataSet:
     """The data set called `name`, from `folder` or the other `folders`, downloaded if it is in none.
 
-    `digits`: 1,797 images of 8 x 8 pixels in 17 levels, as k/16; train, valid and test are the first 1,097, the next
-    300 and the last 400. `mnist` and `fashion-mnist`: 28 x 28 pixels in 256 levels; train and valid are the first
+    `digits`: 1,797 images of 8 x 8 inputs in 17 levels, as k/16; train, valid and test are the first 1,097, the next
+    300 and the last 400. `mnist` and `fashion-mnist`: 28 x 28 inputs in 256 levels; train and valid are the first
     50,000 and the last 10,000 of the training file. A byte k becomes k/256, not k/255: that is the thesis' scaling to
     [0, 1] but for a factor 255/256, and `ufixed(8,0)` carries it exactly, in the 8 bits that the pixel has.
 
-    Pixels are held once, as bytes: 55 MB for 70,000 images. Raises DataError naming the file if one is missing, damaged
+    Inputs are held once, as bytes: 55 MB for 70,000 images. Raises DataError naming the file if one is missing, damaged
     or another, and ValueError if there is no data set `name`.
     """
     source = choose("data set", name, SOURCES)
@@ -207,9 +207,9 @@ def load(name: str, folder: Path | str | None = None) -> DataSet:
             (images, labels), start = next(parts), 0
         which, start = slice(start, start + size), start + size
         stored = images[which].reshape(size, -1)
-        samples.append(Samples(stored, labels[which].astype(np.int64), source.pixel_format))
+        samples.append(Samples(stored, labels[which].astype(np.int64), source.input_format))
     train, valid, test = samples
-    return DataSet(name, train, valid, test, CLASSES, source.pixel_format, shape, source.citation)
+    return DataSet(name, train, valid, test, CLASSES, source.input_format, shape, source.citation)
 
 
 def folders(folder: Path | str | None = None) -> list[Path]:
@@ -304,7 +304,7 @@ def _unpacked(packed: bytes, origin: Path | str) -> bytes:
 
 def _described(shape: Iterable[int]) -> str:
     count, *image = shape
-    return f"{count} images of {' x '.join(map(str, image))} pixels" if image else f"{count} labels"
+    return f"{count} images of {' x '.join(map(str, image))} inputs" if image else f"{count} labels"
 
 
 def _check_content(file: IdxFile, md5: str, origin: Path | str) -> None:

@@ -25,30 +25,30 @@ class Run(NamedTuple):
     progress: Progress
 
 
-def together(runs: Sequence[Run], device: str) -> Run:
+def stack(runs: Sequence[Run], device: str) -> Run:
     """Runs in NumPy arrays, of one architecture and equally far, as one on `device`. Learning rates may differ."""
     move = mover(device)
     first = runs[0]
 
-    def stack(values: list[Any]) -> Array:
+    def stacked(values: list[Any]) -> Array:
         return move(np.stack(values))
 
     state = {
-        key: tuple(stack([run.optimizer.state[key][i] for run in runs]) for i in range(len(words)))
+        key: tuple(stacked([run.optimizer.state[key][i] for run in runs]) for i in range(len(words)))
         for key, words in first.optimizer.state.items()
     }
     each = {name: tuple(getattr(run.optimizer, name) for run in runs) for name in RATES}
     rates = {name: values[0] if len(set(values)) == 1 else values for name, values in each.items()}
     progress = replace(
         first.progress,
-        loss=stack([run.progress.loss for run in runs]),
-        ledger=Ledger.of_members([run.progress.ledger for run in runs], stack),
+        loss=stacked([run.progress.loss for run in runs]),
+        ledger=Ledger.of_members([run.progress.ledger for run in runs], stacked),
     )
     net = Network.ensemble([run.net for run in runs]).each_array(move)
     return Run(net, replace(first.optimizer, state=state, **rates), progress)
 
 
-def apart(run: Run) -> list[Run]:
+def unstack(run: Run) -> list[Run]:
     """The members of an ensemble as runs in NumPy arrays; a single network's run as it is."""
     net, optimizer, progress = run
     if net.members is None:

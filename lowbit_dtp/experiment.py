@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .optimizers import Optimizer
     from .rules import LearningRule
 
+_RENAMED = {"noise_half_life": "half_noise_epoch", "stabilizer": "epsilon"}
+"""Settings of experiments of version 0.1.0, by today's names."""
 _OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate")
 
 
@@ -93,7 +95,7 @@ class Experiment:
     def check_sizes(self, data: "DataSet") -> None:
         """Raise ExperimentError if the network does not fit `data`."""
         if self.sizes[0] != data.train.stored.shape[1]:
-            raise ExperimentError(f"sizes: {data.name} has {data.train.stored.shape[1]} pixels, not {self.sizes[0]}")
+            raise ExperimentError(f"sizes: {data.name} has {data.train.stored.shape[1]} inputs, not {self.sizes[0]}")
         if self.sizes[-1] < data.classes:
             raise ExperimentError(f"sizes: {data.name} has {data.classes} classes, so {self.sizes[-1]} outputs are few")
 
@@ -112,6 +114,9 @@ class Experiment:
         """The experiment in an `experiment.toml`."""
         content = read_toml(path)
         _check_keys(str(path), content, [f.name for f in fields(cls)])
+        for table in ("settings", "optimizer"):
+            given = content.get(table, {})
+            content[table] = {_RENAMED.get(key, key): value for key, value in given.items()}
         try:
             return cls(**content)
         except TypeError as error:
@@ -119,7 +124,7 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Comparison:
     """A data set's experiments: the common part, and each rule's settings."""
 
     content: dict[str, Any]
@@ -128,7 +133,7 @@ class Plan:
                       "optimizer", "rules")  # fmt: skip
 
     @classmethod
-    def load(cls, data: str | None = None, config: Path | None = None, **overrides: Any) -> "Plan":
+    def load(cls, data: str | None = None, config: Path | None = None, **overrides: Any) -> "Comparison":
         """The file of data set `data`, overridden by the file `config` and then by what is not None in `overrides`.
 
         `config` may name its data set itself. Tables are merged key by key.

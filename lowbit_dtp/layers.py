@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from .activations import ACTIVATIONS, Activation
-from .backends import Array, Outer, backend_of
+from .backends import Array, LazyOuterProduct, backend_of
 from .ledger import Access, Ledger, Work
 from .links import Signal
 
@@ -54,24 +54,24 @@ class Layer:
         """The arrays that the layer has, by name."""
         return {name: x for name in PARAMETERS if (x := getattr(self, name)) is not None}
 
-    def drive(self, below: Signal, ledger: Ledger, purpose: str = "activity") -> Array:
+    def pre_activation(self, below: Signal, ledger: Ledger, purpose: str = "activations") -> Array:
         """Sum of inputs [..., batch, neurons], before the activation."""
         self._admit(below, "weight", "bias", ledger, purpose)
-        return backend_of(self.weight).drive(below, self.weight, self.bias)
+        return backend_of(self.weight).pre_activation(below, self.weight, self.bias)
 
-    def state(self, below: Signal, ledger: Ledger, purpose: str = "activity") -> Array:
+    def state(self, below: Signal, ledger: Ledger, purpose: str = "activations") -> Array:
         """What the neurons make of the signal from below: `activation(below @ weight + bias)`."""
         return self._respond(below, "weight", "bias", ledger, purpose)
 
-    def recall(self, above: Signal, ledger: Ledger, purpose: str) -> Array:
+    def decode(self, above: Signal, ledger: Ledger, purpose: str) -> Array:
         """This layer's state as the layer above implies it: `activation(above @ feedback + feedback_bias)`.
 
         Eq. 3.11 of the thesis, with the decoder's weights beside the neurons it decodes to.
         """
         return self._respond(above, "feedback", "feedback_bias", ledger, purpose)
 
-    def recall_change(self, before: Signal, after: Signal, ledger: Ledger, purpose: str) -> Array:
-        """What `recall` gives for one signal less what it gives for another: `recall(after) - recall(before)`.
+    def decode_change(self, before: Signal, after: Signal, ledger: Ledger, purpose: str) -> Array:
+        """What `decode` gives for one signal less what it gives for another: `decode(after) - decode(before)`.
 
         Exactly zero for a sample that is the same in both. A backend may leave such samples out; they are counted, as
         the neurons would compute them.
@@ -82,21 +82,21 @@ class Layer:
         xp = backend_of(self.feedback)
         return xp.change(self.activation, before, after, self.feedback, self.feedback_bias)
 
-    def blame(self, error: Array, ledger: Ledger) -> Array:
+    def input_gradient(self, error: Array, ledger: Ledger) -> Array:
         """Backpropagation's message to the layer below, `error @ weight.T` [..., batch, below]."""
         self._count(ledger, self._count_product, self.number, "weight", self._rows(error), "error")
         return backend_of(error).matmul(error, self.weight.mT)
 
     def gradients(self, below: Signal, error: Array, ledger: Ledger) -> dict[str, Array]:
-        """Gradients of `weight` and `bias` for an error [..., batch, neurons] in the drive."""
+        """Gradients of `weight` and `bias` for an error [..., batch, neurons] in the pre-activation."""
         return self._gradients(below, error, "weight", "bias", ledger)
 
     def feedback_gradients(self, above: Signal, error: Array, ledger: Ledger) -> dict[str, Array]:
-        """Gradients of `feedback` and `feedback_bias` for an error in the drive from above."""
+        """Gradients of `feedback` and `feedback_bias` for an error in the pre-activation from above."""
         return self._gradients(above, error, "feedback", "feedback_bias", ledger)
 
     def cross_entropy(self, logits: Array, labels: Array, ledger: Ledger) -> tuple[Array, Array]:
-        """Gradient of each sample's loss at the drive `logits`, softmax - one-hot, and the mean loss over the batch."""
+        """Gradient of each sample's loss at the `logits`, softmax - one-hot, and the mean loss over the batch."""
         self._count(ledger, self._count_softmax, self._rows(logits))
         return backend_of(logits).cross_entropy(logits, labels)
 
@@ -107,24 +107,24 @@ class Layer:
         """
         parameter = getattr(self, name)
         optimizer.update((self.name, name), parameter, gradient)
-        if not isinstance(gradient, Outer):
+        if not isinstance(gradient, LazyOuterProduct):
             self._spent[name] = gradient
         self._count(ledger, self._count_update, name, type(optimizer))
 
     def local_error(self, state: Array, target: Array) -> Array:
-        """Gradient at the drive of the batch mean of ||state - target||^2: 2/batch (state - target) slope(state)."""
+        """Gradient at the pre-activation of the batch mean of ||state - target||^2."""
         xp = backend_of(state)
-        return xp.through_difference(self.activation, state, state, target, 2 / state.shape[-2])
+        return xp.activation_backward_difference(self.activation, state, state, target, 2 / state.shape[-2])
 
-    def error_of(self, state: Array, blame: Array) -> Array:
-        """Gradient at the drive for a `blame`, the gradient at `state`: blame slope(state)."""
-        return backend_of(state).through(self.activation, state, blame)
+    def error_of(self, state: Array, input_gradient: Array) -> Array:
+        """Gradient at the pre-activation for an `input_gradient`, the gradient at `state`."""
+        return backend_of(state).activation_backward(self.activation, state, input_gradient)
 
     def _respond(self, signal: Signal, weight: str, bias: str, ledger: Ledger, purpose: str) -> Array:
         self._admit(signal, weight, bias, ledger, purpose)
         self._count(ledger, self._count_activation, self._rows(signal), purpose)
         w = getattr(self, weight)
-        return backend_of(w).respond(self.activation, signal, w, getattr(self, bias))
+        return backend_of(w).affine_activation(self.activation, signal, w, getattr(self, bias))
 
     def _admit(self, signal: Signal, weight: str, bias: str, ledger: Ledger, purpose: str) -> None:
         """Count the product of a signal with weights; ValueError if they do not go together."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from .storage import StorageError, read_json, write_json
 
 
-class Flow(StrEnum):
+class Direction(StrEnum):
     """Which way a message crosses a link."""
 
     FORWARD = "forward"
@@ -24,11 +24,11 @@ class Flow(StrEnum):
     __hash__ = str.__hash__  # an enumeration's own is Python, and takes longer than a look-up
 
 
-class Crossing(NamedTuple):
+class MessageType(NamedTuple):
     """A kind of message: which link, which way, why, in which format, and how many codes wide."""
 
     link: str
-    flow: Flow
+    direction: Direction
     purpose: str
     format: str
     bits: int
@@ -46,7 +46,7 @@ class Traffic:
     """Bits that were 1. In a ledger that is being written, perhaps an array of them [members], as are the others."""
     toggles: Any = 0
     """Wires that changed level: bits that differ from the word before on the same wires."""
-    refused: Any = 0
+    invalid: Any = 0
     """Numbers that the format cannot send, where a device found them and could not stop."""
 
 
@@ -76,7 +76,7 @@ class Access(NamedTuple):
 
     layer: str
     array: str
-    way: str
+    operation: str
     """`read` or `write`."""
     format: str
     bits: int
@@ -85,6 +85,8 @@ class Access(NamedTuple):
 
 PER = ("run", "epoch", "step", "sample")
 _COUNTED = ("messages", "ones", "toggles")
+_RENAMED = {"flow": "direction", "way": "operation"}
+"""Columns of files of format version 1, by today's names."""
 
 
 @dataclass(eq=False)
@@ -95,24 +97,24 @@ class Ledger:
     epochs: int = 0
     steps: int = 0
     samples: int = 0
-    wires: dict[tuple[str, Flow], Any] = field(default_factory=dict, repr=False)
+    wires: dict[tuple[str, Direction], Any] = field(default_factory=dict, repr=False)
     """Last word on each link's wires, each way: what the next one toggles against. Not added, compared or saved."""
-    _traffic: dict[Crossing, Traffic] = field(default_factory=dict, repr=False)
+    _traffic: dict[MessageType, Traffic] = field(default_factory=dict, repr=False)
     _work: dict[Work, int] = field(default_factory=dict, repr=False)
     _accesses: dict[Access, int] = field(default_factory=dict, repr=False)
     _repeated: dict[int, list[Any]] = field(default_factory=dict, repr=False)
     """Ledgers of what has been repeated, and how often; not yet in the counts."""
 
     @property
-    def traffic(self) -> dict[Crossing, Traffic]:
+    def traffic(self) -> dict[MessageType, Traffic]:
         """How often each kind of message crossed. ValueError, naming the link, if one was of numbers it cannot send."""
         self._settle()
-        for crossing, traffic in self._traffic.items():
-            if _total(traffic.refused):
-                where = [i for i, number in enumerate(self._listed(traffic.refused)) if number]
+        for message_type, traffic in self._traffic.items():
+            if _total(traffic.invalid):
+                where = [i for i, number in enumerate(self._listed(traffic.invalid)) if number]
                 member = f" (member {where[0]} of the ensemble)" if self.runs > 1 else ""
-                why = f"{crossing.format} was given NaN, or infinity, which it cannot send{member}"
-                raise refusal(crossing, why)
+                why = f"{message_type.format} was given NaN, or infinity, which it cannot send{member}"
+                raise invalid_message(message_type, why)
         return {c: Traffic(t.messages, _total(t.ones), _total(t.toggles)) for c, t in self._traffic.items()}
 
     @property
@@ -133,15 +135,15 @@ class Ledger:
     def _counts(self) -> tuple[Any, ...]:
         return self.runs, self.epochs, self.steps, self.samples, self.traffic, self.work, self.accesses
 
-    def crossed(self, crossing: Crossing, messages: int, ones: Any, toggles: Any, refused: Any = 0) -> None:
+    def crossed(self, message_type: MessageType, messages: int, ones: Any, toggles: Any, invalid: Any = 0) -> None:
         """Count `messages` of a kind, with their ones and toggles: numbers, or arrays [members]."""
-        traffic = self._traffic.get(crossing)
+        traffic = self._traffic.get(message_type)
         if traffic is None:
-            traffic = self._traffic[crossing] = Traffic()
+            traffic = self._traffic[message_type] = Traffic()
         traffic.messages += messages
         traffic.ones += ones
         traffic.toggles += toggles
-        traffic.refused += refused
+        traffic.invalid += invalid
 
     def worked(self, work: Work, times: int) -> None:
         """Count an operation done `times` times."""
@@ -177,7 +179,7 @@ class Ledger:
         They are added in place, so they must have been counted in arrays before. Its wires are this one's. Both are
         what `seen` makes of these arrays, in the same memory.
         """
-        traffic = {c: Traffic(0, seen(t.ones), seen(t.toggles), t.refused) for c, t in self._traffic.items()}
+        traffic = {c: Traffic(0, seen(t.ones), seen(t.toggles), t.invalid) for c, t in self._traffic.items()}
         return Ledger(0, wires={wire: seen(x) for wire, x in self.wires.items()}, _traffic=traffic)
 
     @contextmanager
@@ -193,15 +195,15 @@ class Ledger:
 
     def arrays(self) -> list[Any]:
         """The arrays that the ledger counts in, and the words on its wires."""
-        counts = [x for t in self._traffic.values() for x in (t.ones, t.toggles, t.refused) if hasattr(x, "shape")]
+        counts = [x for t in self._traffic.values() for x in (t.ones, t.toggles, t.invalid) if hasattr(x, "shape")]
         return [*counts, *self.wires.values()]
 
     def _settle(self) -> None:
         repeated, self._repeated = self._repeated, {}
         for once, times in repeated.values():
             once._settle()
-            for crossing, traffic in once._traffic.items():
-                self._traffic.setdefault(crossing, Traffic()).messages += traffic.messages * times
+            for message_type, traffic in once._traffic.items():
+                self._traffic.setdefault(message_type, Traffic()).messages += traffic.messages * times
             for work, number in once._work.items():
                 self._work[work] = self._work.get(work, 0) + number * times
             for access, words in once._accesses.items():
@@ -216,47 +218,53 @@ class Ledger:
             raise ValueError(f"the ledger has counted no {unit}, so it has no answer per {unit}")
         return number
 
-    def crossings(
-        self, link: str | None = None, flow: Flow | None = None, purpose: str | None = None
-    ) -> Iterator[tuple[Crossing, Traffic]]:
-        """Kinds of message on `link`, `flow` and for `purpose`, where given, with their traffic."""
-        for crossing, traffic in self.traffic.items():
-            if link in (None, crossing.link) and flow in (None, crossing.flow) and purpose in (None, crossing.purpose):
-                yield crossing, traffic
+    def message_types(
+        self, link: str | None = None, direction: Direction | None = None, purpose: str | None = None
+    ) -> Iterator[tuple[MessageType, Traffic]]:
+        """Kinds of message on `link`, `direction` and for `purpose`, where given, with their traffic."""
+        for message_type, traffic in self.traffic.items():
+            if (
+                link in (None, message_type.link)
+                and direction in (None, message_type.direction)
+                and purpose in (None, message_type.purpose)
+            ):
+                yield message_type, traffic
 
     def codes(
-        self, link: str | None = None, flow: Flow | None = None, purpose: str | None = None, per: str = "run"
+        self, link: str | None = None, direction: Direction | None = None, purpose: str | None = None, per: str = "run"
     ) -> float:
         """Codes that crossed, on average `per` run, epoch, step or sample."""
-        return sum(t.messages * c.width for c, t in self.crossings(link, flow, purpose)) / self.per(per)
+        return sum(t.messages * c.width for c, t in self.message_types(link, direction, purpose)) / self.per(per)
 
     def bits(
         self,
         link: str | None = None,
-        flow: Flow | None = None,
+        direction: Direction | None = None,
         purpose: str | None = None,
         per: str = "run",
         word_bits: int = 1,
     ) -> float:
         """Bits that crossed, each message padded to whole words of `word_bits`; 1 leaves the bare payload."""
-        total = sum(t.messages * padded(c.width * c.bits, word_bits) for c, t in self.crossings(link, flow, purpose))
+        total = sum(
+            t.messages * padded(c.width * c.bits, word_bits) for c, t in self.message_types(link, direction, purpose)
+        )
         return total / self.per(per)
 
     def ones(
-        self, link: str | None = None, flow: Flow | None = None, purpose: str | None = None, per: str = "run"
+        self, link: str | None = None, direction: Direction | None = None, purpose: str | None = None, per: str = "run"
     ) -> float:
         """Bits that crossed as 1."""
-        return sum(t.ones for _, t in self.crossings(link, flow, purpose)) / self.per(per)
+        return sum(t.ones for _, t in self.message_types(link, direction, purpose)) / self.per(per)
 
     def toggles(
-        self, link: str | None = None, flow: Flow | None = None, purpose: str | None = None, per: str = "run"
+        self, link: str | None = None, direction: Direction | None = None, purpose: str | None = None, per: str = "run"
     ) -> float:
         """Changes of level on the wires."""
-        return sum(t.toggles for _, t in self.crossings(link, flow, purpose)) / self.per(per)
+        return sum(t.toggles for _, t in self.message_types(link, direction, purpose)) / self.per(per)
 
     def links(self) -> list[str]:
         """Names of the links that carried something, in the order of their first message."""
-        return list(dict.fromkeys(crossing.link for crossing in self.traffic))
+        return list(dict.fromkeys(message_type.link for message_type in self.traffic))
 
     def layers(self) -> list[str]:
         """Names of the layers that computed something, in the order of their first operation."""
@@ -265,19 +273,19 @@ class Ledger:
     def members(self) -> list["Ledger"]:
         """The ledger of each of the `runs` members of an ensemble that were trained together, as if alone.
 
-        One that was to send what it cannot is refused when its `traffic` is read.
+        One that was to send what it cannot is invalid when its `traffic` is read.
         """
         self._settle()
         counts = [
-            (crossing, t.messages, [self._listed(count) for count in (t.ones, t.toggles, t.refused)])
-            for crossing, t in self._traffic.items()
+            (message_type, t.messages, [self._listed(count) for count in (t.ones, t.toggles, t.invalid)])
+            for message_type, t in self._traffic.items()
         ]
         ledgers = []
         for i in range(self.runs):
             ledger = Ledger(1, self.epochs // self.runs, self.steps // self.runs, self.samples // self.runs)
             ledger.wires = {wire: x[i] for wire, x in self.wires.items()}
-            for crossing, messages, lists in counts:
-                ledger.crossed(crossing, messages // self.runs, *(x[i] for x in lists))
+            for message_type, messages, lists in counts:
+                ledger.crossed(message_type, messages // self.runs, *(x[i] for x in lists))
             ledger._work = {work: times // self.runs for work, times in self._work.items()}
             ledger._accesses = {access: words // self.runs for access, words in self._accesses.items()}
             ledgers.append(ledger)
@@ -291,10 +299,10 @@ class Ledger:
     def of_members(cls, ledgers: "list[Ledger]", stack: Callable[[list[Any]], Any]) -> "Ledger":
         """The ledger of an ensemble of which `members` gives `ledgers`; `stack` makes an array of one value of each."""
         together = merged(ledgers)
-        for crossing in together._traffic:
-            each = [ledger.traffic[crossing] for ledger in ledgers]
-            together._traffic[crossing].ones = stack([t.ones for t in each])
-            together._traffic[crossing].toggles = stack([t.toggles for t in each])
+        for message_type in together._traffic:
+            each = [ledger.traffic[message_type] for ledger in ledgers]
+            together._traffic[message_type].ones = stack([t.ones for t in each])
+            together._traffic[message_type].toggles = stack([t.toggles for t in each])
         together.wires = {wire: stack([ledger.wires[wire] for ledger in ledgers]) for wire in ledgers[0].wires}
         return together
 
@@ -307,8 +315,8 @@ class Ledger:
         self.epochs += other.epochs
         self.steps += other.steps
         self.samples += other.samples
-        for crossing, traffic in other.traffic.items():
-            self.crossed(crossing, traffic.messages, traffic.ones, traffic.toggles)
+        for message_type, traffic in other.traffic.items():
+            self.crossed(message_type, traffic.messages, traffic.ones, traffic.toggles)
         for work, times in other.work.items():
             self.worked(work, times)
         for access, words in other.accesses.items():
@@ -329,23 +337,28 @@ class Ledger:
         """The ledger of which `as_dict` made `content`; KeyError or TypeError if it is no ledger."""
         ledger = cls(**{f"{unit}s": content[f"{unit}s"] for unit in PER})
         for row in content["traffic"]:
-            row = dict(row)
+            row = _renamed(row)
             counts = [row.pop(name) for name in _COUNTED]
-            ledger.crossed(Crossing(**(row | {"flow": Flow(row["flow"])})), *counts)
+            ledger.crossed(MessageType(**(row | {"direction": Direction(row["direction"])})), *counts)
         for row in content["work"]:
             row = dict(row)
             times = row.pop("times")
             ledger.worked(Work(**row), times)
         for row in content["accesses"]:
-            row = dict(row)
+            row = _renamed(row)
             words = row.pop("words")
             ledger.accessed(Access(**row), words)
         return ledger
 
 
-def refusal(crossing: Crossing, why: str) -> ValueError:
+def _renamed(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a file, under the names that its columns have today."""
+    return {_RENAMED.get(name, name): value for name, value in row.items()}
+
+
+def invalid_message(message_type: MessageType, why: str) -> ValueError:
     """What is to be said where numbers were to cross that cannot."""
-    return ValueError(f"link {crossing.link}, {crossing.flow} {crossing.purpose!r}: {why}")
+    return ValueError(f"link {message_type.link}, {message_type.direction} {message_type.purpose!r}: {why}")
 
 
 def _total(count: Any) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 
 from .backends import Array, backend_of
 from .formats import Format, float32, parse
-from .ledger import Crossing, Flow, Ledger, refusal
-from .randomness import Draws
+from .ledger import Direction, Ledger, MessageType, invalid_message
+from .randomness import RandomStream
 
 
 @dataclass(frozen=True)
@@ -74,44 +74,46 @@ class Link:
         return f"{self.lower}-{self.upper}"
 
     @cached_property
-    def _crossings(self) -> dict[tuple[Flow, str, int], Crossing]:
+    def _message_types(self) -> dict[tuple[Direction, str, int], MessageType]:
         """Kinds of message that have crossed, by way, purpose and width."""
         return {}
 
-    def _crossing(self, flow: Flow, purpose: str, width: int) -> Crossing:
-        key = flow, purpose, width
-        if key not in self._crossings:
-            fmt = self.format(flow)
-            self._crossings[key] = Crossing(self.name, flow, purpose, fmt.name, fmt.bits, width)
-        return self._crossings[key]
+    def _message_type(self, direction: Direction, purpose: str, width: int) -> MessageType:
+        key = direction, purpose, width
+        if key not in self._message_types:
+            fmt = self.format(direction)
+            self._message_types[key] = MessageType(self.name, direction, purpose, fmt.name, fmt.bits, width)
+        return self._message_types[key]
 
-    def format(self, flow: Flow) -> Format:
+    def format(self, direction: Direction) -> Format:
         """The format for that way across."""
-        return self.forward if flow is Flow.FORWARD else self.feedback
+        return self.forward if direction is Direction.FORWARD else self.feedback
 
-    def send(self, x: Array | Signal, flow: Flow, purpose: str, ledger: Ledger, draws: Draws | None = None) -> Signal:
+    def send(
+        self, x: Array | Signal, direction: Direction, purpose: str, ledger: Ledger, stream: RandomStream | None = None
+    ) -> Signal:
         """Quantize `x` [..., batch, neurons], count it in `ledger` as `purpose`, and deliver it.
 
         What is in codes of the link's format already, as images are that are kept as bytes, is sent as it is.
-        `draws` is needed by formats that round stochastically. Raises ValueError, naming the link, on NaN; where that
+        `stream` is needed by formats that round stochastically. Raises ValueError, naming the link, on NaN; where that
         would keep a device waiting, the ledger raises it when its traffic is read.
         """
-        fmt = self.format(flow)
+        fmt = self.format(direction)
         if isinstance(x, Signal) and (x.format != fmt or x.packed_neurons is not None):
             x = x.values
-        messages, wire = prod(x.shape[:-1]), (self.name, flow)
-        crossing, previous = self._crossing(flow, purpose, int(x.shape[-1])), ledger.wires.get(wire)
+        messages, wire = prod(x.shape[:-1]), (self.name, direction)
+        message_type, previous = self._message_type(direction, purpose, int(x.shape[-1])), ledger.wires.get(wire)
         if isinstance(x, Signal):
             like, carried = x.like, backend_of(x.carried).carry(x.carried, fmt, previous)
         else:
             like, xp, uniform = x, backend_of(x), None
-            if fmt.stochastic and draws is not None:
-                uniform = draws.uniform(f"{self.name} {flow} {purpose}", x)
+            if fmt.stochastic and stream is not None:
+                uniform = stream.uniform(f"{self.name} {direction} {purpose}", x)
             try:
                 carried = xp.transmit(x, fmt, uniform, previous)
             except ValueError as error:
-                raise refusal(crossing, str(error)) from None
-        ledger.crossed(crossing, messages, carried.ones, carried.toggles, carried.refused)
+                raise invalid_message(message_type, str(error)) from None
+        ledger.crossed(message_type, messages, carried.ones, carried.toggles, carried.invalid)
         if messages:
             ledger.wires[wire] = carried.words[..., -1, :]
         return Signal(carried.words, fmt, like, carried.packed_neurons)

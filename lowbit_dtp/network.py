@@ -13,9 +13,9 @@ from .backends import Array
 from .backends.devices import mover, usable
 from .formats import choose
 from .layers import Layer
-from .ledger import Flow, Ledger
+from .ledger import Direction, Ledger
 from .links import Link, Signal
-from .randomness import Draws, generator
+from .randomness import RandomStream, generator
 from .storage import StorageError, read_tensors, write_tensors
 
 
@@ -107,23 +107,23 @@ class Network:
         return choose("link", name, {link.name: link for link in self.links})
 
     def forward(
-        self, pixels: Array | Signal, ledger: Ledger, draws: Draws | None = None, layers: int | None = None
+        self, inputs: Array | Signal, ledger: Ledger, stream: RandomStream | None = None, layers: int | None = None
     ) -> Pass:
-        """States of the lowest `layers` layers (default all) for `pixels` [..., batch, input]."""
-        if pixels.shape[-1] != self.sizes[0]:
-            raise ValueError(f"the network takes {self.sizes[0]} inputs a sample, but was given {pixels.shape[-1]}")
+        """States of the lowest `layers` layers (default all) for `inputs` [..., batch, input]."""
+        if inputs.shape[-1] != self.sizes[0]:
+            raise ValueError(f"the network takes {self.sizes[0]} inputs a sample, but was given {inputs.shape[-1]}")
         states: list[Array] = []
         received: list[Signal] = []
-        state: Array | Signal = pixels
+        state: Array | Signal = inputs
         for link, layer in list(zip(self.links, self.layers, strict=True))[:layers]:
-            received.append(link.send(state, Flow.FORWARD, "activity", ledger, draws))
+            received.append(link.send(state, Direction.FORWARD, "activations", ledger, stream))
             state = layer.state(received[-1], ledger)
             states.append(state)
         return Pass(states, received)
 
-    def classify(self, pixels: Array | Signal, ledger: Ledger, draws: Draws | None = None) -> Array:
+    def classify(self, inputs: Array | Signal, ledger: Ledger, stream: RandomStream | None = None) -> Array:
         """Class [..., batch] with the largest logit; the first of equals."""
-        return self.forward(pixels, ledger, draws).states[-1].argmax(-1)
+        return self.forward(inputs, ledger, stream).states[-1].argmax(-1)
 
     def tensors(self) -> dict[str, Array]:
         """Every parameter, as `layer.name`."""

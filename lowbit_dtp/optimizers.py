@@ -65,13 +65,13 @@ class RMSprop(Optimizer):
     """Centred RMSprop with momentum, as the thesis' scripts have it, after Graves (arXiv:1308.0850, eqs. 38-45).
 
     mean <- decay mean + (1 - decay) g; square likewise of g^2;
-    velocity <- momentum velocity - rate g / sqrt(square - mean^2 + stabilizer); parameter <- parameter + velocity.
-    The stabilizer is inside the root, so the scale of the loss matters.
+    velocity <- momentum velocity - rate g / sqrt(square - mean^2 + epsilon); parameter <- parameter + velocity.
+    The epsilon is inside the root, so the scale of the loss matters.
     """
 
     decay: float = 0.95
     momentum: float = 0.9
-    stabilizer: float = 0.001
+    epsilon: float = 0.001
 
     operations = {"multiply": 8, "add": 6, "divide": 1, "square-root": 1}
     state_words = 3
@@ -79,7 +79,7 @@ class RMSprop(Optimizer):
     def _change(self, parameter: Array, gradient: Array, state: Iterable[Array], rate: Array) -> None:
         mean, square, velocity = state
         backend_of(parameter).rmsprop(
-            parameter, gradient, (mean, square, velocity), rate, self.decay, self.momentum, self.stabilizer
+            parameter, gradient, (mean, square, velocity), rate, self.decay, self.momentum, self.epsilon
         )
 
 

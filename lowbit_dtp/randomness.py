@@ -1,6 +1,6 @@
 """Random numbers that depend on what they are for and not on what was drawn before: a counter-based generator.
 
-Each draw is keyed by seed, step and purpose, so a resumed run draws what the uninterrupted one would have drawn, and a
+Each draw is keyed by seed, step and purpose, so a resumed run stream what the uninterrupted one would have drawn, and a
 member of an ensemble what it would have drawn alone.
 """
 
@@ -20,7 +20,7 @@ def generator(seed: int, purpose: str, step: int = 0) -> np.random.Generator:
 
 
 @dataclass(frozen=True)
-class Draws:
+class RandomStream:
     """The random numbers of one training step. With a sequence of seeds, arrays have a leading axis over them."""
 
     seed: int | Sequence[int]

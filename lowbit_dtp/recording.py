@@ -12,7 +12,7 @@ from .backends import Array, Backend, CannotRecord, Recording
 from .ledger import Ledger
 
 
-class Place:
+class LoopState:
     """Where a run is, in arrays on the device, which recorded steps read and count up by themselves."""
 
     def __init__(self, moved: Callable[[np.ndarray], Array]) -> None:
@@ -65,7 +65,7 @@ _CHECKS = 2
 """Epochs in which a repetition is held to the work as it is written: the first, and another."""
 
 
-class Repeated:
+class ReplayedStep:
     """Work that is recorded while it is done, and then repeated.
 
     It is done as it is written first, unless it was before and is `warm`: that makes what is made once, optimizer

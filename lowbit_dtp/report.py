@@ -220,7 +220,7 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, s
 
 
 def discrete_links(links: Sequence[str], rows: Sequence[Row]) -> list[str]:
-    """Links, other than the pixels' (the first), that some rule crosses either way in a format that is not a float."""
+    """Links, other than the inputs' (the first), that some rule crosses either way in a format that is not a float."""
     formats = ("forward_format", "feedback_format")
     return [
         link
@@ -307,7 +307,7 @@ def _drawings(network: Mapping[str, Any], links: Sequence[str], rows: Sequence[R
     for row in rows:
         arrows = []
         for box, link in zip(boxes[1:], links, strict=True):
-            for way, (flow, x) in sides.items():
+            for way, (direction, x) in sides.items():
                 bits = row["links"][link][f"{way}_bits_per_sample"]
                 top, bottom = box["y"] + BOX + 4, box["y"] + BOX + GAP - 4
                 width = max(THICKEST * bits / most, 1.0)
@@ -316,7 +316,7 @@ def _drawings(network: Mapping[str, Any], links: Sequence[str], rows: Sequence[R
                         "link": link,
                         "way": way,
                         "bits": bits,
-                        "format": row["links"][link][f"{flow}_format"] or "",
+                        "format": row["links"][link][f"{direction}_format"] or "",
                         "points": _arrow(x, top, bottom, width) if way == "up" else _arrow(x, bottom, top, width),
                         "x": x,
                         "y": (top + bottom) / 2,
@@ -519,7 +519,7 @@ def _plot(figure: "Figure", name: str, title: str, description: str) -> "Markup"
 
 
 def _filters(run: Path, image_shape: Sequence[int] | None) -> tuple[dict[str, Any] | None, str]:
-    """A picture of what the first neurons above the pixels weigh, as a PNG in base64; or else why there is none."""
+    """A picture of what the first neurons above the inputs weigh, as a PNG in base64; or else why there is none."""
     import numpy as np
     from matplotlib import colormaps, image
 
@@ -531,7 +531,7 @@ def _filters(run: Path, image_shape: Sequence[int] | None) -> tuple[dict[str, An
     except (StorageError, LookupError) as error:
         return None, str(error).replace(str(run.parent.parent), "").lstrip("/")
     if weight.shape[0] != math.prod(image_shape):
-        return None, f"a neuron has {weight.shape[0]} weights, and a picture {math.prod(image_shape)} pixels"
+        return None, f"a neuron has {weight.shape[0]} weights, and a picture {math.prod(image_shape)} inputs"
     shown = min(FILTERS, weight.shape[1])
     columns = min(10, shown)
     tall, wide = image_shape

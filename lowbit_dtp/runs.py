@@ -25,7 +25,7 @@ import numpy as np
 
 from . import ledger as ledgers
 from .experiment import Experiment, ExperimentError, read_toml
-from .ledger import Flow, Ledger
+from .ledger import Direction, Ledger
 from .storage import StorageError, read_json, write_json, write_text
 
 if TYPE_CHECKING:
@@ -67,16 +67,16 @@ def run(
 ) -> None:
     """Train as `experiment` says into `folder`, going on from its checkpoint if it has one.
 
-    Stopped at any moment, a second call ends as an uninterrupted one would have, bit for bit; on another `device`, to
+    Stopped at any context, a second call ends as an uninterrupted one would have, bit for bit; on another `device`, to
     rounding. A finished run is left as it is. Raises ExperimentError if the folder holds another experiment, and
     DeviceError if the device cannot be used or is too small.
     """
-    run_together(
+    run_ensemble(
         [experiment], [folder], data, device=device, on_step=on_step, on_evaluation=lambda _, told: on_evaluation(told)
     )
 
 
-def run_together(
+def run_ensemble(
     experiments: Sequence[Experiment],
     folders: Sequence[Path],
     data: "DataSet",
@@ -191,12 +191,12 @@ def _train(
     """Train `members` to the end, as one."""
     from .backends import backend_of
     from .backends.devices import described
-    from .ensemble import apart, together
+    from .ensemble import stack, unstack
     from .training import Evaluator, evaluate, fit
 
     experiment, single = members[0].experiment, device == "numpy"
     rule = experiment.learning_rule()
-    net, optimizer, progress = run = members[0].run if single else together([m.run for m in members], device)
+    net, optimizer, progress = run = members[0].run if single else stack([m.run for m in members], device)
     inference = net.with_links(rule.inference_links(net.links))
     train, valid, test = (samples.on(device) for samples in (data.train, data.valid, data.test))
     numpy = backend_of(net.layers[0].weight).numpy
@@ -221,7 +221,7 @@ def _train(
         if step.epoch_ends:
             losses = np.ravel(numpy(step.epoch_loss)).tolist()  # which waits for the device
             spent()
-            bits = [progress.ledger.bits(flow=flow) for flow in (Flow.FORWARD, Flow.FEEDBACK)]
+            bits = [progress.ledger.bits(direction=direction) for direction in (Direction.FORWARD, Direction.FEEDBACK)]
             errors = [np.ravel(test()).tolist() for test in tests]
             for member, loss, *wrong in zip(members, losses, *errors, strict=True):
                 evaluation = Evaluation(progress.epoch, loss, wrong[0], wrong[1], round(member.seconds, 4), *bits)
@@ -230,7 +230,7 @@ def _train(
         now = time.perf_counter()
         due = now - last_saved >= (pause if step.epoch_ends else CHECKPOINT_SECONDS)
         if due:
-            runs = apart(run)
+            runs = unstack(run)
             if not step.epoch_ends:
                 spent()
             for member, own in zip(members, runs, strict=True):
@@ -243,7 +243,7 @@ def _train(
     testing = Ledger()
     last = np.ravel(evaluate(inference, test, testing)), np.ravel(tests[0]())
     testings = [testing] if single else testing.members()
-    for member, own, tested, *errors in zip(members, apart(run), testings, *last, strict=True):
+    for member, own, tested, *errors in zip(members, unstack(run), testings, *last, strict=True):
         results = dict(zip(("test_error_percent", "valid_error_percent"), map(float, errors), strict=True))
         member.finish(own, results, own.net.with_links(inference.links), tested)
 
@@ -364,17 +364,17 @@ def _devices(parts: Sequence[Mapping[str, Any]]) -> str:
 def link_row(link: str, training: Ledger, inference: Ledger) -> dict[str, Any]:
     """What crosses `link` in a training sample and in an inference, each way."""
     row: dict[str, Any] = {}
-    for way, flow in (("up", Flow.FORWARD), ("down", Flow.FEEDBACK)):
-        crossings = [c for c, _ in training.crossings(link, flow)]
+    for way, direction in (("up", Direction.FORWARD), ("down", Direction.FEEDBACK)):
+        message_types = [c for c, _ in training.message_types(link, direction)]
         row |= {
-            f"{way}_bits_per_sample": training.bits(link, flow, per="sample"),
-            f"{way}_bytes_padded_per_sample": training.bits(link, flow, per="sample", word_bits=8) / 8,
-            f"{way}_ones_per_sample": training.ones(link, flow, per="sample"),
-            f"{way}_toggles_per_sample": training.toggles(link, flow, per="sample"),
-            f"{way}_bits_per_inference": inference.bits(link, flow, per="sample"),
-            f"{flow}_format": crossings[0].format if crossings else None,
+            f"{way}_bits_per_sample": training.bits(link, direction, per="sample"),
+            f"{way}_bytes_padded_per_sample": training.bits(link, direction, per="sample", word_bits=8) / 8,
+            f"{way}_ones_per_sample": training.ones(link, direction, per="sample"),
+            f"{way}_toggles_per_sample": training.toggles(link, direction, per="sample"),
+            f"{way}_bits_per_inference": inference.bits(link, direction, per="sample"),
+            f"{direction}_format": message_types[0].format if message_types else None,
         }
-    row["width"] = next(c.width for c, _ in training.crossings(link))
+    row["width"] = next(c.width for c, _ in training.message_types(link))
     return row
 
 

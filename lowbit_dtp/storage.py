@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of everything written to a run folder. A reader refuses a newer one."""
 
 _METADATA_KEY = "lowbit_dtp"

@@ -18,10 +18,10 @@ from .ledger import Ledger
 from .links import Signal
 from .network import Network
 from .optimizers import Optimizer
-from .randomness import Draws
-from .recording import Place, Repeated
+from .randomness import RandomStream
+from .recording import LoopState, ReplayedStep
 from .rules import LearningRule
-from .rules.rule import Moment
+from .rules.rule import StepContext
 
 MODES = {
     "plain": "every step as it is written, in Python",
@@ -163,16 +163,16 @@ class _Steps:
             progress.loss = self._moved(np.zeros(() if isinstance(seed, int) else len(seed)))
         self.given = _Subject(net, samples, progress.loss)
         self.order = np.zeros(0, np.int64)
-        self.place: Place | None = None
-        self.in_place = True
+        self.loop: LoopState | None = None
+        self.loop_is_current = True
         self.taken: dict[tuple[str, int], int] = {}
-        self.repeated: dict[tuple[str, int], Repeated] = {}
+        self.repeated: dict[tuple[str, int], ReplayedStep] = {}
         self.losses: dict[tuple[str, int], Array] = {}
         if mode != "plain":
             seen = self.xp.traceable
             stored = replace(samples, stored=seen(samples.stored), labels=seen(samples.labels))
             self.traced = _Subject(net, stored, seen(progress.loss))
-            self.place = Place(lambda x: seen(self._moved(x)))
+            self.loop = LoopState(lambda x: seen(self._moved(x)))
             self._bind()
 
     def _bind(self) -> None:
@@ -201,14 +201,14 @@ class _Steps:
         else:
             orders = np.stack([order(count, seed, sweep) for seed in self.seed])
         self.order = self._moved(orders)
-        if self.place is not None:
+        if self.loop is not None:
             progress = self.progress
-            self.place.begin(orders, progress.minibatch * self.batch, progress.step, progress.epoch)
+            self.loop.begin(orders, progress.minibatch * self.batch, progress.step, progress.epoch)
 
     def take(self, phase: str, rows: int) -> Array | None:
         """Train on the next `rows` samples; returns the loss."""
-        kind, place = (phase, rows), self.place
-        if place is None:
+        kind, loop = (phase, rows), self.loop
+        if loop is None:
             return self._take_as_written(phase, rows)
         if not self._is_bound():
             self._bind()
@@ -218,55 +218,55 @@ class _Steps:
             if kind not in self.losses:
                 self.losses[kind] = None if loss is None else self.xp.traceable(np.array(loss))
             return loss
-        if not self.in_place:
-            place.go_to(self.progress.minibatch * self.batch, self.progress.step, self.progress.epoch)
-            self.in_place = True
+        if not self.loop_is_current:
+            loop.go_to(self.progress.minibatch * self.batch, self.progress.step, self.progress.epoch)
+            self.loop_is_current = True
         if kind not in self.repeated:
-            self.repeated[kind] = self._recorder(place, kind)
+            self.repeated[kind] = self._recorder(loop, kind)
         repeated = self.repeated[kind]
         repeated(self.progress.epoch)
         if repeated.plain:
-            self.place = None
+            self.loop = None
         loss = self.losses[kind]
         return None if loss is None else loss[()]
 
     def _take_as_written(self, phase: str, rows: int) -> Array | None:
         progress, start = self.progress, self.progress.minibatch * self.batch
-        self.in_place = False
-        moment = Moment(progress.epoch, phase, Draws(self.seed, progress.step))
-        with progress.ledger.wires_in_place() if self.place else nullcontext():  # where recorded steps find them
-            return self._step(self.given, self.order[..., start : start + rows], moment, progress.ledger)
+        self.loop_is_current = False
+        context = StepContext(progress.epoch, phase, RandomStream(self.seed, progress.step))
+        with progress.ledger.wires_in_place() if self.loop else nullcontext():  # where recorded steps find them
+            return self._step(self.given, self.order[..., start : start + rows], context, progress.ledger)
 
-    def _take_in_place(self, place: Place, kind: tuple[str, int], ledger: Ledger) -> None:
+    def _take_in_place(self, loop: LoopState, kind: tuple[str, int], ledger: Ledger) -> None:
         """A step that finds all that it depends on in arrays, and leaves its loss in one."""
         phase, rows = kind
-        moment = Moment(place.epoch, phase, Draws(self.seed, place.step))
-        loss = self._step(self.traced, place.indices(rows), moment, ledger)
+        context = StepContext(loop.epoch, phase, RandomStream(self.seed, loop.step))
+        loss = self._step(self.traced, loop.indices(rows), context, ledger)
         if kind not in self.losses:
             self.losses[kind] = loss
         elif loss is not None:
             self.losses[kind][...] = loss
-        place.advance(rows)
+        loop.advance(rows)
 
-    def _recorder(self, place: Place, kind: tuple[str, int]) -> Repeated:
+    def _recorder(self, loop: LoopState, kind: tuple[str, int]) -> ReplayedStep:
         def changed() -> list[Array]:
             states = [x for arrays in self.optimizer.state.values() for x in arrays]
             losses = [loss for loss in self.losses.values() if loss is not None]
-            return [*self.traced.net.tensors().values(), *states, self.traced.loss, *losses, *place.changed()]
+            return [*self.traced.net.tensors().values(), *states, self.traced.loss, *losses, *loop.changed()]
 
         def read() -> list[Array]:
-            return [self.traced.samples.stored, self.traced.samples.labels, *place.constants()]
+            return [self.traced.samples.stored, self.traced.samples.labels, *loop.constants()]
 
         def work(ledger: Ledger) -> None:
-            self._take_in_place(place, kind, ledger)
+            self._take_in_place(loop, kind, ledger)
 
-        place.prepare(kind[1])
+        loop.prepare(kind[1])
         compiled = self.mode == "compiled" and kind[1] == self.batch
-        return Repeated(work, changed, read, self.xp, self.progress.ledger, compiled=compiled, warm=self.xp.checks)
+        return ReplayedStep(work, changed, read, self.xp, self.progress.ledger, compiled=compiled, warm=self.xp.checks)
 
-    def _step(self, subject: _Subject, indices: Array, moment: Moment, ledger: Ledger) -> Array | None:
+    def _step(self, subject: _Subject, indices: Array, context: StepContext, ledger: Ledger) -> Array | None:
         net, samples, total = subject
-        step = self.rule.step(net, *samples.part(indices), ledger, moment)
+        step = self.rule.step(net, *samples.part(indices), ledger, context)
         self.optimizer.apply(net, step.gradients, ledger)
         if step.loss is not None:
             total += step.loss
@@ -284,11 +284,11 @@ class Evaluator:
         self._like = net.layers[0].weight
         self._xp = backend_of(self._like)
         self._wrong = self._zeros()
-        self._place: Place | None = None
+        self._loop: LoopState | None = None
         if _chosen(mode, net, 0) != "plain":
-            self._place = Place(self._moved)
-            self._place.begin(np.arange(len(samples)))
-        self._repeated: dict[int, Repeated] = {}
+            self._loop = LoopState(self._moved)
+            self._loop.begin(np.arange(len(samples)))
+        self._repeated: dict[int, ReplayedStep] = {}
 
     def __call__(self, ledger: Ledger | None = None) -> Any:
         """Share of the samples that the network puts in the wrong class, in percent: a number, or [members].
@@ -297,10 +297,10 @@ class Evaluator:
         """
         members, count = self.net.members or 1, len(self.samples)
         starts, counted = range(0, count, self.batch), Ledger() if ledger is None else ledger
-        if self._place is not None and ledger is None:
-            self._place.start[...], self._wrong[...] = 0, 0
+        if self._loop is not None and ledger is None:
+            self._loop.start[...], self._wrong[...] = 0, 0
             for start in starts:
-                self._recorded(self._place, min(self.batch, count - start))()
+                self._recorded(self._loop, min(self.batch, count - start))()
             wrong = self._wrong
         else:
             wrong = self._zeros()
@@ -321,30 +321,30 @@ class Evaluator:
 
     def _mistakes(self, which: Any, start: Any, ledger: Ledger) -> Array:
         """How many of `which` samples, of which `start` is the first, are put in the wrong class."""
-        pixels, labels = self.samples.part(which)
-        draws, members = Draws(0, start), self.net.members
+        inputs, labels = self.samples.part(which)
+        stream, members = RandomStream(0, start), self.net.members
         if members is not None:
-            draws = Draws((0,) * members, start)
-            if isinstance(pixels, Signal):
-                pixels = replace(pixels, carried=self._xp.shared(pixels.carried, members), made={})
+            stream = RandomStream((0,) * members, start)
+            if isinstance(inputs, Signal):
+                inputs = replace(inputs, carried=self._xp.shared(inputs.carried, members), made={})
             else:
-                pixels = self._xp.shared(pixels, members)
-        return (self.net.classify(pixels, ledger, draws) != labels).sum(-1)
+                inputs = self._xp.shared(inputs, members)
+        return (self.net.classify(inputs, ledger, stream) != labels).sum(-1)
 
-    def _recorded(self, place: Place, rows: int) -> Repeated:
+    def _recorded(self, loop: LoopState, rows: int) -> ReplayedStep:
         def work(ledger: Ledger) -> None:
-            self._wrong += self._mistakes(place.indices(rows), place.start, ledger)
-            place.advance(rows)
+            self._wrong += self._mistakes(loop.indices(rows), loop.start, ledger)
+            loop.advance(rows)
 
         def changed() -> list[Array]:
-            return [self._wrong, *place.changed()]
+            return [self._wrong, *loop.changed()]
 
         def arrays() -> list[Array]:
-            return [*self.net.tensors().values(), self.samples.stored, self.samples.labels, *place.constants()]
+            return [*self.net.tensors().values(), self.samples.stored, self.samples.labels, *loop.constants()]
 
         if rows not in self._repeated:
-            place.prepare(rows)
-            self._repeated[rows] = Repeated(work, changed, arrays, self._xp, None, compiled=False)
+            loop.prepare(rows)
+            self._repeated[rows] = ReplayedStep(work, changed, arrays, self._xp, None, compiled=False)
         return self._repeated[rows]
 
 

@@ -26,7 +26,7 @@ Array: TypeAlias = Any
 """A `numpy.ndarray` or a `torch.Tensor`."""
 
 
-class Carried(NamedTuple):
+class Transmission(NamedTuple):
     """What a link delivers of one message a sample, and what the bits did on the way."""
 
     words: Array
@@ -37,7 +37,7 @@ class Carried(NamedTuple):
     """Bits set, a number for each member of an ensemble."""
     toggles: Array
     """Bits that differ from the row before, likewise."""
-    refused: Array = 0
+    invalid: Array = 0
     """Numbers that the format cannot send, likewise, where a device goes on rather than wait to raise an error."""
 
 
@@ -66,7 +66,7 @@ class Recording(Protocol):
         """Do it again. False if this time it has to be done otherwise; nothing has changed then."""
 
 
-class Outer:
+class LazyOuterProduct:
     """A gradient `signal.T @ error` not yet multiplied, so that an optimizer can do it and update in one pass."""
 
     def __init__(self, signal: "Signal", error: Array, multiply: Callable[["Signal", Array], Array]) -> None:
@@ -88,7 +88,7 @@ class Outer:
 
 def multiplied(gradient: Array) -> Array:
     """A gradient as an array, whether or not it has been multiplied."""
-    return gradient.product if isinstance(gradient, Outer) else gradient
+    return gradient.product if isinstance(gradient, LazyOuterProduct) else gradient
 
 
 class Backend(ABC):
@@ -153,14 +153,14 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Carried:
+    def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Transmission:
         """`x` [..., batch, neurons] as it crosses a wire on which the last word was `previous`, packed or not.
 
-        Raises ValueError on NaN, or says in `refused` that it met it.
+        Raises ValueError on NaN, or says in `invalid` that it met it.
         """
 
     @abstractmethod
-    def carry(self, codes: Array, fmt: Format, previous: Array | None) -> Carried:
+    def carry(self, codes: Array, fmt: Format, previous: Array | None) -> Transmission:
         """`transmit` of what is in codes already."""
 
     def values(self, signal: "Signal") -> Array:
@@ -174,26 +174,28 @@ class Backend(ABC):
         Equal bits for equal inputs, whatever the number of threads (of a CPU).
         """
 
-    def drive(self, signal: "Signal", weight: Array, bias: Array) -> Array:
+    def pre_activation(self, signal: "Signal", weight: Array, bias: Array) -> Array:
         """`signal @ weight + bias`."""
-        drive = self.matmul(signal.values, weight)
-        drive += bias[..., None, :]
-        return drive
+        pre_activation = self.matmul(signal.values, weight)
+        pre_activation += bias[..., None, :]
+        return pre_activation
 
-    def respond(self, activation: "Activation", signal: "Signal", weight: Array, bias: Array) -> Array:
+    def affine_activation(self, activation: "Activation", signal: "Signal", weight: Array, bias: Array) -> Array:
         """`activation(signal @ weight + bias)`."""
-        return activation.apply(self, self.drive(signal, weight, bias))
+        return activation.apply(self, self.pre_activation(signal, weight, bias))
 
     def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
         """`signal.T @ error`, into `spent` if given, and the sum of `error` over the batch.
 
-        The first may be an `Outer`, which `rmsprop` takes too.
+        The first may be an `LazyOuterProduct`, which `rmsprop` takes too.
         """
         return self.matmul(signal.values.mT, error, spent), error.sum(-2)
 
     def change(self, activation: "Activation", before: "Signal", after: "Signal", weight: Array, bias: Array) -> Array:
         """`activation(after @ weight + bias) - activation(before @ weight + bias)`."""
-        return self.respond(activation, after, weight, bias) - self.respond(activation, before, weight, bias)
+        return self.affine_activation(activation, after, weight, bias) - self.affine_activation(
+            activation, before, weight, bias
+        )
 
     @abstractmethod
     def tanh(self, x: Array, out: Array | None = None) -> Array:
@@ -207,13 +209,15 @@ class Backend(ABC):
     def relu(self, x: Array, out: Array | None = None) -> Array:
         """`x` where positive, else 0, into `out` if given, which may be `x`."""
 
-    def through(self, activation: "Activation", state: Array, error: Array, scale: float = 1.0) -> Array:
-        """`scale * error * slope`: an error in a `state` as one in the drive, where `activation` gave that state."""
+    def activation_backward(self, activation: "Activation", state: Array, error: Array, scale: float = 1.0) -> Array:
+        """`scale * error * slope`: the gradient at the pre-activation for an `error` at the `state` that came of it."""
         return scale * error * activation.slope(state)
 
-    def through_difference(self, activation: "Activation", state: Array, a: Array, b: Array, scale: float) -> Array:
-        """`through` for the error `a - b`."""
-        return self.through(activation, state, a - b, scale)
+    def activation_backward_difference(
+        self, activation: "Activation", state: Array, a: Array, b: Array, scale: float
+    ) -> Array:
+        """`activation_backward` for the error `a - b`."""
+        return self.activation_backward(activation, state, a - b, scale)
 
     def axpy(self, scale: Array, x: Array, y: Array) -> Array:
         """`scale * x + y`."""
@@ -235,7 +239,7 @@ class Backend(ABC):
         learning_rate: Array,
         decay: float,
         momentum: float,
-        stabilizer: float,
+        epsilon: float,
     ) -> None:
         """Centred RMSprop with momentum, in place on `parameter` and `state` (mean, mean square, velocity).
 

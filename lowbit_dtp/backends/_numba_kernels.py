@@ -131,13 +131,13 @@ def _rmsprop(lanes):
     load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
 
     @subroutine(error_model="numpy")
-    def run(p, a, s, v, g, place, rate, decay, momentum, stabilizer, start, stop):
+    def run(p, a, s, v, g, place, rate, decay, momentum, epsilon, start, stop):
         fresh = splat(np.float32(1) - decay)
         for i in range(start, stop, lanes):
             gradient, at = load(g, i), place + i
             mean = fma(splat(decay), load(a, at), fresh * gradient)
             square = fma(splat(decay), load(s, at), fresh * gradient * gradient)
-            scaled = splat(rate) * gradient / sqrt(square - mean * mean + splat(stabilizer))
+            scaled = splat(rate) * gradient / sqrt(square - mean * mean + splat(epsilon))
             velocity = splat(momentum) * load(v, at) - scaled
             store(a, at, mean)
             store(s, at, square)
@@ -154,15 +154,15 @@ _rmsprop_lanes, _rmsprop_one = _rmsprop(LANES), _rmsprop(1)
 def _update(p, a, s, v, g, place, size, numbers):
     """RMSprop of `size` numbers from `place` on of a parameter, its mean, square and velocity, by a gradient from 0 on.
 
-    `numbers` are rate, decay, momentum and stabilizer. Vectors begin where `p` is aligned, not to straddle two cache
+    `numbers` are rate, decay, momentum and epsilon. Vectors begin where `p` is aligned, not to straddle two cache
     lines: large arrays mostly lie alike.
     """
-    rate, decay, momentum, stabilizer = numbers
+    rate, decay, momentum, epsilon = numbers
     skip = min((-(p.ctypes.data // 4 + place)) % 16, size)
     middle = size - (size - skip) % LANES
-    _rmsprop_one(p, a, s, v, g, place, rate, decay, momentum, stabilizer, np.intp(0), skip)
-    _rmsprop_lanes(p, a, s, v, g, place, rate, decay, momentum, stabilizer, skip, middle)
-    _rmsprop_one(p, a, s, v, g, place, rate, decay, momentum, stabilizer, middle, size)
+    _rmsprop_one(p, a, s, v, g, place, rate, decay, momentum, epsilon, np.intp(0), skip)
+    _rmsprop_lanes(p, a, s, v, g, place, rate, decay, momentum, epsilon, skip, middle)
+    _rmsprop_one(p, a, s, v, g, place, rate, decay, momentum, epsilon, middle, size)
 
 
 # --- activations, for what follows ------------------------------------------------------------------------------------
@@ -454,11 +454,11 @@ def _row_tables(begin, end, words, row_step, block_step, low, high, weight, bias
 
 @kernel
 def row_tables_rmsprop(
-    words, row_step, block_step, low, high, error, parameter, mean, square, velocity, rate, decay, momentum, stabilizer
+    words, row_step, block_step, low, high, error, parameter, mean, square, velocity, rate, decay, momentum, epsilon
 ):
     """`rmsprop` by the gradient that `row_tables` makes of an `error` [k, n], some rows at a time, while in cache."""
     factors = words, row_step, block_step, low, high, error
-    numbers = rate, decay, momentum, stabilizer
+    numbers = rate, decay, momentum, epsilon
     share_out(_row_tables_rmsprop, _updates(len(parameter)), (factors, parameter, mean, square, velocity, numbers))
 
 
@@ -721,10 +721,10 @@ def _sparse_gradient(begin, end, ends, samples, numbers, slots, kept, error, gra
 
 @kernel
 def sparse_rmsprop(
-    ends, samples, numbers, slots, kept, error, parameter, mean, square, velocity, rate, decay, momentum, stabilizer
+    ends, samples, numbers, slots, kept, error, parameter, mean, square, velocity, rate, decay, momentum, epsilon
 ):
     """`rmsprop` by the gradient that `sparse_gradient` makes, some rows at a time, while in cache."""
-    factors, constants = (ends, samples, numbers, slots, kept, error), (rate, decay, momentum, stabilizer)
+    factors, constants = (ends, samples, numbers, slots, kept, error), (rate, decay, momentum, epsilon)
     share_out(_sparse_rmsprop, _updates(len(parameter)), (factors, parameter, mean, square, velocity, constants))
 
 
@@ -861,7 +861,7 @@ def _tanh_part(begin, end, x, inner, outer, shift, y):
 
 
 @kernel
-def through(activation, state, error, scale, y):
+def activation_backward(activation, state, error, scale, y):
     """`y` = `scale` times `error` times the slope of `activation` where it gave `state`."""
     flat = state.reshape(-1), error.reshape(-1)
     share_out(_through_part, _passes(y.size), (activation, *flat, scale, y.reshape(-1)))
@@ -886,8 +886,8 @@ def _through_part(begin, end, activation, s, e, scale, y):
 
 
 @kernel
-def through_difference(activation, state, a, b, scale, y):
-    """`through` for the error a - b."""
+def activation_backward_difference(activation, state, a, b, scale, y):
+    """`activation_backward` for the error a - b."""
     flat = state.reshape(-1), a.reshape(-1), b.reshape(-1)
     share_out(_difference_part, _passes(y.size), (activation, *flat, scale, y.reshape(-1)))
 
@@ -925,9 +925,9 @@ def _axpy_part(begin, end, scale, x, y, z):
 
 
 @kernel
-def rmsprop(parameter, gradient, mean, square, velocity, rate, decay, momentum, stabilizer):
+def rmsprop(parameter, gradient, mean, square, velocity, rate, decay, momentum, epsilon):
     """Centred RMSprop with momentum over flat arrays of float32, in place: one pass over five arrays."""
-    numbers = rate, decay, momentum, stabilizer
+    numbers = rate, decay, momentum, epsilon
     given = parameter, gradient, mean, square, velocity, numbers
     share_out(_rmsprop_part, _passes(parameter.size), given)
 
@@ -1054,7 +1054,7 @@ def _box_muller(radius_word, angle_word):
 def normal(key, counter, numbers):
     """Standard normal float32 in flat `numbers`, a multiple of `DRAWN`, from a `key` and a `counter`, purpose and step.
 
-    Each comes of its place alone, whoever draws it.
+    Each comes of its place alone, whoever stream it.
     """
     share_out(_normal_part, _passes(numbers.size), (key, counter, numbers))
 

@@ -17,7 +17,17 @@ import numpy as np
 from numba.core import event
 
 from ..formats import FixedPoint, Float, Format, Table
-from . import Array, CannotRecord, Carried, Outer, Recording, _numba_kernels, _packed_kernels, multiplied, packed
+from . import (
+    Array,
+    CannotRecord,
+    LazyOuterProduct,
+    Recording,
+    Transmission,
+    _numba_kernels,
+    _packed_kernels,
+    multiplied,
+    packed,
+)
 from .numba_graph import Cell, Program, Tape, Traced, Watched, head, plain
 from .numpy_plain import NumpyBackend, thresholds
 
@@ -159,7 +169,7 @@ class NumbaBackend(NumpyBackend):
             signal.made["values"] = packed.unpack_signs(signal.carried, signal.packed_neurons, low, high)
         return signal.made["values"]
 
-    def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Carried:
+    def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Transmission:
         if not (isinstance(fmt, Table) and len(fmt.values) == 2 and x.ndim == 2 and _is_plain(x)):
             return super().transmit(x, fmt, uniform, previous)
         words, nan = packed.pack_signs(x, fmt.thresholds[0])
@@ -167,7 +177,7 @@ class NumbaBackend(NumpyBackend):
             raise ValueError(f"{fmt.name} cannot send NaN")
         if previous is not None and previous.dtype != np.uint64:  # codes, of a run that was begun without kernels
             previous = self.pack(previous, fmt)
-        return Carried(words, x.shape[1], *self.ones_and_toggles(words, previous))
+        return Transmission(words, x.shape[1], *self.ones_and_toggles(words, previous))
 
     def pack(self, codes: Array, fmt: Format) -> Array:
         return packed.pack(codes, fmt.bits)
@@ -192,15 +202,15 @@ class NumbaBackend(NumpyBackend):
             _multiply(a, b, _zeros(b.shape[1]), kernels.IDENTITY, product)
         return product
 
-    def drive(self, signal: "Signal", weight: Array, bias: Array) -> Array:
+    def pre_activation(self, signal: "Signal", weight: Array, bias: Array) -> Array:
         if _are_for_kernels(signal, weight, bias):
             return _product(signal, weight, bias, kernels.IDENTITY)
-        return super().drive(signal, weight, bias)
+        return super().pre_activation(signal, weight, bias)
 
-    def respond(self, activation: "Activation", signal: "Signal", weight: Array, bias: Array) -> Array:
+    def affine_activation(self, activation: "Activation", signal: "Signal", weight: Array, bias: Array) -> Array:
         if activation.name in _ACTIVATIONS and _are_for_kernels(signal, weight, bias):
             return _product(signal, weight, bias, _ACTIVATIONS[activation.name])
-        return super().respond(activation, signal, weight, bias)
+        return super().affine_activation(activation, signal, weight, bias)
 
     def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
         if len(error) != signal.shape[0] or not (error.ndim == 2 and _is_plain(error) and _is_float32(signal)):
@@ -209,7 +219,7 @@ class NumbaBackend(NumpyBackend):
         kernels.column_sums(error, sums)
         many = len(error) >= _FEW and error.shape[1] >= kernels.LANES
         if many and (signal.packed_neurons is not None or _sparse(signal) is not None):
-            return Outer(signal, error, _outer), sums
+            return LazyOuterProduct(signal, error, _outer), sums
         values = signal.values
         if values.size * error.shape[1] > _LARGE and _is_plain(values):
             slots = empty(len(error), np.int32)
@@ -236,18 +246,20 @@ class NumbaBackend(NumpyBackend):
     def sigmoid(self, x: Array, out: Array | None = None) -> Array:
         return _tanh(x, out, 0.5, 0.5, 0.5) if _is_plain(x) else super().sigmoid(x, out)
 
-    def through(self, activation: "Activation", state: Array, error: Array, scale: float = 1.0) -> Array:
+    def activation_backward(self, activation: "Activation", state: Array, error: Array, scale: float = 1.0) -> Array:
         if activation.name not in _ACTIVATIONS or not _are_alike(state, error):
-            return super().through(activation, state, error, scale)
+            return super().activation_backward(activation, state, error, scale)
         result, kind = empty(state.shape, np.float32), _ACTIVATIONS[activation.name]
-        kernels.through(kind, state, error, np.float32(scale), result)
+        kernels.activation_backward(kind, state, error, np.float32(scale), result)
         return result
 
-    def through_difference(self, activation: "Activation", state: Array, a: Array, b: Array, scale: float) -> Array:
+    def activation_backward_difference(
+        self, activation: "Activation", state: Array, a: Array, b: Array, scale: float
+    ) -> Array:
         if activation.name not in _ACTIVATIONS or not (_are_alike(state, a) and _are_alike(state, b)):
-            return super().through_difference(activation, state, a, b, scale)
+            return super().activation_backward_difference(activation, state, a, b, scale)
         result, kind = empty(state.shape, np.float32), _ACTIVATIONS[activation.name]
-        kernels.through_difference(kind, state, a, b, np.float32(scale), result)
+        kernels.activation_backward_difference(kind, state, a, b, np.float32(scale), result)
         return result
 
     def axpy(self, scale: Array, x: Array, y: Array) -> Array:
@@ -275,18 +287,18 @@ class NumbaBackend(NumpyBackend):
         learning_rate: Array,
         decay: float,
         momentum: float,
-        stabilizer: float,
+        epsilon: float,
     ) -> None:
         if not (parameter.flags.c_contiguous and all(x.flags.c_contiguous for x in state)):  # or else flat is a copy
             raise ValueError("a parameter that is updated in place must be C-contiguous; see numpy.ascontiguousarray")
         if gradient.shape != parameter.shape:
             raise ValueError(f"a parameter of shape {parameter.shape} has no gradient of shape {gradient.shape}")
         if parameter.dtype != np.float32 or isinstance(learning_rate, np.ndarray):
-            super().rmsprop(parameter, multiplied(gradient), state, learning_rate, decay, momentum, stabilizer)
+            super().rmsprop(parameter, multiplied(gradient), state, learning_rate, decay, momentum, epsilon)
             return
-        numbers = _float32s(learning_rate, decay, momentum, stabilizer)
+        numbers = _float32s(learning_rate, decay, momentum, epsilon)
         _begin_updates()
-        if isinstance(gradient, Outer):
+        if isinstance(gradient, LazyOuterProduct):
             sparse = gradient.signal.packed_neurons is None
             fused = kernels.sparse_rmsprop if sparse else kernels.row_tables_rmsprop
             fused(*_factors(gradient.signal, gradient.error), gradient.error, parameter, *state, *numbers)

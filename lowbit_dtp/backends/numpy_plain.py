@@ -9,7 +9,7 @@ from threadpoolctl import ThreadpoolController
 
 from .. import packing
 from ..formats import Format, Table
-from . import Array, Backend, Carried, Key
+from . import Array, Backend, Key, Transmission
 
 if TYPE_CHECKING:
     from ..links import Signal
@@ -64,13 +64,13 @@ class NumpyBackend(Backend):
     def unpack(self, words: Array, fmt: Format, neurons: int) -> Array:
         return packing.unpack(words, fmt.bits, neurons).astype(fmt.code_dtype)
 
-    def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Carried:
+    def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Transmission:
         return self.carry(self.encode(x, fmt, uniform), fmt, previous)
 
-    def carry(self, codes: Array, fmt: Format, previous: Array | None) -> Carried:
+    def carry(self, codes: Array, fmt: Format, previous: Array | None) -> Transmission:
         if previous is not None and previous.dtype != codes.dtype:  # words, of a run begun with another backend
             previous = self.unpack(previous, fmt, codes.shape[-1])
-        return Carried(codes, None, *self.ones_and_toggles(codes, previous))
+        return Transmission(codes, None, *self.ones_and_toggles(codes, previous))
 
     def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[Array, Array]:
         toggles = np.bitwise_count(codes[..., 1:, :] ^ codes[..., :-1, :]).sum((-2, -1), dtype=np.int64)
@@ -106,17 +106,17 @@ class NumpyBackend(Backend):
         learning_rate: Array,
         decay: float,
         momentum: float,
-        stabilizer: float,
+        epsilon: float,
     ) -> None:
         mean, square, velocity = state
         mean[...] = decay * mean + (1 - decay) * gradient
         square[...] = decay * square + (1 - decay) * gradient**2
-        velocity[...] = momentum * velocity - learning_rate * gradient / np.sqrt(square - mean**2 + stabilizer)
+        velocity[...] = momentum * velocity - learning_rate * gradient / np.sqrt(square - mean**2 + epsilon)
         parameter += velocity
 
 
 def _drawn(draw: Callable[..., np.ndarray], key: Key, like: Array) -> Array:
-    """What `draw` draws, for each member of an ensemble by itself."""
+    """What `draw` stream, for each member of an ensemble by itself."""
     if isinstance(key.seed, int):
         numbers = draw(key.seed, key.purpose, key.step, like.shape)
     else:

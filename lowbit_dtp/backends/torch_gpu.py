@@ -14,7 +14,7 @@ import torch
 
 from ..formats import FixedPoint, Float, Format, Table
 from ..packing import WORD_BITS
-from . import Array, Backend, Carried, Key, Recording
+from . import Array, Backend, Key, Recording, Transmission
 
 if TYPE_CHECKING:
     from ..links import Signal
@@ -92,27 +92,27 @@ class TorchBackend(Backend):
             toggles = toggles + _popcount(codes[..., 0, :] ^ previous).sum(-1)
         return _popcount(codes).sum((-2, -1)), toggles
 
-    def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Carried:
+    def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Transmission:
         wraps = isinstance(fmt, FixedPoint) and fmt.overflow == "wrap"
-        refused = (~torch.isfinite(x) if wraps else torch.isnan(x)).sum((-2, -1))
-        return self.carry(_encode(x, fmt, uniform), fmt, previous)._replace(refused=refused)
+        invalid = (~torch.isfinite(x) if wraps else torch.isnan(x)).sum((-2, -1))
+        return self.carry(_encode(x, fmt, uniform), fmt, previous)._replace(invalid=invalid)
 
-    def carry(self, codes: Array, fmt: Format, previous: Array | None) -> Carried:
+    def carry(self, codes: Array, fmt: Format, previous: Array | None) -> Transmission:
         if isinstance(fmt, Float) or fmt.bits >= 32:
-            return Carried(codes, None, *self.ones_and_toggles(codes, previous))
+            return Transmission(codes, None, *self.ones_and_toggles(codes, previous))
         words = pack(codes, fmt.bits)
         if previous is not None and previous.dtype != words.dtype:  # codes, of a run that was begun in NumPy
             previous = pack(previous, fmt.bits)
-        return Carried(words, int(codes.shape[-1]), *self.ones_and_toggles(words, previous))
+        return Transmission(words, int(codes.shape[-1]), *self.ones_and_toggles(words, previous))
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         return torch.matmul(a, b, out=out)
 
-    def drive(self, signal: "Signal", weight: Array, bias: Array) -> Array:
+    def pre_activation(self, signal: "Signal", weight: Array, bias: Array) -> Array:
         values = signal.values
         if values.ndim == weight.ndim == 3:
             return torch.baddbmm(bias[:, None], values, weight)
-        return super().drive(signal, weight, bias)
+        return super().pre_activation(signal, weight, bias)
 
     def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
         return torch.matmul(signal.values.mT, error), error.sum(-2)  # torch keeps memory for the next by itself
@@ -140,12 +140,12 @@ class TorchBackend(Backend):
         learning_rate: Array,
         decay: float,
         momentum: float,
-        stabilizer: float,
+        epsilon: float,
     ) -> None:
         mean, square, velocity = state
         mean.mul_(decay).add_(gradient, alpha=1 - decay)
         square.mul_(decay).addcmul_(gradient, gradient, value=1 - decay)
-        spread = torch.addcmul(square, mean, mean, value=-1).add_(stabilizer).sqrt_()
+        spread = torch.addcmul(square, mean, mean, value=-1).add_(epsilon).sqrt_()
         velocity.mul_(momentum).sub_(learning_rate * gradient / spread)
         parameter.add_(velocity)
 

@@ -11,10 +11,10 @@ from ..links import Link
 from ..network import Network
 from .rule import (
     LearningRule,
-    Moment,
     Step,
+    StepContext,
     as_format,
-    blame_below,
+    input_gradient_below,
     is_few_bit,
     keyed,
     output_error,
@@ -38,13 +38,13 @@ class GradientRule(LearningRule):
         """Index of the lowest layer that learns."""
         return 0
 
-    def step(self, net: Network, pixels: Array, labels: Array, ledger: Ledger, moment: Moment) -> Step:
-        run = net.forward(pixels, ledger, moment.draws)
+    def step(self, net: Network, inputs: Array, labels: Array, ledger: Ledger, context: StepContext) -> Step:
+        run = net.forward(inputs, ledger, context.stream)
         error, loss = output_error(net, run.states[-1], labels, ledger)
         gradients = output_gradients(net, run, error, ledger)
         for i in reversed(range(self.lowest_trained(net), len(net.layers) - 1)):
-            blame = blame_below(net, i + 1, error, ledger, moment.draws)
-            error = net.layers[i].error_of(run.states[i], blame)
+            input_gradient = input_gradient_below(net, i + 1, error, ledger, context.stream)
+            error = net.layers[i].error_of(run.states[i], input_gradient)
             gradients |= keyed(i, net.layers[i].gradients(run.received[i], error / error.shape[-2], ledger))
         return Step(gradients, loss)
 

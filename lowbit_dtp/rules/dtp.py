@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..backends import Array
-from ..ledger import Flow, Ledger
+from ..ledger import Direction, Ledger
 from ..network import Network, Pass
-from .rule import Moment
+from .rule import StepContext
 from .target_prop import TargetProp
 
 
@@ -20,12 +20,14 @@ class DTP(TargetProp):
     name: ClassVar[str] = "dtp"
     source: ClassVar[str] = "Lee 2015, Algorithm 1, eqs. 3.13, 3.15"
 
-    def target_below(self, net: Network, index: int, run: Pass, target: Array, ledger: Ledger, moment: Moment) -> Array:
+    def target_below(
+        self, net: Network, index: int, run: Pass, target: Array, ledger: Ledger, context: StepContext
+    ) -> Array:
         """Target of layer `index - 1`: h + (g(target above) - g(state above)), eq. 3.15.
 
         In this order the difference is exactly zero for a sample whose target says, in bits, what the state said.
         """
         link, below = net.links[index], net.layers[index - 1]
-        said = link.send(run.states[index], Flow.FEEDBACK, "state", ledger, moment.draws)
-        asked = link.send(target, Flow.FEEDBACK, "target", ledger, moment.draws)
-        return run.states[index - 1] + below.recall_change(said, asked, ledger, "target")
+        said = link.send(run.states[index], Direction.FEEDBACK, "state", ledger, context.stream)
+        asked = link.send(target, Direction.FEEDBACK, "target", ledger, context.stream)
+        return run.states[index - 1] + below.decode_change(said, asked, ledger, "target")

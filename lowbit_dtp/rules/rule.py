@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 from ..backends import Array
 from ..formats import Float, Format, float32, parse
-from ..ledger import Flow, Ledger
+from ..ledger import Direction, Ledger
 from ..links import Link
 from ..network import Network, Pass
 from ..optimizers import Gradients
-from ..randomness import Draws
+from ..randomness import RandomStream
 
 BOTH = "both"
 """The phase of a rule that does all its learning in each minibatch."""
@@ -27,13 +27,13 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepContext:
     """Where in a run a step is taken."""
 
     epoch: Any = 0.0
     """Epochs completed, from 0: a number, or an array of one on the device."""
     phase: str = BOTH
-    draws: Draws = field(default_factory=lambda: Draws(0))
+    stream: RandomStream = field(default_factory=lambda: RandomStream(0))
 
 
 class LearningRule(ABC):
@@ -58,8 +58,8 @@ class LearningRule(ABC):
         return self.training_links(links)
 
     @abstractmethod
-    def step(self, net: Network, pixels: Array, labels: Array, ledger: Ledger, moment: Moment) -> Step:
-        """Gradients for `pixels` [..., batch, input] and integer `labels` [..., batch], at the present parameters."""
+    def step(self, net: Network, inputs: Array, labels: Array, ledger: Ledger, context: StepContext) -> Step:
+        """Gradients for `inputs` [..., batch, input] and integer `labels` [..., batch], at the present parameters."""
 
 
 def output_error(net: Network, logits: Array, labels: Array, ledger: Ledger) -> tuple[Array, Array]:
@@ -67,10 +67,10 @@ def output_error(net: Network, logits: Array, labels: Array, ledger: Ledger) -> 
     return net.layers[-1].cross_entropy(logits, labels, ledger)
 
 
-def blame_below(net: Network, index: int, error: Array, ledger: Ledger, draws: Draws) -> Array:
-    """What layer `index - 1` hears of the `error` in the drive of layer `index`: weights transposed, over the link."""
-    message = net.layers[index].blame(error, ledger)
-    return net.links[index].send(message, Flow.FEEDBACK, "error", ledger, draws).values
+def input_gradient_below(net: Network, index: int, error: Array, ledger: Ledger, stream: RandomStream) -> Array:
+    """What layer `index - 1` hears of the `error` in layer `index`: weights transposed, over the link."""
+    message = net.layers[index].input_gradient(error, ledger)
+    return net.links[index].send(message, Direction.FEEDBACK, "error", ledger, stream).values
 
 
 def keyed(index: int, gradients: dict[str, Array]) -> Gradients:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..backends import Array, backend_of
-from ..ledger import Flow, Ledger
+from ..ledger import Direction, Ledger
 from ..network import Network, Pass
 from ..optimizers import Gradients
-from .rule import BOTH, LearningRule, Moment, Step, blame_below, keyed, output_error, output_gradients
+from .rule import BOTH, LearningRule, Step, StepContext, input_gradient_below, keyed, output_error, output_gradients
 
 SCHEDULES = {"minibatch": (BOTH,), "alternating-epochs": ("inverse", "forward")}
 """When inverse and forward mappings learn: together, as Algorithm 1 has it, or in passes of their own (the scripts)."""
@@ -28,8 +28,8 @@ class TargetProp(LearningRule):
     """Step of the top hidden layer's target down the gradient of a sample's loss (times 1/batch for a batch mean)."""
     noise: float | Sequence[float] = 0.5
     """Standard deviation, at the start, of the noise under which inverses are learned."""
-    noise_half_life: float | None = None
-    """Epochs after which the noise is halved, as sigma(e) = sigma / (1 + e / half-life); None keeps it constant."""
+    half_noise_epoch: float | None = None
+    """Epoch E at which the noise is half of what it was: sigma(e) = sigma / (1 + e / E). None keeps it constant."""
     schedule: str = "minibatch"
 
     name: ClassVar[str] = "target-prop"
@@ -39,7 +39,7 @@ class TargetProp(LearningRule):
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"no schedule {self.schedule!r}; there are: {', '.join(SCHEDULES)}")
-        for name in ("target_step", "noise", "noise_half_life"):
+        for name in ("target_step", "noise", "half_noise_epoch"):
             given = getattr(self, name)
             for value in given if isinstance(given, Sequence) else [given]:
                 if value is not None and not 0 <= value < float("inf"):
@@ -52,21 +52,21 @@ class TargetProp(LearningRule):
     def noise_at(self, epoch: Any, noise: Any = None) -> Any:
         """Standard deviation of the noise after `epoch` epochs, if it was `noise`, or else the rule's, at the start."""
         noise = self.noise if noise is None else noise
-        return noise / (1 + epoch / self.noise_half_life) if self.noise_half_life else noise
+        return noise / (1 + epoch / self.half_noise_epoch) if self.half_noise_epoch else noise
 
-    def step(self, net: Network, pixels: Array, labels: Array, ledger: Ledger, moment: Moment) -> Step:
+    def step(self, net: Network, inputs: Array, labels: Array, ledger: Ledger, context: StepContext) -> Step:
         inverses = len(net.layers) - 2
-        if moment.phase == "inverse":
-            run = net.forward(pixels, ledger, moment.draws, layers=inverses)
-            return Step(self._inverse_gradients(net, run, ledger, moment), None)
-        run = net.forward(pixels, ledger, moment.draws)
-        gradients, loss = self._forward_gradients(net, run, labels, ledger, moment)
-        if moment.phase == BOTH:
-            gradients |= self._inverse_gradients(net, run, ledger, moment)
+        if context.phase == "inverse":
+            run = net.forward(inputs, ledger, context.stream, layers=inverses)
+            return Step(self._inverse_gradients(net, run, ledger, context), None)
+        run = net.forward(inputs, ledger, context.stream)
+        gradients, loss = self._forward_gradients(net, run, labels, ledger, context)
+        if context.phase == BOTH:
+            gradients |= self._inverse_gradients(net, run, ledger, context)
         return Step(gradients, loss)
 
     def _forward_gradients(
-        self, net: Network, run: Pass, labels: Array, ledger: Ledger, moment: Moment
+        self, net: Network, run: Pass, labels: Array, ledger: Ledger, context: StepContext
     ) -> tuple[Gradients, Array]:
         """Each layer's gradient of its own loss, ||state - target||^2; the output's of the negative log-likelihood."""
         top = len(net.layers) - 1
@@ -74,32 +74,34 @@ class TargetProp(LearningRule):
         gradients = output_gradients(net, run, error, ledger)
         if top:
             # the target of the top hidden layer (section 3.3): h - step dL/dh
-            state, blame = run.states[top - 1], blame_below(net, top, error, ledger, moment.draws)
+            state, input_gradient = run.states[top - 1], input_gradient_below(net, top, error, ledger, context.stream)
             xp = backend_of(state)
-            target = xp.axpy(-xp.each(self.target_step, state), blame, state)
+            target = xp.axpy(-xp.each(self.target_step, state), input_gradient, state)
         for i in reversed(range(top)):
             state, layer = run.states[i], net.layers[i]
             gradients |= keyed(i, layer.gradients(run.received[i], layer.local_error(state, target), ledger))
             if i:
-                target = self.target_below(net, i, run, target, ledger, moment)
+                target = self.target_below(net, i, run, target, ledger, context)
         return gradients, loss
 
-    def target_below(self, net: Network, index: int, run: Pass, target: Array, ledger: Ledger, moment: Moment) -> Array:
+    def target_below(
+        self, net: Network, index: int, run: Pass, target: Array, ledger: Ledger, context: StepContext
+    ) -> Array:
         """Target of layer `index - 1`, given that of layer `index`: eq. 3.9, g(target)."""
-        arrived = net.links[index].send(target, Flow.FEEDBACK, "target", ledger, moment.draws)
-        return net.layers[index - 1].recall(arrived, ledger, "target")
+        arrived = net.links[index].send(target, Direction.FEEDBACK, "target", ledger, context.stream)
+        return net.layers[index - 1].decode(arrived, ledger, "target")
 
-    def _inverse_gradients(self, net: Network, run: Pass, ledger: Ledger, moment: Moment) -> Gradients:
+    def _inverse_gradients(self, net: Network, run: Pass, ledger: Ledger, context: StepContext) -> Gradients:
         """Gradients of the feedback mappings g for ||g(f(h + e)) - (h + e)||^2, eq. 3.13."""
         gradients: Gradients = {}
         for i, (layer, above) in enumerate(zip(net.layers[:-2], net.layers[1:-1], strict=True)):
             link, state = net.links[i + 1], run.states[i]
             xp = backend_of(state)
-            sigma = self.noise_at(moment.epoch, xp.each(self.noise, state))
-            noisy = xp.axpy(sigma, moment.draws.normal(f"noise {layer.name}", state), state)
-            up = link.send(noisy, Flow.FORWARD, "noisy activity", ledger, moment.draws)
+            sigma = self.noise_at(context.epoch, xp.each(self.noise, state))
+            noisy = xp.axpy(sigma, context.stream.normal(f"noise {layer.name}", state), state)
+            up = link.send(noisy, Direction.FORWARD, "noisy activations", ledger, context.stream)
             lifted = above.state(up, ledger, "inverse")
-            down = link.send(lifted, Flow.FEEDBACK, "echo", ledger, moment.draws)
-            echo = layer.recall(down, ledger, "inverse")
-            gradients |= keyed(i, layer.feedback_gradients(down, layer.local_error(echo, noisy), ledger))
+            down = link.send(lifted, Direction.FEEDBACK, "reconstruction", ledger, context.stream)
+            reconstruction = layer.decode(down, ledger, "inverse")
+            gradients |= keyed(i, layer.feedback_gradients(down, layer.local_error(reconstruction, noisy), ledger))
         return gradients

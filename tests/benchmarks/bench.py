@@ -26,7 +26,7 @@ from harness import in_threads, measure, shown, table
 from lowbit_dtp.backends import backend_of, multiplied, packed
 from lowbit_dtp.backends.numba_cpu import set_threads
 from lowbit_dtp.formats import Format, binary, fixed, float32
-from lowbit_dtp.ledger import Flow, Ledger
+from lowbit_dtp.ledger import Direction, Ledger
 from lowbit_dtp.links import Link, Signal
 
 Shape = tuple[int, int, int]
@@ -123,7 +123,7 @@ class Side:
 
 def sent(x: np.ndarray, fmt: Format) -> Signal:
     """`x` over a link."""
-    return Link(fmt, fmt, "below", "above").send(x, Flow.FORWARD, "activity", Ledger())
+    return Link(fmt, fmt, "below", "above").send(x, Direction.FORWARD, "activations", Ledger())
 
 
 def of_whole(call: Callable[[], object], levels: packed.Levels, weights: packed.Weights, rows: int) -> Side:
@@ -166,11 +166,11 @@ def products(shape: Shape) -> dict[str, Side]:
         "binary x int8": of_signs(whole(-128, 127)),
         "binary x int16": of_signs(whole(-32768, 32767)),
         # one number of four bytes is looked up for four products
-        "binary x float32": Side(lambda: xp.drive(signal, w, bias), READ, 1.0),
+        "binary x float32": Side(lambda: xp.pre_activation(signal, w, bias), READ, 1.0),
         "weight gradient, binary x float32": Side(lambda: multiplied(xp.gradients(signal, error, None)[0]), READ, 1.0),
         "2 x 2 bits": of_words(SIGNED_2, whole(-2, 1)),
         "4 x 4 bits": of_words(SIGNED_4, whole(-8, 7)),
-        "float32 x float32": Side(lambda: xp.drive(dense, w, bias), FMA, 1.0),
+        "float32 x float32": Side(lambda: xp.pre_activation(dense, w, bias), FMA, 1.0),
     }
 
 
@@ -274,7 +274,7 @@ def memory() -> Iterator[str]:
     ours, eager, as_bytes = (epoch.epoch_memory(side) / 1e6 for side in ("ours", "eager", "eager-bytes"))
     numba, images, state = (x / 1e6 for x in (epoch.numba_memory(), epoch.image_bytes(), epoch.state_bytes()))
     yield "Peak memory of a process that trains DTP for an epoch of MNIST (goal: half of eager torch's):"
-    yield f"{ours:.0f} MB; eager torch {eager:.0f} MB, or {as_bytes:.0f} MB if it keeps pixels as bytes."
+    yield f"{ours:.0f} MB; eager torch {eager:.0f} MB, or {as_bytes:.0f} MB if it keeps inputs as bytes."
     yield f"A process that runs one cached kernel of Numba takes {numba:.0f} MB; the images are {images:.0f} MB, and"
     yield f"the parameters with their optimizer's state {state:.0f} MB: {numba + images + state:.0f} MB together."
 

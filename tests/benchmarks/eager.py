@@ -19,7 +19,7 @@ def sign(x: Tensor) -> Tensor:
 
 
 class RMSprop:
-    """Centred RMSprop with momentum and the stabilizer inside the root, which `torch.optim.RMSprop` has outside."""
+    """Centred RMSprop with momentum and the epsilon inside the root, which `torch.optim.RMSprop` has outside."""
 
     def __init__(self, parameters: Parameters, rate: float, feedback_rate: float) -> None:
         self.rates = {name: feedback_rate if ".feedback" in name else rate for name in parameters}
@@ -49,19 +49,19 @@ class Eager:
         """Drive of layer `name` for `x` [batch, below]."""
         return torch.addmm(self.parameters[f"{name}.{bias}"], x, self.parameters[f"{name}.{weight}"])
 
-    def recall(self, above: Tensor) -> Tensor:
+    def decode(self, above: Tensor) -> Tensor:
         """State of h1 that the binary `above` [batch, neurons of h2] implies."""
         return self.layer(above, "h1", "feedback", "feedback_bias").tanh_()
 
     def gradient(self, x: Tensor, error: Tensor, weight: str, bias: str) -> Parameters:
-        """Gradients of the two named parameters for an `error` [batch, neurons] in the drive that `x` caused."""
+        """Gradients of the two named parameters for an `error` [batch, neurons] at the pre-activation of `x`."""
         torch.mm(x.t(), error, out=self.gradients[weight])
         torch.sum(error, 0, out=self.gradients[bias])
         return {name: self.gradients[name] for name in (weight, bias)}
 
-    def up(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def up(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """h1, what it sends, h2, and the logits."""
-        h1 = self.layer(pixels, "h1").tanh_()
+        h1 = self.layer(inputs, "h1").tanh_()
         sent = sign(h1)
         h2 = self.layer(sent, "h2").tanh_()
         return h1, sent, h2, self.layer(h2, "output")
@@ -75,21 +75,21 @@ class Eager:
         return error, loss
 
     def forward_gradients(
-        self, pixels: Tensor, labels: Tensor, target_step: float
+        self, inputs: Tensor, labels: Tensor, target_step: float
     ) -> tuple[Tensor, Tensor, Parameters]:
         """h1, the mean loss, and gradients of the forward weights for difference targets."""
-        scale = 1 / len(pixels)
-        h1, sent, h2, logits = self.up(pixels)
+        scale = 1 / len(inputs)
+        h1, sent, h2, logits = self.up(inputs)
         error, loss = self.error(logits, labels)
-        blame = error @ self.parameters["output.weight"].t()
-        target2 = torch.sub(h2, blame, alpha=target_step)
-        difference = self.recall(sign(h2)).sub_(self.recall(sign(target2)))
-        miss2 = torch.addcmul(blame, torch.mul(blame, h2), h2, value=-1).mul_(2 * target_step * scale)
+        input_gradient = error @ self.parameters["output.weight"].t()
+        target2 = torch.sub(h2, input_gradient, alpha=target_step)
+        difference = self.decode(sign(h2)).sub_(self.decode(sign(target2)))
+        miss2 = torch.addcmul(input_gradient, torch.mul(input_gradient, h2), h2, value=-1).mul_(2 * target_step * scale)
         miss1 = torch.addcmul(difference, torch.mul(difference, h1), h1, value=-1).mul_(2 * scale)
         gradients = (
             self.gradient(h2, error.mul_(scale), "output.weight", "output.bias")
             | self.gradient(sent, miss2, "h2.weight", "h2.bias")
-            | self.gradient(pixels, miss1, "h1.weight", "h1.bias")
+            | self.gradient(inputs, miss1, "h1.weight", "h1.bias")
         )
         return h1, loss, gradients
 
@@ -97,36 +97,36 @@ class Eager:
         """Gradients of the feedback weights, under `noise` [batch, neurons of h1]."""
         noisy = h1 + noise
         lifted = sign(self.layer(sign(noisy), "h2").tanh_())
-        echo = self.recall(lifted)
-        missed = torch.sub(echo, noisy)
-        miss = torch.addcmul(missed, torch.mul(missed, echo), echo, value=-1).mul_(2 / len(h1))
+        reconstruction = self.decode(lifted)
+        missed = torch.sub(reconstruction, noisy)
+        miss = torch.addcmul(missed, torch.mul(missed, reconstruction), reconstruction, value=-1).mul_(2 / len(h1))
         return self.gradient(lifted, miss, "h1.feedback", "h1.feedback_bias")
 
     @torch.no_grad()
-    def dtp(self, pixels: Tensor, labels: Tensor, noise: Tensor, target_step: float) -> Tensor:
+    def dtp(self, inputs: Tensor, labels: Tensor, noise: Tensor, target_step: float) -> Tensor:
         """One minibatch of Algorithm 1: both mappings learn from the same parameters. Returns the loss."""
-        h1, loss, gradients = self.forward_gradients(pixels, labels, target_step)
+        h1, loss, gradients = self.forward_gradients(inputs, labels, target_step)
         self.optimizer.apply(gradients | self.inverse_gradients(h1, noise))
         return loss
 
     @torch.no_grad()
-    def inverse(self, pixels: Tensor, noise: Tensor) -> None:
+    def inverse(self, inputs: Tensor, noise: Tensor) -> None:
         """One minibatch of an epoch in which only the inverse learns."""
-        self.optimizer.apply(self.inverse_gradients(self.layer(pixels, "h1").tanh_(), noise))
+        self.optimizer.apply(self.inverse_gradients(self.layer(inputs, "h1").tanh_(), noise))
 
     @torch.no_grad()
-    def forward(self, pixels: Tensor, labels: Tensor, target_step: float) -> Tensor:
+    def forward(self, inputs: Tensor, labels: Tensor, target_step: float) -> Tensor:
         """One minibatch of an epoch in which only the forward mapping learns. Returns the loss."""
-        _, loss, gradients = self.forward_gradients(pixels, labels, target_step)
+        _, loss, gradients = self.forward_gradients(inputs, labels, target_step)
         self.optimizer.apply(gradients)
         return loss
 
     @torch.no_grad()
-    def straight_through(self, pixels: Tensor, labels: Tensor) -> Tensor:
+    def straight_activation_backward(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """One minibatch of backpropagation that takes the sign for the identity on the way down. Returns the loss."""
-        h1, sent, h2, logits = self.up(pixels)
+        h1, sent, h2, logits = self.up(inputs)
         error, loss = self.error(logits, labels)
-        error.mul_(1 / len(pixels))
+        error.mul_(1 / len(inputs))
         blame2 = error @ self.parameters["output.weight"].t()
         error2 = torch.addcmul(blame2, torch.mul(blame2, h2), h2, value=-1)
         blame1 = error2 @ self.parameters["h2.weight"].t()
@@ -134,15 +134,15 @@ class Eager:
         self.optimizer.apply(
             self.gradient(h2, error, "output.weight", "output.bias")
             | self.gradient(sent, error2, "h2.weight", "h2.bias")
-            | self.gradient(pixels, error1, "h1.weight", "h1.bias")
+            | self.gradient(inputs, error1, "h1.weight", "h1.bias")
         )
         return loss
 
-    def straight_through_autograd(self, pixels: Tensor, labels: Tensor) -> Tensor:
+    def straight_through_autograd(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """The same by autograd, as it is mostly written. Returns the loss."""
         names = [name for name in self.parameters if ".feedback" not in name]
         leaves = [self.parameters[name].requires_grad_() for name in names]
-        h1 = torch.tanh(self.layer(pixels, "h1"))
+        h1 = torch.tanh(self.layer(inputs, "h1"))
         h2 = torch.tanh(self.layer(_Sign.apply(h1), "h2"))
         loss = torch.nn.functional.cross_entropy(self.layer(h2, "output"), labels)
         gradients = torch.autograd.grad(loss, leaves)

@@ -94,14 +94,14 @@ def images_and_labels(folder: Path) -> tuple[bytearray, bytearray]:
 
 
 def eager(folder: Path, threads: int, as_bytes: bool = False) -> None:
-    """An epoch in plain torch, with pixels in float32; or in bytes, of which each minibatch makes its own numbers."""
+    """An epoch in plain torch, with inputs in float32; or in bytes, of which each minibatch makes its own numbers."""
     import torch
     from eager import Eager
 
     torch.set_num_threads(threads)
     images, labels_bytes = images_and_labels(folder)
     stored = torch.frombuffer(images, dtype=torch.uint8).view(-1, SIZES[0])
-    pixels = stored if as_bytes else stored.float().mul_(1 / 256)
+    inputs = stored if as_bytes else stored.float().mul_(1 / 256)
     labels = torch.frombuffer(labels_bytes, dtype=torch.uint8).long()
     del images, stored
     torch.manual_seed(0)
@@ -112,7 +112,7 @@ def eager(folder: Path, threads: int, as_bytes: bool = False) -> None:
     parameters["h1.feedback_bias"] = torch.zeros(SIZES[1])
     net = Eager(parameters, RATE, FEEDBACK_RATE)
     for chosen in torch.randperm(TRAINED).split(BATCH):
-        batch = pixels[chosen].float().mul_(1 / 256) if as_bytes else pixels[chosen]
+        batch = inputs[chosen].float().mul_(1 / 256) if as_bytes else inputs[chosen]
         net.dtp(batch, labels[chosen], torch.randn(BATCH, SIZES[1]).mul_(NOISE), TARGET_STEP)
 
 
@@ -120,11 +120,11 @@ def ours(folder: Path, threads: int) -> None:
     """An epoch of `lowbit_dtp.training.fit`."""
     from lowbit_dtp import data
     from lowbit_dtp.backends.numba_cpu import set_threads
-    from lowbit_dtp.experiment import Plan
+    from lowbit_dtp.experiment import Comparison
     from lowbit_dtp.training import fit
 
     set_threads(threads)
-    setting = Plan.load("mnist").experiment("dtp", seed=0)
+    setting = Comparison.load("mnist").experiment("dtp", seed=0)
     setting = replace(setting, settings=setting.settings | {"schedule": "minibatch"})
     net, optimizer, rule = setting.network(), setting.make_optimizer(), setting.learning_rule()
     for _ in fit(net, rule, optimizer, data.load("mnist", folder).train, 1, BATCH, setting.seed):

@@ -23,8 +23,8 @@ from harness import Timings, measure, shown, table
 from lowbit_dtp.backends import packed, torch_gpu, torch_products
 from lowbit_dtp.backends.devices import described
 from lowbit_dtp.data import Samples
-from lowbit_dtp.ensemble import Run, together
-from lowbit_dtp.experiment import Experiment, Plan
+from lowbit_dtp.ensemble import Run, stack
+from lowbit_dtp.experiment import Comparison, Experiment
 from lowbit_dtp.formats import binary
 from lowbit_dtp.runs import commit
 from lowbit_dtp.training import Evaluator, Progress, fit
@@ -76,7 +76,7 @@ def run_of(scale: Scale, experiment: Experiment, members: int) -> tuple[Run, Sam
     """Untrained networks of the thesis as one on the device, and samples."""
     networks = [replace(experiment, seed=seed) for seed in range(members)]
     runs = [Run(x.network(), x.make_optimizer(), Progress()) for x in networks]
-    return together(runs, scale.device), step.samples(count=scale.samples).on(scale.device)
+    return stack(runs, scale.device), step.samples(count=scale.samples).on(scale.device)
 
 
 def steps_of(scale: Scale, members: int, mode: str) -> Callable[[], object]:
@@ -99,13 +99,13 @@ def eager_of(scale: Scale) -> Callable[[], object]:
     rate = optimizer.learning_rate
     net = Eager(parameters, rate, optimizer.feedback_learning_rate or rate)
     samples = step.samples(count=scale.samples)
-    pixels, labels = (torch.from_numpy(x).to(scale.device) for x in (samples.pixels, samples.labels))
+    inputs, labels = (torch.from_numpy(x).to(scale.device) for x in (samples.inputs, samples.labels))
     batches = cycle(torch.randperm(scale.samples, device=scale.device).split(experiment.batch))
 
     def once() -> None:
         chosen = next(batches)
         noise = torch.randn(len(chosen), experiment.sizes[1], device=scale.device) * rule.noise
-        net.dtp(pixels[chosen], labels[chosen], noise, rule.target_step)
+        net.dtp(inputs[chosen], labels[chosen], noise, rule.target_step)
 
     return once
 
@@ -132,7 +132,7 @@ def training(scale: Scale) -> Iterator[list[str]]:
 
 def epochs(scale: Scale, rule: str, count: int) -> tuple[float, float]:
     """Seconds until the first epoch is done, and of `count` more; both test on the valid and the test part."""
-    experiment = Plan.load("mnist").experiment(rule, 0)
+    experiment = Comparison.load("mnist").experiment(rule, 0)
     (net, optimizer, progress), samples = run_of(scale, experiment, scale.seeds)
     learning = experiment.learning_rule()
     inference = net.with_links(learning.inference_links(net.links))
@@ -198,7 +198,7 @@ def memory(scale: Scale) -> str:
         return "not measured on a CPU"
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    experiment = Plan.load("mnist").experiment("dtp", 0)
+    experiment = Comparison.load("mnist").experiment("dtp", 0)
     (net, optimizer, progress), samples = run_of(scale, experiment, scale.many)
     test, seeds = Evaluator(net, samples), range(scale.many)
     for _ in fit(net, experiment.learning_rule(), optimizer, samples, 1, experiment.batch, seeds, progress):

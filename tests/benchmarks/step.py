@@ -19,9 +19,9 @@ from lowbit_dtp import data
 from lowbit_dtp.backends import numba_cpu
 from lowbit_dtp.backends.numba_cpu import set_threads
 from lowbit_dtp.data import Samples
-from lowbit_dtp.experiment import Experiment, Plan
+from lowbit_dtp.experiment import Comparison, Experiment
 from lowbit_dtp.formats import ufixed
-from lowbit_dtp.randomness import Draws
+from lowbit_dtp.randomness import RandomStream
 from lowbit_dtp.training import fit
 
 TOLERANCE = 1e-4
@@ -42,7 +42,7 @@ class Case:
 
     def experiment(self) -> Experiment:
         """The experiment on MNIST, with the schedule of this case."""
-        found = Plan.load("mnist").experiment(self.rule, seed=0)
+        found = Comparison.load("mnist").experiment(self.rule, seed=0)
         return replace(found, settings=found.settings | {"schedule": self.schedule}) if self.rule == "dtp" else found
 
 
@@ -91,7 +91,7 @@ def theirs(case: Case, on: Samples) -> tuple[Callable[[], object], Callable[[], 
     net = Eager(parameters, rate, optimizer.feedback_learning_rate or rate)
     both = torch.compile(net.dtp) if case.compiled else net.dtp
     through = net.straight_through_autograd if case.autograd else net.straight_through
-    pixels, labels = torch.from_numpy(on.pixels), torch.from_numpy(on.labels)
+    inputs, labels = torch.from_numpy(on.inputs), torch.from_numpy(on.labels)
 
     def steps() -> Iterator[object]:
         step = 0
@@ -99,12 +99,12 @@ def theirs(case: Case, on: Samples) -> tuple[Callable[[], object], Callable[[], 
             for phase, kind in enumerate(rule.phases):
                 order = data.order(len(on), setting.seed, epoch * len(rule.phases) + phase)
                 for chosen in torch.from_numpy(order).split(setting.batch):
-                    batch = pixels[chosen], labels[chosen]
+                    batch = inputs[chosen], labels[chosen]
                     if kind == "forward":
                         yield net.forward(*batch, rule.target_step)
                     elif case.rule == "dtp":
                         like = np.empty((len(chosen), setting.sizes[1]), np.float32)
-                        noise = torch.from_numpy(Draws(setting.seed, step).normal("noise h1", like))
+                        noise = torch.from_numpy(RandomStream(setting.seed, step).normal("noise h1", like))
                         noise.mul_(rule.noise_at(epoch))
                         yield (
                             net.inverse(batch[0], noise) if kind == "inverse" else both(*batch, noise, rule.target_step)

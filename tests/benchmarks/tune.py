@@ -1,7 +1,7 @@
 """Random search for each rule's learning rates and target step, with an equal budget, judged by validation error alone.
 
     .venv/bin/python tests/benchmarks/tune.py
-    .venv/bin/python tests/benchmarks/tune.py --data mnist --draws 100 --device cuda
+    .venv/bin/python tests/benchmarks/tune.py --data mnist --stream 100 --device cuda
 
 In processes of one thread, or, on a device, all trials of a rule in batches. Prints one table, and writes it to
 `results/tune-<data set>.md`. The best values are copied by hand into the data set's experiment file, so that a search
@@ -24,8 +24,8 @@ from typing import Any, TypeAlias
 from lowbit_dtp import data
 from lowbit_dtp.backends.devices import DEVICES, usable
 from lowbit_dtp.backends.numba_cpu import set_threads
-from lowbit_dtp.ensemble import Run, together
-from lowbit_dtp.experiment import Experiment, Plan
+from lowbit_dtp.ensemble import Run, stack
+from lowbit_dtp.experiment import Comparison, Experiment
 from lowbit_dtp.randomness import generator
 from lowbit_dtp.rules import RULES, TargetProp, rule_named
 from lowbit_dtp.storage import write_text
@@ -40,8 +40,8 @@ FIRST_SEED = 1000
 RESULTS = Path(__file__).parent / "results"
 
 
-def candidates(rule: str, draws: int) -> list[dict[str, float]]:
-    """`draws` settings for `rule`, each value rounded to the three digits that go into an experiment file."""
+def candidates(rule: str, stream: int) -> list[dict[str, float]]:
+    """`stream` settings for `rule`, each value rounded to the three digits that go into an experiment file."""
     kind = rule_named(rule)
     taken = {"learning_rate", *(f.name for f in fields(kind))}  # type: ignore[arg-type]
     if kind.uses_feedback_weights:
@@ -49,19 +49,19 @@ def candidates(rule: str, draws: int) -> list[dict[str, float]]:
     random = generator(0, f"tune {rule}")
     return [
         {name: float(f"{10 ** random.uniform(*ends):.3g}") for name, ends in RANGES.items() if name in taken}
-        for _ in range(draws)
+        for _ in range(stream)
     ]
 
 
 Task: TypeAlias = tuple[dict[str, Any], str, dict[str, float], int]
-"""Content of a plan, a rule, settings to try, and a seed."""
+"""Content of a comparison, a rule, settings to try, and a seed."""
 
 
 def experiment_of(task: Task) -> Experiment:
     """What a task is to train."""
     content, rule, settings, seed = task
     rules = content["rules"] | {rule: content["rules"].get(rule, {}) | settings}
-    return Plan(content | {"rules": rules}).experiment(rule, seed)
+    return Comparison(content | {"rules": rules}).experiment(rule, seed)
 
 
 def valid_error_percent(task: Task) -> float:
@@ -80,7 +80,7 @@ def valid_errors_percent(tasks: Sequence[Task], device: str) -> list[float]:
     experiments = [experiment_of(task) for task in tasks]
     seeds, first = [x.seed for x in experiments], experiments[0]
     runs = [Run(x.network(), x.make_optimizer(), Progress()) for x in experiments]
-    net, optimizer, progress = together(runs, device)
+    net, optimizer, progress = stack(runs, device)
     rules = [x.learning_rule() for x in experiments]
     rule: Any = rules[0]
     if isinstance(rule, TargetProp):
@@ -95,7 +95,7 @@ def main() -> None:
     """Search, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="digits")
-    parser.add_argument("--draws", type=int, default=16, help="settings tried for each rule")
+    parser.add_argument("--stream", type=int, default=16, help="settings tried for each rule")
     parser.add_argument("--seeds", type=int, default=2, help="runs of each setting")
     parser.add_argument("--epochs", type=int, help="of each run; default as in the experiment file")
     parser.add_argument("--rules", nargs="+", choices=sorted(RULES), default=list(RULES))
@@ -103,10 +103,10 @@ def main() -> None:
     parser.add_argument("--device", choices=DEVICES, default="numpy", help="where to train")
     parser.add_argument("--ensemble", type=int, default=64, help="trials in one batch on a device")
     options = parser.parse_args()
-    plan = Plan.load(options.data, epochs=options.epochs)
+    comparison = Comparison.load(options.data, epochs=options.epochs)
     seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
-    tried = {rule: candidates(rule, options.draws) for rule in options.rules}
-    tasks = [(plan.content, rule, s, seed) for rule in tried for s, seed in product(tried[rule], seeds)]
+    tried = {rule: candidates(rule, options.stream) for rule in options.rules}
+    tasks = [(comparison.content, rule, s, seed) for rule in tried for s, seed in product(tried[rule], seeds)]
     started, device = perf_counter(), usable(options.device)
 
     def on_device() -> Iterator[float]:
@@ -117,7 +117,7 @@ def main() -> None:
     with ProcessPoolExecutor(options.processes) as pool:
         errors = iter(pool.map(valid_error_percent, tasks) if device == "numpy" else on_device())
         lines = [
-            "| rule | best settings | validation error, mean over seeds | median over draws | worst |",
+            "| rule | best settings | validation error, mean over seeds | median over stream | worst |",
             "|---|---|---|---|---|",
         ]
         for rule, settings in tried.items():
@@ -133,7 +133,7 @@ def main() -> None:
             f"# Settings for {options.data}, by validation error",
             "",
             f"{datetime.date.today()}: `python {shlex.join(sys.argv)}`, {perf_counter() - started:.0f} s.",
-            f"For each rule {options.draws} random settings, each trained {plan.content['epochs']} epochs with "
+            f"For each rule {options.stream} random settings, each trained {comparison.content['epochs']} epochs with "
             f"{options.seeds} seeds from {FIRST_SEED}; the rest as in the experiment file.",
             "",
             *lines,

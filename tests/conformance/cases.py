@@ -97,6 +97,6 @@ def small_network(
     return net
 
 
-def small_pixels(width: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
+def small_inputs(width: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
     """As many samples as `LABELS`, in [0, 1)."""
     return np.random.default_rng(seed).random((len(LABELS), width)).astype(dtype)

@@ -10,7 +10,7 @@ import torch
 
 from lowbit_dtp.formats import Format
 from lowbit_dtp.network import Network
-from lowbit_dtp.randomness import Draws
+from lowbit_dtp.randomness import RandomStream
 from lowbit_dtp.rules import DTP, FixedLower, LearningRule, TargetProp
 
 ACTIVATIONS = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu, "identity": lambda x: x}
@@ -18,14 +18,16 @@ ACTIVATIONS = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu,
 Gradients = dict[tuple[int, str], np.ndarray]
 
 
-def gradients(rule: LearningRule, net: Network, pixels: np.ndarray, labels: np.ndarray, draws: Draws) -> Gradients:
+def gradients(
+    rule: LearningRule, net: Network, inputs: np.ndarray, labels: np.ndarray, stream: RandomStream
+) -> Gradients:
     """Gradients of every parameter that `rule` trains on this minibatch, in all its phases; `net` as in training."""
     weights = [
         {name: torch.tensor(x, dtype=torch.float64, requires_grad=True) for name, x in layer.parameters().items()}
         for layer in net.layers
     ]
     make = _target_propagation if isinstance(rule, TargetProp) else _backpropagation
-    make(rule, net, weights, torch.tensor(pixels, dtype=torch.float64), torch.tensor(labels), draws).backward()
+    make(rule, net, weights, torch.tensor(inputs, dtype=torch.float64), torch.tensor(labels), stream).backward()
     return {
         (i, name): x.grad.numpy() for i, layer in enumerate(weights) for name, x in layer.items() if x.grad is not None
     }
@@ -40,7 +42,9 @@ def _square(difference: torch.Tensor) -> torch.Tensor:
     return (difference**2).sum(-1).mean()
 
 
-def _target_propagation(rule: Any, net: Network, w: Any, pixels: Any, labels: Any, draws: Draws) -> torch.Tensor:
+def _target_propagation(
+    rule: Any, net: Network, w: Any, inputs: Any, labels: Any, stream: RandomStream
+) -> torch.Tensor:
     f = [ACTIVATIONS[layer.activation.name] for layer in net.layers]
     top = len(w) - 1
 
@@ -51,7 +55,7 @@ def _target_propagation(rule: Any, net: Network, w: Any, pixels: Any, labels: An
         received = _quantize(above, net.links[i + 1].feedback)
         return f[i](received @ w[i]["feedback"] + w[i]["feedback_bias"])
 
-    states, state = [], pixels
+    states, state = [], inputs
     for i in range(top):
         state = up(i, _quantize(state, net.links[i].forward))
         states.append(state)
@@ -59,8 +63,8 @@ def _target_propagation(rule: Any, net: Network, w: Any, pixels: Any, labels: An
     loss = torch.nn.functional.cross_entropy(up(top, received), labels)
     total = loss
     each = torch.nn.functional.cross_entropy(up(top, received), labels, reduction="sum")
-    (blame,) = torch.autograd.grad(each, received)
-    target = states[-1].detach() - rule.target_step * _quantize(blame, net.links[top].feedback)
+    (input_gradient,) = torch.autograd.grad(each, received)
+    target = states[-1].detach() - rule.target_step * _quantize(input_gradient, net.links[top].feedback)
     for i in reversed(range(top)):
         total = total + _square(states[i] - target.detach())
         if i:
@@ -68,7 +72,7 @@ def _target_propagation(rule: Any, net: Network, w: Any, pixels: Any, labels: An
             target = states[i - 1] - g(i - 1, states[i]) + wanted if isinstance(rule, DTP) else wanted
     for i in range(top - 1):
         state = states[i].detach()
-        noise = torch.tensor(draws.normal(f"noise h{i + 1}", state.numpy()))
+        noise = torch.tensor(stream.normal(f"noise h{i + 1}", state.numpy()))
         noisy = state + rule.noise * noise
         lifted = up(i + 1, _quantize(noisy, net.links[i + 1].forward))
         total = total + _square(g(i, lifted) - noisy)
@@ -89,11 +93,11 @@ class _StraightThrough(torch.autograd.Function):
         return _quantize(gradient[0] * ctx.batch, ctx.link.feedback) / ctx.batch, None, None
 
 
-def _backpropagation(rule: Any, net: Network, w: Any, pixels: Any, labels: Any, draws: Draws) -> torch.Tensor:
+def _backpropagation(rule: Any, net: Network, w: Any, inputs: Any, labels: Any, stream: RandomStream) -> torch.Tensor:
     lowest = 0
     if isinstance(rule, FixedLower):
         lowest = max(i for i, x in enumerate(net.links) if i and not x.forward.name.startswith("float"))
-    state = pixels
+    state = inputs
     for i, (layer, link) in enumerate(zip(net.layers, net.links, strict=True)):
         received = _StraightThrough.apply(state.detach() if i == lowest else state, link, len(labels))
         state = ACTIVATIONS[layer.activation.name](received @ w[i]["weight"] + w[i]["bias"])

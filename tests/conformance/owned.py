@@ -8,7 +8,7 @@ from lowbit_dtp.activations import Activation
 from lowbit_dtp.backends import Key, multiplied
 from lowbit_dtp.backends.numba_cpu import NumbaBackend
 from lowbit_dtp.formats import Format
-from lowbit_dtp.ledger import Flow, Ledger
+from lowbit_dtp.ledger import Direction, Ledger
 from lowbit_dtp.links import Link, Signal
 from lowbit_dtp.network import Network
 
@@ -59,15 +59,15 @@ def owner_of(what: str, *values: Any) -> str:
 
 
 def checked_send(
-    link: Link, x: Any, flow: Flow, purpose: str, ledger: Ledger, draws: Any = None, plain: Any = Link.send
+    link: Link, x: Any, direction: Direction, purpose: str, ledger: Ledger, stream: Any = None, plain: Any = Link.send
 ) -> Signal:
     """`Link.send` for arrays of the layer that sends; what arrives belongs to the layer at the far end."""
-    here, there = (link.lower, link.upper) if flow is Flow.FORWARD else (link.upper, link.lower)
+    here, there = (link.lower, link.upper) if direction is Direction.FORWARD else (link.upper, link.lower)
     if getattr(x, "owner", "") != here:
         raise LocalityError(
-            f"link {link.name} was given an array of {getattr(x, 'owner', '')!r} to send {flow}, not of {here!r}"
+            f"link {link.name} was given an array of {getattr(x, 'owner', '')!r} to send {direction}, not of {here!r}"
         )
-    signal = plain(link, np.asarray(x), flow, purpose, ledger, draws)
+    signal = plain(link, np.asarray(x), direction, purpose, ledger, stream)
     return Signal(own(signal.codes, there), signal.format, own(signal.like, there))
 
 
@@ -89,16 +89,16 @@ class CheckedBackend(NumbaBackend):
     def decode(self, codes: Owned, fmt: Format, like: Owned) -> Owned:
         return own(_PLAIN.decode(np.asarray(codes), fmt, np.asarray(like)), owner_of("decode", codes, like))
 
-    def drive(self, signal: Signal, weight: Owned, bias: Owned) -> Owned:
+    def pre_activation(self, signal: Signal, weight: Owned, bias: Owned) -> Owned:
         return own(
-            _PLAIN.drive(_plain(signal), np.asarray(weight), np.asarray(bias)),
-            owner_of("drive", signal.carried, weight, bias),
+            _PLAIN.pre_activation(_plain(signal), np.asarray(weight), np.asarray(bias)),
+            owner_of("pre_activation", signal.carried, weight, bias),
         )
 
-    def respond(self, activation: Activation, signal: Signal, weight: Owned, bias: Owned) -> Owned:
+    def affine_activation(self, activation: Activation, signal: Signal, weight: Owned, bias: Owned) -> Owned:
         return own(
-            _PLAIN.respond(activation, _plain(signal), np.asarray(weight), np.asarray(bias)),
-            owner_of("respond", signal.carried, weight, bias),
+            _PLAIN.affine_activation(activation, _plain(signal), np.asarray(weight), np.asarray(bias)),
+            owner_of("affine_activation", signal.carried, weight, bias),
         )
 
     def gradients(self, signal: Signal, error: Owned, spent: Owned | None) -> tuple[Owned, Owned]:
@@ -123,7 +123,7 @@ def _checked(name: str) -> Any:
     return method
 
 
-for _name in ("matmul", "tanh", "sigmoid", "relu", "through", "through_difference", "axpy"):
+for _name in ("matmul", "tanh", "sigmoid", "relu", "activation_backward", "activation_backward_difference", "axpy"):
     setattr(CheckedBackend, _name, _checked(_name))
 
 

@@ -10,12 +10,12 @@ import pytest
 
 from lowbit_dtp import backends, rules
 from lowbit_dtp.formats import fixed, float32, float64
-from lowbit_dtp.ledger import Flow, Ledger
+from lowbit_dtp.ledger import Direction, Ledger
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network
-from lowbit_dtp.randomness import Draws
+from lowbit_dtp.randomness import RandomStream
 from lowbit_dtp.rules import LearningRule
-from lowbit_dtp.rules.rule import Moment
+from lowbit_dtp.rules.rule import StepContext
 from tests.conformance import oracle
 from tests.conformance.cases import (
     BACKENDS,
@@ -24,8 +24,8 @@ from tests.conformance.cases import (
     RULES,
     BackendCase,
     links_with,
+    small_inputs,
     small_network,
-    small_pixels,
 )
 from tests.conformance.owned import CheckedBackend, LocalityError, Owned, checked_send, give_out, own
 
@@ -39,13 +39,13 @@ def trainee(rule: LearningRule, net: Network) -> Network:
 
 
 def all_phases(
-    rule: LearningRule, net: Network, pixels: Any, labels: Any, ledger: Ledger, draws: Draws
+    rule: LearningRule, net: Network, inputs: Any, labels: Any, ledger: Ledger, stream: RandomStream
 ) -> tuple[dict, Any]:
     """Gradients of every phase, taken on the same minibatch, and the loss."""
     gradients: dict = {}
     losses = []
     for phase in rule.phases:
-        step = rule.step(net, pixels, labels, ledger, Moment(0, phase, draws))
+        step = rule.step(net, inputs, labels, ledger, StepContext(0, phase, stream))
         assert not gradients.keys() & step.gradients.keys()
         gradients |= step.gradients
         losses.append(step.loss)
@@ -66,8 +66,8 @@ def owned_step(rule: LearningRule, activation: str = "tanh") -> dict:
     links = links_with(SIZES, {2: Link("binary", "binary")})
     net = trainee(rule, small_network(SIZES, links, activation=activation))
     give_out(net)
-    pixels, labels = own(small_pixels(SIZES[0]), "input"), own(LABELS, "output")
-    gradients, _ = all_phases(rule, net, pixels, labels, Ledger(), Draws(0))
+    inputs, labels = own(small_inputs(SIZES[0]), "input"), own(LABELS, "output")
+    gradients, _ = all_phases(rule, net, inputs, labels, Ledger(), RandomStream(0))
     for (layer, name), gradient in gradients.items():
         assert gradient.owner == net.layers[layer].name, (layer, name)
     return gradients
@@ -81,9 +81,9 @@ def test_layers_hear_of_each_other_through_links_alone(rule: LearningRule, activ
 
 
 class ReadsTheStateAbove(rules.DTP):
-    """Recalls from the upper layer's real numbers, which never crossed the link."""
+    """Decodes from the upper layer's real numbers, which never crossed the link."""
 
-    def target_below(self, net, index, run, target, ledger, moment):  # type: ignore[no-untyped-def]
+    def target_below(self, net, index, run, target, ledger, context):  # type: ignore[no-untyped-def]
         here = net.layers[index - 1]
         return backends.backend_of(target).matmul(run.states[index], here.feedback)
 
@@ -91,32 +91,32 @@ class ReadsTheStateAbove(rules.DTP):
 class AddsTheTargetAbove(rules.DTP):
     """Elementwise, on a copy that has lost its owner."""
 
-    def target_below(self, net, index, run, target, ledger, moment):  # type: ignore[no-untyped-def]
+    def target_below(self, net, index, run, target, ledger, context):  # type: ignore[no-untyped-def]
         return run.states[index - 1] + np.asarray(target).mean() * np.ones_like(np.asarray(run.states[index - 1]))
 
 
 class SendsFromTheWrongEnd(rules.DTP):
     """Sends the lower layer's state down the link."""
 
-    def target_below(self, net, index, run, target, ledger, moment):  # type: ignore[no-untyped-def]
-        sent = net.links[index].send(run.states[index - 1], Flow.FEEDBACK, "target", ledger)
-        return net.layers[index - 1].recall(sent, ledger, "target")
+    def target_below(self, net, index, run, target, ledger, context):  # type: ignore[no-untyped-def]
+        sent = net.links[index].send(run.states[index - 1], Direction.FEEDBACK, "target", ledger)
+        return net.layers[index - 1].decode(sent, ledger, "target")
 
 
 class MultipliesByItself(rules.DTP):
     """A product that no layer counts."""
 
-    def target_below(self, net, index, run, target, ledger, moment):  # type: ignore[no-untyped-def]
+    def target_below(self, net, index, run, target, ledger, context):  # type: ignore[no-untyped-def]
         return run.states[index - 1] @ np.eye(run.states[index - 1].shape[-1])
 
 
 class SkipsTheLinkAtTheTop(rules.StraightThrough):
     """The error of the layer above, without a link: what the first sketch of DTP did."""
 
-    def step(self, net, pixels, labels, ledger, moment):  # type: ignore[no-untyped-def]
-        run = net.forward(pixels, ledger)
-        blame = net.layers[-1].blame(run.states[-1], ledger)
-        return rules.Step({(2, "bias"): (run.states[-2] * blame).sum(-2)}, None)
+    def step(self, net, inputs, labels, ledger, context):  # type: ignore[no-untyped-def]
+        run = net.forward(inputs, ledger)
+        input_gradient = net.layers[-1].input_gradient(run.states[-1], ledger)
+        return rules.Step({(2, "bias"): (run.states[-2] * input_gradient).sum(-2)}, None)
 
 
 @pytest.mark.usefixtures("locality")
@@ -176,9 +176,9 @@ def test_gradients_are_those_of_autograd(
             rule.training_links(built.links)
         return
     net = exact(trainee(rule, built))
-    pixels, draws = small_pixels(sizes[0], dtype=np.float64), Draws(3, 7)
-    gradients, loss = all_phases(rule, net, pixels, LABELS, Ledger(), draws)
-    expected = oracle.gradients(rule, net, pixels, LABELS, draws)
+    inputs, stream = small_inputs(sizes[0], dtype=np.float64), RandomStream(3, 7)
+    gradients, loss = all_phases(rule, net, inputs, LABELS, Ledger(), stream)
+    expected = oracle.gradients(rule, net, inputs, LABELS, stream)
     assert gradients.keys() == expected.keys()
     for key, gradient in gradients.items():
         np.testing.assert_allclose(gradient, expected[key], rtol=1e-9, atol=1e-12, err_msg=str(key))
@@ -191,7 +191,7 @@ def test_what_each_rule_trains() -> None:
     forward = {(i, name) for i in range(3) for name in ("weight", "bias")}
     feedback = {(0, "feedback"), (0, "feedback_bias")}
     for name, rule in RULES.items():
-        gradients, _ = all_phases(rule, trainee(rule, net), small_pixels(6), LABELS, Ledger(), Draws(0))
+        gradients, _ = all_phases(rule, trainee(rule, net), small_inputs(6), LABELS, Ledger(), RandomStream(0))
         expected = forward | feedback if isinstance(rule, rules.TargetProp) else forward
         assert gradients.keys() == (expected - {(0, "weight"), (0, "bias")} if name == "fixed-lower" else expected), (
             name
@@ -200,10 +200,10 @@ def test_what_each_rule_trains() -> None:
 
 def test_backprop_descends_the_loss_it_reports() -> None:
     net = small_network(SIZES, links_with(SIZES, {}, EXACT), dtype=np.float64)
-    pixels, rule, tiny = small_pixels(SIZES[0], dtype=np.float64), rules.Backprop(), 1e-6
+    inputs, rule, tiny = small_inputs(SIZES[0], dtype=np.float64), rules.Backprop(), 1e-6
 
     def loss() -> Any:
-        return rule.step(net, pixels, LABELS, Ledger(), Moment())
+        return rule.step(net, inputs, LABELS, Ledger(), StepContext())
 
     gradients = loss().gradients
     for (layer, name), gradient in gradients.items():
@@ -219,16 +219,16 @@ def test_backprop_descends_the_loss_it_reports() -> None:
 
 
 def test_noise_fades_by_the_epoch() -> None:
-    rule = rules.DTP(noise=0.4, noise_half_life=10)
+    rule = rules.DTP(noise=0.4, half_noise_epoch=10)
     assert [rule.noise_at(epoch) for epoch in (0, 10, 30)] == [0.4, 0.2, 0.1]
     assert rules.DTP(noise=0.4).noise_at(1000) == 0.4
 
 
 def test_noise_of_the_epoch_is_used() -> None:
     net = small_network(SIZES, links_with(SIZES, {}))
-    pixels = small_pixels(SIZES[0])
-    faded = rules.DTP(noise=0.4, noise_half_life=10).step(net, pixels, LABELS, Ledger(), Moment(10))
-    half = rules.DTP(noise=0.2).step(net, pixels, LABELS, Ledger(), Moment(0))
+    inputs = small_inputs(SIZES[0])
+    faded = rules.DTP(noise=0.4, half_noise_epoch=10).step(net, inputs, LABELS, Ledger(), StepContext(10))
+    half = rules.DTP(noise=0.2).step(net, inputs, LABELS, Ledger(), StepContext(0))
     assert {k: x.tolist() for k, x in faded.gradients.items()} == {k: x.tolist() for k, x in half.gradients.items()}
 
 
@@ -250,14 +250,16 @@ def test_any_link_in_any_format(rule: LearningRule, fmt: Any, at: int) -> None:
             rule.training_links(net.links)
         return
     ledger = Ledger()
-    gradients, loss = all_phases(rule, trainee(rule, net), small_pixels(SIZES[0]), LABELS, ledger, Draws(0))
+    gradients, loss = all_phases(rule, trainee(rule, net), small_inputs(SIZES[0]), LABELS, ledger, RandomStream(0))
     assert np.isfinite(loss)
     for key, gradient in gradients.items():
         assert gradient.shape == getattr(net.layers[key[0]], key[1]).shape
         assert np.isfinite(gradient).all(), key
     keeps_forward = not isinstance(rule, rules.Backprop) or at == 0
     name = net.links[at].name
-    assert {c.format for c, _ in ledger.crossings(name, Flow.FORWARD)} == {fmt.name if keeps_forward else "float32"}
+    assert {c.format for c, _ in ledger.message_types(name, Direction.FORWARD)} == {
+        fmt.name if keeps_forward else "float32"
+    }
     assert rule.inference_links(net.links)[at].forward == (float32 if type(rule) is rules.Backprop and at else fmt)
 
 
@@ -265,15 +267,15 @@ def test_any_link_in_any_format(rule: LearningRule, fmt: Any, at: int) -> None:
 def test_stochastic_links(rule: LearningRule) -> None:
     fmt = fixed(4, 1, "stochastic")
     net = trainee(rule, small_network(SIZES, links_with(SIZES, {2: Link(fmt, fmt)})))
-    pixels = small_pixels(SIZES[0])
+    inputs = small_inputs(SIZES[0])
 
-    def step(draws: Draws) -> dict:
-        gradients, _ = all_phases(rule, net, pixels, LABELS, Ledger(), draws)
+    def step(stream: RandomStream) -> dict:
+        gradients, _ = all_phases(rule, net, inputs, LABELS, Ledger(), stream)
         return {key: x.tolist() for key, x in gradients.items()}
 
-    assert step(Draws(0)) == step(Draws(0))
+    assert step(RandomStream(0)) == step(RandomStream(0))
     if not isinstance(rule, rules.Backprop):
-        assert step(Draws(0)) != step(Draws(1))
+        assert step(RandomStream(0)) != step(RandomStream(1))
 
 
 @every_rule
@@ -285,7 +287,7 @@ def test_nan_names_the_link(rule: LearningRule) -> None:
     if rule.phases[0] == "inverse":
         net.layers[0].weight[0, 0], net.layers[0].bias[0] = 1, np.nan
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        all_phases(rule, net, small_pixels(SIZES[0]), LABELS, Ledger(), Draws(0))
+        all_phases(rule, net, small_inputs(SIZES[0]), LABELS, Ledger(), RandomStream(0))
 
 
 @pytest.mark.parametrize(
@@ -350,14 +352,14 @@ def test_every_rule_is_a_case() -> None:
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Flow, str, np.ndarray]]:
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Direction, str, np.ndarray]]:
     """Everything that crosses a link, in order."""
     log: list = []
     plain = Link.send
 
-    def send(link: Link, x: Any, flow: Flow, purpose: str, *args: Any) -> Any:
-        signal = plain(link, x, flow, purpose, *args)
-        log.append((link.name, flow, purpose, signal.codes))
+    def send(link: Link, x: Any, direction: Direction, purpose: str, *args: Any) -> Any:
+        signal = plain(link, x, direction, purpose, *args)
+        log.append((link.name, direction, purpose, signal.codes))
         return signal
 
     monkeypatch.setattr(Link, "send", send)
@@ -379,11 +381,11 @@ def test_a_member_of_an_ensemble_learns_what_it_would_alone(rule: LearningRule, 
     for i, layer in enumerate(together.layers):
         for name in layer.parameters():
             setattr(layer, name, case.array(np.stack([getattr(net.layers[i], name) for net in nets])))
-    pixels = [small_pixels(SIZES[0], seed) for seed in (0, 1)]
+    inputs = [small_inputs(SIZES[0], seed) for seed in (0, 1)]
     labels = [LABELS, LABELS[::-1].copy()]
     both = Ledger()
     gradients, losses = all_phases(
-        rule, together, case.array(np.stack(pixels)), case.array(np.stack(labels)), both, Draws((0, 1), 4)
+        rule, together, case.array(np.stack(inputs)), case.array(np.stack(labels)), both, RandomStream((0, 1), 4)
     )
     codes = list(sent)
     traffic: Counter = Counter()
@@ -395,7 +397,7 @@ def test_a_member_of_an_ensemble_learns_what_it_would_alone(rule: LearningRule, 
         sent.clear()
         ledger = Ledger()
         alone, loss = all_phases(
-            rule, net, case.array(pixels[member]), case.array(labels[member]), ledger, Draws(member, 4)
+            rule, net, case.array(inputs[member]), case.array(labels[member]), ledger, RandomStream(member, 4)
         )
         assert float(losses[member]) == pytest.approx(float(loss), rel=1e-6)
         assert gradients.keys() == alone.keys()
@@ -405,16 +407,16 @@ def test_a_member_of_an_ensemble_learns_what_it_would_alone(rule: LearningRule, 
         for (link, *_, stacked), (*_, single) in zip(codes, sent, strict=True):
             if any(x.name == link and x.forward.bits < 32 for x in net.links):
                 np.testing.assert_array_equal(case.numpy(stacked[member]), case.numpy(single), err_msg=link)
-        for crossing, counted in ledger.crossings():
-            few = crossing.bits < 32
-            traffic[crossing] += np.array([counted.messages, few * counted.ones, few * counted.toggles])
+        for message_type, counted in ledger.message_types():
+            few = message_type.bits < 32
+            traffic[message_type] += np.array([counted.messages, few * counted.ones, few * counted.toggles])
         work.update(ledger.work)
     assert both.work == work
     assert both.traffic.keys() == traffic.keys()
-    for crossing, counted in both.crossings():
-        few = crossing.bits < 32
+    for message_type, counted in both.message_types():
+        few = message_type.bits < 32
         expected = [counted.messages, few * counted.ones, few * counted.toggles]
-        assert traffic[crossing].tolist() == expected, crossing
+        assert traffic[message_type].tolist() == expected, message_type
 
 
 @pytest.mark.parametrize("case", BACKENDS[1:], ids=lambda case: case.name)
@@ -435,10 +437,10 @@ def test_backends_agree_on_any_link_in_any_format(rule: LearningRule, fmt: Any, 
 def check_backend(case: BackendCase, rule: LearningRule, at: dict[int, Link]) -> None:
     """Hold what a rule makes of a minibatch there, and what the ledger counts, to NumPy's."""
     net = trainee(rule, small_network(SIZES, links_with(SIZES, at)))
-    pixels, expected, moved = small_pixels(SIZES[0]), Ledger(), Ledger()
-    gradients, loss = all_phases(rule, net, pixels, LABELS, expected, Draws(0))
+    inputs, expected, moved = small_inputs(SIZES[0]), Ledger(), Ledger()
+    gradients, loss = all_phases(rule, net, inputs, LABELS, expected, RandomStream(0))
     there, loss_there = all_phases(
-        rule, net.each_array(case.array), case.array(pixels), case.array(LABELS), moved, Draws(0)
+        rule, net.each_array(case.array), case.array(inputs), case.array(LABELS), moved, RandomStream(0)
     )
     assert float(loss_there) == pytest.approx(float(loss), rel=1e-5)
     assert there.keys() == gradients.keys()
@@ -447,8 +449,8 @@ def check_backend(case: BackendCase, rule: LearningRule, at: dict[int, Link]) ->
     assert moved.work == expected.work
     assert moved.accesses == expected.accesses
     assert moved.traffic.keys() == expected.traffic.keys()
-    for crossing, counted in moved.traffic.items():
-        counts = expected.traffic[crossing]
+    for message_type, counted in moved.traffic.items():
+        counts = expected.traffic[message_type]
         assert counted.messages == counts.messages
-        if crossing.bits < 32:  # the last bits of a float32 are each library's own
-            assert counted == counts, crossing
+        if message_type.bits < 32:  # the last bits of a float32 are each library's own
+            assert counted == counts, message_type

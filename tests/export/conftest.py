@@ -59,14 +59,16 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
     return save
 
 
-def _activate(activation: str, drive: Fraction) -> Fraction:
+def _activate(activation: str, pre_activation: Fraction) -> Fraction:
     if activation == "identity":
-        return drive
+        return pre_activation
     if activation == "relu":
-        return max(drive, Fraction(0))
+        return max(pre_activation, Fraction(0))
     with localcontext() as context:
         context.prec = 80
-        power = (Decimal(drive.numerator) / Decimal(drive.denominator) * (2 if activation == "tanh" else 1)).exp()
+        power = (
+            Decimal(pre_activation.numerator) / Decimal(pre_activation.denominator) * (2 if activation == "tanh" else 1)
+        ).exp()
         state = (power - 1) / (power + 1) if activation == "tanh" else power / (power + 1)
     return Fraction(state)
 
@@ -82,19 +84,19 @@ def _rank(fmt: Format, x: Fraction) -> int:
 
 @pytest.fixture
 def exact_rank() -> Callable[[Format, str, Fraction], int]:
-    """Rank of the value that `activation(drive)` is sent as, in real numbers."""
-    return lambda fmt, activation, drive: _rank(fmt, _activate(activation, drive))
+    """Rank of the value that `activation(pre_activation)` is sent as, in real numbers."""
+    return lambda fmt, activation, pre_activation: _rank(fmt, _activate(activation, pre_activation))
 
 
 @pytest.fixture
 def exact_inference() -> Callable[
     [FixedNetwork, dict[str, Any], np.ndarray], tuple[list[dict[str, list[int]]], list[int]]
 ]:
-    """Codes of each link and class, for each row of pixels: from quantized weights and float biases, in fractions."""
+    """Codes of each link and class, for each row of inputs: from quantized weights and float biases, in fractions."""
 
-    def infer(network: FixedNetwork, tensors: dict[str, Any], pixels: np.ndarray) -> Any:
+    def infer(network: FixedNetwork, tensors: dict[str, Any], inputs: np.ndarray) -> Any:
         traces, classes = [], []
-        for row in pixels.tolist():
+        for row in inputs.tolist():
             states, trace = [Fraction(x) for x in row], {}
             for layer in network.layers:
                 fmt = layer.below.levels.format

@@ -31,9 +31,9 @@ def test_codes_and_classes_are_those_of_exact_arithmetic(make_network, exact_inf
     links = ("ufixed(8,0)", fmt, fmt)
     tensors, description = make_network(links=links, activations=(activation, activation))
     network = FixedNetwork.of(tensors, description, weights)
-    pixels = np.random.default_rng(1).random((12, 5)).astype(np.float32)
-    trace = network.infer(pixels)
-    expected, classes = exact_inference(network, tensors, pixels)
+    inputs = np.random.default_rng(1).random((12, 5)).astype(np.float32)
+    trace = network.infer(inputs)
+    expected, classes = exact_inference(network, tensors, inputs)
     assert [{name: codes[n].tolist() for name, codes in trace.codes.items()} for n in range(12)] == expected
     assert trace.classes.tolist() == classes
 
@@ -46,9 +46,9 @@ def test_codes_are_those_of_a_float64_simulation_of_the_quantized_weights(make_n
     for layer in network.layers:
         tensors[f"{layer.name}.weight"] = (layer.weight * 2.0**layer.weight_levels.exponent).astype(np.float32)
     write_tensors(tmp_path / "n.safetensors", tensors, description)
-    pixels = np.random.default_rng(2).random((200, 30))
-    trace = network.infer(pixels)
-    logits = simulate(tmp_path / "n.safetensors", pixels, np.float64)
+    inputs = np.random.default_rng(2).random((200, 30))
+    trace = network.infer(inputs)
+    logits = simulate(tmp_path / "n.safetensors", inputs, np.float64)
     error = np.abs(trace.logits * 2.0 ** (network.output.exponent - 4) - logits)
     assert error.max() <= 2.0 ** (network.output.exponent - 5)  # half a unit, for the bias
 
@@ -71,7 +71,7 @@ def test_hand_computed_network():
             {"lower": "h1", "upper": "output", "forward": "binary", "feedback": "binary"},
         ],
     }
-    network = FixedNetwork.of(tensors, description, "fixed(4,2)")  # steps of 1/4; pixels too
+    network = FixedNetwork.of(tensors, description, "fixed(4,2)")  # steps of 1/4; inputs too
     assert network.hidden[0].weight.tolist() == [[2, -1], [1, 4]]
     # 0.5 is 8 sixteenths; -0.25 is -4, below the least sum of -3: always
     assert network.hidden[0].thresholds.tolist() == [[8], [-3]]
@@ -274,14 +274,14 @@ def test_sums_that_float64_cannot_hold_are_refused(make_network):
 
 
 @pytest.mark.parametrize(
-    ("pixels", "message"),
+    ("inputs", "message"),
     [
         (np.zeros((2, 4)), "link input-h1 carries 5 neurons, but was given an array of shape (2, 4)"),
         (np.zeros(5), "link input-h1 carries 5 neurons, but was given an array of shape (5,)"),
         (np.full((1, 5), np.nan), "link input-h1: ufixed(8,0) cannot send NaN"),
     ],
 )
-def test_wrong_pixels_are_named(make_network, pixels, message):
+def test_wrong_pixels_are_named(make_network, inputs, message):
     with pytest.raises(ValueError) as error:
-        FixedNetwork.of(*make_network()).infer(pixels)
+        FixedNetwork.of(*make_network()).infer(inputs)
     assert str(error.value) == message

@@ -86,4 +86,4 @@ def test_neuron_that_reaches_no_threshold_is_left_out(make_network):
 def test_no_samples_are_refused(make_network):
     with pytest.raises(ValueError) as error:
         golden_vectors(FixedNetwork.of(*make_network()), np.zeros((0, 5)))
-    assert str(error.value) == "golden vectors need at least one sample of pixels, but were given none"
+    assert str(error.value) == "golden vectors need at least one sample of inputs, but were given none"

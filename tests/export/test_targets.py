@@ -27,8 +27,8 @@ BOTH = ["mem", pytest.param("c", marks=needs_compiler)]
 def exported(make_network, tmp_path):
     """Writes a network for a target; returns the folder."""
 
-    def make(target, weights="fixed(8,1)", signals="fixed(8,1)", pixels=PIXELS, **arguments):
-        write(FixedNetwork.of(*make_network(**arguments), weights, signals), target, tmp_path / target, pixels)
+    def make(target, weights="fixed(8,1)", signals="fixed(8,1)", inputs=PIXELS, **arguments):
+        write(FixedNetwork.of(*make_network(**arguments), weights, signals), target, tmp_path / target, inputs)
         return tmp_path / target
 
     return make
@@ -154,7 +154,7 @@ def test_every_flipped_bit_of_weights_and_biases_in_memory_files_is_located(expo
                 if any(int(row, 16) >> used for row in text.split()):
                     continue  # a bit of the padding to whole digits
                 path.write_text(text)
-                assert verify.memory_files(folder).status == f"failed at link {layer['outlet']}, neuron {line}"
+                assert verify.memory_files(folder).status == f"failed at link {layer['output_name']}, neuron {line}"
                 flipped += 1
             path.write_text(right)
     assert (
@@ -186,7 +186,7 @@ def test_every_threshold_in_memory_files_that_is_off_by_one_within_reach_is_loca
 @needs_compiler
 @pytest.mark.parametrize("bit", [0, 6])
 @pytest.mark.parametrize(
-    ("table", "outlet", "neuron"),
+    ("table", "output_name", "neuron"),
     [
         ("weights_0", "h1-h2", 3),
         ("thresholds_0", "h1-h2", 1),
@@ -196,7 +196,7 @@ def test_every_threshold_in_memory_files_that_is_off_by_one_within_reach_is_loca
         ("biases", "output", 0),
     ],
 )
-def test_a_flipped_bit_in_a_table_of_the_c_source_is_located(exported, table, outlet, neuron, bit):
+def test_a_flipped_bit_in_a_table_of_the_c_source_is_located(exported, table, output_name, neuron, bit):
     folder = exported("c", links=("ufixed(8,0)", "fixed(3,1)", "ternary"))
     path = folder / "network.c"
     before, name, after = path.read_text().partition(f" {table}[")
@@ -206,7 +206,7 @@ def test_a_flipped_bit_in_a_table_of_the_c_source_is_located(exported, table, ou
     lines[1 + neuron] = ", ".join([first.replace(number, str(int(number) ^ 1 << bit)), *others])
     path.write_text(before + name + "\n".join(lines))
     result = verify.c_program(folder)
-    assert result.status == f"failed at link {outlet}, neuron {neuron}"
+    assert result.status == f"failed at link {output_name}, neuron {neuron}"
     assert re.fullmatch(r"line \d+ of \S+\.mem: expected -?\d+, got -?\d+", result.detail)
     assert (result.vectors, result.values, result.passed) == (0, 0, False)
 
@@ -281,7 +281,7 @@ def test_c_program_runs_inputs_of_ones_own(make_network, tmp_path):
     for n in range(len(PIXELS)):
         for layer in network.layers:
             expected.append(" ".join(map(str, [layer.below.name, "codes", *trace.codes[layer.below.name][n]])))
-            expected.append(" ".join(map(str, [layer.outlet, "sums", *trace.sums[layer.outlet][n]])))
+            expected.append(" ".join(map(str, [layer.output_name, "sums", *trace.sums[layer.output_name][n]])))
         expected.append(" ".join(map(str, ["output", "logits", *trace.logits[n]])))
         expected.append(f"class {trace.classes[n]}")
     assert printed.splitlines() == expected
@@ -343,8 +343,8 @@ def test_manifest_says_what_a_reader_needs(make_network, tmp_path):
     manifest = read_json(tmp_path / "mem/manifest.json")
     assert json.loads((tmp_path / "mem/manifest.json").read_text())["format_version"] == 1
     assert manifest["class_rule"] == "number of the largest logit; the lowest number on a tie"
-    pixels, binary, quantized = manifest["links"]
-    assert pixels == {
+    inputs, binary, quantized = manifest["links"]
+    assert inputs == {
         "name": "input-h1",
         "neurons": 5,
         "trained_format": "ufixed(8,0)",
@@ -396,24 +396,24 @@ def _content(folder: Path):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("moment", ["a file", "the manifest", "the last step"])
-def test_an_export_that_fails_half_way_leaves_the_old_one(exported, make_network, monkeypatch, tmp_path, moment):
+@pytest.mark.parametrize("context", ["a file", "the manifest", "the last step"])
+def test_an_export_that_fails_half_way_leaves_the_old_one(exported, make_network, monkeypatch, tmp_path, context):
     folder = exported("mem")
     before = _content(tmp_path)
     calls = []
 
     def full(path, *rest):
         calls.append(path)
-        if moment != "a file" or len(calls) > 3:
+        if context != "a file" or len(calls) > 3:
             raise OSError(28, "No space left on device")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_bytes(*rest)
 
-    if moment == "the last step":
+    if context == "the last step":
         rename = Path.rename
         monkeypatch.setattr(Path, "rename", lambda self, to: full(self) if self.name == "new" else rename(self, to))
     else:
-        monkeypatch.setattr(export, "write_bytes" if moment == "a file" else "write_json", full)
+        monkeypatch.setattr(export, "write_bytes" if context == "a file" else "write_json", full)
     with pytest.raises(OSError, match="No space left on device"):
         write(FixedNetwork.of(*make_network(seed=9)), "mem", folder, PIXELS)
     monkeypatch.undo()
@@ -447,8 +447,8 @@ def test_unknown_target_lists_those_there_are(make_network, tmp_path):
 
 def test_report_is_json_and_complete(saved, tmp_path):
     path = saved()
-    pixels = np.random.default_rng(4).random((50, 5)).astype(np.float32)
-    labelled = pixels, np.zeros(50)
+    inputs = np.random.default_rng(4).random((50, 5)).astype(np.float32)
+    labelled = inputs, np.zeros(50)
     report = export_network(path, "mem", tmp_path / "mem", {"h1": "binary"}, "fixed(6,1)", PIXELS, True, labelled)
     told = json.loads(json.dumps(report.as_dict()))
     assert told["verification"]["status"] == "passed"
@@ -465,19 +465,19 @@ def test_accuracy_lost_counts_both_networks(make_network, saved):
     path = saved(links=("ufixed(8,0)", "binary", "float32"), sizes=(5, 9, 7, 3))
     tensors, _ = make_network(sizes=(5, 9, 7, 3))
     network = FixedNetwork.load(path, "fixed(2,1)")
-    pixels = np.random.default_rng(5).random((300, 5)).astype(np.float32)
-    sent = np.clip(np.rint(pixels * 256), 0, 255) / 256
+    inputs = np.random.default_rng(5).random((300, 5)).astype(np.float32)
+    sent = np.clip(np.rint(inputs * 256), 0, 255) / 256
     h1 = np.where(sent @ tensors["h1.weight"] + tensors["h1.bias"] >= 0, 1, -1)
     h2 = np.tanh(h1 @ tensors["h2.weight"] + tensors["h2.bias"])
     trained = (h2 @ tensors["output.weight"] + tensors["output.bias"]).argmax(1)
-    integer = network.infer(pixels).classes
-    lost = accuracy_lost(network, path, pixels, trained)
+    integer = network.infer(inputs).classes
+    lost = accuracy_lost(network, path, inputs, trained)
     agreement = 100 * float(np.mean(trained == integer))
     assert lost == AccuracyLost(300, 0.0, 100 - agreement, agreement)
     assert 0 < agreement < 100
     assert lost.as_dict()["lost_percent"] == lost.integer_error_percent
     with pytest.raises(ValueError) as error:
-        accuracy_lost(network, path, pixels, trained[:7])
+        accuracy_lost(network, path, inputs, trained[:7])
     assert str(error.value) == "labels must be one for each of 300 samples, at least one, not of shape (7,)"
 
 

@@ -41,9 +41,9 @@ def test_codes_change_exactly_at_the_thresholds(exact_rank, name, activation, bi
     for threshold in thresholds.tolist():
         for total in (threshold - 1, threshold):
             if low[0] <= total <= high[0]:
-                drive = total * unit + Fraction(bias)
-                if abs(drive) < 40:  # beyond, the oracle's 80 digits round tanh to 1
-                    assert exact_rank(fmt, activation, drive) == (thresholds <= total).sum()
+                pre_activation = total * unit + Fraction(bias)
+                if abs(pre_activation) < 40:  # beyond, the oracle's 80 digits round tanh to 1
+                    assert exact_rank(fmt, activation, pre_activation) == (thresholds <= total).sum()
 
 
 def test_sign_of_tanh_compares_with_the_negated_bias():
@@ -83,8 +83,8 @@ def test_out_of_reach_is_clipped_to_always_and_never(activation, name, expected)
 
 def test_irrational_threshold_beside_a_sum():
     """atanh(1/2) = ln(3)/2 = 0.54930614433405484570; float32 lies on both sides of it."""
-    drive = np.float32(0.54930614433405484570)
-    sides = {float(np.nextafter(drive, np.float32(end))) for end in (0, 1)} | {float(drive)}
+    pre_activation = np.float32(0.54930614433405484570)
+    sides = {float(np.nextafter(pre_activation, np.float32(end))) for end in (0, 1)} | {float(pre_activation)}
     for side in sides:
         row = integer_thresholds(
             parse("table(0,1)"), "tanh", np.array([side], np.float32), 0, -np.ones(1, int), np.ones(1, int)

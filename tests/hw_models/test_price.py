@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hw_models import Placement, Range, Technology, Wire, break_even_gradient_bits, price, with_weights
+from hw_models import HardwareConfig, Range, Technology, Wire, break_even_gradient_bits, price, with_weights
 from hw_models.price import KEYS
-from lowbit_dtp.ledger import OPERATIONS, Access, Crossing, Flow, Ledger, Work
+from lowbit_dtp.ledger import OPERATIONS, Access, Direction, Ledger, MessageType, Work
 
 T45, T7 = Technology.load("45nm"), Technology.load("7nm")
 PJ = 1e-12
@@ -24,15 +24,23 @@ def near(joules):
     return pytest.approx(astuple(joules) if isinstance(joules, Range) else joules, rel=1e-9)
 
 
-def sent(link="h1-h2", flow=Flow.FORWARD, purpose="activity", width=500, messages=10, toggles=0, fmt=("binary", 1)):
+def sent(
+    link="h1-h2",
+    direction=Direction.FORWARD,
+    purpose="activations",
+    width=500,
+    messages=10,
+    toggles=0,
+    fmt=("binary", 1),
+):
     ledger = Ledger(samples=10)
-    ledger.crossed(Crossing(link, flow, purpose, *fmt, width), messages, 0, toggles)
+    ledger.crossed(MessageType(link, direction, purpose, *fmt, width), messages, 0, toggles)
     return ledger
 
 
 def worked(operation, left, right="", times=1000):
     ledger = Ledger(samples=10)
-    ledger.worked(Work("h1", "activity", operation, left, right), times)
+    ledger.worked(Work("h1", "activations", operation, left, right), times)
     return ledger
 
 
@@ -45,11 +53,11 @@ def accessed(capacity_bits, array="weight", way="read", fmt=("float32", 32), wor
 def dtp(samples=7):
     """What DTP sends over h1-h2 in 784-500-500-10, that link binary both ways: 1000 bits up, 1500 down a sample."""
     ledger = Ledger(epochs=1, steps=1, samples=samples)
-    ledger.crossed(Crossing("input-h1", Flow.FORWARD, "activity", "ufixed(8,0)", 8, 784), samples, 9, 9)
-    up, down = ("activity", "noisy activity"), ("echo", "state", "target")
-    for flow, purposes in ((Flow.FORWARD, up), (Flow.FEEDBACK, down)):
+    ledger.crossed(MessageType("input-h1", Direction.FORWARD, "activations", "ufixed(8,0)", 8, 784), samples, 9, 9)
+    up, down = ("activations", "noisy activations"), ("reconstruction", "state", "target")
+    for direction, purposes in ((Direction.FORWARD, up), (Direction.FEEDBACK, down)):
         for purpose in purposes:
-            ledger.crossed(Crossing("h1-h2", flow, purpose, "binary", 1, 500), samples, 100, 100)
+            ledger.crossed(MessageType("h1-h2", direction, purpose, "binary", 1, 500), samples, 100, 100)
     return ledger
 
 
@@ -57,8 +65,8 @@ def everything():
     """A ledger with every operation, and messages and accesses of several kinds."""
     ledger = dtp()
     for operation in OPERATIONS:
-        ledger.worked(Work("h1", "activity", operation, "float32", "float32" if operation == MAC else ""), 11)
-    ledger.worked(Work("h2", "activity", MAC, "binary", "float32"), 500 * 500)
+        ledger.worked(Work("h1", "activations", operation, "float32", "float32" if operation == MAC else ""), 11)
+    ledger.worked(Work("h2", "activations", MAC, "binary", "float32"), 500 * 500)
     for array in ("weight", "bias", "feedback", "feedback_bias", "optimizer state"):
         for way in ("read", "write"):
             ledger.accessed(Access("h2", array, way, "float32", 32, 32 * 500 * 500), 250_000)
@@ -79,30 +87,30 @@ def everything():
     ],
 )
 def test_link(wire, joules):
-    bill = price(sent(toggles=1234), Placement.parse(f"h1-h2={wire}"), T45)
+    bill = price(sent(toggles=1234), HardwareConfig.parse(f"h1-h2={wire}"), T45)
     assert bill.total.typical == near(joules)
     assert bill.per("sample").total.typical == near(joules / 10)
-    assert bill.by("flow")["forward"] == bill.total
+    assert bill.by("direction")["forward"] == bill.total
 
 
 def test_random_bits_cost_half_a_transition_each():
-    bill = price(sent(toggles=2500), Placement(), T45)  # half of 5000 bits change
+    bill = price(sent(toggles=2500), HardwareConfig(), T45)  # half of 5000 bits change
     assert bill.total.typical == near(5000 * 0.1 * PJ)  # Dally 2020: 100 fJ a bit a mm
 
 
 def test_link_range():
-    assert astuple(price(sent(), Placement.parse("rest=board"), T7).total) == near(Range(5.85e-9, 5e-8, 5e-8))
+    assert astuple(price(sent(), HardwareConfig.parse("rest=board"), T7).total) == near(Range(5.85e-9, 5e-8, 5e-8))
 
 
 def test_padding_costs_per_bit_but_never_toggles():
-    bytes_ = Placement.parse("rest=board", word_bits=8)
+    bytes_ = HardwareConfig.parse("rest=board", word_bits=8)
     assert price(sent(), bytes_, T45).total.typical == near(10 * 504 * 10 * PJ)
-    on_die = price(sent(toggles=99), Placement(word_bits=8), T45)
-    assert on_die.total == price(sent(toggles=99), Placement(), T45).total
+    on_die = price(sent(toggles=99), HardwareConfig(word_bits=8), T45)
+    assert on_die.total == price(sent(toggles=99), HardwareConfig(), T45).total
 
 
 def test_wide_codes_cost_by_the_bit():
-    bill = price(sent(width=784, fmt=("ufixed(8,0)", 8)), Placement.parse("rest=board"), T45)
+    bill = price(sent(width=784, fmt=("ufixed(8,0)", 8)), HardwareConfig.parse("rest=board"), T45)
     assert bill.total.typical == near(10 * 6272 * 10 * PJ)
 
 
@@ -120,7 +128,7 @@ def wire_file(tmp_path, per):
     [("bit", None, 5000), ("transition", None, 1234), ("bit and metre", 2, 10000), ("transition and metre", 2, 2468)],
 )
 def test_a_wire_of_your_own(tmp_path, per, metres, times):
-    placement = Placement(rest=Wire(wire_file(tmp_path, per), metres))
+    placement = HardwareConfig(rest=Wire(wire_file(tmp_path, per), metres))
     assert astuple(price(sent(toggles=1234), placement, T45).total) == near(Range(1 * PJ, 2 * PJ, 3 * PJ) * times)
 
 
@@ -137,32 +145,32 @@ def test_a_wire_of_your_own(tmp_path, per, metres, times):
 )
 def test_wire_that_does_not_fit(wire, message):
     with pytest.raises(ValueError) as error:
-        price(sent(), Placement.parse(f"h1-h2={wire}"), T45)
+        price(sent(), HardwareConfig.parse(f"h1-h2={wire}"), T45)
     assert str(error.value) == message
 
 
 def test_wire_per_operation_is_refused(tmp_path):
     kind = wire_file(tmp_path, "operation")
     with pytest.raises(ValueError) as error:
-        price(sent(), Placement(rest=Wire(kind)), T45)
+        price(sent(), HardwareConfig(rest=Wire(kind)), T45)
     message = "costs per operation; a wire costs per bit, bit and metre, transition, or transition and metre"
     assert str(error.value) == f"wire {kind!r} of link h1-h2 {message}"
 
 
 def test_a_process_is_no_wire_and_a_wire_no_process():
     with pytest.raises(ValueError) as error:
-        price(sent(), Placement.parse("rest=7nm"), T45)
+        price(sent(), HardwareConfig.parse("rest=7nm"), T45)
     message = f"technology '7nm' has no constant 'wire', which link h1-h2 needs; it has: {', '.join(T7.constants)}"
     assert str(error.value) == message
     with pytest.raises(ValueError) as error:
-        price(worked("tanh", "float32"), Placement(), Technology.load("board"))
+        price(worked("tanh", "float32"), HardwareConfig(), Technology.load("board"))
     message = "technology 'board' has no constant 'tanh float32', which tanh of float32 in layer h1 needs; it has: wire"
     assert str(error.value) == message
 
 
 def test_unknown_link():
     with pytest.raises(ValueError, match=r"^no link 'h2-h3'; there are: h1-h2$"):
-        price(sent(), Placement.parse("h2-h3=board"), T45)
+        price(sent(), HardwareConfig.parse("h2-h3=board"), T45)
 
 
 # --- compute
@@ -208,7 +216,7 @@ def fit45(bits):
     ],
 )
 def test_operation_at_45nm(operation, left, right, picojoules):
-    bill = price(worked(operation, left, right), Placement(), T45)
+    bill = price(worked(operation, left, right), HardwareConfig(), T45)
     assert bill.total.typical == near(1000 * picojoules * PJ)
 
 
@@ -222,24 +230,24 @@ def test_operation_at_45nm(operation, left, right, picojoules):
     ],
 )
 def test_operation_at_7nm(operation, left, right, picojoules):
-    assert price(worked(operation, left, right), Placement(), T7).total.typical == near(1000 * picojoules * PJ)
+    assert price(worked(operation, left, right), HardwareConfig(), T7).total.typical == near(1000 * picojoules * PJ)
 
 
 @pytest.mark.parametrize("technology", [T45, T7], ids=["45nm", "7nm"])
 def test_wider_integers_cost_more(technology):
     formats = [f"fixed({bits},1)" for bits in range(3, 33)]
-    costs = [price(worked(MAC, fmt, fmt), Placement(), technology).total.typical for fmt in formats]
+    costs = [price(worked(MAC, fmt, fmt), HardwareConfig(), technology).total.typical for fmt in formats]
     assert all(narrow < wide for narrow, wide in pairwise(costs))
 
 
 def test_accumulator_width():
-    bill = price(worked(MAC, "binary", "fixed(8,1)"), Placement(accumulator_bits=12), T45)
+    bill = price(worked(MAC, "binary", "fixed(8,1)"), HardwareConfig(accumulator_bits=12), T45)
     assert bill.total.typical == near(1000 * 12 * 0.003125 * PJ)
 
 
 def test_constant_missing_is_an_error_and_never_zero():
     with pytest.raises(ValueError) as error:
-        price(worked(MAC, "float64", "float32"), Placement(), T45)
+        price(worked(MAC, "float64", "float32"), HardwareConfig(), T45)
     assert str(error.value) == (
         "technology '45nm' has no constant 'multiply float64', which multiply-accumulate of float64 x float32 in "
         f"layer h1 needs; it has: {', '.join(T45.constants)}"
@@ -254,22 +262,22 @@ def test_constant_missing_is_an_error_and_never_zero():
     [(1, 10), (2**16, 10), (2**16 + 1, 20), (2**18, 20), (2**18 + 1, 100), (2**23, 100), (2**30, 100)],
 )
 def test_sram_is_the_smallest_that_holds_the_array(capacity_bits, picojoules):
-    bill = price(accessed(capacity_bits), Placement(), T45)
+    bill = price(accessed(capacity_bits), HardwareConfig(), T45)
     assert bill.total.typical == near(1000 * 32 / 64 * picojoules * PJ)
 
 
 @pytest.mark.parametrize(("fmt", "words"), [(("float32", 32), 2), (("fixed(8,1)", 8), 8), (("binary", 1), 64)])
 def test_sram_costs_by_the_bit(fmt, words):
-    assert price(accessed(64, fmt=fmt, words=words), Placement(), T45).total.typical == near(10 * PJ)
+    assert price(accessed(64, fmt=fmt, words=words), HardwareConfig(), T45).total.typical == near(10 * PJ)
 
 
 def test_dram():
-    assert astuple(price(accessed(1), Placement(memory="dram"), T45).total) == near(
+    assert astuple(price(accessed(1), HardwareConfig(memory="dram"), T45).total) == near(
         Range(1300, 1300, 2600) * (500 * PJ)
     )
-    assert price(accessed(1), Placement(memory="hbm2"), T7).total.typical == near(500 * 350 * PJ)
+    assert price(accessed(1), HardwareConfig(memory="hbm2"), T7).total.typical == near(500 * 350 * PJ)
     with pytest.raises(ValueError) as error:
-        price(accessed(1), Placement(memory="hbm2"), T45)
+        price(accessed(1), HardwareConfig(memory="hbm2"), T45)
     assert str(error.value) == (
         f"technology '45nm' has no constant 'hbm2', which read of weight in layer h1 needs; "
         f"it has: {', '.join(T45.constants)}"
@@ -278,7 +286,7 @@ def test_dram():
 
 def test_memory_must_cost_per_64_bits():
     with pytest.raises(ValueError) as error:
-        price(accessed(1), Placement(memory="add int8"), T45)
+        price(accessed(1), HardwareConfig(memory="add int8"), T45)
     assert str(error.value) == (
         "constant 'add int8' of technology '45nm' is per operation; "
         "read of weight in layer h1 needs one per 64-bit access"
@@ -287,7 +295,7 @@ def test_memory_must_cost_per_64_bits():
 
 def test_no_sram_is_an_error():
     with pytest.raises(ValueError) as error:
-        price(accessed(1), Placement(), Technology.load("board"))
+        price(accessed(1), HardwareConfig(), Technology.load("board"))
     message = "technology 'board' has no constant 'sram', which read of weight in layer h1 needs; it has: wire"
     assert str(error.value) == message
 
@@ -297,7 +305,7 @@ def test_no_sram_is_an_error():
     [("weight", "read", 100), ("feedback", "read", 100), ("weight", "write", 1), ("optimizer state", "read", 1)],
 )
 def test_reuse_divides_reads_of_parameters(array, way, divisor):
-    bill = price(accessed(1, array, way), Placement(reuse=100), T45)
+    bill = price(accessed(1, array, way), HardwareConfig(reuse=100), T45)
     assert bill.total.typical == near(500 * 10 * PJ / divisor)
 
 
@@ -307,7 +315,7 @@ def test_reuse_divides_reads_of_parameters(array, way, divisor):
 @pytest.mark.parametrize("technology", [T45, T7], ids=["45nm", "7nm"])
 def test_nothing_is_left_out(technology):
     ledger = everything()
-    bill = price(ledger, Placement.parse("h1-h2=board"), technology)
+    bill = price(ledger, HardwareConfig.parse("h1-h2=board"), technology)
     parts = [item.part for item in bill.items]
     assert {part: parts.count(part) for part in parts} == {
         "link": len(ledger.traffic),
@@ -324,12 +332,12 @@ def test_nothing_is_left_out(technology):
 
 def test_split_by_something_else():
     with pytest.raises(ValueError) as error:
-        price(dtp(), Placement(), T45).by("layer")
-    assert str(error.value) == "no split 'layer'; there are: flow, format, operation, part, purpose, where"
+        price(dtp(), HardwareConfig(), T45).by("layer")
+    assert str(error.value) == "no split 'layer'; there are: direction, format, operation, part, purpose, where"
 
 
 def test_per_unit():
-    bill = price(everything(), Placement(), T45)
+    bill = price(everything(), HardwareConfig(), T45)
     assert astuple(bill.per("sample").total * 7) == near(bill.total)
     assert bill.per("sample").unit == "sample" and bill.per("epoch").total == bill.total
     with pytest.raises(ValueError, match=r"^no unit 'day'; there are: epoch, run, sample, step$"):
@@ -339,35 +347,35 @@ def test_per_unit():
     ):
         bill.per("sample").per("epoch")
     with pytest.raises(ValueError, match=r"^the ledger has counted no epoch, so its bill has no answer per epoch$"):
-        price(sent(), Placement(), T45).per("epoch")
+        price(sent(), HardwareConfig(), T45).per("epoch")
 
 
 def test_links_share():
     ledger = sent() + worked("tanh", "float32")  # 5000 bits; 1000 table look-ups of 5, 14.6 and 29.2 pJ
-    share = price(ledger, Placement.parse("rest=board"), T45).links_share
+    share = price(ledger, HardwareConfig.parse("rest=board"), T45).links_share
     low, typical, high = 5.85e-9 / (5.85e-9 + 29.2e-9), 50e-9 / (50e-9 + 14.6e-9), 50e-9 / (50e-9 + 5e-9)
     assert astuple(share) == near(Range(low, typical, high))
-    assert astuple(price(sent(), Placement.parse("rest=board"), T45).links_share) == (1, 1, 1)
-    assert astuple(price(worked("tanh", "float32"), Placement(), T45).links_share) == (0, 0, 0)
+    assert astuple(price(sent(), HardwareConfig.parse("rest=board"), T45).links_share) == (1, 1, 1)
+    assert astuple(price(worked("tanh", "float32"), HardwareConfig(), T45).links_share) == (0, 0, 0)
     with pytest.raises(ValueError, match=r"^nothing in this bill cost anything, so links have no share of it$"):
-        _ = price(Ledger(), Placement(), T45).links_share
+        _ = price(Ledger(), HardwareConfig(), T45).links_share
 
 
 def test_break_even_of_dtp_is_a_gradient_of_four_bits():
     ledger = dtp()
-    assert ledger.bits("h1-h2", Flow.FORWARD, per="sample") == 1000
-    assert ledger.bits("h1-h2", Flow.FEEDBACK, per="sample") == 1500
+    assert ledger.bits("h1-h2", Direction.FORWARD, per="sample") == 1000
+    assert ledger.bits("h1-h2", Direction.FEEDBACK, per="sample") == 1500
     assert break_even_gradient_bits(ledger, "h1-h2") == 4.0
-    assert price(ledger, Placement(), T45).break_even == {"h1-h2": 4.0}
-    assert price(ledger, Placement(), T45).per("sample").break_even == {"h1-h2": 4.0}
+    assert price(ledger, HardwareConfig(), T45).break_even == {"h1-h2": 4.0}
+    assert price(ledger, HardwareConfig(), T45).per("sample").break_even == {"h1-h2": 4.0}
 
 
 @pytest.mark.parametrize("bits", [1, 4, 32])
 def test_straight_through_breaks_even_with_itself(bits):
-    feedback = sent(flow=Flow.FEEDBACK, purpose="error", fmt=(f"fixed({bits},1)", bits))
+    feedback = sent(direction=Direction.FEEDBACK, purpose="error", fmt=(f"fixed({bits},1)", bits))
     ledger = sent()
-    for crossing, traffic in feedback.traffic.items():
-        ledger.crossed(crossing, traffic.messages, traffic.ones, traffic.toggles)
+    for message_type, traffic in feedback.traffic.items():
+        ledger.crossed(message_type, traffic.messages, traffic.ones, traffic.toggles)
     assert break_even_gradient_bits(ledger, "h1-h2") == bits
 
 
@@ -383,7 +391,7 @@ def test_break_even_errors():
 
 
 def test_bill_as_json():
-    bill = price(everything(), Placement.parse("h1-h2=board"), T45).per("sample")
+    bill = price(everything(), HardwareConfig.parse("h1-h2=board"), T45).per("sample")
     content = json.loads(json.dumps(bill.as_dict()))
     assert content["total"]["typical"] == bill.total.typical
     assert content["technology"] == "45nm" and content["unit"] == "sample" and content["counts"]["samples"] == 7
@@ -393,7 +401,7 @@ def test_bill_as_json():
     constants = {(constant["technology"], constant["name"]): constant for constant in content["constants"]}
     terms = {(term["technology"], term["constant"]) for item in content["items"] for term in item["terms"]}
     assert terms == set(constants) and all(constant["source"] for constant in constants.values())
-    assert json.loads(json.dumps(price(Ledger(), Placement(), T45).as_dict()))["links_share"] is None
+    assert json.loads(json.dumps(price(Ledger(), HardwareConfig(), T45).as_dict()))["links_share"] is None
 
 
 FORMATS = st.sampled_from([("binary", 1), ("ternary", 2), ("fixed(8,1)", 8), ("float32", 32)])
@@ -404,10 +412,12 @@ COUNTS = st.integers(0, 10**6)
 def ledgers(draw):
     ledger = Ledger(samples=draw(st.integers(1, 100)))
     for _ in range(draw(st.integers(0, 3))):
-        link, flow = draw(st.sampled_from(["input-h1", "h1-h2"])), draw(st.sampled_from(Flow))
-        crossing = Crossing(link, flow, draw(st.sampled_from(["activity", "target"])), *draw(FORMATS), 500)
-        ledger.crossed(crossing, draw(COUNTS), draw(COUNTS), draw(COUNTS))
-        work = Work("h1", "activity", draw(st.sampled_from(OPERATIONS)), draw(FORMATS)[0], draw(FORMATS)[0])
+        link, direction = draw(st.sampled_from(["input-h1", "h1-h2"])), draw(st.sampled_from(Direction))
+        message_type = MessageType(
+            link, direction, draw(st.sampled_from(["activations", "target"])), *draw(FORMATS), 500
+        )
+        ledger.crossed(message_type, draw(COUNTS), draw(COUNTS), draw(COUNTS))
+        work = Work("h1", "activations", draw(st.sampled_from(OPERATIONS)), draw(FORMATS)[0], draw(FORMATS)[0])
         ledger.worked(work, draw(COUNTS))
         way = draw(st.sampled_from(["read", "write"]))
         ledger.accessed(Access("h1", "weight", way, *draw(FORMATS), draw(st.integers(1, 2**24))), draw(COUNTS))
@@ -416,7 +426,7 @@ def ledgers(draw):
 
 @given(ledgers(), ledgers(), st.sampled_from([T45, T7]))
 def test_prices_add_up_as_ledgers_do(a, b, technology):
-    placement = Placement.parse("rest=on-die:2mm", word_bits=64, reuse=3)
+    placement = HardwareConfig.parse("rest=on-die:2mm", word_bits=64, reuse=3)
     together, first, second = (price(ledger, placement, technology) for ledger in (a + b, a, b))
     assert astuple(together.total) == near(first.total + second.total)
     for key in KEYS:
@@ -433,14 +443,14 @@ def test_prices_add_up_as_ledgers_do(a, b, technology):
 
 def test_with_weights():
     ledger = everything()
-    ledger.worked(Work("output", "activity", MAC, "float32", "float32"), 5000)
+    ledger.worked(Work("output", "activations", MAC, "float32", "float32"), 5000)
     before = ledger.as_dict()
     changed = with_weights(ledger, "fixed(8,1)")
     assert ledger.as_dict() == before
     assert changed.traffic == ledger.traffic and changed.samples == ledger.samples
-    assert changed.work[Work("h2", "activity", MAC, "binary", "fixed(8,1)")] == 250_000
-    assert changed.work[Work("output", "activity", MAC, "float32", "fixed(8,1)")] == 5000
-    assert changed.work[Work("h1", "activity", "tanh", "float32")] == 11
+    assert changed.work[Work("h2", "activations", MAC, "binary", "fixed(8,1)")] == 250_000
+    assert changed.work[Work("output", "activations", MAC, "float32", "fixed(8,1)")] == 5000
+    assert changed.work[Work("h1", "activations", "tanh", "float32")] == 11
     assert changed.accesses[Access("h2", "weight", "read", "fixed(8,1)", 8, 8 * 500 * 500)] == 250_000
     assert changed.accesses[Access("h2", "bias", "read", "float32", 32, 32 * 500 * 500)] == 250_000
     assert sum(changed.work.values()) == sum(ledger.work.values())
@@ -449,7 +459,7 @@ def test_with_weights():
 
 def test_weights_of_fewer_bits_read_a_quarter():
     ledger = accessed(32 * 2000)
-    assert price(with_weights(ledger, "fixed(8,1)"), Placement(), T45).total.typical == near(1000 / 8 * 10 * PJ)
+    assert price(with_weights(ledger, "fixed(8,1)"), HardwareConfig(), T45).total.typical == near(1000 / 8 * 10 * PJ)
 
 
 def test_with_weights_of_no_format():

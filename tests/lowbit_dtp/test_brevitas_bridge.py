@@ -31,7 +31,7 @@ from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network
 from lowbit_dtp.optimizers import SGD
 from lowbit_dtp.rules import StraightThrough
-from lowbit_dtp.rules.rule import Moment
+from lowbit_dtp.rules.rule import StepContext
 
 QUANTIZERS = {
     "binary": lambda: QuantIdentity(act_quant=SignedBinaryActPerTensorConst),
@@ -338,7 +338,7 @@ def _compare_gradients(network, model, below, classes):
     """Gradients of the mean negative log-likelihood, and the weights after one step of SGD with each one's own."""
     rng = np.random.default_rng(2)
     x, labels = dyadic(rng, (30, below), 16, 0.0625), rng.integers(0, classes, 30)
-    step = StraightThrough().step(network, x, labels, Ledger(), Moment())
+    step = StraightThrough().step(network, x, labels, Ledger(), StepContext())
     linears = [part for part in model if isinstance(part, nn.Linear)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     loss = nn.functional.cross_entropy(model.train()(torch.from_numpy(x)), torch.from_numpy(labels))

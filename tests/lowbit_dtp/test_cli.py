@@ -152,10 +152,10 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 def test_run_killed_again_and_again_ends_as_uninterrupted(uninterrupted, tmp_path):
     moments = [random.SystemRandom().uniform(0, 0.1) for _ in range(2)]
-    for lines, held, moment in zip((1, 5), (10, 20), moments, strict=True):
+    for lines, held, context in zip((1, 5), (10, 20), moments, strict=True):
         process = start(*LONG, "--out", tmp_path / "run", held=held)
         wait_for_lines(process, tmp_path / "run" / "metrics.jsonl", lines)
-        time.sleep(moment)
+        time.sleep(context)
         process.kill()
         assert finish(process).status == -signal.SIGKILL
     assert (tmp_path / "run" / "checkpoint.safetensors").exists()

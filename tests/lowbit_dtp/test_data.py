@@ -1,4 +1,4 @@
-"""Data sets: what is read, what is refused and with which words, what is downloaded, and the order of minibatches."""
+"""Data sets: what is read, what is invalid and with which words, what is downloaded, and the order of minibatches."""
 
 import gzip
 import hashlib
@@ -49,7 +49,7 @@ FASHION = {name: idx(shape, 10 + seed) for seed, (name, shape) in enumerate(SHAP
 
 
 def published(contents, of, *mirrors):
-    """A small data set, 4 + 2 + 2 images of 3 x 4 pixels."""
+    """A small data set, 4 + 2 + 2 images of 3 x 4 inputs."""
     of_what = {"content": lambda c: c, "gz": zipped}[of]
     files = tuple(IdxFile(name, SHAPES[name], Digest(md5(of_what(c)), of)) for name, c in contents.items())
     return Source("its makers", ufixed(8, 0), (4, 2, 2), files, mirrors)
@@ -86,19 +86,19 @@ class TestRead:
         mnist = load("mnist", tmp_path)
         assert (mnist.name, mnist.classes, mnist.image_shape, mnist.source) == ("mnist", 10, (3, 4), "its makers")
         assert [len(part) for part in (mnist.train, mnist.valid, mnist.test)] == [4, 2, 2]
-        pixels = np.concatenate([part.pixels for part in (mnist.train, mnist.valid, mnist.test)])
+        inputs = np.concatenate([part.inputs for part in (mnist.train, mnist.valid, mnist.test)])
         labels = np.concatenate([part.labels for part in (mnist.train, mnist.valid, mnist.test)])
-        assert (pixels.dtype, labels.dtype) == (np.float32, np.int64)
-        assert (pixels * 256).astype(int).ravel().tolist() == [*MNIST[IMAGES][16:], *MNIST[TEST_IMAGES][16:]]
+        assert (inputs.dtype, labels.dtype) == (np.float32, np.int64)
+        assert (inputs * 256).astype(int).ravel().tolist() == [*MNIST[IMAGES][16:], *MNIST[TEST_IMAGES][16:]]
         assert labels.tolist() == [*MNIST[LABELS][8:], *MNIST[TEST_LABELS][8:]]
 
     def test_every_byte_is_carried_exactly_by_the_pixel_format(self, tmp_path):
         put(tmp_path, MNIST)
         mnist = load("mnist", tmp_path)
-        codes = mnist.pixel_format.encode(mnist.train.pixels)
+        codes = mnist.input_format.encode(mnist.train.inputs)
         assert codes.dtype == np.uint8
         assert codes.tobytes() == MNIST[IMAGES][16 : 16 + 4 * 12]
-        assert np.array_equal(mnist.pixel_format.decode(codes), mnist.train.pixels)
+        assert np.array_equal(mnist.input_format.decode(codes), mnist.train.inputs)
 
     def test_a_file_gzipped_anew_is_read_though_only_the_digest_of_the_published_gz_is_known(self, tmp_path):
         put(tmp_path / "fashion-mnist", FASHION)
@@ -122,17 +122,17 @@ class TestDigits:
         assert [len(part) for part in (digits.train, digits.valid, digits.test)] == [1097, 300, 400]
         assert (digits.classes, digits.image_shape) == (10, (8, 8))
         for part, begin in ((digits.train, 0), (digits.valid, 1097), (digits.test, 1397)):
-            assert (part.pixels.dtype, part.labels.dtype) == (np.float32, np.int64)
-            assert np.array_equal(part.pixels * 16, bunch.data[begin : begin + len(part)])
+            assert (part.inputs.dtype, part.labels.dtype) == (np.float32, np.int64)
+            assert np.array_equal(part.inputs * 16, bunch.data[begin : begin + len(part)])
             assert np.array_equal(part.labels, bunch.target[begin : begin + len(part)])
             assert set(part.labels) == set(range(10))
 
     def test_pixels_cover_0_to_1_and_are_carried_exactly(self):
         digits = load("digits")
-        pixels = digits.train.pixels
-        assert (pixels.min(), pixels.max()) == (0, 1)
-        assert (digits.pixel_format.name, digits.pixel_format.bits) == ("ufixed(5,1)", 5)
-        assert np.array_equal(digits.pixel_format.quantize(pixels), pixels)
+        inputs = digits.train.inputs
+        assert (inputs.min(), inputs.max()) == (0, 1)
+        assert (digits.input_format.name, digits.input_format.bits) == ("ufixed(5,1)", 5)
+        assert np.array_equal(digits.input_format.quantize(inputs), inputs)
 
     def test_needs_no_file(self):
         assert find("digits") == fetch("digits") == []
@@ -192,23 +192,23 @@ FAULTS = {
     "test images to train on": (
         IMAGES,
         MNIST[TEST_IMAGES],
-        "holds 2 images of 3 x 4 pixels, not 6 images of 3 x 4 pixels",
+        "holds 2 images of 3 x 4 inputs, not 6 images of 3 x 4 inputs",
     ),
     "images of another size": (
         IMAGES,
         idx((6, 4, 4)),
-        "holds 6 images of 4 x 4 pixels, not 6 images of 3 x 4 pixels",
+        "holds 6 images of 4 x 4 inputs, not 6 images of 3 x 4 inputs",
     ),
     "labels to train on in the test": (TEST_LABELS, MNIST[LABELS], "holds 6 labels, not 2 labels"),
     "ends in its header": (IMAGES, MNIST[IMAGES][:9], "is truncated: 9 bytes unpacked, not 88"),
-    "ends in its pixels": (IMAGES, MNIST[IMAGES][:-1], "is truncated: 87 bytes unpacked, not 88"),
+    "ends in its inputs": (IMAGES, MNIST[IMAGES][:-1], "is truncated: 87 bytes unpacked, not 88"),
     "goes on": (LABELS, MNIST[LABELS] + b"\0", "is too long: 15 bytes unpacked, not 14"),
     "label out of range": (
         LABELS,
         header(6) + bytes([0, 1, 2, 10, 3, 4]),
         "label 10 of sample 3 is not one of 0 to 9",
     ),
-    "other pixels": (
+    "other inputs": (
         IMAGES,
         header(6, 3, 4) + bytes(72),
         "is corrupt or not the published file: its content has md5 "
@@ -389,12 +389,12 @@ def test_published_data_sets_are_whole():
 def test_mnist_itself(monkeypatch):
     monkeypatch.setitem(data.SOURCES, "mnist", PUBLISHED["mnist"])
     mnist = load("mnist", DATA_FOLDER)
-    assert [part.pixels.shape for part in (mnist.train, mnist.valid, mnist.test)] == [
+    assert [part.inputs.shape for part in (mnist.train, mnist.valid, mnist.test)] == [
         (50_000, 784), (10_000, 784), (10_000, 784)
     ]  # fmt: skip
     assert mnist.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
     assert mnist.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
-    assert (mnist.train.pixels.min(), mnist.train.pixels.max()) == (0, 255 / 256)
+    assert (mnist.train.inputs.min(), mnist.train.inputs.max()) == (0, 255 / 256)
     assert np.shares_memory(mnist.train.stored.base, mnist.valid.stored.base)
 
 

@@ -14,10 +14,10 @@ from lowbit_dtp import runs
 from lowbit_dtp.backends import devices
 from lowbit_dtp.backends.devices import DeviceError, usable
 from lowbit_dtp.data import Samples, load
-from lowbit_dtp.ensemble import Run, apart, member_bytes, together
-from lowbit_dtp.experiment import Experiment, Plan
+from lowbit_dtp.ensemble import Run, member_bytes, stack, unstack
+from lowbit_dtp.experiment import Comparison, Experiment
 from lowbit_dtp.formats import ufixed
-from lowbit_dtp.runs import run, run_together, summary_row
+from lowbit_dtp.runs import run, run_ensemble, summary_row
 from lowbit_dtp.storage import read_json, read_tensors
 from lowbit_dtp.training import Progress, fit
 
@@ -40,8 +40,8 @@ def data() -> Any:
 
 
 def experiments(rule: str = "dtp", seeds: tuple[int, ...] = SEEDS) -> list[Experiment]:
-    plan = Plan.load("digits", epochs=EPOCHS, **SETTINGS)
-    return [plan.experiment(rule, seed) for seed in seeds]
+    comparison = Comparison.load("digits", epochs=EPOCHS, **SETTINGS)
+    return [comparison.experiment(rule, seed) for seed in seeds]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_an_ensemble_leaves_what_its_members_leave_alone(
     rule: str, device: str, alone: dict[str, list[Path]], data: Any, tmp_path: Path
 ) -> None:
     folders, told = [tmp_path / f"seed-{seed}" for seed in SEEDS], []
-    run_together(experiments(rule), folders, data, device=device, on_evaluation=lambda i, x: told.append((i, x.epoch)))
+    run_ensemble(experiments(rule), folders, data, device=device, on_evaluation=lambda i, x: told.append((i, x.epoch)))
     assert told == [(i, epoch) for epoch in (1, 2) for i in range(3)]
     for folder, other in zip(folders, alone[rule], strict=True):
         assert_alike(folder, other)
@@ -116,8 +116,8 @@ def test_a_run_goes_on_on_another_device(
                 run(experiment, folder, data, on_step=stop)
     else:
         with pytest.raises(StoppedError):
-            run_together(experiments(rule), folders, data, device=device, on_step=stop)
-    run_together(experiments(rule), folders, data, device=order[1])
+            run_ensemble(experiments(rule), folders, data, device=device, on_step=stop)
+    run_ensemble(experiments(rule), folders, data, device=order[1])
     for folder, other in zip(folders, alone[rule], strict=True):
         assert_alike(folder, other)
         parts = read_json(folder / "run.json")["parts"]
@@ -146,7 +146,7 @@ def test_members_that_were_stopped_apart_go_on_apart(
     finished = (folders[0] / "run.json").stat().st_mtime_ns
     with pytest.raises(StoppedError):
         run(experiments(rule)[1], folders[1], data, on_step=stop)
-    run_together(experiments(rule), folders, data, device="cpu", on_step=seen.append)
+    run_ensemble(experiments(rule), folders, data, device="cpu", on_step=seen.append)
     assert seen == [*range(5, 13), *range(1, 13)]
     assert (folders[0] / "run.json").stat().st_mtime_ns == finished
     for folder, other in zip(folders, alone[rule], strict=True):
@@ -160,7 +160,7 @@ def test_an_ensemble_is_saved_after_its_first_epoch(data: Any, tmp_path: Path) -
 
     folders = [tmp_path / f"seed-{seed}" for seed in SEEDS]
     with pytest.raises(StoppedError):
-        run_together(experiments(), folders, data, device="cpu", on_step=stop)
+        run_ensemble(experiments(), folders, data, device="cpu", on_step=stop)
     assert all((folder / "checkpoint.safetensors").exists() for folder in folders)
 
 
@@ -174,7 +174,7 @@ def test_apart_gives_back_what_was_put_together(data: Any) -> None:
         ):
             pass
         members.append(run)
-    back = apart(together(members, "cpu"))
+    back = unstack(stack(members, "cpu"))
     for run, other in zip(members, back, strict=True):
         for name, x in run.net.tensors().items():
             assert np.array_equal(other.net.tensors()[name], x)
@@ -272,16 +272,16 @@ def test_too_large_an_ensemble(free: int, advice: str, data: Any, tmp_path: Path
             rf"are free; {advice}"
         )
         with pytest.raises(DeviceError, match=f"^{message}$"):
-            run_together(experiments(), folders, data, device="cpu")
-    run_together(experiments()[:2], folders[:2], data, device="cpu")
+            run_ensemble(experiments(), folders, data, device="cpu")
+    run_ensemble(experiments()[:2], folders[:2], data, device="cpu")
     assert (folders[1] / "run.json").exists()
 
 
 @pytest.mark.gpu
 def test_what_a_member_takes() -> None:
     """The estimate against what the GPU gives out, for the network of the thesis: within a factor of two."""
-    plan = Plan.load("mnist")
-    one = plan.experiment("dtp", 0)
+    comparison = Comparison.load("mnist")
+    one = comparison.experiment("dtp", 0)
     draw = np.random.default_rng(0)
     samples = Samples(draw.integers(0, 256, (1000, 784)).astype(np.uint8), draw.integers(0, 10, 1000), ufixed(8, 0)).on(
         "cuda"
@@ -291,7 +291,7 @@ def test_what_a_member_takes() -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         seeds = list(range(members))
-        run = together([Run(one.network(), one.make_optimizer(), Progress()) for _ in seeds], "cuda")
+        run = stack([Run(one.network(), one.make_optimizer(), Progress()) for _ in seeds], "cuda")
         for _ in fit(run.net, one.learning_rule(), run.optimizer, samples, 1, 100, seeds, run.progress):
             pass
         taken.append(torch.cuda.max_memory_allocated())

@@ -1,4 +1,4 @@
-"""Experiments and run folders: what is read, what is refused, and that a run that was stopped ends as if it was not."""
+"""Experiments and run folders: what is read, what is invalid, and that a run that was stopped ends as if it was not."""
 
 import errno
 import json
@@ -9,7 +9,7 @@ import pytest
 
 from lowbit_dtp import runs, storage
 from lowbit_dtp.data import load
-from lowbit_dtp.experiment import Experiment, ExperimentError, Plan
+from lowbit_dtp.experiment import Comparison, Experiment, ExperimentError
 from lowbit_dtp.runs import folder_name, run, run_folders
 from lowbit_dtp.storage import StorageError
 
@@ -29,9 +29,9 @@ def data():
 
 
 def small(rule: str = "dtp", seed: int = 0, **overrides) -> Experiment:
-    return Plan.load("digits", **{"sizes": [64, 8, 8, 10], "epochs": EPOCHS, "batch": 200} | overrides).experiment(
-        rule, seed
-    )
+    return Comparison.load(
+        "digits", **{"sizes": [64, 8, 8, 10], "epochs": EPOCHS, "batch": 200} | overrides
+    ).experiment(rule, seed)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_numbers_are_checked_where_an_experiment_is_made(field):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ([63, 8, 8, 10], "sizes: digits has 64 pixels, not 63"),
+        ([63, 8, 8, 10], "sizes: digits has 64 inputs, not 63"),
         ([64, 8, 8, 9], "sizes: digits has 10 classes, so 9 outputs are few"),
     ],
 )
@@ -192,18 +192,18 @@ def test_options_go_before_the_file_and_the_file_before_the_data_set(tmp_path):
         'epochs = 7\nbatch = 25\nlinks.h1-h2.forward = "ternary"\nrules.dtp.noise = 0.25\n'
         '[rules.straight-through]\ngradient = "fixed(6,1)"\n'
     )
-    plan = Plan.load("digits", config, epochs=9)
-    dtp, through = plan.experiment("dtp", 0), plan.experiment("straight-through", 0)
+    comparison = Comparison.load("digits", config, epochs=9)
+    dtp, through = comparison.experiment("dtp", 0), comparison.experiment("straight-through", 0)
     assert (dtp.epochs, dtp.batch, dtp.sizes) == (9, 25, [64, 100, 100, 10])
     assert dtp.links["h1-h2"] == {"forward": "ternary", "feedback": "binary"}
-    assert dtp.settings == Plan.load("digits").experiment("dtp", 0).settings | {"noise": 0.25}
+    assert dtp.settings == Comparison.load("digits").experiment("dtp", 0).settings | {"noise": 0.25}
     assert through.settings == {"gradient": "fixed(6,1)"}
-    assert plan.experiment("straight-through@binary", 0).settings == {"gradient": "binary"}
+    assert comparison.experiment("straight-through@binary", 0).settings == {"gradient": "binary"}
 
 
 def test_links_of_the_data_sets_network_do_not_outlive_it():
-    assert set(Plan.load("digits", sizes=[64, 10]).content["links"]) == set()
-    own = Plan.load("digits", sizes=[64, 10], links={"h1-h2": {"forward": "binary"}})
+    assert set(Comparison.load("digits", sizes=[64, 10]).content["links"]) == set()
+    own = Comparison.load("digits", sizes=[64, 10], links={"h1-h2": {"forward": "binary"}})
     with pytest.raises(ExperimentError) as error:
         own.experiment("dtp", 0).network()
     assert str(error.value) == "links: no link 'h1-h2' in a network 64-10; there are: input-output"

@@ -12,14 +12,14 @@ import pytest
 
 from lowbit_dtp import backends, rules
 from lowbit_dtp.activations import ACTIVATIONS
-from lowbit_dtp.backends import Backend, Outer, backend_of, multiplied
+from lowbit_dtp.backends import Backend, LazyOuterProduct, backend_of, multiplied
 from lowbit_dtp.backends import _numba_kernels as kernels
 from lowbit_dtp.backends._simd import target
 from lowbit_dtp.backends.numba_cpu import NumbaBackend, normal, set_threads, shift_sgd, uniform
 from lowbit_dtp.backends.numpy_plain import NumpyBackend
 from lowbit_dtp.data import Samples
 from lowbit_dtp.formats import Format, binary, binary01, float32, table, ufixed
-from lowbit_dtp.ledger import Crossing, Flow, Ledger, Traffic
+from lowbit_dtp.ledger import Direction, Ledger, MessageType, Traffic
 from lowbit_dtp.links import Link, Signal
 from lowbit_dtp.network import Network
 from lowbit_dtp.optimizers import SGD, RMSprop
@@ -60,7 +60,7 @@ def random(*shape: int, density: float = 1.0, dtype: type = np.float32) -> np.nd
 
 
 def sent(x: np.ndarray, fmt: Format) -> Signal:
-    return Link(fmt, fmt, "a", "b").send(x, Flow.FORWARD, "test", Ledger())
+    return Link(fmt, fmt, "a", "b").send(x, Direction.FORWARD, "test", Ledger())
 
 
 @pytest.fixture(autouse=True)
@@ -115,11 +115,11 @@ def test_what_layers_multiply(shape: tuple[int, int, int], fmt: Format, density:
     error[::3] = 0
     values = fmt.decode(signal.codes, np.float64)
     close = {"rtol": 0, "atol": 1e-5 * max(k, m, 1) ** 0.5}
-    drive = on_each(threads, lambda: COMPILED.drive(signal, weight, bias))
-    np.testing.assert_allclose(drive, values @ weight.astype(np.float64) + bias, **close)
+    pre_activation = on_each(threads, lambda: COMPILED.pre_activation(signal, weight, bias))
+    np.testing.assert_allclose(pre_activation, values @ weight.astype(np.float64) + bias, **close)
     for activation in ACTIVATIONS.values():
-        state = on_each(threads, lambda act=activation: COMPILED.respond(act, signal, weight, bias))
-        np.testing.assert_allclose(state, activation.apply(PLAIN, drive.astype(np.float64)), rtol=0, atol=1e-6)
+        state = on_each(threads, lambda act=activation: COMPILED.affine_activation(act, signal, weight, bias))
+        np.testing.assert_allclose(state, activation.apply(PLAIN, pre_activation.astype(np.float64)), rtol=0, atol=1e-6)
     gradient = on_each(threads, lambda: multiplied(COMPILED.gradients(signal, error, None)[0]))
     np.testing.assert_allclose(gradient, values.T @ error.astype(np.float64), **close)
     np.testing.assert_allclose(COMPILED.gradients(signal, error, None)[1], error.sum(0), **close)
@@ -131,7 +131,7 @@ def test_products_of_an_ensemble() -> None:
     signal = sent(random(3, 5, 70), binary)
     weight, bias = random(3, 70, 80), random(3, 80)
     np.testing.assert_allclose(
-        COMPILED.drive(signal, weight, bias), signal.values @ weight + bias[:, None], rtol=1e-5, atol=1e-5
+        COMPILED.pre_activation(signal, weight, bias), signal.values @ weight + bias[:, None], rtol=1e-5, atol=1e-5
     )
 
 
@@ -186,8 +186,8 @@ def test_a_change_is_computed_of_samples_that_change_alone(fmt: Format, changed:
     target = state.copy()
     target[list(changed)] *= -1
     said, asked = sent(state, fmt), sent(target, fmt)
-    change = layer.recall_change(said, asked, ledgers[0], "target")
-    here, there = (layer.recall(signal, ledgers[1], "target") for signal in (said, asked))
+    change = layer.decode_change(said, asked, ledgers[0], "target")
+    here, there = (layer.decode(signal, ledgers[1], "target") for signal in (said, asked))
     np.testing.assert_allclose(change, there - here, rtol=0, atol=1e-6)
     assert np.array_equal(np.flatnonzero(change.any(1)), list(changed))
     assert ledgers[0] == ledgers[1]
@@ -208,11 +208,13 @@ def test_elementwise(size: int, threads: list[int]) -> None:
     for activation in ACTIVATIONS.values():
         args = (activation, state, x)
         np.testing.assert_allclose(
-            on_each(threads, lambda args=args: COMPILED.through(*args, 0.5)), PLAIN.through(*args, 0.5), rtol=1e-5
+            on_each(threads, lambda args=args: COMPILED.activation_backward(*args, 0.5)),
+            PLAIN.activation_backward(*args, 0.5),
+            rtol=1e-5,
         )
         np.testing.assert_allclose(
-            on_each(threads, lambda args=args: COMPILED.through_difference(*args, y, 2.0)),
-            PLAIN.through_difference(*args, y, 2.0),
+            on_each(threads, lambda args=args: COMPILED.activation_backward_difference(*args, y, 2.0)),
+            PLAIN.activation_backward_difference(*args, y, 2.0),
             rtol=1e-4,
             atol=1e-5,
         )
@@ -340,7 +342,7 @@ def test_gradient_and_update_in_one_pass(shape, fmt, optimizer, threads) -> None
     m, k, n = shape
     signal, error, start = sent(random(m, k, density=0.2).clip(0), fmt), random(m, n), random(k, n)
     gradient, _ = COMPILED.gradients(signal, error, None)
-    assert isinstance(gradient, Outer)
+    assert isinstance(gradient, LazyOuterProduct)
 
     def updated(by) -> np.ndarray:  # type: ignore[no-untyped-def]
         parameter, rule = start.copy(), optimizer(0.01)
@@ -423,8 +425,8 @@ def test_a_gradient_of_another_shape_is_refused() -> None:
 def trained(rule: rules.LearningRule, density: float, seed: int, steps: int = 100) -> tuple[Network, Ledger]:
     net = Network.build([70, 96, 80, 10], [Link("ufixed(8,0)"), Link("binary", "binary"), Link()], seed=seed)
     draw = np.random.default_rng(seed)
-    pixels = np.round(draw.random((200, 70)) * (draw.random((200, 70)) < density) * 255) / 256
-    samples = Samples(pixels.astype(np.float32), draw.integers(0, 10, 200))
+    inputs = np.round(draw.random((200, 70)) * (draw.random((200, 70)) < density) * 255) / 256
+    samples = Samples(inputs.astype(np.float32), draw.integers(0, 10, 200))
     progress = Progress()
     for step, _ in enumerate(fit(net, rule, RMSprop(6.6e-4, 4.3e-4), samples, 1000, 10, seed, progress), 1):
         if step == steps:
@@ -463,9 +465,11 @@ def test_a_hundred_steps_are_those_of_plain_numpy(rule, density, threads, monkey
     assert agreed >= 2
 
 
-def few_bits(ledger: Ledger) -> list[tuple[Crossing, Traffic]]:
+def few_bits(ledger: Ledger) -> list[tuple[MessageType, Traffic]]:
     """What crossed but in float32, whose last bits depend on the order of a sum."""
-    return [(crossing, traffic) for crossing, traffic in ledger.traffic.items() if crossing.format != "float32"]
+    return [
+        (message_type, traffic) for message_type, traffic in ledger.traffic.items() if message_type.format != "float32"
+    ]
 
 
 def check_all() -> None:
@@ -474,7 +478,7 @@ def check_all() -> None:
         signal = sent(random(37, 100, density=0.2).clip(0), fmt)
         weight, bias, error = random(100, 77), random(77), random(37, 77)
         np.testing.assert_allclose(
-            COMPILED.drive(signal, weight, bias), PLAIN.drive(signal, weight, bias), rtol=0, atol=1e-4
+            COMPILED.pre_activation(signal, weight, bias), PLAIN.pre_activation(signal, weight, bias), rtol=0, atol=1e-4
         )
         gradient = multiplied(COMPILED.gradients(signal, error, None)[0])
         np.testing.assert_allclose(gradient, PLAIN.gradients(signal, error, None)[0], rtol=0, atol=1e-4)

@@ -7,12 +7,12 @@ import pytest
 
 from lowbit_dtp import ledger as ledgers
 from lowbit_dtp import rules
-from lowbit_dtp.ledger import Flow, Ledger
+from lowbit_dtp.ledger import Direction, Ledger
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network
 from lowbit_dtp.optimizers import SGD
-from lowbit_dtp.randomness import Draws
-from lowbit_dtp.rules.rule import Moment
+from lowbit_dtp.randomness import RandomStream
+from lowbit_dtp.rules.rule import StepContext
 from lowbit_dtp.storage import StorageError
 
 SIZES = [784, 500, 500, 10]
@@ -24,9 +24,9 @@ def trained(rule: rules.LearningRule, links: list[Link] = LINKS) -> Ledger:
     """The ledger of one minibatch, in all phases of `rule`."""
     net, ledger = Network.build(SIZES, links), Ledger()
     net = net.with_links(rule.training_links(net.links))
-    pixels = np.random.default_rng(0).random((BATCH, SIZES[0]), dtype=np.float32)
+    inputs = np.random.default_rng(0).random((BATCH, SIZES[0]), dtype=np.float32)
     for phase in rule.phases:
-        step = rule.step(net, pixels, np.arange(BATCH) % 10, ledger, Moment(0, phase, Draws(0)))
+        step = rule.step(net, inputs, np.arange(BATCH) % 10, ledger, StepContext(0, phase, RandomStream(0)))
         SGD(0.0).apply(net, step.gradients, ledger)
     ledger.samples += BATCH
     ledger.steps += 1
@@ -50,7 +50,7 @@ def trained(rule: rules.LearningRule, links: list[Link] = LINKS) -> Ledger:
 )
 def test_bits_of_a_training_sample(rule: rules.LearningRule, up: int, down: int) -> None:
     ledger = trained(rule)
-    ways = (Flow.FORWARD, Flow.FEEDBACK)
+    ways = (Direction.FORWARD, Direction.FEEDBACK)
     assert [ledger.bits("h1-h2", way, per="sample") for way in ways] == [up, down]
     passes = len(rule.phases)
     assert [ledger.bits("input-h1", way, per="sample") for way in ways] == [6272 * passes, 0]
@@ -63,8 +63,8 @@ def test_bits_of_an_inference(rule: rules.LearningRule) -> None:
     net = net.with_links(rule.inference_links(net.links))
     net.classify(np.zeros((3, 784), np.float32), ledger)
     ledger.samples += 3
-    assert ledger.bits("h1-h2", Flow.FORWARD, per="sample") == 500
-    assert ledger.bits(flow=Flow.FEEDBACK, per="sample") == 0
+    assert ledger.bits("h1-h2", Direction.FORWARD, per="sample") == 500
+    assert ledger.bits(direction=Direction.FEEDBACK, per="sample") == 0
 
 
 def test_multiplications_of_an_inference() -> None:
@@ -72,15 +72,15 @@ def test_multiplications_of_an_inference() -> None:
     net.classify(np.zeros((2, 784), np.float32), ledger)
     products = {w.layer: n for w, n in ledger.work.items() if w.operation == "multiply-accumulate"}
     assert products == {"h1": 2 * 784 * 500, "h2": 2 * 500 * 500, "output": 2 * 500 * 10}
-    reads = {(a.layer, a.array): n for a, n in ledger.accesses.items() if a.way == "read"}
+    reads = {(a.layer, a.array): n for a, n in ledger.accesses.items() if a.operation == "read"}
     assert reads["h1", "weight"] == 2 * 784 * 500
 
 
 def test_codes_ones_toggles_and_padding() -> None:
     link, ledger = Link("binary", lower="a", upper="b"), Ledger()
     x = np.array([[1, -1, 1], [1, 1, -1]], np.float32)
-    link.send(x, Flow.FORWARD, "activity", ledger)
-    link.send(-x, Flow.FORWARD, "activity", ledger)
+    link.send(x, Direction.FORWARD, "activations", ledger)
+    link.send(-x, Direction.FORWARD, "activations", ledger)
     ledger.samples = ledger.steps = 4
     assert (ledger.codes(), ledger.bits(), ledger.ones(), ledger.toggles()) == (12, 12, 4 + 2, 2 + 1 + 2)
     assert ledger.bits(word_bits=8) == 4 * 8

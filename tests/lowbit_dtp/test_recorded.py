@@ -99,7 +99,7 @@ def test_recorded_steps_are_the_plain_ones(rule: LearningRule, few: Samples, rep
     assert all(repeated) and len(repeated) == len(rule.phases) * (10 * EPOCHS - 2 + EPOCHS - 2)
 
 
-@pytest.mark.parametrize("rule", [DTP(noise_half_life=2), StraightThrough()], ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", [DTP(half_noise_epoch=2), StraightThrough()], ids=lambda rule: rule.name)
 @pytest.mark.parametrize("fmt", [f for f in FORMATS if f.name != "float64"], ids=str)
 def test_in_any_format(fmt: Any, rule: LearningRule, few: Samples, repeated: list[bool]) -> None:
     assert_same(rule, few, links=[Link("ufixed(5,1)"), Link(fmt, fmt), Link()], epochs=2)
@@ -114,7 +114,7 @@ def test_with_any_layers(sizes: list[int], few: Samples, repeated: list[bool]) -
 
 
 def test_pixels_may_be_floats(few: Samples, repeated: list[bool]) -> None:
-    assert_same(DTP(), Samples(few.pixels, few.labels))
+    assert_same(DTP(), Samples(few.inputs, few.labels))
     assert all(repeated)
 
 
@@ -214,10 +214,10 @@ def test_what_is_changed_between_steps_is_used(change: Callable, few: Samples) -
 
 def test_nan_is_refused_as_it_would_be(few: Samples, repeated: list[bool]) -> None:
     """In the step in which it comes, which has then changed no parameter."""
-    pixels = few.pixels.copy()
+    inputs = few.inputs.copy()
     chosen = data.order(len(few), 7, 0)[BATCH * 5 + 3]
-    pixels[chosen, 7] = np.nan
-    samples, found = Samples(pixels, few.labels), []
+    inputs[chosen, 7] = np.nan
+    samples, found = Samples(inputs, few.labels), []
     for mode in ("plain", "recorded"):
         net, taken = Network.build(SIZES, [Link(), *LINKS[1:]], seed=3), 0
         with pytest.raises(ValueError, match=r"^link input-h1, forward 'activity': float32 cannot send NaN$"):
@@ -255,8 +255,8 @@ class Own(StraightThrough):
 
     change: Callable[[Any], Any] = lambda x: x
 
-    def step(self, net: Network, pixels: Any, labels: Any, ledger: Ledger, moment: Any) -> Step:
-        step = super().step(net, pixels, labels, ledger, moment)
+    def step(self, net: Network, inputs: Any, labels: Any, ledger: Ledger, context: Any) -> Step:
+        step = super().step(net, inputs, labels, ledger, context)
         gradients = dict(step.gradients)
         gradients[0, "bias"] = self.change(gradients[0, "bias"])
         return Step(gradients, step.loss)

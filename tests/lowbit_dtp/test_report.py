@@ -76,7 +76,7 @@ def row(rule: str, seeds: int) -> dict:
 
 def comparison(folder: Path, rules=tuple(RULES), seeds: int = 3, epochs: int = 20) -> Path:
     """A comparison folder as `lowbit-dtp compare` leaves it, of a network nobody trained."""
-    draws = np.random.default_rng(0)
+    stream = np.random.default_rng(0)
     names = list(SIZES)
     description = {
         "input": {"name": "input", "neurons": 784},
@@ -90,7 +90,7 @@ def comparison(folder: Path, rules=tuple(RULES), seeds: int = 3, epochs: int = 2
     summary = {
         "rows": rows,
         "network": description,
-        "data": {"name": "mnist", "source": "a cache folder", "image_shape": [28, 28], "pixel_format": "ufixed(8,0)"},
+        "data": {"name": "mnist", "source": "a cache folder", "image_shape": [28, 28], "input_format": "ufixed(8,0)"},
         "experiment": {"sizes": [784, 500, 500, 10], "seed": 0, "links": {"h1-h2": "binary"}, "rule": {"noise": 0.5}},
         "placement": "h1-h2=board, all others on-die",
         "command": "lowbit-dtp compare --data mnist --epochs 20 --seeds 3",
@@ -111,7 +111,7 @@ def comparison(folder: Path, rules=tuple(RULES), seeds: int = 3, epochs: int = 2
     }
     write_json(folder / "summary.json", summary)
     grid = np.stack(np.meshgrid(np.linspace(-1, 1, 28), np.linspace(-1, 1, 28)), -1).reshape(784, 2)
-    waves = np.sin(grid @ draws.normal(0, 4, (2, 500)) + draws.uniform(0, 6, 500))
+    waves = np.sin(grid @ stream.normal(0, 4, (2, 500)) + stream.uniform(0, 6, 500))
     for one in rows:
         final = one["test_error_percent"]["mean"]
         for seed in range(seeds):
@@ -119,7 +119,7 @@ def comparison(folder: Path, rules=tuple(RULES), seeds: int = 3, epochs: int = 2
             write_tensors(run / "network.safetensors", {"h1.weight": waves.astype(np.float32)}, description)
             lines = []
             for epoch in range(1, epochs + 1):
-                test = final * (1 + 2.6 * math.exp(-epoch / 4)) * draws.uniform(0.95, 1.05)
+                test = final * (1 + 2.6 * math.exp(-epoch / 4)) * stream.uniform(0.95, 1.05)
                 lines.append(
                     {"epoch": epoch, "test_error_percent": test, "valid_error_percent": test + 0.2, "seconds": 0.8}
                 )
@@ -197,9 +197,9 @@ def test_break_even_export_and_how_to_repeat_it_are_told(folder):
         "error from 2.61 % to 2.70 % (+0.09 points). weights fixed(8,1) signals binary folder export-c",
         "To repeat this lowbit-dtp compare --data mnist --epochs 20 --seeds 3 seeds dtp: 0 to 2; straight-through: ",
         "commit 0123abcd machine x86_64, 2 cores versions lowbit-dtp 0.1.0, python 3.11.2",
-        "data mnist, from a cache folder; pixels as ufixed(8,0) placement h1-h2=board, all others on-die",
+        "data mnist, from a cache folder; inputs as ufixed(8,0) placement h1-h2=board, all others on-die",
         "Settings sizes [784, 500, 500, 10] seed 0 links.h1-h2 binary rule.noise 0.5",
-        "Weights from the pixels to the first 40 of 500 neurons, dtp, seed 0.",
+        "Weights from the inputs to the first 40 of 500 neurons, dtp, seed 0.",
     ):
         assert told in text
 
@@ -212,7 +212,7 @@ def test_arrows_are_as_thick_as_the_bits_that_cross(folder):
         corners = [float(point.split(",")[0]) for point in points.split()]
         thickness.setdefault(way, []).append(corners[-1] - corners[0])
     assert thickness["up"] == pytest.approx([46 * 6272 / 16000, 46 * 1000 / 16000, 46], abs=0.11)
-    assert thickness["down"] == pytest.approx([46 * 1500 / 16000, 46], abs=0.11), "none down to the pixels"
+    assert thickness["down"] == pytest.approx([46 * 1500 / 16000, 46], abs=0.11), "none down to the inputs"
     assert "h1-h2 up 1\u202f000 bits; h1-h2 down 1\u202f500 bits" in drawing
 
 
@@ -279,7 +279,7 @@ def test_nothing_exported_priced_or_drawn_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "remove", "reason"),
     [
-        ([8, 8], False, "a neuron has 784 weights, and a picture 64 pixels"),
+        ([8, 8], False, "a neuron has 784 weights, and a picture 64 inputs"),
         ([28, 28], True, "dtp/seed-0/network.safetensors: no such file"),
     ],
 )
@@ -400,7 +400,7 @@ def browser(tmp_path_factory):
 
 
 def test_it_fits_on_paper(browser, folder):
-    a4_less_margins = 688  # CSS pixels in 210 - 2 x 14 mm
+    a4_less_margins = 688  # CSS inputs in 210 - 2 x 14 mm
     page = {"width": a4_less_margins, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", page)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
@@ -419,7 +419,7 @@ def test_a_browser_shows_it_whole_without_errors_or_requests(browser, folder, wi
     browser.get_log("performance"), browser.get_log("browser")  # forget what came before
     browser.get(path.as_uri())
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    assert browser.execute_script("return document.querySelector('img.pixels').naturalWidth") == 10 * 29 - 1
+    assert browser.execute_script("return document.querySelector('img.inputs').naturalWidth") == 10 * 29 - 1
     hidden = (
         "return [...document.querySelectorAll('svg')].filter(svg => svg.getBoundingClientRect().height < 100).length"
     )

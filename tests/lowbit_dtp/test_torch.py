@@ -14,11 +14,11 @@ from lowbit_dtp.backends import backend_of, packed, torch_gpu, torch_products
 from lowbit_dtp.backends.torch_graph import Recorded
 from lowbit_dtp.data import Samples
 from lowbit_dtp.formats import binary, binary01, fixed, ternary, ufixed
-from lowbit_dtp.ledger import Flow, Ledger
+from lowbit_dtp.ledger import Direction, Ledger
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network
 from lowbit_dtp.packing import pack, unpack
-from lowbit_dtp.randomness import Draws
+from lowbit_dtp.randomness import RandomStream
 from lowbit_dtp.rules import LearningRule
 from lowbit_dtp.training import Evaluator, Progress, _Steps, evaluate, fit
 from tests.conformance.cases import RULES
@@ -52,8 +52,8 @@ def test_random_numbers_are_those_of_the_kernels(seed: Any, step: int, device: s
     shape = (5, 77) if isinstance(seed, int) else (3, 5, 77)
     here, there = np.zeros(shape, np.float32), torch.zeros(shape, device=device)
     for when in (step, torch.tensor(step, device=device)):
-        drawn = Draws(seed, when)
-        expected = Draws(seed, step)
+        drawn = RandomStream(seed, when)
+        expected = RandomStream(seed, step)
         np.testing.assert_array_equal(numpy_of(drawn.uniform("x", there)), expected.uniform("x", here))
         np.testing.assert_allclose(numpy_of(drawn.normal("x", there)), expected.normal("x", here), atol=2e-6)
 
@@ -82,7 +82,7 @@ def test_every_bit_is_counted(dtype: torch.dtype) -> None:
 def test_signals_are_held_as_words(fmt: Any, device: str) -> None:
     """640 neurons take as many bits a sample as they send, and nothing else stays with the signal."""
     x = torch.randn(4, 10, 640, device=device)
-    signal = Link(fmt, lower="a", upper="b").send(x, Flow.FORWARD, "activity", Ledger())
+    signal = Link(fmt, lower="a", upper="b").send(x, Direction.FORWARD, "activations", Ledger())
     assert signal.carried.element_size() * signal.carried.numel() * 8 == 4 * 10 * 640 * fmt.bits
     assert np.array_equal(numpy_of(signal.values), fmt.quantize(numpy_of(x)).astype(np.float32))
     assert signal.made == {}
@@ -170,7 +170,7 @@ def trained(
 def test_a_recorded_step_is_the_step_as_written(rule: LearningRule, few: Samples, device: str) -> None:
     """Weights, losses and every count, over phases, a short last minibatch, fading noise and stochastic rounding."""
     if isinstance(rule, rules.TargetProp):
-        rule = type(rule)(noise=0.5, noise_half_life=1.0, schedule=rule.schedule)
+        rule = type(rule)(noise=0.5, half_noise_epoch=1.0, schedule=rule.schedule)
     plain, recorded = (trained(rule, few, device, mode) for mode in ("plain", "recorded"))
     tolerance = {"cpu": 0, "cuda": 1e-5}[device]
     for name, x in plain[0].tensors().items():
@@ -182,7 +182,7 @@ def test_a_recorded_step_is_the_step_as_written(rule: LearningRule, few: Samples
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 def test_a_compiled_step_is_the_step_as_written(few: Samples) -> None:
-    rule = rules.DTP(noise=0.5, noise_half_life=1.0)
+    rule = rules.DTP(noise=0.5, half_noise_epoch=1.0)
     links = [Link("ufixed(5,1)"), Link("binary", "binary"), Link("fixed(6,1)")]  # the fewer, the sooner compiled
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "a step compiled by torch.compile gives other numbers")
@@ -350,13 +350,13 @@ def test_recorded_work_keeps_what_changes_and_drops_what_is_not_used() -> None:
 def test_members_end_as_they_would_alone(few: Samples, device: str) -> None:
     """With learning rates, target steps and noise of their own, in NumPy and on the device."""
     rates, backward, noise, step = (0.01, 0.02, 0.005), (0.004, 0.001, 0.003), (0.5, 0.1, 0.3), (0.28, 0.1, 0.5)
-    rule = rules.DTP(target_step=step, noise=noise, noise_half_life=2.0)
+    rule = rules.DTP(target_step=step, noise=noise, half_noise_epoch=2.0)
     together = [
         trained(rule, few, where, mode, (rates, backward)) for where, mode in (("numpy", "plain"), (device, "recorded"))
     ]
     for i, seed in enumerate(SEEDS):
         alone, progress = Network.build(SIZES, LINKS, seed=seed), Progress()
-        rule = rules.DTP(target_step=step[i], noise=noise[i], noise_half_life=2.0)
+        rule = rules.DTP(target_step=step[i], noise=noise[i], half_noise_epoch=2.0)
         steps = fit(alone, rule, optimizers.RMSprop(rates[i], backward[i]), few, 3, 25, seed, progress)
         losses = []
         for x in steps:

@@ -13,7 +13,7 @@ from lowbit_dtp import checkpoint, data
 from lowbit_dtp.backends.numba_cpu import set_threads
 from lowbit_dtp.data import Samples
 from lowbit_dtp.formats import ufixed
-from lowbit_dtp.ledger import Flow
+from lowbit_dtp.ledger import Direction
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network
 from lowbit_dtp.optimizers import SGD, Optimizer, RMSprop
@@ -29,7 +29,7 @@ every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def few() -> Samples:
     """103 digits: with 25 a minibatch, four whole ones and a rest."""
     train = data.load("digits").train
-    return Samples(train.pixels[:103], train.labels[:103])
+    return Samples(train.inputs[:103], train.labels[:103])
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_images_kept_as_codes_train_as_their_pixels_do(link: str, few: Samples) 
     """Bit for bit, whether the link's format is that of the codes, and they are sent as they are, or another."""
     coded = data.load("digits").train
     coded = Samples(coded.stored[:103], coded.labels[:103], coded.format)
-    assert np.array_equal(coded.pixels, few.pixels)
+    assert np.array_equal(coded.inputs, few.inputs)
     found = []
     for samples in (few, coded):
         links = [Link(link), Link("binary", "binary"), Link()]
@@ -139,11 +139,11 @@ def test_what_a_run_counts(rule: LearningRule, few: Samples) -> None:
     assert (ledger.runs, ledger.epochs, ledger.samples) == (1, 2, 206)
     assert ledger.steps == len(steps) == 2 * 5 * len(rule.phases)
     assert [i for i, step in enumerate(steps) if step.epoch_ends] == [len(steps) // 2 - 1, len(steps) - 1]
-    activity = ledger.bits("h1-h2", Flow.FORWARD, "activity")
+    activity = ledger.bits("h1-h2", Direction.FORWARD, "activations")
     width = 20 * rule.training_links(network().links)[1].forward.bits
     assert activity == 206 * width
-    assert ledger.bits("h1-h2", Flow.FORWARD, "activity", per="sample") == width
-    assert ledger.bits("h1-h2", Flow.FORWARD, "activity", per="epoch") == 103 * width
+    assert ledger.bits("h1-h2", Direction.FORWARD, "activations", per="sample") == width
+    assert ledger.bits("h1-h2", Direction.FORWARD, "activations", per="epoch") == 103 * width
 
 
 @pytest.mark.parametrize("optimizer", [SGD(0.1), SGD(0.1, 0.02), RMSprop(0.01), RMSprop(0.01, 0.002)], ids=repr)
@@ -170,7 +170,7 @@ def test_optimizers_follow_their_equations(optimizer: Optimizer) -> None:
 
 def test_error_is_the_share_of_wrong_classes(few: Samples) -> None:
     net = network()
-    logits = few.pixels
+    logits = few.inputs
     for link, layer in zip(net.links, net.layers, strict=True):
         logits = link.forward.quantize(logits) @ layer.weight + layer.bias
         logits = logits if layer.name == "output" else np.tanh(logits)

@@ -1,20 +1,20 @@
-"""Placements: what a text places where, and what is refused."""
+"""Placements: what a text places where, and what is invalid."""
 
 import pytest
 
-from hw_models import Placement, Wire
-from lowbit_dtp.ledger import Crossing, Flow, Ledger
+from hw_models import HardwareConfig, Wire
+from lowbit_dtp.ledger import Direction, Ledger, MessageType
 
 
 def test_default_is_one_die():
-    assert Placement.default() == Placement()
-    assert Placement().wire("h1-h2") == Wire("on-die", 1e-3)
+    assert HardwareConfig.default() == HardwareConfig()
+    assert HardwareConfig().wire("h1-h2") == Wire("on-die", 1e-3)
 
 
 @pytest.mark.parametrize("given", ["h1-h2=board,input-h1=on-die:5mm", ["h1-h2=board", "input-h1 = on-die:5mm"]])
 def test_parse(given):
-    placement = Placement.parse(given, word_bits=8, memory="dram")
-    assert placement == Placement(
+    placement = HardwareConfig.parse(given, word_bits=8, memory="dram")
+    assert placement == HardwareConfig(
         {"h1-h2": Wire("board"), "input-h1": Wire("on-die", 0.005)}, word_bits=8, memory="dram"
     )
     assert placement.as_dict() == {
@@ -28,7 +28,7 @@ def test_parse(given):
 
 
 def test_rest_is_all_other_links():
-    placement = Placement.parse("rest=serdes,h1-h2=board")
+    placement = HardwareConfig.parse("rest=serdes,h1-h2=board")
     assert placement.wire("input-h1") == Wire("serdes") and placement.wire("h1-h2") == Wire("board")
     assert list(placement.links) == ["h1-h2"]
 
@@ -52,27 +52,27 @@ def test_wrong_length(text):
 @pytest.mark.parametrize("text", ["h1-h2", "h1-h2=", "=board", ""])
 def test_wrong_text(text):
     with pytest.raises(ValueError) as error:
-        Placement.parse(text)
+        HardwareConfig.parse(text)
     assert str(error.value) == f"placement {text!r}: write LINK=WIRE, as in h1-h2=board or h1-h2=on-die:5mm"
 
 
 def test_a_link_is_named_once():
     with pytest.raises(ValueError, match=r"^placement names link 'h1-h2' twice: board and serdes$"):
-        Placement.parse("h1-h2=board,h1-h2=serdes")
+        HardwareConfig.parse("h1-h2=board,h1-h2=serdes")
 
 
 @pytest.mark.parametrize(("name", "value"), [("reuse", 0.5), ("reuse", float("nan")), ("word_bits", 0)])
 def test_wrong_number(name, value):
     with pytest.raises(ValueError) as error:
-        Placement(**{name: value})
+        HardwareConfig(**{name: value})
     assert str(error.value) == f"placement: {name} must be 1 or more, not {value}"
 
 
 def test_unknown_link():
     ledger = Ledger(samples=1)
     for link in ("input-h1", "h1-h2"):
-        ledger.crossed(Crossing(link, Flow.FORWARD, "activity", "binary", 1, 4), 1, 0, 0)
-    Placement.parse("h1-h2=board").check(ledger)
+        ledger.crossed(MessageType(link, Direction.FORWARD, "activations", "binary", 1, 4), 1, 0, 0)
+    HardwareConfig.parse("h1-h2=board").check(ledger)
     with pytest.raises(ValueError) as error:
-        Placement.parse("h1-h3=board").check(ledger)
+        HardwareConfig.parse("h1-h3=board").check(ledger)
     assert str(error.value) == "no link 'h1-h3'; there are: h1-h2, input-h1"

@@ -1,4 +1,4 @@
-"""Placement: which kind of wire each link is, and where the weights are kept."""
+"""HardwareConfig: which kind of wire each link is, and where the weights are kept."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -38,7 +38,7 @@ class Wire:
 
 
 @dataclass(frozen=True)
-class Placement:
+class HardwareConfig:
     """Where the layers sit: the wire of each link in `links`, `rest` for the others, and the memory of the weights."""
 
     links: Mapping[str, Wire] = field(default_factory=dict)
@@ -58,15 +58,15 @@ class Placement:
                 raise ValueError(f"placement: {name} must be {least} or more, not {getattr(self, name)}")
 
     @classmethod
-    def default(cls) -> "Placement":
+    def default(cls) -> "HardwareConfig":
         """Everything on one die: links are wires of one millimetre, weights are in SRAM, nothing is reused."""
         return cls()
 
     @classmethod
-    def parse(cls, wires: str | Iterable[str], **others: Any) -> "Placement":
+    def parse(cls, wires: str | Iterable[str], **others: Any) -> "HardwareConfig":
         """A placement from texts `LINK=WIRE`, comma-separated or one by one; the link `rest` is all others.
 
-        >>> placement = Placement.parse("h1-h2=board, rest=on-die:2mm")
+        >>> placement = HardwareConfig.parse("h1-h2=board, rest=on-die:2mm")
         >>> str(placement.wire("h1-h2")), str(placement.wire("input-h1"))
         ('board', 'on-die:2mm')
         """
