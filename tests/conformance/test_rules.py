@@ -283,7 +283,7 @@ def test_nan_names_the_link(rule: LearningRule) -> None:
     net = trainee(rule, small_network(SIZES, links_with(SIZES, {2: Link("binary", "binary")})))
     net.layers[0].weight[0, 0] = np.nan
     name = net.links[1].forward.name
-    message = f"link h1-h2, forward 'activity': {name} cannot send NaN"
+    message = f"link h1-h2, forward 'activations': {name} cannot send NaN"
     if rule.phases[0] == "inverse":
         net.layers[0].weight[0, 0], net.layers[0].bias[0] = 1, np.nan
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

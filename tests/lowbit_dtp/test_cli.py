@@ -99,7 +99,7 @@ def test_compare_prints_only_json_and_writes_what_it_prints(comparison):
     folder, said = comparison
     assert said.status == 0, said.err
     summary = json.loads(said.out)
-    assert json.loads((folder / "summary.json").read_text()) == {"format_version": 1, **summary}
+    assert json.loads((folder / "summary.json").read_text()) == {"format_version": 2, **summary}
     assert (folder / "report.html").read_text().lower().startswith("<!doctype html>")
     compiler = any(map(shutil.which, ("cc", "gcc", "clang")))
     assert summary["exported"]["verify"] == ("passed" if compiler else "not run: no C compiler")
@@ -341,8 +341,8 @@ def test_folder_of_another_run_is_refused(comparison):
 def test_newer_run_is_refused_by_name(comparison, tmp_path):
     folder = shutil.copytree(comparison[0], tmp_path / "newer")
     path = folder / "dtp" / "seed-0" / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 2}))
-    message = f"lowbit-dtp: {path}: format version 2 is newer than 1, the newest this program reads; upgrade lowbit-dtp"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 3}))
+    message = f"lowbit-dtp: {path}: format version 3 is newer than 2, the newest this program reads; upgrade lowbit-dtp"
     for line in (("evaluate",), ("price",), ("export", "--out", tmp_path / "out")):
         for where in (folder, path.parent):
             assert call(line[0], where, *line[1:]) == Said(2, "", f"{message}\n")

@@ -104,12 +104,12 @@ def test_sums_files_and_units(tmp_path) -> None:
 def test_a_file_that_is_no_ledger(tmp_path) -> None:
     path = tmp_path / "ledger.json"
     for content, message in [
-        ('{"format_version": 1, "training": {}}', f"{path}: not a ledger (KeyError: 'runs')"),
+        ('{"format_version": 2, "training": {}}', f"{path}: not a ledger (KeyError: 'runs')"),
         (
-            '{"format_version": 2}',
-            f"{path}: format version 2 is newer than 1, the newest this program reads; upgrade lowbit-dtp",
+            '{"format_version": 3}',
+            f"{path}: format version 3 is newer than 2, the newest this program reads; upgrade lowbit-dtp",
         ),
-        ("{}", f"{path}: has no format version; this program reads 1 to 1"),
+        ("{}", f"{path}: has no format version; this program reads 1 to 2"),
         ("[]", f"{path}: holds a JSON list, not an object"),
     ]:
         path.write_text(content)

@@ -197,9 +197,9 @@ def test_break_even_export_and_how_to_repeat_it_are_told(folder):
         "error from 2.61 % to 2.70 % (+0.09 points). weights fixed(8,1) signals binary folder export-c",
         "To repeat this lowbit-dtp compare --data mnist --epochs 20 --seeds 3 seeds dtp: 0 to 2; straight-through: ",
         "commit 0123abcd machine x86_64, 2 cores versions lowbit-dtp 0.1.0, python 3.11.2",
-        "data mnist, from a cache folder; inputs as ufixed(8,0) placement h1-h2=board, all others on-die",
+        "data mnist, from a cache folder; pixels as ufixed(8,0) placement h1-h2=board, all others on-die",
         "Settings sizes [784, 500, 500, 10] seed 0 links.h1-h2 binary rule.noise 0.5",
-        "Weights from the inputs to the first 40 of 500 neurons, dtp, seed 0.",
+        "Weights from the pixels to the first 40 of 500 neurons, dtp, seed 0.",
     ):
         assert told in text
 

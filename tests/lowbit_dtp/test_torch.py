@@ -210,7 +210,7 @@ def test_a_step_never_waits_and_fetches_nothing(
     progress = Progress(ledger=Ledger(runs=3))
     steps = _Steps(trainee, rule, optimizer, samples, 25, SEEDS, progress, "recorded")
     steps.begin(0)
-    place, evaluator = steps.place, Evaluator(net, samples)
+    place, evaluator = steps.loop, Evaluator(net, samples)
     assert place is not None
     for phase in rule.phases:
         steps.take(phase, 25)
@@ -416,7 +416,7 @@ def test_what_cannot_be_sent_is_told_when_the_ledger_is_read(few: Samples, devic
     net.layers[0].bias[1, 0] = torch.nan
     for _ in fit(net, rules.StraightThrough(), optimizers.SGD(0.01), few.on(device), 1, 25, SEEDS, progress):
         pass
-    message = "link h1-h2, forward 'activity': binary was given NaN, or infinity, which it cannot send"
+    message = "link h1-h2, forward 'activations': binary was given NaN, or infinity, which it cannot send"
     with pytest.raises(ValueError, match=rf"^{message} \(member 1 of the ensemble\)$"):
         progress.ledger.bits()
     members = progress.ledger.members()
