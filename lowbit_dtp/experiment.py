@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .network import Network
     from .optimizers import Optimizer
     from .rules import LearningRule
+    from .tasks import Task
 
 _RENAMED = {"noise_half_life": "half_noise_epoch", "stabilizer": "epsilon"}
 """Settings of experiments of version 0.1.0, by today's names."""
@@ -37,6 +38,10 @@ class Experiment:
     batch: int
     seed: int
     activation: str = "tanh"
+    output_activation: str = "identity"
+    initial_weights: str = "orthogonal"
+    task: str = ""
+    """What is learned; "" is the first of the rule's tasks."""
     links: dict[str, dict[str, str]] = field(default_factory=dict)
     """Formats `forward` and `feedback` of each link by name; float32 where not given."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -63,7 +68,25 @@ class Experiment:
             _check_keys(f"links.{name}", given, ("forward", "feedback"))
         formats = [self.links.get(name, {}) for name in names]
         links = [Link(parse(x.get("forward", "float32")), parse(x.get("feedback", "float32"))) for x in formats]
-        return Network.build(self.sizes, links, self.seed, self.activation)
+        return Network.build(
+            self.sizes,
+            links,
+            self.seed,
+            self.activation,
+            output_activation=self.output_activation,
+            initial_weights=self.initial_weights,
+        )
+
+    def learned_task(self) -> "Task":
+        """What is learned. ExperimentError if the rule does not learn it."""
+        from .rules import rule_named
+        from .tasks import TASKS
+
+        known = rule_named(self.rule).tasks
+        task = choose("task", self.task or known[0], TASKS)
+        if task.name not in known:
+            raise ExperimentError(f"task: {self.rule} does not learn to {task.name}; it learns to {', '.join(known)}")
+        return task
 
     def learning_rule(self) -> "LearningRule":
         """The rule, with its settings."""
@@ -88,6 +111,8 @@ class Experiment:
     def built(self) -> "tuple[Network, LearningRule, Optimizer]":
         """The untrained network, the rule and the optimizer. ValueError, saying why, if they do not go together."""
         net, rule, optimizer = self.network(), self.learning_rule(), self.make_optimizer()
+        self.learned_task()
+        rule.prepare(net, self.seed)
         rule.training_links(net.links)
         rule.inference_links(net.links)
         return net, rule, optimizer
@@ -96,7 +121,7 @@ class Experiment:
         """Raise ExperimentError if the network does not fit `data`."""
         if self.sizes[0] != data.train.stored.shape[1]:
             raise ExperimentError(f"sizes: {data.name} has {data.train.stored.shape[1]} inputs, not {self.sizes[0]}")
-        if self.sizes[-1] < data.classes:
+        if self.learned_task().name == "classify" and self.sizes[-1] < data.classes:
             raise ExperimentError(f"sizes: {data.name} has {data.classes} classes, so {self.sizes[-1]} outputs are few")
 
     def steps(self, samples: int) -> int:
@@ -129,8 +154,10 @@ class Comparison:
 
     content: dict[str, Any]
 
-    KEYS: ClassVar = ("data", "sizes", "activation", "epochs", "batch", "seeds", "compare", "placement", "links",
-                      "optimizer", "rules")  # fmt: skip
+    KEYS: ClassVar = (
+        "data", "sizes", "activation", "output_activation", "initial_weights", "task", "epochs", "batch", "seeds", "compare",
+        "placement", "links", "optimizer", "rules",
+    )  # fmt: skip
 
     @classmethod
     def load(cls, data: str | None = None, config: Path | None = None, **overrides: Any) -> "Comparison":
@@ -186,7 +213,9 @@ class Comparison:
             if key in settings:
                 value = settings.pop(key)
                 optimizer.setdefault(key, value)
-        names = ("data", "sizes", "epochs", "batch", "activation", "links")
+        names = (
+            "data", "sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links",
+        )  # fmt: skip
         common = {name: deepcopy(self.content[name]) for name in names if name in self.content}
         return Experiment(rule=rule, seed=seed, settings=settings, optimizer=optimizer, **common)
 

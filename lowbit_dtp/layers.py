@@ -44,6 +44,24 @@ class Layer:
         return next(iter(self.inputs.values()))
 
     @property
+    def weight(self) -> Array:
+        """The weights [..., below, neurons] of `projection`."""
+        return self.projection.values
+
+    @weight.setter
+    def weight(self, x: Array) -> None:
+        self.put(self.projection.name, x)
+
+    @property
+    def bias(self) -> Array:
+        """The bias [..., neurons] of `projection`."""
+        return self.projection.bias
+
+    @bias.setter
+    def bias(self, x: Array) -> None:
+        self.put(self.projection.bias_name, x)
+
+    @property
     def neurons(self) -> int:
         """How many neurons the layer has."""
         return self.projection.shape[1]
@@ -85,9 +103,7 @@ class Layer:
             held[key] = make(name, held[key])
         return layer
 
-    def pre_activation(
-        self, signals: Signal | Sequence[Signal], ledger: Ledger, purpose: str = "activations"
-    ) -> Array:
+    def pre_activation(self, signals: Signal | Sequence[Signal], ledger: Ledger, purpose: str = "activations") -> Array:
         """Sum over `signals` of what each adds to the neurons' inputs [..., batch, neurons], before the activation."""
         first, *others = [signals] if isinstance(signals, Signal) else signals
         total = self._affine(first, ledger, purpose)
@@ -139,6 +155,22 @@ class Layer:
         """Gradient of each sample's loss at the `logits`, softmax - one-hot, and the mean loss over the batch."""
         self._count(ledger, self._count_softmax, self._rows(logits))
         return backend_of(logits).cross_entropy(logits, labels)
+
+    def classification_error(self, output: Array, labels: Array, ledger: Ledger) -> tuple[Array, Array]:
+        """Gradient of each sample's loss at the pre-activation of a layer with one neuron for each class; its mean.
+
+        Linear and softmax outputs: negative log-likelihood under the softmax. Others: squared distance from the one-hot
+        label.
+        """
+        if self.activation.name == "identity":
+            return self.cross_entropy(output, labels, ledger)
+        return self.squared_error(output, backend_of(output).one_hot(labels, output))
+
+    def squared_error(self, output: Array, target: Array) -> tuple[Array, Array]:
+        """Gradient of each sample's ||output - target||^2 at the pre-activation, and its mean over the batch."""
+        difference = output - target
+        error = backend_of(output).activation_backward(self.activation, output, difference, 2.0)
+        return error, (difference * difference).sum(-1).mean(-1)
 
     def update(self, name: str, gradient: Array, optimizer: "Optimizer", ledger: Ledger) -> None:
         """Let `optimizer` change the array `name` by its `gradient`, in place.
@@ -286,4 +318,3 @@ class Layer:
 @cache  # NumPy takes microseconds to name a type, and every entry in a ledger has it named
 def _number(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
-

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,7 @@ class Network:
 
     def each_named_array(self, make: Callable[[str, Array], Array]) -> "Network":
         """The network with what `make` makes of each array and its name in `tensors`."""
-        layers = [layer.each_array(lambda name, x, at=layer.name: make(f"{at}.{name}", x)) for layer in self.layers]
-        return Network(layers, self.links)
+        return Network([layer.each_array(partial(_make, make, layer.name)) for layer in self.layers], self.links)
 
     def with_links(self, links: Sequence[Link]) -> "Network":
         """The same layers (the same arrays), joined by other links."""
@@ -204,8 +204,7 @@ class Network:
     def of(cls, tensors: dict[str, Array], description: dict[str, Any]) -> "Network":
         """The network of which `tensors` and `describe` tell. KeyError if a part is missing."""
         links = [
-            Link(x["forward"], x["feedback"], x["lower"], x["upper"], x.get("label", ""))
-            for x in description["links"]
+            Link(x["forward"], x["feedback"], x["lower"], x["upper"], x.get("label", "")) for x in description["links"]
         ]
         layers = []
         for i, row in enumerate(description["layers"]):
@@ -253,6 +252,10 @@ def link_names(sizes: Sequence[int]) -> list[str]:
     """`input-h1`, `h1-h2`, ...: the links of a network with layers of `sizes`."""
     names = layer_names(sizes)
     return [f"{lower}-{upper}" for lower, upper in pairwise(names)]
+
+
+def _make(make: Callable[[str, Array], Array], layer: str, name: str, x: Array) -> Array:
+    return make(f"{layer}.{name}", x)
 
 
 def _inputs_of_version_1(arrays: dict[str, Array], links: Sequence[Link]) -> dict[str, dict[str, Any]]:

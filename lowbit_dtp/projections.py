@@ -131,4 +131,3 @@ def projection_of(row: dict[str, Any], arrays: dict[str, Array]) -> Projection:
     projection = Dense(arrays[row["name"]], None, Direction(row["direction"]), row["name"])
     projection.offset = arrays.get(projection.bias_name)
     return projection
-

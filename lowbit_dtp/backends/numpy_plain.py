@@ -98,6 +98,9 @@ class NumpyBackend(Backend):
         loss = -np.log(np.maximum(chosen, np.finfo(chosen.dtype).tiny)).mean(-1)
         return probability - np.eye(logits.shape[-1], dtype=logits.dtype)[labels], loss
 
+    def one_hot(self, labels: Array, like: Array) -> Array:
+        return (labels[..., None] == np.arange(like.shape[-1])).astype(like.dtype)
+
     def rmsprop(
         self,
         parameter: Array,

@@ -92,8 +92,8 @@ def small_network(
     net = Network.build(sizes, links, seed=seed, dtype=dtype, activation=activation)
     random = np.random.default_rng(seed + 100)
     for layer in net.layers:
-        for name, x in layer.parameters().items():
-            setattr(layer, name, (x + 0.3 * random.standard_normal(x.shape)).astype(dtype))
+        for name, x in layer.arrays().items():
+            layer.put(name, (x + 0.3 * random.standard_normal(x.shape)).astype(dtype))
     return net
 
 

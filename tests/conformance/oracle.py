@@ -15,7 +15,7 @@ from lowbit_dtp.rules import DTP, FixedLower, LearningRule, TargetProp
 
 ACTIVATIONS = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu, "identity": lambda x: x}
 
-Gradients = dict[tuple[int, str], np.ndarray]
+Gradients = dict[tuple[str, str], np.ndarray]
 
 
 def gradients(
@@ -23,13 +23,16 @@ def gradients(
 ) -> Gradients:
     """Gradients of every parameter that `rule` trains on this minibatch, in all its phases; `net` as in training."""
     weights = [
-        {name: torch.tensor(x, dtype=torch.float64, requires_grad=True) for name, x in layer.parameters().items()}
+        {name: torch.tensor(x, dtype=torch.float64, requires_grad=True) for name, x in layer.arrays().items()}
         for layer in net.layers
     ]
     make = _target_propagation if isinstance(rule, TargetProp) else _backpropagation
     make(rule, net, weights, torch.tensor(inputs, dtype=torch.float64), torch.tensor(labels), stream).backward()
     return {
-        (i, name): x.grad.numpy() for i, layer in enumerate(weights) for name, x in layer.items() if x.grad is not None
+        (net.layers[i].name, name): x.grad.numpy()
+        for i, layer in enumerate(weights)
+        for name, x in layer.items()
+        if x.grad is not None
     }
 
 

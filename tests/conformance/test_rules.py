@@ -35,6 +35,7 @@ every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 
 
 def trainee(rule: LearningRule, net: Network) -> Network:
+    rule.prepare(net, 0)
     return net.with_links(rule.training_links(net.links))
 
 
@@ -69,7 +70,7 @@ def owned_step(rule: LearningRule, activation: str = "tanh") -> dict:
     inputs, labels = own(small_inputs(SIZES[0]), "input"), own(LABELS, "output")
     gradients, _ = all_phases(rule, net, inputs, labels, Ledger(), RandomStream(0))
     for (layer, name), gradient in gradients.items():
-        assert gradient.owner == net.layers[layer].name, (layer, name)
+        assert gradient.owner == layer, (layer, name)
     return gradients
 
 
@@ -83,31 +84,33 @@ def test_layers_hear_of_each_other_through_links_alone(rule: LearningRule, activ
 class ReadsTheStateAbove(rules.DTP):
     """Decodes from the upper layer's real numbers, which never crossed the link."""
 
-    def target_below(self, net, index, run, target, ledger, context):  # type: ignore[no-untyped-def]
-        here = net.layers[index - 1]
-        return backends.backend_of(target).matmul(run.states[index], here.feedback)
+    def target_below(self, edge, run, target, ledger, context):  # type: ignore[no-untyped-def]
+        here = edge.lower.arrays()["feedback"]
+        return backends.backend_of(target).matmul(run.states[edge.upper.name], here)
 
 
 class AddsTheTargetAbove(rules.DTP):
     """Elementwise, on a copy that has lost its owner."""
 
-    def target_below(self, net, index, run, target, ledger, context):  # type: ignore[no-untyped-def]
-        return run.states[index - 1] + np.asarray(target).mean() * np.ones_like(np.asarray(run.states[index - 1]))
+    def target_below(self, edge, run, target, ledger, context):  # type: ignore[no-untyped-def]
+        return run.states[edge.lower.name] + np.asarray(target).mean() * np.ones_like(
+            np.asarray(run.states[edge.lower.name])
+        )
 
 
 class SendsFromTheWrongEnd(rules.DTP):
     """Sends the lower layer's state down the link."""
 
-    def target_below(self, net, index, run, target, ledger, context):  # type: ignore[no-untyped-def]
-        sent = net.links[index].send(run.states[index - 1], Direction.FEEDBACK, "target", ledger)
-        return net.layers[index - 1].decode(sent, ledger, "target")
+    def target_below(self, edge, run, target, ledger, context):  # type: ignore[no-untyped-def]
+        sent = edge.link.send(run.states[edge.lower.name], Direction.FEEDBACK, "target", ledger)
+        return edge.lower.decode(sent, ledger, "target")
 
 
 class MultipliesByItself(rules.DTP):
     """A product that no layer counts."""
 
-    def target_below(self, net, index, run, target, ledger, context):  # type: ignore[no-untyped-def]
-        return run.states[index - 1] @ np.eye(run.states[index - 1].shape[-1])
+    def target_below(self, edge, run, target, ledger, context):  # type: ignore[no-untyped-def]
+        return run.states[edge.lower.name] @ np.eye(run.states[edge.lower.name].shape[-1])
 
 
 class SkipsTheLinkAtTheTop(rules.StraightThrough):
@@ -115,8 +118,8 @@ class SkipsTheLinkAtTheTop(rules.StraightThrough):
 
     def step(self, net, inputs, labels, ledger, context):  # type: ignore[no-untyped-def]
         run = net.forward(inputs, ledger)
-        input_gradient = net.layers[-1].input_gradient(run.states[-1], ledger)
-        return rules.Step({(2, "bias"): (run.states[-2] * input_gradient).sum(-2)}, None)
+        input_gradient = net.layers[-1].input_gradient(net.links[-1], run.output, ledger)
+        return rules.Step({("h3", "bias"): (run.states["h3"] * input_gradient).sum(-2)}, None)
 
 
 @pytest.mark.usefixtures("locality")
@@ -207,7 +210,7 @@ def test_backprop_descends_the_loss_it_reports() -> None:
 
     gradients = loss().gradients
     for (layer, name), gradient in gradients.items():
-        parameter = getattr(net.layers[layer], name)
+        parameter = net.layer(layer).arrays()[name]
         for index in [(0,) * parameter.ndim, (-1,) * parameter.ndim]:
             kept = parameter[index]
             parameter[index] = kept + tiny
@@ -253,7 +256,7 @@ def test_any_link_in_any_format(rule: LearningRule, fmt: Any, at: int) -> None:
     gradients, loss = all_phases(rule, trainee(rule, net), small_inputs(SIZES[0]), LABELS, ledger, RandomStream(0))
     assert np.isfinite(loss)
     for key, gradient in gradients.items():
-        assert gradient.shape == getattr(net.layers[key[0]], key[1]).shape
+        assert gradient.shape == net.layer(key[0]).arrays()[key[1]].shape
         assert np.isfinite(gradient).all(), key
     keeps_forward = not isinstance(rule, rules.Backprop) or at == 0
     name = net.links[at].name
@@ -379,8 +382,8 @@ def test_a_member_of_an_ensemble_learns_what_it_would_alone(rule: LearningRule, 
     nets = [few_bit_network(seed, rule) for seed in (0, 1)]
     together = few_bit_network(0, rule)
     for i, layer in enumerate(together.layers):
-        for name in layer.parameters():
-            setattr(layer, name, case.array(np.stack([getattr(net.layers[i], name) for net in nets])))
+        for name in layer.arrays():
+            layer.put(name, case.array(np.stack([net.layers[i].arrays()[name] for net in nets])))
     inputs = [small_inputs(SIZES[0], seed) for seed in (0, 1)]
     labels = [LABELS, LABELS[::-1].copy()]
     both = Ledger()
@@ -392,8 +395,8 @@ def test_a_member_of_an_ensemble_learns_what_it_would_alone(rule: LearningRule, 
     work: Counter = Counter()
     for member, net in enumerate(nets):
         for layer in net.layers:
-            for name, x in layer.parameters().items():
-                setattr(layer, name, case.array(x))
+            for name, x in layer.arrays().items():
+                layer.put(name, case.array(x))
         sent.clear()
         ledger = Ledger()
         alone, loss = all_phases(
