@@ -155,8 +155,8 @@ class Comparison:
     content: dict[str, Any]
 
     KEYS: ClassVar = (
-        "data", "sizes", "activation", "output_activation", "initial_weights", "task", "epochs", "batch", "seeds", "compare",
-        "placement", "links", "optimizer", "rules",
+        "data", "sizes", "activation", "output_activation", "initial_weights", "task", "epochs", "batch", "seeds",
+        "compare", "placement", "links", "optimizer", "rules",
     )  # fmt: skip
 
     @classmethod

@@ -258,7 +258,7 @@ class Own(StraightThrough):
     def step(self, net: Network, inputs: Any, labels: Any, ledger: Ledger, context: Any) -> Step:
         step = super().step(net, inputs, labels, ledger, context)
         gradients = dict(step.gradients)
-        gradients[0, "bias"] = self.change(gradients[0, "bias"])
+        gradients["h1", "bias"] = self.change(gradients["h1", "bias"])
         return Step(gradients, step.loss)
 
 
