@@ -21,7 +21,7 @@ from lowbit_dtp.network import Network
 from lowbit_dtp.optimizers import SGD, Optimizer, RMSprop
 from lowbit_dtp.rules import DTP, LearningRule, Step, StraightThrough
 from lowbit_dtp.training import Progress, Trained, fit
-from tests.conformance.cases import FORMATS, RULES
+from tests.conformance.cases import CLASSIFIERS, FORMATS
 
 SIZES = [64, 80, 70, 10]
 LINKS = [Link("ufixed(5,1)"), Link("binary", "binary"), Link()]
@@ -92,7 +92,7 @@ def assert_same(rule: LearningRule, samples: Samples, **settings: Any) -> None:
         assert recorded[part] == content, part
 
 
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("rule", CLASSIFIERS.values(), ids=CLASSIFIERS)
 def test_recorded_steps_are_the_plain_ones(rule: LearningRule, few: Samples, repeated: list[bool]) -> None:
     assert_same(rule, few)
     # of the whole minibatches all but the first two, and of the rests the last

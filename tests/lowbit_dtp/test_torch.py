@@ -21,11 +21,11 @@ from lowbit_dtp.packing import pack, unpack
 from lowbit_dtp.randomness import RandomStream
 from lowbit_dtp.rules import LearningRule
 from lowbit_dtp.training import Evaluator, Progress, _Steps, evaluate, fit
-from tests.conformance.cases import RULES
+from tests.conformance.cases import CLASSIFIERS
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 every_device = pytest.mark.parametrize("device", DEVICES)
-every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+every_rule = pytest.mark.parametrize("rule", CLASSIFIERS.values(), ids=CLASSIFIERS)
 SEEDS = (0, 1, 2**40)
 SIZES = [64, 20, 20, 10]
 LINKS = [Link("ufixed(5,1)"), Link("binary", "fixed(4,1,stochastic)"), Link("fixed(6,1)", "fixed(6,1)")]
@@ -214,11 +214,11 @@ def test_a_step_never_waits_and_fetches_nothing(
     assert place is not None
     for phase in rule.phases:
         steps.take(phase, 25)
-        evaluator._mistakes(place.indices(25)[0], place.start, Ledger())
+        evaluator._distance(place.indices(25)[0], place.start, Ledger())
     monkeypatch.setattr(torch_gpu, "tensor_of", None)
     for phase in rule.phases:
         steps._take_in_place(place, (phase, 25), progress.ledger)
-        evaluator._mistakes(place.indices(25)[0], place.start, Ledger())
+        evaluator._distance(place.indices(25)[0], place.start, Ledger())
 
 
 class Asks(rules.StraightThrough):
