@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lowbit_dtp.formats import choose
+from lowbit_dtp.choices import choose
 from lowbit_dtp.ledger import Ledger
 
 METRES = {"um": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from lowbit_dtp.formats import choose, parse
+from lowbit_dtp.choices import choose
+from lowbit_dtp.formats import parse
 from lowbit_dtp.ledger import PER, Direction, Ledger
 
 from .compute import work_terms

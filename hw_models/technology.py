@@ -10,7 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from lowbit_dtp.formats import choose
+from lowbit_dtp.choices import choose
 from lowbit_dtp.storage import StorageError
 
 FOLDER = Path(__file__).parent / "technologies"

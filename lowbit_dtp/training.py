@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .backends import Array, backend_of
+from .choices import choose
 from .data import Samples, order
-from .formats import choose
 from .ledger import Ledger
 from .links import Signal
 from .network import Network

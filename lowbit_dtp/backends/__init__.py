@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from ..formats import Format, choose
+from ..choices import choose
+from ..formats import Format
 
 if TYPE_CHECKING:
     from ..activations import Activation
