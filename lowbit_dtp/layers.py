@@ -150,7 +150,7 @@ class Layer:
         if cost is None:
             count(cost := Ledger(), *details)
             self._costs[key] = cost
-        ledger.repeated(cost, 1 if self.bias.ndim == 1 else self.members)
+        ledger.counts.repeat(cost.counts, 1 if self.bias.ndim == 1 else self.members)
 
     def _rows(self, x: Array | Signal) -> int:
         """Samples that each member has in `x` [..., batch, neurons]."""
