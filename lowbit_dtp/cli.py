@@ -231,9 +231,9 @@ def evaluate(
 
     [bold]Example[/bold]: lowbit-dtp evaluate runs/demo --rule dtp --part valid
     """
+    from .choices import choose
     from .data import load
     from .experiment import Experiment
-    from .formats import choose
     from .ledger import Ledger
     from .network import Network
     from .runs import run_folders
@@ -481,8 +481,8 @@ def _compare(
     """Run every rule and seed of `comparison`, and write `summary.json`, the export and the report."""
     from hw_models import Technology
 
+    from .choices import choose
     from .experiment import ExperimentError
-    from .formats import choose
     from .network import link_names
     from .report import write_report
     from .runs import folder_name, provenance, run_ensemble, summary_row

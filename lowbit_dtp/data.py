@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from .backends import Array, backend_of
 from .backends.devices import mover, usable
-from .formats import FixedPoint, Format, choose, ufixed
+from .choices import choose
+from .formats import FixedPoint, Format, ufixed
 from .links import Signal
 from .randomness import generator
 from .storage import write_bytes

@@ -8,7 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .formats import choose, parse
+from .choices import choose
+from .formats import parse
 from .storage import StorageError
 
 if TYPE_CHECKING:

@@ -244,7 +244,7 @@ class Layer:
         if cost is None:
             count(cost := Ledger(), *details)
             self._costs[key] = cost
-        ledger.repeated(cost, self.members)
+        ledger.counts.repeat(cost.counts, self.members)
 
     def _rows(self, x: Array | Signal) -> int:
         """Samples that each member has in `x` [..., batch, neurons]."""

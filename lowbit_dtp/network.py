@@ -12,7 +12,7 @@ import numpy as np
 from .activations import ACTIVATIONS
 from .backends import Array
 from .backends.devices import mover, usable
-from .formats import choose
+from .choices import choose
 from .layers import Layer
 from .ledger import Direction, Ledger
 from .links import Link, Signal

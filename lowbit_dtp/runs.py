@@ -191,7 +191,7 @@ def _train(
     """Train `members` to the end, as one."""
     from .backends import backend_of
     from .backends.devices import described
-    from .ensemble import stack, unstack
+    from .ensemble import stack, unstack, unstack_ledger
     from .training import Evaluator, evaluate, fit
 
     experiment, single = members[0].experiment, device == "numpy"
@@ -243,7 +243,7 @@ def _train(
             started = time.perf_counter()
     testing = Ledger()
     last = np.ravel(evaluate(inference, test, testing, task=task, rule=rule)), np.ravel(tests[0]())
-    testings = [testing] if single else testing.members()
+    testings = [testing] if single else unstack_ledger(testing)
     for member, own, tested, *errors in zip(members, unstack(run), testings, *last, strict=True):
         results = dict(zip(("test_error_percent", "valid_error_percent"), map(float, errors), strict=True))
         member.finish(own, results, own.net.with_links(inference.links), tested)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .backends import Array, backend_of
+from .choices import choose
 from .data import Samples, order
-from .formats import choose
 from .ledger import Ledger
 from .links import Signal
 from .network import Network
@@ -246,7 +246,7 @@ class _Steps:
         progress, start = self.progress, self.progress.minibatch * self.batch
         self.loop_is_current = False
         context = StepContext(progress.epoch, phase, RandomStream(self.seed, progress.step), self.task)
-        with progress.ledger.wires_in_place() if self.loop else nullcontext():  # where recorded steps find them
+        with progress.ledger.wires.in_place() if self.loop else nullcontext():  # where recorded steps find them
             return self._step(self.given, self.order[..., start : start + rows], context, progress.ledger)
 
     def _take_in_place(self, loop: LoopState, kind: tuple[str, int], ledger: Ledger) -> None:

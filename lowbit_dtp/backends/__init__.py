@@ -12,18 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from ..formats import Format, choose
-
-if TYPE_CHECKING:
-    from ..activations import Activation
-    from ..links import Signal
-
-Array: TypeAlias = Any
-"""A `numpy.ndarray` or a `torch.Tensor`."""
+from ..choices import choose
+from ..formats import Format
+from .protocols import Activation, Signal
+from .protocols import Array as Array
 
 
 class Transmission(NamedTuple):

@@ -10,7 +10,7 @@ from math import prod
 # A thread that waits for work should sleep soon, not spin: where programs share the cores, spinning slows them all.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numba
 import numpy as np
@@ -30,10 +30,7 @@ from . import (
 )
 from .numba_graph import Cell, Program, Tape, Traced, Watched, head, plain
 from .numpy_plain import NumpyBackend, thresholds
-
-if TYPE_CHECKING:
-    from ..activations import Activation
-    from ..links import Signal
+from .protocols import Activation, Signal
 
 kernels: Any = _numba_kernels  # the compiler knows their types, mypy does not
 empty: Any = np.empty

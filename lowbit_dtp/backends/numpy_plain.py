@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -10,9 +9,7 @@ from threadpoolctl import ThreadpoolController
 from .. import packing
 from ..formats import Format, Table
 from . import Array, Backend, Key, Transmission
-
-if TYPE_CHECKING:
-    from ..links import Signal
+from .protocols import Signal
 
 
 @cache

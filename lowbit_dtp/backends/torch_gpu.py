@@ -7,7 +7,6 @@ words travel as the signed type of the same bits.
 from collections.abc import Callable, Sequence
 from functools import cache
 from math import pi, prod
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,9 +14,7 @@ import torch
 from ..formats import FixedPoint, Float, Format, Table
 from ..packing import WORD_BITS
 from . import Array, Backend, Key, Recording, Transmission
-
-if TYPE_CHECKING:
-    from ..links import Signal
+from .protocols import Signal
 
 _SIGNED = {np.uint8: torch.uint8, np.uint16: torch.int32, np.uint32: torch.int32, np.uint64: torch.int64}
 _COMPILE_FROM = 50_000

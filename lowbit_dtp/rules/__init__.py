@@ -1,6 +1,6 @@
 """Learning rules: what neurons send each other over links in order to learn. One file a rule, listed once, here."""
 
-from ..formats import choose
+from ..choices import choose
 from .backprop import Backprop, BackpropThenSign, FixedLower, StraightThrough
 from .dtp import DTP
 from .rule import (

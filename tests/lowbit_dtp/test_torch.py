@@ -13,6 +13,7 @@ from lowbit_dtp import data, optimizers, rules
 from lowbit_dtp.backends import backend_of, packed, torch_gpu, torch_products
 from lowbit_dtp.backends.torch_graph import Recorded
 from lowbit_dtp.data import Samples
+from lowbit_dtp.ensemble import unstack_ledger
 from lowbit_dtp.formats import binary, binary01, fixed, ternary, ufixed
 from lowbit_dtp.ledger import Direction, Ledger
 from lowbit_dtp.links import Link
@@ -364,7 +365,7 @@ def test_members_end_as_they_would_alone(few: Samples, device: str) -> None:
             losses += [float(x.epoch_loss)] if x.epoch_ends else []
         for net, those, found in together:
             assert [loss[i] for loss in found] == pytest.approx(losses, rel=0.02)
-            member = those.ledger.members()[i]
+            member = unstack_ledger(those.ledger)[i]
             assert (member.work, member.accesses) == (progress.ledger.work, progress.ledger.accesses)
             counts = [(x.runs, x.epochs, x.steps, x.samples) for x in (member, progress.ledger)]
             assert counts[0] == counts[1]
@@ -419,7 +420,7 @@ def test_what_cannot_be_sent_is_told_when_the_ledger_is_read(few: Samples, devic
     message = "link h1-h2, forward 'activations': binary was given NaN, or infinity, which it cannot send"
     with pytest.raises(ValueError, match=rf"^{message} \(member 1 of the ensemble\)$"):
         progress.ledger.bits()
-    members = progress.ledger.members()
+    members = unstack_ledger(progress.ledger)
     assert members[0].bits() == members[2].bits() > 0
     with pytest.raises(ValueError, match=f"^{message}$"):
         members[1].bits()
