@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -110,7 +111,7 @@ class TestRead:
         assert len(load("mnist", tmp_path).train) == 4
 
     def test_a_name_that_is_none(self):
-        with pytest.raises(ValueError, match=r"^no data set 'minst'; there are: digits, fashion-mnist, mnist$"):
+        with pytest.raises(ValueError, match=r"^no data set 'minst'; there are: cifar10, digits, fashion-mnist, mnist$"):
             load("minst")
 
 
@@ -202,7 +203,7 @@ FAULTS = {
     "labels to train on in the test": (TEST_LABELS, MNIST[LABELS], "holds 6 labels, not 2 labels"),
     "ends in its header": (IMAGES, MNIST[IMAGES][:9], "is truncated: 9 bytes unpacked, not 88"),
     "ends in its inputs": (IMAGES, MNIST[IMAGES][:-1], "is truncated: 87 bytes unpacked, not 88"),
-    "goes on": (LABELS, MNIST[LABELS] + b"\0", "is too long: 15 bytes unpacked, not 14"),
+    "goes on": (LABELS, MNIST[LABELS] + b"\0", "is too long: more than 14 bytes unpacked"),
     "label out of range": (
         LABELS,
         header(6) + bytes([0, 1, 2, 10, 3, 4]),
@@ -228,7 +229,7 @@ class TestRefused:
         ("damage", "fault"),
         [
             (lambda z: z[:-9], "Compressed file ended before the end-of-stream marker was reached"),
-            (lambda z: z[:-8] + bytes(8), "CRC check failed"),
+            (lambda z: z[:-8] + bytes(8), f"CRC check failed 0x0 != {hex(zlib.crc32(MNIST[IMAGES]))}"),
             (lambda z: z[:10] + b"\xff" + z[11:], "Error -3 while decompressing data: invalid block type"),
         ],
         ids=["cut off", "wrong checksum", "broken stream"],
@@ -372,7 +373,7 @@ class TestOrder:
 
 def test_published_data_sets_are_whole():
     for name, source in PUBLISHED.items():
-        if source.files:
+        if source.mirrors:
             assert {file.name: file.shape for file in source.files} == {
                 IMAGES: (60_000, 28, 28), LABELS: (60_000,), TEST_IMAGES: (10_000, 28, 28), TEST_LABELS: (10_000,)
             }, name  # fmt: skip
