@@ -83,10 +83,10 @@ def _read_idx_folder(path: Path) -> tuple[list[Samples], tuple[int, ...]]:
         if images is None or labels is None:
             what = f"{names[0]}-{'labels' if images else 'images'}"
             raise DataError(f"{path}: has no file *{what}*; each part needs images and labels as IDX files")
-        inputs = _idx(images)
+        inputs, classes = _idx(images), _idx(labels)
         shape = shape or inputs.shape[1:]
         with _naming(f"{labels if len(inputs) else images}: "):
-            parts[part] = _samples(inputs, _idx(labels))
+            parts[part] = _samples(inputs, classes)
     if "valid" not in parts:
         count = len(parts["train"])
         if count < 6:
