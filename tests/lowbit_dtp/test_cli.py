@@ -281,7 +281,8 @@ MISTAKES = {
     ),
     "config": ("train --config {config}", f"{{config}}: no key 'epoch'; there are: {KEYS}"),
     "no config": ("train --config {nowhere}", "{nowhere}: no such file"),
-    "data set": ("train --data cifar", "no data set 'cifar'; there are: digits, fashion-mnist, mnist"),
+    "data set": ("train --data cifar", "no data set 'cifar'; there are: cifar10, digits, fashion-mnist, mnist"),
+    "copies": ("data convert {nowhere}", "{nowhere}: no such folder or archive"),
     "epochs": ("train --epochs -1", "epochs must be a whole number, 0 or more, not -1"),
     "fixed-lower": (
         "train --rule fixed-lower --link h1-h2=float32",
