@@ -19,6 +19,8 @@ TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 """What the third byte of the magic number says of the numbers, as NumPy's types."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_CHUNK = 2**24
+"""Bytes to read at a time: one `read` of as many as a broken header promises could take all memory first."""
 
 
 @contextmanager
@@ -45,9 +47,11 @@ def unpacked(file: BinaryIO, origin: Path | str) -> Iterator[BinaryIO]:
         raise DataError(f"{origin}: is a corrupt gzip file ({error})") from None
 
 
-def read_body(content: BinaryIO, length: int, before: int, origin: Path | str) -> bytes:
+def read_body(content: BinaryIO, length: int, before: int, origin: Path | str) -> bytearray:
     """The `length` bytes that end `content`, of which `before` were read. DataError if there are fewer or more."""
-    body = content.read(length)
+    body = bytearray()
+    while chunk := content.read(min(length - len(body), _CHUNK)):
+        body += chunk
     if len(body) < length:
         raise DataError(f"{origin}: is truncated: {before + len(body)} bytes unpacked, not {before + length}")
     if content.read(1):  # which also comes to the end of a gzip file, and its checksum

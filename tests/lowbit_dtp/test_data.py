@@ -560,8 +560,9 @@ class TestCifar10:
         assert labels.tolist() == [*range(10)] * 12
         for part, first in ((found.train, 0), (found.valid, 9), (found.test, 10)):
             pixels = (part.inputs * 256).reshape(-1, 3, 32, 32)
-            for label in range(10):  # one colour an image, which JPEG keeps to a few levels
-                wanted = np.array(colour(label, first))[:, None, None]
+            for label in range(10):  # black above one colour, in whole blocks, which JPEG keeps to a few levels
+                wanted = np.repeat(colour(label, first), 1024).reshape(3, 32, 32)
+                wanted[:, :16] = 0
                 assert np.abs(pixels[label] - wanted).max() <= 4
         assert data.convert_cifar10(copies, tmp_path) == written
 
@@ -591,14 +592,16 @@ def colour(label, number):
 
 
 def jpeg_copies(folder):
-    """Ten images of each class to train on, and two to test on."""
+    """Ten images of each class to train on, and two to test on; the upper half is black."""
     from PIL import Image
 
     for part, numbers in (("train", range(10)), ("test", range(10, 12))):
         for label, name in enumerate(cifar10.CLASSES):
             (folder / part / name).mkdir(parents=True)
             for i, number in enumerate(numbers):
-                Image.new("RGB", (32, 32), colour(label, number)).save(folder / part / name / f"{i:04}.jpg", quality=95)
+                image = Image.new("RGB", (32, 32), colour(label, number))
+                image.paste((0, 0, 0), (0, 0, 32, 16))
+                image.save(folder / part / name / f"{i:04}.jpg", quality=95, subsampling=0)
     return folder
 
 
@@ -708,6 +711,10 @@ class TestOwn:
         assert message(lambda: load(where)).startswith(f"{tmp_path}/{TEST_LABELS}: labels: 6 labels for 2 inputs; ")
         put(tmp_path, {TEST_LABELS: b"\0\0\x07\x01" + bytes(4)})
         assert message(lambda: load(where)).startswith(f"{tmp_path}/{TEST_LABELS}: begins with 00000701; an IDX file ")
+        put(tmp_path, {TEST_LABELS: b"\0\0\x08\x03" + b"\xff" * 12 + bytes(4)})
+        assert message(lambda: load(where)) == (
+            f"{tmp_path}/{TEST_LABELS}: is truncated: 20 bytes unpacked, not {16 + (2**32 - 1) ** 3}"
+        )
         put(tmp_path, {TEST_LABELS: b"\0\0\x08\x03" + bytes(4)})
         assert message(lambda: load(where)) == f"{tmp_path}/{TEST_LABELS}: is truncated: ends in its header"
         put(tmp_path, {TEST_LABELS: MNIST[TEST_LABELS], f"my-{TEST_LABELS}": MNIST[TEST_LABELS]})
