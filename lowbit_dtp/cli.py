@@ -206,7 +206,7 @@ def train(
     comparison = _comparison(data, config, epochs, batch, sizes, link, gradient, None)
     if learning_rate is not None:
         comparison.content["optimizer"]["learning_rate"] = learning_rate
-    folder = out or Path("runs") / f"{comparison.content['data']}-train"
+    folder = out or Path("runs") / f"{Path(comparison.content['data']).stem}-train"
     experiment = comparison.experiment(rule, seed)
     experiment.built()  # raises now what training would raise
     with _progress() as bar, _logging([folder], tensorboard) as log:
