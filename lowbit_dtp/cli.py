@@ -40,7 +40,10 @@ app = typer.Typer(
 
 Run = Annotated[Path, typer.Argument(help="A run folder, or a comparison of several.", metavar="RUN")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
-Data = Annotated[str | None, typer.Option("--data", help="Data set: digits, mnist or fashion-mnist.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="digits, mnist, fashion-mnist, cifar10, or a .npz file or folder of IDX files."),
+]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder to look for data sets in first.")]
 Rule = Annotated[str | None, typer.Option("--rule", help="Only runs of this rule.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Only the run with this seed.")]
@@ -151,7 +154,7 @@ def compare(
     device = _device(device, tf32)
     comparison = _comparison(data, config, epochs, batch, sizes, link, gradient, placement, seeds=seeds,
                  compare=_split(rules) if rules else None)  # fmt: skip
-    folder = out or Path("runs") / comparison.content["data"]
+    folder = out or Path("runs") / Path(comparison.content["data"]).stem  # which may be a path
     summary = _compare(
         comparison, folder, data_dir, technology, weights, signals, threads, device, ensemble, tensorboard
     )
@@ -203,7 +206,7 @@ def train(
     comparison = _comparison(data, config, epochs, batch, sizes, link, gradient, None)
     if learning_rate is not None:
         comparison.content["optimizer"]["learning_rate"] = learning_rate
-    folder = out or Path("runs") / f"{comparison.content['data']}-train"
+    folder = out or Path("runs") / f"{Path(comparison.content['data']).stem}-train"
     experiment = comparison.experiment(rule, seed)
     experiment.built()  # raises now what training would raise
     with _progress() as bar, _logging([folder], tensorboard) as log:
@@ -406,6 +409,21 @@ def data_fetch(
     from .data import fetch
 
     _print({name: list(map(str, fetch(name, data_dir)))}, as_json)
+
+
+@data_app.command("convert")
+def data_convert(
+    copies: Annotated[Path, typer.Argument(help="Folder or tar archive with train/CLASS/*.jpg and test/CLASS/*.jpg.")],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Make the binary batches of cifar10 of JPEG copies of its images; every result on them says so.
+
+    [bold]Example[/bold]: lowbit-dtp data convert cifar10-jpeg.tar.xz --data-dir data
+    """
+    from .data import convert_cifar10
+
+    _print({"cifar10": list(map(str, convert_cifar10(copies, data_dir)))}, as_json)
 
 
 def _comparison(

@@ -164,14 +164,15 @@ class Comparison:
     def load(cls, data: str | None = None, config: Path | None = None, **overrides: Any) -> "Comparison":
         """The file of data set `data`, overridden by the file `config` and then by what is not None in `overrides`.
 
-        `config` may name its data set itself. Tables are merged key by key.
+        `config` may name its data set itself; a relative path in it is taken from its folder, and `data` from the
+        working directory. Data of one's own has the defaults of `_defaults`. Tables are merged key by key.
         """
         over = read_toml(config) if config else {}
         if config:
             _check_keys(str(config), over, cls.KEYS)
-        data = data or over.get("data") or "digits"
+        data = _located(data, Path()) or _located(over.get("data"), Path(config or "").parent) or "digits"
         known = {p.name.removesuffix(".toml"): p for p in (files(__package__) / "experiments").iterdir()}
-        base = tomllib.loads(choose("data set", data, known).read_text())
+        base = tomllib.loads(known[data].read_text()) if data in known else _defaults(data)
         overrides = {key: value for key, value in overrides.items() if value is not None}
         content = _merge(_merge(base, over), overrides)
         content["data"] = data
@@ -219,6 +220,23 @@ class Comparison:
         )  # fmt: skip
         common = {name: deepcopy(self.content[name]) for name in names if name in self.content}
         return Experiment(rule=rule, seed=seed, settings=settings, optimizer=optimizer, **common)
+
+
+def _located(data: str | None, folder: Path) -> str | None:
+    """`data`, whole if it is a path, for a run to find it from wherever it is read."""
+    from .data import is_path
+
+    return str((folder / data).absolute()) if data and is_path(data) else data
+
+
+def _defaults(data: str) -> dict[str, Any]:
+    """An experiment for data that has no file of experiments: two hidden layers, float32 links, rules as for digits."""
+    from .data import load
+
+    samples = load(data)
+    base = tomllib.loads((files(__package__) / "experiments" / "digits.toml").read_text())
+    sizes = [samples.inputs, 100, 100, samples.classes]
+    return {**base, "sizes": sizes, "links": {}, "placement": "", "compare": ["dtp", "straight-through", "backprop"]}
 
 
 def read_toml(path: Path) -> dict[str, Any]:

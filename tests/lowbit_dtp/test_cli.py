@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+import numpy as np
 import pytest
 
 from lowbit_dtp import __version__
@@ -281,7 +282,8 @@ MISTAKES = {
     ),
     "config": ("train --config {config}", f"{{config}}: no key 'epoch'; there are: {KEYS}"),
     "no config": ("train --config {nowhere}", "{nowhere}: no such file"),
-    "data set": ("train --data cifar", "no data set 'cifar'; there are: digits, fashion-mnist, mnist"),
+    "data set": ("train --data cifar", "no data set 'cifar'; there are: cifar10, digits, fashion-mnist, mnist"),
+    "copies": ("data convert {nowhere}", "{nowhere}: no such folder or archive"),
     "epochs": ("train --epochs -1", "epochs must be a whole number, 0 or more, not -1"),
     "fixed-lower": (
         "train --rule fixed-lower --link h1-h2=float32",
@@ -390,3 +392,13 @@ def test_a_device_that_cannot_be_used_is_told_before_anything_starts(command, tm
     assert (said.status, said.err) == (
         2, "lowbit-dtp: --tf32 is for products on a GPU: give --device cuda, not numpy\n"
     )  # fmt: skip
+
+
+def test_a_run_on_data_of_ones_own_stays_under_runs(tmp_path, monkeypatch):
+    np.savez(tmp_path / "mine.npz", inputs=np.eye(8), labels=np.arange(8) % 2, split=[4, 2, 2])
+    monkeypatch.chdir(tmp_path)
+    assert call("train", "--data", "mine.npz", "--rule", "backprop", "--epochs", 1).status == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.npz", "runs"]
+    monkeypatch.chdir(tmp_path / "runs")
+    found = json.loads(call("evaluate", tmp_path / "runs" / "mine-train", "--json").out)
+    assert [row["samples"] for row in found] == [2]

@@ -216,8 +216,8 @@ def test_nan_is_refused_as_it_would_be(few: Samples, repeated: list[bool]) -> No
     """In the step in which it comes, which has then changed no parameter."""
     inputs = few.inputs.copy()
     chosen = data.order(len(few), 7, 0)[BATCH * 5 + 3]
-    inputs[chosen, 7] = np.nan
     samples, found = Samples(inputs, few.labels), []
+    samples.stored[chosen, 7] = np.nan  # which `Samples` itself would refuse
     for mode in ("plain", "recorded"):
         net, taken = Network.build(SIZES, [Link(), *LINKS[1:]], seed=3), 0
         with pytest.raises(ValueError, match=r"^link input-h1, forward 'activations': float32 cannot send NaN$"):
