@@ -60,7 +60,7 @@ def unstack(run: Run) -> list[Run]:
     for i, ledger in enumerate(ledgers):
         ledger.wires = {wire: _unsigned(xp.numpy(x)) for wire, x in ledger.wires.items()}
         rates = {name: rate[i] for name in RATES if isinstance(rate := getattr(optimizer, name), Sequence)}
-        own = {key: tuple(x[i] for x in words) for key, words in state.items()}
+        own = {key: tuple(_of_member(x, i) for x in words) for key, words in state.items()}
         runs.append(
             Run(
                 host.each_array(lambda x, i=i: x[i]),  # type: ignore[misc]
@@ -69,6 +69,11 @@ def unstack(run: Run) -> list[Run]:
             )
         )
     return runs
+
+
+def _of_member(x: np.ndarray, i: int) -> np.ndarray:
+    """What member `i` has of an array, of which there is one for each or, of an optimizer's numbers, one for all."""
+    return x[i] if len(x) > 1 else x[0].copy()
 
 
 def _unsigned(words: np.ndarray) -> np.ndarray:

@@ -66,6 +66,10 @@ class Recording(Protocol):
         """Do it again. False if this time it has to be done otherwise; nothing has changed then."""
 
 
+FusedUpdate: TypeAlias = Callable[..., bool]
+"""`update(optimizer, parameter, gradient, state, rate)`. False, and nothing has changed, if not for such arrays."""
+
+
 class LazyOuterProduct:
     """A gradient `signal.T @ error` not yet multiplied, so that an optimizer can do it and update in one pass."""
 
@@ -110,11 +114,15 @@ class Backend(ABC):
     def numpy(self, x: Array) -> np.ndarray:
         """`x` in NumPy: the same memory where it can be, packed words as uint64."""
 
-    def each(self, values: float | Sequence[float], like: Array) -> Array:
-        """A factor for `like` [members, ...] from one value for each member; one for all is left as it is."""
-        if not isinstance(values, Sequence):
-            return values
-        return self.asarray(np.reshape(values, (-1, *[1] * (like.ndim - 1))).astype(np.float64), like)
+    def each(self, values: float | Sequence[float], like: Array, factor: Array = 1.0) -> Array:
+        """`factor * values` to multiply `like` [members, ...] by, of one value for each member, or one for all.
+
+        `factor` is a number, or a float64 array of one that a recorded step reads; products are rounded once.
+        """
+        if isinstance(values, Sequence):
+            products = np.reshape(values, (-1, *[1] * (like.ndim - 1))).astype(np.float64) * factor
+            return self.asarray(products, like)
+        return values * factor if type(factor) is float else (values * factor).astype(like.dtype)
 
     @abstractmethod
     def shared(self, x: Array, members: int) -> Array:
@@ -187,7 +195,7 @@ class Backend(ABC):
     def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
         """`signal.T @ error`, into `spent` if given, and the sum of `error` over the batch.
 
-        The first may be an `LazyOuterProduct`, which `rmsprop` takes too.
+        The first may be an `LazyOuterProduct`, which a `fused_update` takes too.
         """
         return self.matmul(signal.values.mT, error, spent), error.sum(-2)
 
@@ -231,24 +239,15 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def rmsprop(
-        self,
-        parameter: Array,
-        gradient: Array,
-        state: tuple[Array, Array, Array],
-        learning_rate: Array,
-        decay: float,
-        momentum: float,
-        epsilon: float,
-    ) -> None:
-        """Centred RMSprop with momentum, in place on `parameter` and `state` (mean, mean square, velocity).
+    def sqrt(self, x: Array) -> Array:
+        """Square root."""
 
-        `learning_rate` is a number, or what `each` makes of one for each member.
+    def fused_update(self, change: Callable[..., None]) -> "FusedUpdate | None":
+        """What does the same as an optimizer's method `change`, faster, in one pass over memory; None if nothing does.
+
+        It takes what `change` takes, and the gradient as an `LazyOuterProduct` too.
         """
-
-    def sgd(self, parameter: Array, gradient: Array, learning_rate: Array) -> None:
-        """`parameter - learning_rate * gradient`, in place."""
-        parameter -= learning_rate * multiplied(gradient)
+        return None
 
     def modes(self, like: Array) -> tuple[str, ...]:
         """Which of `training.MODES` there are for arrays like `like`, beside "auto"."""

@@ -20,6 +20,7 @@ from ..formats import FixedPoint, Float, Format, Table
 from . import (
     Array,
     CannotRecord,
+    FusedUpdate,
     LazyOuterProduct,
     Recording,
     Transmission,
@@ -279,40 +280,8 @@ class NumbaBackend(NumpyBackend):
             raise ValueError(f"labels must be 0 to {logits.shape[1] - 1}, not {labels.min()} to {labels.max()}")
         return error, loss[0]
 
-    def rmsprop(
-        self,
-        parameter: Array,
-        gradient: Array,
-        state: tuple[Array, Array, Array],
-        learning_rate: Array,
-        decay: float,
-        momentum: float,
-        epsilon: float,
-    ) -> None:
-        if not (parameter.flags.c_contiguous and all(x.flags.c_contiguous for x in state)):  # or else flat is a copy
-            raise ValueError("a parameter that is updated in place must be C-contiguous; see numpy.ascontiguousarray")
-        if gradient.shape != parameter.shape:
-            raise ValueError(f"a parameter of shape {parameter.shape} has no gradient of shape {gradient.shape}")
-        if parameter.dtype != np.float32 or isinstance(learning_rate, np.ndarray):
-            super().rmsprop(parameter, multiplied(gradient), state, learning_rate, decay, momentum, epsilon)
-            return
-        numbers = _float32s(learning_rate, decay, momentum, epsilon)
-        _begin_updates()
-        if isinstance(gradient, LazyOuterProduct):
-            sparse = gradient.signal.packed_neurons is None
-            fused = kernels.sparse_rmsprop if sparse else kernels.row_tables_rmsprop
-            fused(*_factors(gradient.signal, gradient.error), gradient.error, parameter, *state, *numbers)
-        else:
-            gradient = gradient.astype(np.float32, copy=False)
-            kernels.rmsprop(_flat(parameter), _flat(gradient), *map(_flat, state), *numbers)
-
-    def sgd(self, parameter: Array, gradient: Array, learning_rate: Array) -> None:
-        gradient = multiplied(gradient)
-        if _are_alike(parameter, gradient) and not isinstance(learning_rate, np.ndarray):
-            _begin_updates()
-            kernels.axpy(np.float32(-learning_rate), gradient, parameter, parameter)
-        else:
-            super().sgd(parameter, gradient, learning_rate)
+    def fused_update(self, change: Callable[..., None]) -> FusedUpdate | None:
+        return _FUSED.get(f"{change.__module__}.{change.__qualname__}")
 
     checks = True
     patience = 200
@@ -339,6 +308,70 @@ class NumbaBackend(NumpyBackend):
             return _Recorded(tape.program())
         except RuntimeError as error:
             raise CannotRecord(f"LLVM made no code of it: {error}") from error
+
+
+# --- optimizers -------------------------------------------------------------------------------------------------------
+
+
+def _rmsprop(optimizer: Any, parameter: Array, gradient: Array, state: Sequence[Array], rate: Array) -> bool:
+    _require_contiguous(parameter, *state)
+    if parameter.dtype != np.float32 or _is_of_members(rate):
+        return False
+    numbers = (_float32(rate), *_float32s(optimizer.decay, optimizer.momentum, optimizer.epsilon))
+    _begin_updates()
+    if isinstance(gradient, LazyOuterProduct):
+        sparse = gradient.signal.packed_neurons is None
+        fused = kernels.sparse_rmsprop if sparse else kernels.row_tables_rmsprop
+        fused(*_factors(gradient.signal, gradient.error), gradient.error, parameter, *state, *numbers)
+    else:
+        gradient = gradient.astype(np.float32, copy=False)
+        kernels.rmsprop(_flat(parameter), _flat(gradient), *map(_flat, state), *numbers)
+    return True
+
+
+def _sgd(optimizer: Any, parameter: Array, gradient: Array, state: Sequence[Array], rate: Array) -> bool:
+    gradient = multiplied(gradient)
+    if not _are_alike(parameter, gradient) or _is_of_members(rate):
+        return False
+    _begin_updates()
+    kernels.axpy(_float32(-1.0 * rate), gradient, parameter, parameter)
+    return True
+
+
+def _adam(optimizer: Any, parameter: Array, gradient: Array, state: Sequence[Array], rate: Array) -> bool:
+    gradient = multiplied(gradient)
+    mean, square, *averages_of_one = state
+    if not all(_are_alike(parameter, x) for x in (gradient, mean, square)) or _is_of_members(rate):
+        return False
+    _begin_updates()
+    decays = optimizer.decay, optimizer.square_decay
+    for average, decay in zip(averages_of_one, decays, strict=True):
+        average *= decay
+        average += 1 - decay
+    mean_of_one, square_of_one = (x.reshape(-1)[0] for x in averages_of_one)  # members are equally far
+    numbers = _float32(rate / mean_of_one), *_float32s(*decays), _float32(square_of_one), np.float32(optimizer.epsilon)
+    kernels.adam(*map(_flat, (parameter, gradient, mean, square)), *numbers)
+    return True
+
+
+_FUSED: dict[str, FusedUpdate] = {
+    "lowbit_dtp.optimizers.Adam.change": _adam,
+    "lowbit_dtp.optimizers.RMSprop.change": _rmsprop,
+    "lowbit_dtp.optimizers.SGD.change": _sgd,
+}
+
+
+def _require_contiguous(*arrays: Array) -> None:
+    """Raise ValueError if one of the arrays, flat, would be a copy."""
+    if not all(x.flags.c_contiguous for x in arrays):
+        raise ValueError("a parameter that is updated in place must be C-contiguous; see numpy.ascontiguousarray")
+
+
+def _is_of_members(rate: Array) -> bool:
+    return isinstance(rate, np.ndarray) and rate.ndim > 0
+
+
+# --- recording --------------------------------------------------------------------------------------------------------
 
 
 class _Recorded:

@@ -98,21 +98,8 @@ class NumpyBackend(Backend):
         loss = -np.log(np.maximum(chosen, np.finfo(chosen.dtype).tiny)).mean(-1)
         return probability - np.eye(logits.shape[-1], dtype=logits.dtype)[labels], loss
 
-    def rmsprop(
-        self,
-        parameter: Array,
-        gradient: Array,
-        state: tuple[Array, Array, Array],
-        learning_rate: Array,
-        decay: float,
-        momentum: float,
-        epsilon: float,
-    ) -> None:
-        mean, square, velocity = state
-        mean[...] = decay * mean + (1 - decay) * gradient
-        square[...] = decay * square + (1 - decay) * gradient**2
-        velocity[...] = momentum * velocity - learning_rate * gradient / np.sqrt(square - mean**2 + epsilon)
-        parameter += velocity
+    def sqrt(self, x: Array) -> Array:
+        return np.sqrt(x)
 
 
 def _drawn(draw: Callable[..., np.ndarray], key: Key, like: Array) -> Array:
