@@ -21,6 +21,7 @@ from . import (
     Array,
     CannotRecord,
     FusedUpdate,
+    Key,
     LazyOuterProduct,
     Recording,
     Transmission,
@@ -30,7 +31,7 @@ from . import (
     packed,
 )
 from .numba_graph import Cell, Program, Tape, Traced, Watched, head, plain
-from .numpy_plain import NumpyBackend, thresholds
+from .numpy_plain import NumpyBackend, drawn, thresholds
 
 if TYPE_CHECKING:
     from ..activations import Activation
@@ -161,6 +162,12 @@ class NumbaBackend(NumpyBackend):
             kernels.decode_table(_flat(codes), _values(fmt, like.dtype), numbers.reshape(-1))
             return numbers
         return _by_numpy(fmt.decode, codes, like.dtype)
+
+    def normal(self, key: Key, like: Array) -> Array:
+        return drawn(normal, key, like)
+
+    def uniform(self, key: Key, like: Array) -> Array:
+        return drawn(uniform, key, like)
 
     def values(self, signal: "Signal") -> Array:
         if signal.packed_neurons is None or not _is_float32(signal) or signal.format.bits != 1:
