@@ -38,7 +38,7 @@ def stack(runs: Sequence[Run], device: str) -> Run:
         for key, words in first.optimizer.state.items()
     }
     each = {name: tuple(getattr(run.optimizer, name) for run in runs) for name in RATES}
-    rates = {name: values[0] if len(set(values)) == 1 else values for name, values in each.items()}
+    rates: dict[str, Any] = {name: values[0] if len(set(values)) == 1 else values for name, values in each.items()}
     progress = replace(
         first.progress,
         loss=stacked([run.progress.loss for run in runs]),

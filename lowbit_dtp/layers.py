@@ -100,13 +100,15 @@ class Layer:
         self._count(ledger, self._count_softmax, self._rows(logits))
         return backend_of(logits).cross_entropy(logits, labels)
 
-    def update(self, name: str, gradient: Array, optimizer: "Optimizer", ledger: Ledger) -> None:
-        """Let `optimizer` change the parameter `name` by its `gradient`, in place.
+    def update(
+        self, name: str, gradient: Array, optimizer: "Optimizer", ledger: Ledger, rate_factor: Array = 1.0
+    ) -> None:
+        """Let `optimizer` change the parameter `name` by its `gradient`, in place, its rates times `rate_factor`.
 
         `gradient` is used up: the layer's next gradient may be written over it.
         """
         parameter = getattr(self, name)
-        optimizer.update((self.name, name), parameter, gradient)
+        optimizer.update((self.name, name), parameter, gradient, rate_factor)
         if not isinstance(gradient, LazyOuterProduct):
             self._spent[name] = gradient
         self._count(ledger, self._count_update, name, type(optimizer))

@@ -34,9 +34,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from . import schedules
 from .backends import Array, Backend, backend_of, multiplied
 from .ledger import Ledger
 from .network import Network
+from .schedules import Schedule
 
 Gradients = dict[tuple[int, str], Array]
 """Gradient of each parameter that a step trains, by index of its layer and name."""
@@ -53,6 +55,8 @@ class Optimizer(ABC):
     feedback_learning_rate: float | Sequence[float] | None = None
     state: dict[tuple[str, str], tuple[Array, ...]] = field(default_factory=dict, repr=False)
     """What `change` keeps for each layer and parameter that has been updated."""
+    schedule: Schedule | str | None = field(default=None, kw_only=True)
+    """What multiplies the rates in each epoch, or how `schedules` spells it; None for nothing."""
 
     operations: ClassVar[dict[str, int]]
     """Arithmetic of one update of one number, by `ledger.OPERATIONS`."""
@@ -67,6 +71,14 @@ class Optimizer(ABC):
             for rate in given if isinstance(given, Sequence) else [given]:
                 if rate is not None and not 0 <= rate < np.inf:
                     raise ValueError(f"{name} must be a finite number, zero or more, not {rate}")
+        if isinstance(self.schedule, str):
+            self.schedule = schedules.parse(self.schedule)
+        if not isinstance(self.schedule, Schedule | None):
+            raise ValueError(f"schedule must be a text such as 'cosine(100)', or a Schedule, not {self.schedule!r}")
+
+    def rate_factor(self, epoch: int) -> float:
+        """What `schedule` multiplies the learning rates by after `epoch` completed epochs."""
+        return self.schedule.factor(epoch) if isinstance(self.schedule, Schedule) else 1.0
 
     @abstractmethod
     def change(self, parameter: Array, gradient: Array, state: tuple[Array, ...], rate: Array) -> None:
@@ -77,12 +89,16 @@ class Optimizer(ABC):
         number or an array, to multiply by. What differs from update to update has to be in `state`.
         """
 
-    def apply(self, net: Network, gradients: Gradients, ledger: Ledger) -> None:
-        """Update every parameter of `net` that has a gradient."""
-        for (layer, name), gradient in gradients.items():
-            net.layers[layer].update(name, gradient, self, ledger)
+    def apply(self, net: Network, gradients: Gradients, ledger: Ledger, rate_factor: Array = 1.0) -> None:
+        """Update every parameter of `net` that has a gradient.
 
-    def update(self, key: tuple[str, str], parameter: Array, gradient: Array) -> None:
+        `rate_factor` multiplies the learning rates: a number, as the method of this name gives it for an epoch, or a
+        float64 array of one that a recorded step reads.
+        """
+        for (layer, name), gradient in gradients.items():
+            net.layers[layer].update(name, gradient, self, ledger, rate_factor)
+
+    def update(self, key: tuple[str, str], parameter: Array, gradient: Array, rate_factor: Array = 1.0) -> None:
         """Change `parameter` in place; `key` names its layer and itself."""
         xp = backend_of(parameter)
         if gradient.shape != parameter.shape:
@@ -94,7 +110,7 @@ class Optimizer(ABC):
         if key[1].startswith("feedback") and self.feedback_learning_rate is not None:
             rate = self.feedback_learning_rate
         state = tuple(x if type(x) is type(parameter) else xp.traceable(x) for x in self.state.get(key, ()))
-        given = parameter, gradient, state, xp.each(rate, parameter)
+        given = parameter, gradient, state, xp.each(rate, parameter, rate_factor)
         fused = xp.fused_update(type(self).change)
         if fused is None or not fused(self, *given):
             self.change(parameter, multiplied(gradient), *given[2:])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lowbit_dtp import backends, checkpoint, data
+from lowbit_dtp import backends, checkpoint, data, schedules
 from lowbit_dtp.backends import LazyOuterProduct, backend_of
 from lowbit_dtp.backends.numba_cpu import NumbaBackend
 from lowbit_dtp.backends.numpy_plain import NumpyBackend
@@ -223,3 +223,137 @@ def test_one_line_in_the_table_names_an_optimizer(monkeypatch: pytest.MonkeyPatc
     given = {"name": "heavy-ball", "learning_rate": 0.5, "momentum": 0.7}
     experiment = Experiment("digits", [64, 5, 10], "dtp", 1, 10, 0, optimizer=given)
     assert experiment.make_optimizer() == HeavyBall(0.5, momentum=0.7)
+
+
+# --- schedules --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spelled", "make"),
+    [
+        ("step(3,0.5)", lambda o: torch.optim.lr_scheduler.StepLR(o, 3, 0.5)),
+        ("step(2)", lambda o: torch.optim.lr_scheduler.StepLR(o, 2)),
+        ("exponential(0.9)", lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.9)),
+        ("cosine(12)", lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 12)),
+        ("cosine(12, 0.1)", lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 12, 0.1)),
+        ("warmup(4)", lambda o: torch.optim.lr_scheduler.LinearLR(o, 0.25, total_iters=3)),
+        ("constant", lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0)),
+        (
+            "warmup(4) * step(3,0.5)",
+            lambda o: torch.optim.lr_scheduler.ChainedScheduler(
+                [torch.optim.lr_scheduler.LinearLR(o, 0.25, total_iters=3), torch.optim.lr_scheduler.StepLR(o, 3, 0.5)]
+            ),
+        ),
+    ],
+)
+def test_schedules_are_those_of_torch(spelled: str, make: Any) -> None:
+    optimizer, schedule = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0), schedules.parse(spelled)
+    scheduler = make(optimizer)
+    for epoch in range(12):
+        assert schedule.factor(epoch) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_after_its_end_a_cosine_stays() -> None:
+    assert schedules.parse("cosine(5,0.25)").factor(5) == schedules.parse("cosine(5,0.25)").factor(9) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("cosin(5)", "no schedule 'cosin'; there are: constant, cosine, exponential, step, warmup"),
+        ("cosine(", "'cosine(' is no schedule; write a name and its arguments, as in cosine(100)"),
+        ("cosine", "schedule 'cosine' is written cosine(epochs,least)"),
+        ("constant(1)", "schedule 'constant(1)' is written constant"),
+        (
+            "cosine(0)",
+            "schedule 'cosine(0)': epochs must be a whole number, 1 or more, not 0; it is written cosine(epochs,least)",
+        ),
+        (
+            "step(2.5)",
+            "schedule 'step(2.5)': epochs must be a whole number, 1 or more, not 2.5; it is written step(epochs,gamma)",
+        ),
+        (
+            "exponential(inf)",
+            "schedule 'exponential(inf)': gamma must be a finite number, 0 or more, not inf; it is written "
+            "exponential(gamma)",
+        ),
+        (3, "schedule must be a text such as 'cosine(100)', or a Schedule, not 3"),
+    ],
+)
+def test_schedules_that_are_none(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        SGD(0.1, schedule=given)
+
+
+def test_a_schedule_multiplies_each_rate_in_each_epoch(few: Samples) -> None:
+    """As a caller would who set the rates before each epoch."""
+    spelled = "warmup(2)*exponential(0.5)"
+    expected = begun(RMSprop(0.002, 0.001))
+    for epoch in range(3):
+        factor = schedules.parse(spelled).factor(epoch)
+        expected.optimizer.learning_rate, expected.optimizer.feedback_learning_rate = 0.002 * factor, 0.001 * factor
+        trained(expected, few, epoch + 1)
+    assert contents(trained(begun(RMSprop(0.002, 0.001, schedule=spelled)), few)) == contents(expected)
+
+
+SCHEDULED = [
+    RMSprop(0.002, 0.001, schedule="step(1,0.5)"),
+    SGD(0.1, 0.05, schedule="cosine(3)"),
+    Adam(0.002, 0.001, schedule="warmup(3)"),
+    HeavyBall(0.01, 0.005, schedule="exponential(0.3)"),
+]
+
+
+@pytest.mark.parametrize("optimizer", SCHEDULED, ids=lambda x: type(x).__name__)
+def test_recorded_steps_follow_a_schedule_and_are_not_recorded_again(
+    optimizer: Optimizer, few: Samples, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    records, record = [], NumbaBackend.record
+    monkeypatch.setattr(NumbaBackend, "record", lambda self, *given: records.append(1) or record(self, *given))
+    plain, recorded = (contents(trained(begun(optimizer), few, 4, mode=mode)) for mode in ("plain", "recorded"))
+    assert plain == recorded and not recwarn.list
+    assert len(records) == 2  # whole minibatches and the rest
+
+
+def test_a_run_with_a_schedule_stops_and_goes_on_in_either_way(few: Samples, tmp_path: Path) -> None:
+    optimizer = Adam(0.002, 0.001, schedule="cosine(4)")
+    expected = contents(trained(begun(optimizer), few, 4))
+    run = trained(begun(optimizer), few, 4, mode="recorded", stop=22)
+    checkpoint.save(tmp_path / "run", *run, {})
+    net, fresh, _ = begun(optimizer)
+    progress, _ = checkpoint.load(tmp_path / "run", net, fresh)
+    assert contents(trained(Run(net, fresh, progress), few, 4, mode="recorded")) == expected
+
+
+@pytest.mark.parametrize("rates", [0.1, (0.1, 0.2, 0.3)])
+def test_members_with_a_schedule_are_updated_as_if_alone(rates: Any) -> None:
+    """Bit for bit, on torch also where the factor is read from an array."""
+    draw = np.random.default_rng(0)
+    start, gradient = draw.standard_normal((2, 3, 37, 11)).astype(np.float32)
+    factor = schedules.parse("cosine(7)").factor(3)
+    for array, factors in ((np.array, [factor]), (torch.tensor, [factor, torch.tensor(factor, dtype=torch.float64)])):
+        for given in factors:
+            together, found = array(start), []
+            SGD(rates).update(("h1", "weight"), together, array(gradient), given)
+            for i, rate in enumerate(rates if isinstance(rates, tuple) else [rates] * 3):
+                found.append(array(start[i]))
+                SGD(rate).update(("h1", "weight"), found[i], array(gradient[i]), factor)
+            assert np.asarray(together).tobytes() == np.stack([np.asarray(x) for x in found]).tobytes()
+
+
+def test_torch_records_a_schedule(few: Samples) -> None:
+    optimizer = RMSprop(0.002, 0.001, schedule="cosine(3)")
+    found = [
+        contents(trained(Run(run.net.on("cpu"), run.optimizer, run.progress), few.on("cpu"), mode=mode))
+        for mode in ("plain", "recorded")
+        for run in [begun(optimizer)]
+    ]
+    assert found[0] == found[1]
+
+
+def test_an_experiment_names_its_schedule() -> None:
+    given = {"name": "adam", "learning_rate": 0.5, "schedule": "cosine(100)"}
+    experiment = Experiment("digits", [64, 5, 10], "dtp", 1, 10, 0, optimizer=given)
+    assert experiment.make_optimizer() == Adam(0.5, schedule=schedules.Cosine(100))
