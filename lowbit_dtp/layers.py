@@ -169,9 +169,8 @@ class Layer:
         self._accessed(bias, "read", rows * self.neurons, ledger)
 
     def _count_activation(self, ledger: Ledger, rows: int, purpose: str) -> None:
-        if self.activation.operation:
-            work = Work(self.name, purpose, self.activation.operation, self.number)
-            ledger.worked(work, rows * self.neurons)
+        for operation in self.activation.operations:
+            ledger.worked(Work(self.name, purpose, operation, self.number), rows * self.neurons)
 
     def _count_softmax(self, ledger: Ledger, rows: int) -> None:
         for operation in ("exp", "add", "divide"):

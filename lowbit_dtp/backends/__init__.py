@@ -217,8 +217,23 @@ class Backend(ABC):
     def relu(self, x: Array, out: Array | None = None) -> Array:
         """`x` where positive, else 0, into `out` if given, which may be `x`."""
 
+    @abstractmethod
+    def step(self, x: Array) -> Array:
+        """0 where `x` is negative, else 1; NaN stays."""
+
+    @abstractmethod
+    def clip(self, x: Array, low: float, high: float) -> Array:
+        """`x` held within `low` and `high`; NaN stays."""
+
+    @abstractmethod
+    def softmax(self, x: Array) -> Array:
+        """`exp(x)` in proportion to its sum over the last axis."""
+
     def activation_backward(self, activation: "Activation", state: Array, error: Array, scale: float = 1.0) -> Array:
         """`scale * error * slope`: the gradient at the pre-activation for an `error` at the `state` that came of it."""
+        if activation.backward is not None:
+            return activation.backward(state, scale * error)
+        assert activation.slope is not None, f"activation {activation.name} needs a slope or backward"
         return scale * error * activation.slope(state)
 
     def activation_backward_difference(

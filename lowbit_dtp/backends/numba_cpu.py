@@ -53,13 +53,6 @@ _LARGE = 1_000_000
 _FAST_FIXED = (("nearest-even", "saturate"), ("nearest-even", "saturate-symmetric"))
 """Fixed point that has a kernel; the rest goes by the specification in `formats`."""
 
-_ACTIVATIONS = {
-    "tanh": kernels.TANH,
-    "sigmoid": kernels.SIGMOID,
-    "relu": kernels.RELU,
-    "identity": kernels.IDENTITY,
-}
-
 
 def set_threads(threads: int) -> None:
     """Use this many threads from here on. Changes the speed, never a number."""
@@ -216,8 +209,8 @@ class NumbaBackend(NumpyBackend):
         return super().pre_activation(signal, weight, bias)
 
     def affine_activation(self, activation: "Activation", signal: "Signal", weight: Array, bias: Array) -> Array:
-        if activation.name in _ACTIVATIONS and _are_for_kernels(signal, weight, bias):
-            return _product(signal, weight, bias, _ACTIVATIONS[activation.name])
+        if activation.kernel and _are_for_kernels(signal, weight, bias):
+            return _product(signal, weight, bias, getattr(kernels, activation.kernel))
         return super().affine_activation(activation, signal, weight, bias)
 
     def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
@@ -237,14 +230,14 @@ class NumbaBackend(NumpyBackend):
 
     def change(self, activation: "Activation", before: "Signal", after: "Signal", weight: Array, bias: Array) -> Array:
         packed_alike = before.packed_neurons is not None and before.carried.shape == after.carried.shape
-        if not (packed_alike and activation.name in _ACTIVATIONS and _by_tables(before, weight, bias)):
+        if not (packed_alike and activation.kernel and _by_tables(before, weight, bias)):
             return super().change(activation, before, after, weight, bias)
         (count, width), neurons = before.carried.shape, weight.shape[1]
         rows, both = empty(count, np.int64), empty((2 * count, width), np.uint64)
         differing = kernels.gather_differing(before.carried, after.carried, rows, both)
         states, change = empty((2 * count, neurons), np.float32), empty((count, neurons), np.float32)
         states = head(states, differing)
-        _row_tables(both, before.format, weight, bias, _ACTIVATIONS[activation.name], states)
+        _row_tables(both, before.format, weight, bias, getattr(kernels, activation.kernel), states)
         kernels.scatter_differences(states, rows, change)
         return change
 
@@ -255,18 +248,18 @@ class NumbaBackend(NumpyBackend):
         return _tanh(x, out, 0.5, 0.5, 0.5) if _is_plain(x) else super().sigmoid(x, out)
 
     def activation_backward(self, activation: "Activation", state: Array, error: Array, scale: float = 1.0) -> Array:
-        if activation.name not in _ACTIVATIONS or not _are_alike(state, error):
+        if activation.kernel is None or not _are_alike(state, error):
             return super().activation_backward(activation, state, error, scale)
-        result, kind = empty(state.shape, np.float32), _ACTIVATIONS[activation.name]
+        result, kind = empty(state.shape, np.float32), getattr(kernels, activation.kernel)
         kernels.activation_backward(kind, state, error, np.float32(scale), result)
         return result
 
     def activation_backward_difference(
         self, activation: "Activation", state: Array, a: Array, b: Array, scale: float
     ) -> Array:
-        if activation.name not in _ACTIVATIONS or not (_are_alike(state, a) and _are_alike(state, b)):
+        if activation.kernel is None or not (_are_alike(state, a) and _are_alike(state, b)):
             return super().activation_backward_difference(activation, state, a, b, scale)
-        result, kind = empty(state.shape, np.float32), _ACTIVATIONS[activation.name]
+        result, kind = empty(state.shape, np.float32), getattr(kernels, activation.kernel)
         kernels.activation_backward_difference(kind, state, a, b, np.float32(scale), result)
         return result
 

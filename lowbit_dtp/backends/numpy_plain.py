@@ -88,9 +88,18 @@ class NumpyBackend(Backend):
     def relu(self, x: Array, out: Array | None = None) -> Array:
         return np.maximum(x, 0, out=out)
 
+    def step(self, x: Array) -> Array:
+        return np.heaviside(x, x.dtype.type(1))
+
+    def clip(self, x: Array, low: float, high: float) -> Array:
+        return np.minimum(np.maximum(x, low), high)
+
+    def softmax(self, x: Array) -> Array:
+        powers = np.exp(x - x.max(-1, keepdims=True))
+        return powers / powers.sum(-1, keepdims=True)
+
     def cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
-        powers = np.exp(logits - logits.max(-1, keepdims=True))
-        probability = powers / powers.sum(-1, keepdims=True)
+        probability = self.softmax(logits)
         chosen = np.take_along_axis(probability, labels[..., None], -1)[..., 0]
         loss = -np.log(np.maximum(chosen, np.finfo(chosen.dtype).tiny)).mean(-1)
         return probability - np.eye(logits.shape[-1], dtype=logits.dtype)[labels], loss

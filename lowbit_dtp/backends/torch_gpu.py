@@ -128,6 +128,15 @@ class TorchBackend(Backend):
     def relu(self, x: Array, out: Array | None = None) -> Array:
         return torch.clamp(x, min=0, out=out)
 
+    def step(self, x: Array) -> Array:
+        return torch.where(torch.isnan(x), x, (x >= 0).to(x.dtype))
+
+    def clip(self, x: Array, low: float, high: float) -> Array:
+        return torch.clamp(x, low, high)
+
+    def softmax(self, x: Array) -> Array:
+        return torch.softmax(x, -1)
+
     def cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
         log_probability = torch.log_softmax(logits, -1)
         loss = -log_probability.gather(-1, labels[..., None])[..., 0].mean(-1)
