@@ -220,7 +220,7 @@ def test_nan_is_refused_as_it_would_be(few: Samples, repeated: list[bool]) -> No
     samples, found = Samples(inputs, few.labels), []
     for mode in ("plain", "recorded"):
         net, taken = Network.build(SIZES, [Link(), *LINKS[1:]], seed=3), 0
-        with pytest.raises(ValueError, match=r"^link input-h1, forward 'activity': float32 cannot send NaN$"):
+        with pytest.raises(ValueError, match=r"^link input-h1, forward 'activations': float32 cannot send NaN$"):
             for _ in fit(net, DTP(), RMSprop(0.002), samples, 1, BATCH, 7, mode=mode):
                 taken += 1
         found.append((taken, {name: x.tobytes() for name, x in net.tensors().items()}))
