@@ -4,6 +4,7 @@ Everything heavy is imported by the command that needs it, so that `--help` answ
 """
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -472,6 +473,8 @@ def _device(device: str, tf32: bool) -> str:
 
 def _use_threads(threads: int | None) -> None:
     """Use so many threads, if any number is given, and say when kernels have to be compiled first."""
+    if os.environ.get("LOWBIT_DTP_KERNELS") == "plain":  # there are none, and perhaps no Numba
+        return
     from .backends.numba_cpu import on_compile, set_threads
 
     on_compile(_tell_of_compiling)

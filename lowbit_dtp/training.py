@@ -185,6 +185,7 @@ class _Steps:
             stored = replace(samples, stored=seen(samples.stored), labels=seen(samples.labels))
             self.traced = _Subject(net, stored, seen(progress.loss))
             self.loop = LoopState(lambda x: seen(self._moved(x)))
+            self.rate_factor = seen(self._moved(np.ones(())))
             self._bind()
 
     def _bind(self) -> None:
@@ -195,6 +196,7 @@ class _Steps:
         self.traced = self.traced._replace(net=net.each_array(self.xp.traceable))
         self.taken.clear()
         self.repeated.clear()
+        self.rate_factor[...] = self.optimizer.rate_factor(self.progress.epoch)
 
     def _is_bound(self) -> bool:
         """Whether no one has put other arrays in the place of parameters, or changed the optimizer's settings."""
@@ -216,6 +218,7 @@ class _Steps:
         if self.loop is not None:
             progress = self.progress
             self.loop.begin(orders, progress.minibatch * self.batch, progress.step, progress.epoch)
+            self.rate_factor[...] = self.optimizer.rate_factor(progress.epoch)
 
     def take(self, phase: str, rows: int) -> Array | None:
         """Train on the next `rows` samples; returns the loss."""
@@ -247,13 +250,15 @@ class _Steps:
         self.loop_is_current = False
         context = StepContext(progress.epoch, phase, RandomStream(self.seed, progress.step), self.task)
         with progress.ledger.wires.in_place() if self.loop else nullcontext():  # where recorded steps find them
-            return self._step(self.given, self.order[..., start : start + rows], context, progress.ledger)
+            indices, factor = self.order[..., start : start + rows], self.optimizer.rate_factor(progress.epoch)
+            return self._step(self.given, indices, context, progress.ledger, factor)
 
     def _take_in_place(self, loop: LoopState, kind: tuple[str, int], ledger: Ledger) -> None:
         """A step that finds all that it depends on in arrays, and leaves its loss in one."""
         phase, rows = kind
         context = StepContext(loop.epoch, phase, RandomStream(self.seed, loop.step), self.task)
-        loss = self._step(self.traced, loop.indices(rows), context, ledger)
+        factor = 1.0 if self.optimizer.schedule is None else self.rate_factor
+        loss = self._step(self.traced, loop.indices(rows), context, ledger, factor)
         if kind not in self.losses:
             self.losses[kind] = loss
         elif loss is not None:
@@ -267,7 +272,7 @@ class _Steps:
             return [*self.traced.net.tensors().values(), *states, self.traced.loss, *losses, *loop.changed()]
 
         def read() -> list[Array]:
-            return [self.traced.samples.stored, self.traced.samples.labels, *loop.constants()]
+            return [self.traced.samples.stored, self.traced.samples.labels, self.rate_factor, *loop.constants()]
 
         def work(ledger: Ledger) -> None:
             self._take_in_place(loop, kind, ledger)
@@ -276,11 +281,13 @@ class _Steps:
         compiled = self.mode == "compiled" and kind[1] == self.batch
         return ReplayedStep(work, changed, read, self.xp, self.progress.ledger, compiled=compiled, warm=self.xp.checks)
 
-    def _step(self, subject: _Subject, indices: Array, context: StepContext, ledger: Ledger) -> Array | None:
+    def _step(
+        self, subject: _Subject, indices: Array, context: StepContext, ledger: Ledger, rate_factor: Array
+    ) -> Array | None:
         net, samples, total = subject
         inputs, labels = samples.part(indices)
         step = self.rule.step(net, inputs, self.task.target(inputs, labels), ledger, context)
-        self.optimizer.apply(net, step.gradients, ledger)
+        self.optimizer.apply(net, step.gradients, ledger, rate_factor)
         for (layer, name), value in step.buffers.items():
             net.layer(layer).buffers[name][...] = value
         if step.loss is not None:

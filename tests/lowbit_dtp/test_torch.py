@@ -207,19 +207,20 @@ def test_a_step_never_waits_and_fetches_nothing(
 
     net = ensemble("numpy").each_array(meta)
     samples = Samples(meta(few.stored), meta(few.labels), few.format)
-    trainee, optimizer = net.with_links(rule.training_links(net.links)), optimizers.RMSprop([0.1, 0.2, 0.3])
+    trainee = net.with_links(rule.training_links(net.links))
+    optimizer = optimizers.RMSprop([0.1, 0.2, 0.3], schedule="cosine(3)")
     progress = Progress(ledger=Ledger(runs=3))
     steps = _Steps(trainee, rule, optimizer, samples, 25, SEEDS, progress, "recorded")
     steps.begin(0)
-    place, evaluator = steps.loop, Evaluator(net, samples)
-    assert place is not None
+    loop, evaluator = steps.loop, Evaluator(net, samples)
+    assert loop is not None
     for phase in rule.phases:
         steps.take(phase, 25)
-        evaluator._distance(place.indices(25)[0], place.start, Ledger())
+        evaluator._distance(loop.indices(25)[0], loop.start, Ledger())
     monkeypatch.setattr(torch_gpu, "tensor_of", None)
     for phase in rule.phases:
-        steps._take_in_place(place, (phase, 25), progress.ledger)
-        evaluator._distance(place.indices(25)[0], place.start, Ledger())
+        steps._take_in_place(loop, (phase, 25), progress.ledger)
+        evaluator._distance(loop.indices(25)[0], loop.start, Ledger())
 
 
 class Asks(rules.StraightThrough):
