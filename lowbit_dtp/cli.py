@@ -93,7 +93,13 @@ def fail(message: str) -> NoReturn:
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option("--plugin", help="Python file with rules, formats or data sets of your own. Repeatable."),
+    ] = None,
+) -> None:
     """What does a neural network cost when its neurons talk in bits?
 
     Trains networks whose forward and feedback signals are binary or few-bit, counts every bit on every link, prices
@@ -114,6 +120,9 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
     if version:
         print(f"lowbit-dtp {__version__}")
         raise typer.Exit()
+    from .plugins import load
+
+    load(plugin or [])
 
 
 @app.command()

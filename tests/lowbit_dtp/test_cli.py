@@ -20,7 +20,19 @@ from lowbit_dtp import __version__
 from lowbit_dtp.cli import main
 
 COMPARE = ("compare", "--data", "digits", "--rules", "dtp,straight-through", "--seeds", "1", "--epochs", "2", "--json")
-LONG = ("train", "--data", "digits", "--sizes", "64-16-16-10", "--batch", "100", "--epochs", "30")
+LONG = (
+    "train",
+    "--data",
+    "digits",
+    "--sizes",
+    "64-16-16-10",
+    "--batch",
+    "100",
+    "--epochs",
+    "30",
+    "--link",
+    "h1-h2=binary",
+)
 """A run that is stopped in the middle."""
 
 HELD = """
@@ -176,7 +188,8 @@ def test_run_interrupted_says_how_to_go_on_and_does(uninterrupted, tmp_path):
 
 
 def test_threads_change_no_number(tmp_path):
-    line = ("train", "--data", "digits", "--epochs", "2", "--sizes", "64-300-300-10", "--batch", "300")
+    line = ("train", "--data", "digits", "--epochs", "2", "--sizes", "64-300-300-10", "--link", "h1-h2=binary")
+    line += ("--batch", "300")
     processes = [start(*line, "--threads", n, "--out", tmp_path / str(n)) for n in (1, 2)]
     assert [finish(process).status for process in processes] == [0, 0]
     assert_same_run(tmp_path / "1", tmp_path / "2")
@@ -186,6 +199,7 @@ def test_config_goes_before_the_data_set_and_options_before_it(tmp_path):
     config = tmp_path / "mine.toml"
     config.write_text(
         'data = "digits"\nsizes = [64, 8, 8, 10]\nepochs = 3\nlinks.h1-h2.feedback = "ternary"\n'
+        'links.h1-h2.forward = "binary"\n'
         "rules.dtp.noise = 0.125\n"
     )
     said = call("train", "--config", config, "--epochs", 1, "--out", tmp_path / "run", "--json")

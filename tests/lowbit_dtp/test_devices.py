@@ -26,7 +26,7 @@ SEEDS = (0, 1, 2)
 EPOCHS, STEPS_AN_EPOCH = 2, 6
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 every_device = pytest.mark.parametrize("device", DEVICES)
-SETTINGS = {"sizes": [64, 12, 12, 10], "batch": 200, "links": {"h1-h2": {"feedback": "ternary"}}}
+SETTINGS = {"sizes": [64, 12, 12, 10], "batch": 200, "links": {"h1-h2": {"forward": "binary", "feedback": "ternary"}}}
 """With a format that torch alone packs."""
 
 
