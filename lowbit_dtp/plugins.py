@@ -121,7 +121,8 @@ def _load_file(path: Path | str, origin: str) -> None:
         _check_names(before)
     except (Exception, SystemExit) as error:
         _restore(before)
-        where = f"{path}, line {line or _line(error, origin)}"
+        line = line or _line(error, origin)
+        where = f"{path}, line {line}" if line else str(path)
         raise PluginError(f"{where}: {_described(error)}") from error
     _record(before, origin)
 
@@ -189,11 +190,11 @@ def _described(error: BaseException) -> str:
 
 
 def _line(error: BaseException, path: str) -> int:
-    """The line of the file `path` in which the error was made."""
+    """The line of the file `path` in which the error was made; 0 if it was in none."""
     if isinstance(error, SyntaxError) and error.filename == path and error.lineno:
         return error.lineno
     lines = [frame.lineno or 0 for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-    return lines[-1] if lines else 1
+    return lines[-1] if lines else 0
 
 
 def _last_line(error: BaseException) -> str:

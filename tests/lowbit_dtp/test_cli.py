@@ -187,6 +187,26 @@ def test_run_interrupted_says_how_to_go_on_and_does(uninterrupted, tmp_path):
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
+def test_a_folder_into_which_another_process_trains_is_refused(tmp_path):
+    line = ("compare", "--data", "digits", "--rules", "backprop", "--seeds", 1, "--epochs", 3, "--out", tmp_path)
+    folder = tmp_path / "backprop" / "seed-0"
+    process = start(*line, held=1)
+    try:
+        wait_for_lines(process, folder / "metrics.jsonl", 1)
+        for second in (line, ("train", "--data", "digits", "--rule", "backprop", "--epochs", 3, "--out", folder)):
+            said = call(*second)
+            assert (said.status, said.out, said.err.splitlines()[-1]) == (
+                2,
+                "",
+                f"lowbit-dtp: {folder}: process {process.pid} is writing to this folder; "
+                "wait for it to end, or choose another folder",
+            )
+    finally:
+        process.kill()
+        process.wait()
+    assert call(*line).status == 0
+
+
 def test_threads_change_no_number(tmp_path):
     line = ("train", "--data", "digits", "--epochs", "2", "--sizes", "64-300-300-10", "--link", "h1-h2=binary")
     line += ("--batch", "300")

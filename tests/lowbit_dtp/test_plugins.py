@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lowbit_dtp import plugins
+from lowbit_dtp import data, formats, plugins
 from lowbit_dtp.experiment import Comparison, Experiment
 from lowbit_dtp.rules import RULES, rule_named
 from lowbit_dtp.storage import StorageError
@@ -98,7 +98,7 @@ BROKEN = {
     ),
     "put by hand": (
         "from lowbit_dtp import rules\nrules.RULES['dtp'] = rules.TargetProp\n",
-        "line 1: ValueError: there is a rule 'dtp' already; choose another name",
+        "ValueError: there is a rule 'dtp' already; choose another name",
     ),
 }
 
@@ -110,7 +110,7 @@ def test_a_broken_plug_in_is_refused_by_file_and_line(text, message, tmp_path):
     for _ in range(2):  # nothing of the first attempt is left
         with pytest.raises(plugins.PluginError) as error:
             plugins.load([path])
-        assert str(error.value) == f"{path}, {message}"
+        assert str(error.value) == f"{path}{', ' if message.startswith('line') else ': '}{message}"
         assert before == RULES
 
 
@@ -144,6 +144,25 @@ def test_a_run_says_which_plug_in_it_needs(tmp_path):
         f"{file}: no rule 'mine'; there are: {', '.join(sorted(RULES))}; "
         f"the run was made with a plug-in: give --plugin {path} before the command"
     )
+
+
+OTHERS = """
+from lowbit_dtp import data, formats
+
+formats.register(formats.Table("lopsided", (-1.0, 0.5, 2.0)))
+data.register("none", lambda folder: None)
+"""
+
+
+@pytest.mark.skipif(not hasattr(formats, "register"), reason="formats and data sets cannot be registered")
+def test_formats_and_data_sets_in_a_file_are_found_by_their_names(tmp_path):
+    path = write(tmp_path / "mine.py", OTHERS)
+    plugins.load([path])
+    assert formats.parse("lopsided").values == (-1.0, 0.5, 2.0)
+    assert data.load("none") is None
+    links = {"h1-h2": {"forward": "lopsided"}}
+    assert Comparison.load("digits", links=links).experiment("dtp", 0).plugins == [str(path)]
+    assert plugins.origins([("data set", "none"), ("format", "lopsided")]) == [str(path)]
 
 
 def package(folder: Path, group: str, value: str, module: str) -> Path:
