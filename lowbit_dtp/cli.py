@@ -501,13 +501,14 @@ def _compare(
     seeds = range(comparison.seeds)
     if not names or not seeds:
         raise ExperimentError("compare needs at least one rule and one seed")
-    placement = _placement(comparison.placement)
+    with comparison.naming("placement"):
+        placement = _placement(comparison.placement)
+        for link in placement.links:
+            choose("link", link, dict.fromkeys(link_names(comparison.content["sizes"])))
     processes = [Technology.load(name) for name in _split(technologies)]
     experiments = [(spec, seed, comparison.experiment(spec, seed)) for spec in names for seed in seeds]
     for _, _, experiment in experiments:  # every mistake is told before the first minute of training
         experiment.built()
-    for link in placement.links:
-        choose("link", link, dict.fromkeys(link_names(comparison.content["sizes"])))
     samples = _data(comparison, data_dir, threads)
     at_a_time = 1 if device == "numpy" else ensemble or len(seeds)
     with _progress() as bar:

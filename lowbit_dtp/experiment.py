@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
@@ -144,6 +144,8 @@ class Comparison:
     """A data set's experiments: the common part, and each rule's settings."""
 
     content: dict[str, Any]
+    sources: dict[str, Path] = field(default_factory=dict, compare=False)
+    """The file that says what is in `content`, by key, where it is not the data set's own."""
 
     TYPES: ClassVar[dict[str, Any]] = {
         "data": str, "sizes": list[int], "activation": str, "epochs": int, "batch": int, "seeds": int,
@@ -176,7 +178,11 @@ class Comparison:
             _check_choices(over, _merge(base, over), sizes)
         content = _merge(_merge(base, over), overrides)
         content["data"] = data
-        return cls(content)
+        return cls(content, {key: config for key in over if config and key not in overrides})
+
+    def naming(self, key: str) -> AbstractContextManager[None]:
+        """Within, errors begin with the name of the file that says what `key` is, if it is not the data set's own."""
+        return _naming(self.sources.get(key))
 
     @classmethod
     def _read(cls, path: Path) -> dict[str, Any]:
@@ -346,6 +352,8 @@ def _check_choices(given: Mapping[str, Any], merged: Mapping[str, Any], sizes: S
         rates = {key: settings.pop(key) for key in _OPTIMIZER_KEYS if key in settings}
         _made(f"rules.{rule}", kind, {"learning_rate": 0.0} | rates)
         _made(f"rules.{rule}", rule_named(rule), settings)
+    if "compare" in given and not given["compare"]:
+        raise ExperimentError("compare must name at least one rule, not []")
     for spec in given.get("compare", []):
         _rule_and_gradient(spec)
 

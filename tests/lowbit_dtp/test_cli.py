@@ -314,6 +314,10 @@ MISTAKES = {
         "--sizes '64x10': write the neurons of each layer with dashes between, 784-500-10 say",
     ),
     "config": ("train --config {config}", f"{{config}}: no key 'epoch'; there are: {KEYS}"),
+    "placement in config": (
+        "compare --config {placed}",
+        "{placed}: no link 'h1-h9'; there are: h1-h2, h2-output, input-h1",
+    ),
     "no config": ("train --config {nowhere}", "{nowhere}: no such file"),
     "data set": ("train --data cifar", "no data set 'cifar'; there are: digits, fashion-mnist, mnist"),
     "epochs": ("train --epochs -1", "epochs must be a whole number, 0 or more, not -1"),
@@ -353,9 +357,11 @@ def test_mistakes_are_told_in_one_line(line, message, comparison, tmp_path):
         "run": comparison[0],
         "nowhere": tmp_path / "nowhere",
         "config": tmp_path / "x.toml",
+        "placed": tmp_path / "placed.toml",
         "out": tmp_path / "o",
     }
     names["config"].write_text("epoch = 3\n")
+    names["placed"].write_text('placement = "h1-h9=board"\n')
     arguments = line.format(**names).split()
     if arguments[0] in ("train", "compare"):
         arguments += ["--out", str(tmp_path / "run")]

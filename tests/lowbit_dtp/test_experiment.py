@@ -6,7 +6,7 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -372,6 +372,7 @@ WRONG = {
     "data = 1": "data must be text, not 1",
     "placement = 1": "placement must be text, not 1",
     'compare = "dtp"': "compare must be a list of texts, not 'dtp'",
+    "compare = []": "compare must name at least one rule, not []",
     'compare = ["dpt"]': f"no rule 'dpt'; there are: {', '.join(sorted(ALL_RULES))}",
     'links.h1-h2 = "binary"': "links.h1-h2 must be a table, not 'binary'",
     "links.h1-h2.forward = 1": "links.h1-h2.forward must be text, not 1",
@@ -414,6 +415,29 @@ def test_a_wrong_setting_is_refused_by_file_and_key(line, message, tmp_path):
         Comparison.load("digits" if not line.startswith("data") else None, config)
     assert str(error.value).startswith(f"{config}: {message}")
     assert message.endswith(": ") or str(error.value) == f"{config}: {message}"
+
+
+def test_errors_about_what_a_file_says_begin_with_its_name(tmp_path):
+    config = tmp_path / "mine.toml"
+    config.write_text('placement = "h1-h2=moon"\nepochs = 3\n')
+    comparison = Comparison.load("digits", config, epochs=2)
+    named = {}
+    for key in ("placement", "epochs", "sizes"):
+        with pytest.raises(ValueError) as error, comparison.naming(key):
+            raise ValueError("wrong")
+        named[key] = str(error.value)
+    assert named == {"placement": f"{config}: wrong", "epochs": "wrong", "sizes": "wrong"}
+
+
+def test_settings_given_in_python_are_checked_too():
+    for settings, message in (
+        ({"noise": "x"}, "rules.dtp.noise must be a number, not 'x'"),
+        ({"noise": [0.5, 0.5]}, "rules.dtp.noise must be a number, not [0.5, 0.5]"),
+        ({"noise": math.nan}, "rules.dtp.noise must be a finite number, not nan"),
+    ):
+        with pytest.raises(ExperimentError) as error:
+            replace(small(), settings=settings).built()
+        assert str(error.value) == message
 
 
 @pytest.mark.parametrize(
