@@ -369,13 +369,18 @@ def test_mistakes_are_told_in_one_line(line, message, comparison, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_folder_of_another_run_is_refused(comparison):
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--seed", 1), "holds a run with seed = 0, not 1; choose another folder, or remove this one"),
+        (("--epochs", 1), "has done 2 epochs, more than 1; give as many or more, or choose another folder"),
+    ],
+)
+def test_folder_of_another_run_is_refused(option, message, comparison):
     folder = comparison[0] / "dtp" / "seed-0"
-    said = call("train", "--data", "digits", "--epochs", 3, "--out", folder)
+    said = call("train", "--data", "digits", "--epochs", 2, *option, "--out", folder)
     assert said.status == 2
-    assert said.err.splitlines()[-1] == (
-        f"lowbit-dtp: {folder}: holds a run with epochs = 2, not 3; choose another folder, or remove this one"
-    )
+    assert said.err.splitlines()[-1] == f"lowbit-dtp: {folder}: {message}"
 
 
 def test_newer_run_is_refused_by_name(comparison, tmp_path):
