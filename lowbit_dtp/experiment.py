@@ -172,6 +172,7 @@ class Comparison:
         is_of_file = "sizes" in over and "sizes" not in overrides
         with _naming(config if is_of_file else None):
             base["links"] = _links_in(sizes, base)
+            base["placement"] = _placement_in(sizes, base)
             if is_of_file:  # `check_sizes` does not know that they are of `config`
                 _check_ends(data, sizes, base["sizes"][0], base["sizes"][-1])
         with _naming(config):
@@ -331,6 +332,14 @@ def _links_in(sizes: Sequence[int], base: Mapping[str, Any]) -> dict[str, Any]:
     if list(sizes) == base["sizes"]:
         return dict(links)
     return {name: link for name, link in links.items() if name == names[0] and sizes[0] == base["sizes"][0]}
+
+
+def _placement_in(sizes: Sequence[int], base: Mapping[str, Any]) -> str:
+    """What the data set's file `base` says of wires that are in a network of `sizes`."""
+    from .network import link_names
+
+    known = (*link_names(sizes), "rest")
+    return ",".join(x for x in base.get("placement", "").split(",") if x.partition("=")[0].strip() in known)
 
 
 def _check_choices(given: Mapping[str, Any], merged: Mapping[str, Any], sizes: Sequence[int]) -> None:

@@ -417,6 +417,12 @@ def test_a_wrong_setting_is_refused_by_file_and_key(line, message, tmp_path):
     assert message.endswith(": ") or str(error.value) == f"{config}: {message}"
 
 
+def test_wires_of_links_that_a_network_lacks_are_not_placed():
+    assert Comparison.load("digits", sizes=[64, 8, 8, 10]).placement == "h1-h2=board"
+    assert Comparison.load("digits", sizes=[64, 10]).placement == ""
+    assert Comparison.load("digits", sizes=[64, 10], placement="h1-h2=board").placement == "h1-h2=board"
+
+
 def test_errors_about_what_a_file_says_begin_with_its_name(tmp_path):
     config = tmp_path / "mine.toml"
     config.write_text('placement = "h1-h2=moon"\nepochs = 3\n')
