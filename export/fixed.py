@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from lowbit_dtp.choices import choose
 from lowbit_dtp.formats import FixedPoint, Float, Format, parse
-from lowbit_dtp.storage import read_tensors
+from lowbit_dtp.storage import read_network
 
 from .thresholds import ACTIVATIONS, integer_thresholds
 
@@ -256,7 +256,7 @@ class FixedNetwork:
         cls, path: Path, weights: str | Mapping[str, str] = DEFAULT_FORMAT, signals: str = DEFAULT_FORMAT
     ) -> "FixedNetwork":
         """The network in the file `path`, in integers; see `of`."""
-        tensors, description = read_tensors(Path(path))
+        tensors, description = read_network(Path(path))
         try:
             return cls.of(tensors, description, weights, signals)
         except ValueError as error:

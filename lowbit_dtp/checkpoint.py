@@ -40,7 +40,7 @@ def load(path: Path, net: Network, optimizer: Optimizer) -> tuple[Progress, dict
         progress = Progress(**description["progress"], ledger=ledger)
         progress.loss = np.array(progress.loss)
         notes = description["notes"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StorageError(f"{path}: not a checkpoint ({type(error).__name__}: {error})") from None
     shapes = {name: x.shape for name, x in groups["network"].items()}
     if shapes != {name: tuple(x.shape) for name, x in net.tensors().items()}:

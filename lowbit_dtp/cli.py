@@ -97,7 +97,13 @@ def fail(message: str) -> NoReturn:
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option("--plugin", help="Python file with rules, formats or data sets of your own. Repeatable."),
+    ] = None,
+) -> None:
     """What does a neural network cost when its neurons talk in bits?
 
     Trains networks whose forward and feedback signals are binary or few-bit, counts every bit on every link, prices
@@ -118,6 +124,9 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
     if version:
         print(f"lowbit-dtp {__version__}")
         raise typer.Exit()
+    from .plugins import load
+
+    load(plugin or [])
 
 
 @app.command()
@@ -513,13 +522,14 @@ def _compare(
     seeds = range(comparison.seeds)
     if not names or not seeds:
         raise ExperimentError("compare needs at least one rule and one seed")
-    placement = _placement(comparison.placement)
+    with comparison.naming("placement"):
+        placement = _placement(comparison.placement)
+        for link in placement.links:
+            choose("link", link, dict.fromkeys(link_names(comparison.content["sizes"])))
     processes = [Technology.load(name) for name in _split(technologies)]
     experiments = [(spec, seed, comparison.experiment(spec, seed)) for spec in names for seed in seeds]
     for _, _, experiment in experiments:  # every mistake is told before the first minute of training
         experiment.built()
-    for link in placement.links:
-        choose("link", link, dict.fromkeys(link_names(comparison.content["sizes"])))
     samples = _data(comparison, data_dir, threads)
     at_a_time = 1 if device == "numpy" else ensemble or len(seeds)
     with _progress() as bar:
