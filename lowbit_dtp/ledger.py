@@ -35,6 +35,13 @@ class MessageType(NamedTuple):
     """Bits a code."""
     width: int
     """Codes a message; one message carries one sample."""
+    scale_bits: int = 0
+    """Bits of scales a message, which cross with its codes; none in files from before there were any."""
+
+    @property
+    def message_bits(self) -> int:
+        """Bits a message, scales included."""
+        return self.width * self.bits + self.scale_bits
 
 
 @dataclass
@@ -244,9 +251,9 @@ class Ledger:
         per: str = "run",
         word_bits: int = 1,
     ) -> float:
-        """Bits that crossed, each message padded to whole words of `word_bits`; 1 leaves the bare payload."""
+        """Bits that crossed, scales included, each message padded to whole words of `word_bits`; 1 adds no padding."""
         total = sum(
-            t.messages * padded(c.width * c.bits, word_bits) for c, t in self.message_types(link, direction, purpose)
+            t.messages * padded(c.message_bits, word_bits) for c, t in self.message_types(link, direction, purpose)
         )
         return total / self.per(per)
 
