@@ -53,7 +53,9 @@ def _needs_no_multiplier(fmt: Format) -> bool:
         return fmt.lowest_level >= -1 and fmt.highest_level <= 1
     if isinstance(fmt, SharedExponent):
         return _needs_no_multiplier(fmt.element)
-    return isinstance(fmt, Bernoulli) or isinstance(fmt, Table) and {abs(value) for value in fmt.values} <= {0.0, fmt.largest}
+    if isinstance(fmt, Bernoulli):
+        return True
+    return isinstance(fmt, Table) and {abs(value) for value in fmt.values} <= {0.0, fmt.largest}
 
 
 def _float(operands: list[Format]) -> str:

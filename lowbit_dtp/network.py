@@ -11,7 +11,7 @@ import numpy as np
 from .activations import ACTIVATIONS
 from .backends import Array
 from .backends.devices import mover, usable
-from .formats import UnknownFormat, choose
+from .formats import UnknownFormatError, choose
 from .layers import Layer
 from .ledger import Direction, Ledger
 from .links import Link, Signal
@@ -171,7 +171,7 @@ class Network:
             return cls.of(tensors, description)
         except KeyError as error:
             raise StorageError(f"{path}: not a network, {error} is missing") from None
-        except UnknownFormat as error:
+        except UnknownFormatError as error:
             raise StorageError(
                 f"{path}: {error}. If it is a format of your own, give it to lowbit_dtp.formats.register first"
             ) from None

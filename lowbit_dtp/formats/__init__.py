@@ -27,7 +27,7 @@ from .scales import (
     nvfp4,
     shared,
 )
-from .spelling import NAMED, SPELLINGS, UnknownFormat, parse, register
+from .spelling import NAMED, SPELLINGS, UnknownFormatError, parse, register
 from .tables import Bernoulli, Table, bernoulli, binary, binary01, scaled, table, ternary
 
 __all__ = [
@@ -49,7 +49,7 @@ __all__ = [
     "SharedExponent",
     "SmallFloat",
     "Table",
-    "UnknownFormat",
+    "UnknownFormatError",
     "bernoulli",
     "bfloat16",
     "binary",

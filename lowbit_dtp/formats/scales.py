@@ -92,7 +92,8 @@ class ScaledFormat(Format):
         of_message = _joined(codes[..., end:], codes.shape[-1] - end, self.bits) if self.message_scale_bits else None
         scales = self._decoded_scales(of_blocks, of_message)
         each = np.repeat(scales, neurons if self.block is None else self.block, axis=-1)[..., :neurons]
-        return (self.element.decode(codes[..., :neurons]) * each).astype(dtype)
+        with np.errstate(over="ignore"):  # next to the largest float32, a number may be rounded to infinity
+            return (self.element.decode(codes[..., :neurons]) * each).astype(dtype)
 
     @abstractmethod
     def _scales(self, largest: Floats) -> tuple[Floats, Integers, Integers | None]:

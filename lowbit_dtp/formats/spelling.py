@@ -40,7 +40,7 @@ _OWN: dict[str, Format] = {}
 _PARSERS: list[Parser] = []
 
 
-class UnknownFormat(ValueError):
+class UnknownFormatError(ValueError):
     """No format has this name."""
 
 
@@ -57,11 +57,11 @@ def parse(text: str) -> Format:
     [0.05, -0.05]
     >>> parse("fixd(8,1)")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    lowbit_dtp.formats.spelling.UnknownFormat: no format 'fixd(8,1)'; there are: binary, binary01, bernoulli, ...
+    lowbit_dtp.formats.spelling.UnknownFormatError: no format 'fixd(8,1)'; there are: binary, binary01, bernoulli, ...
     """
     fmt = _known(text.replace(" ", "")) or _OWN.get(text) or next(filter(None, (own(text) for own in _PARSERS)), None)
     if fmt is None:
-        raise UnknownFormat(f"no format {text!r}; there are: {', '.join((*SPELLINGS, *_OWN))}")
+        raise UnknownFormatError(f"no format {text!r}; there are: {', '.join((*SPELLINGS, *_OWN))}")
     return fmt
 
 
@@ -78,6 +78,8 @@ def register(fmt: F) -> F:
     True
     """
     if not isinstance(fmt, Format):
+        if isinstance(fmt, type) or not callable(fmt):
+            raise TypeError(f"register a format, or a function from a name to a format, not {fmt!r}")
         _PARSERS.append(fmt)
         return fmt
     known = _known(fmt.name.replace(" ", ""))
