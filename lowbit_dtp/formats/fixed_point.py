@@ -127,6 +127,9 @@ def fixed(
 ) -> FixedPoint:
     """Fixed point with `word` bits, `integer` of them (sign included) before the binary point.
 
+    `rounding` is one of `ROUNDINGS`, `overflow` of `OVERFLOWS`: "saturate-symmetric" leaves out the lowest value, as
+    `symmetric` does.
+
     >>> fixed(3, 2).table().values
     (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
     """
