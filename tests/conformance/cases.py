@@ -93,7 +93,7 @@ FORMATS = [
     nvfp4,
 ]
 
-LINK_FORMATS = [binary, ternary, fixed(4, 1), table([-1, -0.25, 0.25, 1]), float32]
+LINK_FORMATS = [binary, ternary, fixed(4, 1), table([-1, -0.25, 0.25, 1]), shared(4), float32]
 """Formats that every rule is made to use, both ways, on each link."""
 
 
