@@ -5,7 +5,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from .commands import bench, compare, data, evaluate, export, price, report, train
+from .commands import bench, compare, data, evaluate, export, price, report, rules, train
 from .version import __version__
 
 INTERRUPTED = 130
@@ -64,6 +64,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 for command in (
     compare.compare, train.train, evaluate.evaluate, price.price, export.export, bench.bench, report.report,
+    rules.rules,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(data.app, name="data")

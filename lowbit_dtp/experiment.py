@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _RENAMED = {"noise_half_life": "half_noise_epoch", "stabilizer": "epsilon"}
 """Settings of experiments of version 0.1.0, by today's names."""
-_OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate")
+OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate")
+"""Settings of a rule that are those of its optimizer."""
 
 
 class ExperimentError(ValueError):
@@ -174,15 +175,15 @@ class Comparison:
         """The experiment with rule `spec` and `seed`."""
         from .rules import rule_named
 
-        rule, _, gradient = spec.partition("@")
+        rule, at, gradient = spec.partition("@")
         kind = rule_named(rule)
         settings = dict(self.content["rules"].get(rule, {}))
-        if gradient:
+        if at:
             if "gradient" not in {f.name for f in fields(kind)}:  # type: ignore[arg-type]
-                raise ExperimentError(f"rule {spec!r}: {rule} sends no gradients over links, so it takes no format")
+                raise ExperimentError(f"rule {spec!r}: {rule} takes no gradient format")
             settings["gradient"] = parse(gradient).name
         optimizer = dict(self.content["optimizer"])
-        for key in _OPTIMIZER_KEYS:
+        for key in OPTIMIZER_KEYS:
             if key in settings:
                 value = settings.pop(key)
                 optimizer.setdefault(key, value)

@@ -87,6 +87,8 @@ PER = ("run", "epoch", "step", "sample")
 _COUNTED = ("messages", "ones", "toggles")
 _RENAMED = {"flow": "direction", "way": "operation"}
 """Columns of files of format version 1, by today's names."""
+_RENAMED_PURPOSES = {"activity": "activations", "noisy activity": "noisy activations", "echo": "reconstruction"}
+"""Purposes in files of format version 1, by today's names."""
 
 
 @dataclass(eq=False)
@@ -341,7 +343,7 @@ class Ledger:
             counts = [row.pop(name) for name in _COUNTED]
             ledger.crossed(MessageType(**(row | {"direction": Direction(row["direction"])})), *counts)
         for row in content["work"]:
-            row = dict(row)
+            row = _renamed(row)
             times = row.pop("times")
             ledger.worked(Work(**row), times)
         for row in content["accesses"]:
@@ -352,8 +354,11 @@ class Ledger:
 
 
 def _renamed(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of a file, under the names that its columns have today."""
-    return {_RENAMED.get(name, name): value for name, value in row.items()}
+    """A row of a file, under the names that its columns and its purpose have today."""
+    row = {_RENAMED.get(name, name): value for name, value in row.items()}
+    if "purpose" in row:
+        row["purpose"] = _RENAMED_PURPOSES.get(row["purpose"], row["purpose"])
+    return row
 
 
 def invalid_message(message_type: MessageType, why: str) -> ValueError:

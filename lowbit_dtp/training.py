@@ -62,7 +62,7 @@ class Trained:
     epoch_ends: bool
     """Whether this was the last step of an epoch."""
     epoch_loss: Array | None
-    """At the end of an epoch, the mean over its minibatches, as the network was at each."""
+    """At an epoch's end, the mean over its minibatches, as the network was at each. NaN if the rule has no loss."""
 
 
 def fit(
@@ -115,7 +115,7 @@ def fit(
                 progress.epoch += last_phase
                 ledger.epochs += members * last_phase
             if pass_ends and last_phase:
-                mean = progress.loss / progress.losses
+                mean = progress.loss / (progress.losses or np.nan)
                 progress.loss[...] = 0
                 progress.losses = 0
             yield Trained(epoch, phase, loss, pass_ends and last_phase, mean)

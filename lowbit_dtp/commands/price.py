@@ -2,17 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from .options import TECHNOLOGIES, Json, PlacementOption, Rule, Run, Seed, Technologies, split
 from .printing import print_bills
-
-if TYPE_CHECKING:
-    from hw_models import HardwareConfig
-
-    from ..ledger import Ledger
 
 
 def price(
@@ -36,6 +31,7 @@ def price(
     from hw_models import Technology, price, with_weights
 
     from .. import ledger as ledgers
+    from ..comparison import break_even, placement_of
     from ..runs import run_folders
 
     runs = run_folders(run, rule, seed)
@@ -46,6 +42,8 @@ def price(
         books = [ledgers.load(folder / "ledger.json") for other, _, folder in runs if other == spec]
         for use in ("training", "inference"):
             book = ledgers.merged(b[use] for b in books)
+            if not book.samples:  # of epochs 0, there is no training to price
+                continue
             if use == "inference" and weights:
                 book = with_weights(book, weights)
             for name in split(technology):
@@ -57,23 +55,6 @@ def price(
         print(json.dumps(result, indent=1))
     else:
         print_bills(result)
-
-
-def break_even(ledger: "Ledger") -> dict[str, float]:
-    """For each link that carries targets, the gradient width at which straight-through would send as many bits."""
-    from hw_models import break_even_gradient_bits
-
-    from ..ledger import Direction
-
-    links = [link for link in ledger.links() if any(ledger.message_types(link, Direction.FEEDBACK, "target"))]
-    return {link: break_even_gradient_bits(ledger, link) for link in links}
-
-
-def placement_of(text: str, **options: Any) -> "HardwareConfig":
-    """The placement that `text` tells; where it tells nothing, every link is the default wire."""
-    from hw_models import HardwareConfig
-
-    return HardwareConfig.parse(text, **options) if text else HardwareConfig(**options)
 
 
 def _recorded_placement(run: Path) -> str:

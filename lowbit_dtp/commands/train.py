@@ -1,70 +1,74 @@
 """`lowbit-dtp train`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .execution import load_data, logging, progress, usable_device
-from .options import (
-    TF32,
-    Batch,
-    Config,
-    Data,
-    DataDir,
-    Device,
-    Epochs,
-    Gradient,
-    Json,
-    Links,
-    Out,
-    Rate,
-    Sizes,
-    Threads,
-    comparison_of,
-)
+from . import options
+from .execution import observer, usable_device, use_threads
 from .printing import print_result
 
 
 def train(
-    data: Data = None,
+    data: options.Data = None,
     rule: Annotated[str, typer.Option("--rule", help="Learning rule, or rule@gradient format.")] = "dtp",
-    epochs: Epochs = None,
+    epochs: options.Epochs = None,
     seed: Annotated[int, typer.Option("--seed", help="Of weights, noise and order.")] = 0,
-    out: Out = None,
-    config: Config = None,
-    data_dir: DataDir = None,
-    batch: Batch = None,
-    sizes: Sizes = None,
-    link: Links = None,
-    gradient: Gradient = None,
-    learning_rate: Rate = None,
-    threads: Threads = None,
-    device: Device = "numpy",
-    tf32: TF32 = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log curves for TensorBoard, too.")] = False,
-    as_json: Json = False,
+    out: options.Out = None,
+    config: options.Config = None,
+    data_dir: options.DataDir = None,
+    batch: options.Batch = None,
+    sizes: options.Sizes = None,
+    activation: options.Activation = None,
+    link: options.Links = None,
+    gradient: options.Gradient = None,
+    optimizer: options.Optimizer = None,
+    learning_rate: options.Rate = None,
+    settings: options.Set = None,
+    threads: options.Threads = None,
+    device: options.Device = "numpy",
+    tf32: options.TF32 = False,
+    tensorboard: options.Tensorboard = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train one network by one rule, into one run folder. The same command again goes on where it was stopped.
 
     [bold]Example[/bold]: lowbit-dtp train --data digits --rule dtp --link h1-h2=ternary --out runs/ternary
     """
     from .. import ledger as ledgers
-    from ..runs import link_row, run_ensemble
+    from ..comparison import train as train_observed
+    from ..data import load
     from ..storage import read_json
+    from ..summary import link_rows
 
     device = usable_device(device, tf32)
-    comparison = comparison_of(data, config, epochs, batch, sizes, link, gradient, None)
-    if learning_rate is not None:
-        comparison.content["optimizer"]["learning_rate"] = learning_rate
+    comparison = options.comparison_of(
+        data, config, epochs=epochs, batch=batch, sizes=sizes, link=link, activation=activation, optimizer=optimizer,
+        learning_rate=learning_rate, settings=settings,
+    )  # fmt: skip
     folder = out or Path("runs") / f"{comparison.content['data']}-train"
-    experiment = comparison.experiment(rule, seed)
+    experiment = comparison.experiment(_with_gradient(rule, gradient) if gradient else rule, seed)
     experiment.built()  # raises now what training would raise
-    with progress() as bar, logging([folder], tensorboard) as log:
-        samples = load_data(comparison, data_dir, threads)
-        on_step = bar(rule, experiment.steps(len(samples.train)))
-        run_ensemble([experiment], [folder], samples, device=device, on_step=on_step, on_evaluation=log)
-    books = ledgers.load(folder / "ledger.json")
+    use_threads(threads)
+    samples = load(comparison.content["data"], data_dir)
+    with observer(tensorboard) as watching:
+        train_observed(rule, [experiment], [folder], samples, device, watching)
+    links = link_rows(**ledgers.load(folder / "ledger.json"))
     result = {key: value for key, value in read_json(folder / "run.json").items() if key.endswith(("percent", "epoch"))}
-    result |= {"folder": str(folder), "links": {x: link_row(x, **books) for x in books["training"].links()}}
+    result |= {"folder": str(folder), "links": {name: asdict(row) for name, row in links.items()}}
     print_result(result, as_json)
+
+
+def _with_gradient(rule: str, gradient: str) -> str:
+    """`rule` with the format of its gradients."""
+    from ..experiment import ExperimentError
+    from ..rules import RULES
+
+    if "@" in rule:
+        raise ExperimentError(f"--gradient {gradient}: rule {rule!r} names a gradient format already")
+    if not options.takes_gradient(rule):
+        known = ", ".join(name for name in sorted(RULES) if options.takes_gradient(name))
+        raise ExperimentError(f"--gradient {gradient}: {rule} takes no gradient format; rules that take one: {known}")
+    return f"{rule}@{gradient}"

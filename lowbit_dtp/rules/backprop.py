@@ -27,13 +27,6 @@ from .rule import (
 class GradientRule(LearningRule):
     """Gradients carried down as `weight.T @ error`, from the upper side of each link."""
 
-    gradient: Any = None
-    """Format, or its name, in which constrained links carry gradients; None leaves each link its feedback format."""
-
-    def __post_init__(self) -> None:
-        if self.gradient is not None:
-            object.__setattr__(self, "gradient", as_format(self.gradient))
-
     def lowest_trained(self, net: Network) -> int:
         """Index of the lowest layer that learns."""
         return 0
@@ -50,7 +43,19 @@ class GradientRule(LearningRule):
 
 
 @dataclass(frozen=True)
-class StraightThrough(GradientRule):
+class FormattedGradientRule(GradientRule):
+    """A gradient rule that takes the format in which constrained links carry gradients."""
+
+    gradient: Any = None
+    """Format, or its name, in which constrained links carry gradients; None leaves each link its feedback format."""
+
+    def __post_init__(self) -> None:
+        if self.gradient is not None:
+            object.__setattr__(self, "gradient", as_format(self.gradient))
+
+
+@dataclass(frozen=True)
+class StraightThrough(FormattedGradientRule):
     """Straight-through estimator: quantized on the way up, and the quantizer taken for the identity on the way down."""
 
     name: ClassVar[str] = "straight-through"
@@ -61,7 +66,7 @@ class StraightThrough(GradientRule):
 
 
 @dataclass(frozen=True)
-class Backprop(GradientRule):
+class Backprop(FormattedGradientRule):
     """Plain backpropagation. A step function has no useful slope, so links between layers carry real numbers."""
 
     name: ClassVar[str] = "backprop"
@@ -92,7 +97,7 @@ class FixedLower(GradientRule):
 
     def training_links(self, links: Sequence[Link]) -> list[Link]:
         self._highest_discrete(links)
-        return [with_gradient(link, self.gradient) for link in links]
+        return list(links)
 
     def lowest_trained(self, net: Network) -> int:
         return self._highest_discrete(net.links)
