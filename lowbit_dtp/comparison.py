@@ -30,11 +30,10 @@ def train(
     experiments: Sequence[Experiment],
     folders: Sequence[Path],
     data: "DataSet",
-    device: str = "numpy",
-    observer: Observer | None = None,
+    device: str,
+    observer: Observer,
 ) -> None:
     """`run_ensemble`, followed by `observer`."""
-    observer = observer or Observer()
     observer.begin(rule, experiments, folders, len(data.train))
     try:
         run_ensemble(experiments, folders, data, device=device, on_step=observer.step, on_evaluation=observer.evaluated)
@@ -55,7 +54,7 @@ def compare(
     ensemble: int | None = None,
     observer: Observer | None = None,
 ) -> Summary:
-    """Train every rule and seed of `comparison` into `folder`, write `summary.json` and `report.html`; the summary.
+    """Train every rule and seed of `comparison` into `folder`; return the summary, and write it and a report there.
 
     Runs that are finished are left as they are, and those that were stopped go on. Joules are priced on `technologies`.
     With `export`, the first rule's network of seed 0 is exported as C, with weights and real-valued links in the
@@ -64,10 +63,11 @@ def compare(
     """
     from hw_models import Technology
 
+    from .backends.devices import usable
     from .data import load
     from .report import write_report
 
-    folder = Path(folder)
+    folder, device, observer = Path(folder), usable(device), observer or Observer()
     rules = named_rules(comparison)
     seeds = range(comparison.seeds)
     if not rules or not seeds:
@@ -81,6 +81,8 @@ def compare(
         choose("link", link, dict.fromkeys(link_names(comparison.content["sizes"])))
     data = load(comparison.content["data"], data_dir)
     runs = {rule: {seed: f"{folder_name(rule)}/seed-{seed}" for seed in seeds} for rule in rules}
+    for rule in rules:
+        observer.announce(rule, experiments[rule][0])
     at_a_time = 1 if device == "numpy" else ensemble or len(seeds)
     for rule in rules:
         for start in range(0, len(seeds), at_a_time):

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 class Observer:
     """What follows a training; its methods do nothing until they are overridden."""
 
+    def announce(self, rule: str, experiment: "Experiment") -> None:
+        """Runs of `rule` that differ from `experiment` in their seeds alone will be trained; nothing is yet."""
+
     def begin(self, rule: str, experiments: Sequence["Experiment"], folders: Sequence[Path], samples: int) -> None:
         """Runs of `rule`, which are trained at a time on so many `samples`, begin or go on."""
 

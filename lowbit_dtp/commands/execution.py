@@ -69,14 +69,13 @@ class _Log(Observer):
     def __init__(self, writer: Any) -> None:
         self._writer = writer
         self._writers: list[Any] = []
-        self._described: set[str] = set()
+
+    def announce(self, rule: str, experiment: "Experiment") -> None:
+        self.say(f"{rule}: {links_in_words(experiment)}")
 
     def begin(self, rule: str, experiments: Sequence["Experiment"], folders: Sequence[Path], samples: int) -> None:
         self.rule, self.experiments = rule, experiments
         self._writers = [self._writer(str(folder / "tensorboard")) for folder in folders] if self._writer else []
-        if rule not in self._described:
-            self._described.add(rule)
-            self.say(f"{rule}: {links_in_words(experiments[0])}")
 
     def say(self, line: str) -> None:
         """Print `line` on standard error."""

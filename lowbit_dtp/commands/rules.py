@@ -34,5 +34,5 @@ def described(kind: "type[LearningRule]") -> dict[str, Any]:
         "description": (kind.__doc__ or "").split("\n")[0],
         "tasks": list(getattr(kind, "tasks", ("classify",))),
         "crosses": getattr(kind, "crosses", ""),
-        "source": kind.source,
+        "source": getattr(kind, "source", ""),
     }

@@ -49,11 +49,13 @@ def train(
         learning_rate=learning_rate, settings=settings,
     )  # fmt: skip
     folder = out or Path("runs") / f"{comparison.content['data']}-train"
-    experiment = comparison.experiment(_with_gradient(rule, gradient) if gradient else rule, seed)
+    rule = _with_gradient(rule, gradient) if gradient else rule
+    experiment = comparison.experiment(rule, seed)
     experiment.built()  # raises now what training would raise
     use_threads(threads)
     samples = load(comparison.content["data"], data_dir)
     with observer(tensorboard) as watching:
+        watching.announce(rule, experiment)
         train_observed(rule, [experiment], [folder], samples, device, watching)
     links = link_rows(**ledgers.load(folder / "ledger.json"))
     result = {key: value for key, value in read_json(folder / "run.json").items() if key.endswith(("percent", "epoch"))}
