@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lowbit_dtp.formats import FixedPoint, Float, Format, choose, parse
+from lowbit_dtp.choices import choose
+from lowbit_dtp.formats import FixedPoint, Float, Format, parse
 from lowbit_dtp.storage import read_tensors
 
 from .thresholds import ACTIVATIONS, integer_thresholds

@@ -12,7 +12,8 @@ from math import ceil, floor
 import numpy as np
 import numpy.typing as npt
 
-from lowbit_dtp.formats import FixedPoint, Format, choose
+from lowbit_dtp.choices import choose
+from lowbit_dtp.formats import FixedPoint, Format
 
 FRACTION_BITS = 192
 """Drives are compared in steps of 2^-192: float32 biases (down to 2^-149) and sums are whole numbers of these."""

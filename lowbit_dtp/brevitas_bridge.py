@@ -51,6 +51,7 @@ from .formats import MAX_TABLE_BITS, NAMED, FixedPoint, Float, Format, Table, fl
 from .layers import Layer
 from .links import Link
 from .network import Network, layer_names
+from .projections import Dense
 
 Float32s = npt.NDArray[np.float32]
 Step = Callable[[Float32s], npt.NDArray[Any]]
@@ -102,8 +103,8 @@ def network_from_brevitas(module: torch.nn.Module, input_format: Format | str = 
         raise ValueError(f"the model quantizes its inputs itself, to {formats[0]}; leave out input_format, {given}")
     formats[0] = formats[0] or given
     names = layer_names([layers[0].weight.shape[0], *(layer.neurons for layer in layers)])
-    for layer, name in zip(layers, names[1:], strict=True):
-        layer.name = name
+    for layer, lower, upper in zip(layers, names, names[1:], strict=False):
+        layer.name, layer.inputs = upper, {f"{lower}-{upper}": layer.projection}
     rows = zip(formats, names, names[1:], strict=False)
     return Network(layers, [Link(fmt or float32, float32, lower, upper) for fmt, lower, upper in rows])
 
@@ -220,7 +221,7 @@ def _layer(linear: torch.nn.Linear, received: Any) -> Layer:
         bias = None if bias is None else _tensor(linear.bias_quant(bias, received, quantized))
     numbers = weight.detach().T.numpy().astype(np.float32, order="C")
     bias_numbers = np.zeros(numbers.shape[1]) if bias is None else bias.detach().numpy().copy()
-    return Layer("", numbers, bias_numbers.astype(np.float32), activation=ACTIVATIONS["identity"])
+    return Layer("", {"": Dense(numbers, bias_numbers.astype(np.float32))}, ACTIVATIONS["identity"])
 
 
 def _activated(layers: list[Layer], formats: list[Format | None], module: torch.nn.Module, label: str) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from .layers import PARAMETERS
 from .ledger import Direction, Ledger
 from .network import Network
 from .optimizers import Optimizer
@@ -44,9 +43,8 @@ def load(path: Path, net: Network, optimizer: Optimizer) -> tuple[Progress, dict
     if shapes != {name: tuple(x.shape) for name, x in net.tensors().items()}:
         raise StorageError(f"{path}: a checkpoint of another network; its parameters are {shapes}")
     for layer in net.layers:
-        for name in PARAMETERS:
-            if f"{layer.name}.{name}" in groups["network"]:
-                setattr(layer, name, groups["network"][f"{layer.name}.{name}"])
+        for name, held, key in layer.slots():
+            held[key] = groups["network"][f"{layer.name}.{name}"]
     optimizer.state = {}
     for key, x in groups["optimizer"].items():
         layer_name, _, name = key.partition(".")

@@ -5,8 +5,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .choices import choose
 from .experiment import Comparison, Experiment, ExperimentError
-from .formats import choose, parse
+from .formats import parse
 from .ledger import Direction, Ledger
 from .network import link_names
 from .observer import Observer

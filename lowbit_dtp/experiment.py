@@ -8,7 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .formats import choose, parse
+from .choices import choose
+from .formats import parse
 from .storage import StorageError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from .network import Network
     from .optimizers import Optimizer
     from .rules import LearningRule
+    from .tasks import Task
 
 _RENAMED = {"noise_half_life": "half_noise_epoch", "stabilizer": "epsilon"}
 """Settings of experiments of version 0.1.0, by today's names."""
@@ -38,6 +40,10 @@ class Experiment:
     batch: int
     seed: int
     activation: str = "tanh"
+    output_activation: str = "identity"
+    initial_weights: str = "orthogonal"
+    task: str = ""
+    """What is learned; "" is the first of the rule's tasks."""
     links: dict[str, dict[str, str]] = field(default_factory=dict)
     """Formats `forward` and `feedback` of each link by name; float32 where not given."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -64,7 +70,25 @@ class Experiment:
             _check_keys(f"links.{name}", given, ("forward", "feedback"))
         formats = [self.links.get(name, {}) for name in names]
         links = [Link(parse(x.get("forward", "float32")), parse(x.get("feedback", "float32"))) for x in formats]
-        return Network.build(self.sizes, links, self.seed, self.activation)
+        return Network.build(
+            self.sizes,
+            links,
+            self.seed,
+            self.activation,
+            output_activation=self.output_activation,
+            initial_weights=self.initial_weights,
+        )
+
+    def learned_task(self) -> "Task":
+        """What is learned. ExperimentError if the rule does not learn it."""
+        from .rules import rule_named
+        from .tasks import TASKS
+
+        known = rule_named(self.rule).tasks
+        task = choose("task", self.task or known[0], TASKS)
+        if task.name not in known:
+            raise ExperimentError(f"task: {self.rule} does not learn to {task.name}; it learns to {', '.join(known)}")
+        return task
 
     def learning_rule(self) -> "LearningRule":
         """The rule, with its settings."""
@@ -89,6 +113,8 @@ class Experiment:
     def built(self) -> "tuple[Network, LearningRule, Optimizer]":
         """The untrained network, the rule and the optimizer. ValueError, saying why, if they do not go together."""
         net, rule, optimizer = self.network(), self.learning_rule(), self.make_optimizer()
+        self.learned_task()
+        rule.prepare(net, self.seed)
         rule.training_links(net.links)
         rule.inference_links(net.links)
         return net, rule, optimizer
@@ -97,7 +123,7 @@ class Experiment:
         """Raise ExperimentError if the network does not fit `data`."""
         if self.sizes[0] != data.train.stored.shape[1]:
             raise ExperimentError(f"sizes: {data.name} has {data.train.stored.shape[1]} inputs, not {self.sizes[0]}")
-        if self.sizes[-1] < data.classes:
+        if self.learned_task().name == "classify" and self.sizes[-1] < data.classes:
             raise ExperimentError(f"sizes: {data.name} has {data.classes} classes, so {self.sizes[-1]} outputs are few")
 
     def steps(self, samples: int) -> int:
@@ -130,21 +156,24 @@ class Comparison:
 
     content: dict[str, Any]
 
-    KEYS: ClassVar = ("data", "sizes", "activation", "epochs", "batch", "seeds", "compare", "placement", "links",
-                      "optimizer", "rules")  # fmt: skip
+    KEYS: ClassVar = (
+        "data", "sizes", "activation", "output_activation", "initial_weights", "task", "epochs", "batch", "seeds",
+        "compare", "placement", "links", "optimizer", "rules",
+    )  # fmt: skip
 
     @classmethod
     def load(cls, data: str | None = None, config: Path | None = None, **overrides: Any) -> "Comparison":
         """The file of data set `data`, overridden by the file `config` and then by what is not None in `overrides`.
 
-        `config` may name its data set itself. Tables are merged key by key.
+        `config` may name its data set itself; a relative path in it is taken from its folder, and `data` from the
+        working directory. Data of one's own has the defaults of `_defaults`. Tables are merged key by key.
         """
         over = read_toml(config) if config else {}
         if config:
             _check_keys(str(config), over, cls.KEYS)
-        data = data or over.get("data") or "digits"
+        data = _located(data, Path()) or _located(over.get("data"), Path(config or "").parent) or "digits"
         known = {p.name.removesuffix(".toml"): p for p in (files(__package__) / "experiments").iterdir()}
-        base = tomllib.loads(choose("data set", data, known).read_text())
+        base = tomllib.loads(known[data].read_text()) if data in known else _defaults(data)
         overrides = {key: value for key, value in overrides.items() if value is not None}
         content = _merge(_merge(base, over), overrides)
         content["data"] = data
@@ -187,9 +216,28 @@ class Comparison:
             if key in settings:
                 value = settings.pop(key)
                 optimizer.setdefault(key, value)
-        names = ("data", "sizes", "epochs", "batch", "activation", "links")
+        names = (
+            "data", "sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links",
+        )  # fmt: skip
         common = {name: deepcopy(self.content[name]) for name in names if name in self.content}
         return Experiment(rule=rule, seed=seed, settings=settings, optimizer=optimizer, **common)
+
+
+def _located(data: str | None, folder: Path) -> str | None:
+    """`data`, whole if it is a path, for a run to find it from wherever it is read."""
+    from .data import is_path
+
+    return str((folder / data).absolute()) if data and is_path(data) else data
+
+
+def _defaults(data: str) -> dict[str, Any]:
+    """An experiment for data that has no file of experiments: two hidden layers, float32 links, rules as for digits."""
+    from .data import load
+
+    samples = load(data)
+    base = tomllib.loads((files(__package__) / "experiments" / "digits.toml").read_text())
+    sizes = [samples.inputs, 100, 100, samples.classes]
+    return {**base, "sizes": sizes, "links": {}, "placement": "", "compare": ["dtp", "straight-through", "backprop"]}
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Layers: neurons, with the weights that arrive at them from below and from above. Only layers multiply."""
+"""Layers: neurons, and the projections through which signals reach them. Only layers multiply."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -9,66 +9,119 @@ from typing import TYPE_CHECKING, Any
 from .activations import ACTIVATIONS, Activation
 from .backends import Array, LazyOuterProduct, backend_of
 from .ledger import Access, Ledger, Work
-from .links import Signal
+from .links import Link, Signal
+from .projections import Projection, Slot
 
 if TYPE_CHECKING:
     from .optimizers import Optimizer
 
-PARAMETERS = ("weight", "bias", "feedback", "feedback_bias")
+Gradients = dict[tuple[str, str], Array]
+"""Gradient of each array that a step trains, by the names of its layer and of the array there."""
 
 
 @dataclass
 class Layer:
-    """Neurons with `weight` [..., below, neurons] from below and `feedback` [..., above, neurons] from above.
+    """Neurons with a projection for each link whose signals reach them, by the name of the link.
 
-    Both matrices live with the neurons that receive, so only neuron states cross links. Biases are [..., neurons].
+    Weights belong to the neurons that receive, so only states of neurons cross links.
     """
 
     name: str
-    weight: Array
-    bias: Array
-    feedback: Array | None = None
-    feedback_bias: Array | None = None
+    inputs: dict[str, Projection]
     activation: Activation = ACTIVATIONS["tanh"]
+    decoder_activation: Activation | None = None
+    """What `decode` applies; None for `activation`."""
+    buffers: dict[str, Array] = field(default_factory=dict)
+    """Arrays that a learning rule keeps with the neurons, by name: saved with the network, trained by no optimizer."""
     _spent: dict[str, Array] = field(default_factory=dict, repr=False, compare=False)
     """Gradients that an update has used up: memory for the next, since fresh pages cost more than the product."""
     _costs: dict[tuple[Any, ...], Ledger] = field(default_factory=dict, repr=False, compare=False)
     """What each operation counts, by all that it depends on."""
 
     @property
+    def projection(self) -> Projection:
+        """The projection of the first link, the one from below."""
+        return next(iter(self.inputs.values()))
+
+    @property
+    def weight(self) -> Array:
+        """The weights [..., below, neurons] of `projection`."""
+        return self.projection.values
+
+    @weight.setter
+    def weight(self, x: Array) -> None:
+        self.put(self.projection.name, x)
+
+    @property
+    def bias(self) -> Array:
+        """The bias [..., neurons] of `projection`."""
+        return self.projection.bias
+
+    @bias.setter
+    def bias(self, x: Array) -> None:
+        self.put(self.projection.bias_name, x)
+
+    @property
     def neurons(self) -> int:
         """How many neurons the layer has."""
-        return int(self.bias.shape[-1])
+        return self.projection.shape[1]
 
     @property
     def members(self) -> int:
         """Members of the ensemble of layers that this is; 1 if it is alone."""
-        return prod(self.bias.shape[:-1])
+        return prod(self.projection.members)
 
     @property
     def number(self) -> str:
-        """Name of the floating type of the weights."""
-        return _number(self.weight.dtype)
+        """Name of the floating type of the neurons' arithmetic."""
+        return _number(self.projection.values.dtype)
 
-    def parameters(self) -> dict[str, Array]:
-        """The arrays that the layer has, by name."""
-        return {name: x for name in PARAMETERS if (x := getattr(self, name)) is not None}
+    def slots(self) -> Iterator[Slot]:
+        """Where each array of the layer is held."""
+        for projection in self.inputs.values():
+            yield from projection.slots()
+        for name in self.buffers:
+            yield name, self.buffers, name
 
-    def pre_activation(self, below: Signal, ledger: Ledger, purpose: str = "activations") -> Array:
-        """Sum of inputs [..., batch, neurons], before the activation."""
-        self._admit(below, "weight", "bias", ledger, purpose)
-        return backend_of(self.weight).pre_activation(below, self.weight, self.bias)
+    def arrays(self) -> dict[str, Array]:
+        """Every array of the layer, by name."""
+        return {name: held[key] for name, held, key in self.slots()}
 
-    def state(self, below: Signal, ledger: Ledger, purpose: str = "activations") -> Array:
-        """What the neurons make of the signal from below: `activation(below @ weight + bias)`."""
-        return self._respond(below, "weight", "bias", ledger, purpose)
+    def put(self, name: str, x: Array) -> None:
+        """Put `x` in the place of the array `name`."""
+        for known, held, key in self.slots():
+            if known == name:
+                held[key] = x
+                return
+        raise KeyError(f"layer {self.name} has no array {name!r}; there are: {', '.join(self.arrays())}")
+
+    def each_array(self, make: Callable[[str, Array], Array]) -> "Layer":
+        """The layer with what `make` makes of the name and value of each of its arrays."""
+        inputs = {link: replace(projection) for link, projection in self.inputs.items()}  # type: ignore[type-var]
+        layer = replace(self, inputs=inputs, buffers=dict(self.buffers), _costs={}, _spent={})
+        for name, held, key in list(layer.slots()):
+            held[key] = make(name, held[key])
+        return layer
+
+    def pre_activation(self, signals: Signal | Sequence[Signal], ledger: Ledger, purpose: str = "activations") -> Array:
+        """Sum over `signals` of what each adds to the neurons' inputs [..., batch, neurons], before the activation."""
+        first, *others = [signals] if isinstance(signals, Signal) else signals
+        total = self._affine(first, ledger, purpose)
+        for signal in others:
+            total += self._affine(signal, ledger, purpose)
+            self._count(ledger, self._count_sum, self._rows(signal), purpose)
+        return total
+
+    def state(self, signals: Signal | Sequence[Signal], ledger: Ledger, purpose: str = "activations") -> Array:
+        """State [..., batch, neurons] of the neurons, given the signals that arrived over one or more links."""
+        return self._respond(self.activation, signals, ledger, purpose)
 
     def decode(self, above: Signal, ledger: Ledger, purpose: str) -> Array:
-        """This layer's state as the layer above implies it: `activation(above @ feedback + feedback_bias)`.
+        """This layer's state as the signal from above implies it: eq. 3.11 of the thesis, g(h above).
 
-        Eq. 3.11 of the thesis, with the decoder's weights beside the neurons it decodes to.
+        The decoder's weights are with the neurons it decodes to.
         """
-        return self._respond(above, "feedback", "feedback_bias", ledger, purpose)
+        return self._respond(self.decoder_activation or self.activation, above, ledger, purpose)
 
     def decode_change(self, before: Signal, after: Signal, ledger: Ledger, purpose: str) -> Array:
         """What `decode` gives for one signal less what it gives for another: `decode(after) - decode(before)`.
@@ -76,134 +129,190 @@ class Layer:
         Exactly zero for a sample that is the same in both. A backend may leave such samples out; they are counted, as
         the neurons would compute them.
         """
+        projection, activation = self._projection(before), self.decoder_activation or self.activation
+        self._projection(after)
         for above in (before, after):
-            self._admit(above, "feedback", "feedback_bias", ledger, purpose)
-            self._count(ledger, self._count_activation, self._rows(above), purpose)
-        xp = backend_of(self.feedback)
-        return xp.change(self.activation, before, after, self.feedback, self.feedback_bias)
+            rows = self._rows(above)
+            self._count(ledger, self._count_affine, projection, above.format.name, rows, purpose)
+            self._count(ledger, self._count_activation, activation, rows, purpose)
+        xp = backend_of(projection.values)
+        return xp.change(activation, before, after, projection.values, projection.bias)
 
-    def input_gradient(self, error: Array, ledger: Ledger) -> Array:
-        """Backpropagation's message to the layer below, `error @ weight.T` [..., batch, below]."""
-        self._count(ledger, self._count_product, self.number, "weight", self._rows(error), "error")
-        return backend_of(error).matmul(error, self.weight.mT)
+    def input_gradient(self, link: Link, error: Array, ledger: Ledger) -> Array:
+        """Backpropagation's message over `link`: the error at the pre-activation times the weights transposed."""
+        projection = self.inputs[link.name]
+        self._count(ledger, self._count_product, projection, self.number, self._rows(error), "error")
+        return projection.transpose(error)
 
-    def gradients(self, below: Signal, error: Array, ledger: Ledger) -> dict[str, Array]:
-        """Gradients of `weight` and `bias` for an error [..., batch, neurons] in the pre-activation."""
-        return self._gradients(below, error, "weight", "bias", ledger)
-
-    def feedback_gradients(self, above: Signal, error: Array, ledger: Ledger) -> dict[str, Array]:
-        """Gradients of `feedback` and `feedback_bias` for an error in the pre-activation from above."""
-        return self._gradients(above, error, "feedback", "feedback_bias", ledger)
+    def gradients(self, signal: Signal, error: Array, ledger: Ledger) -> Gradients:
+        """Gradients of what is trained in the projection of `signal`, for an error [..., batch, neurons] in its sum."""
+        projection = self._projection(signal)
+        self._count(ledger, self._count_gradients, projection, signal.format.name, self._rows(error))
+        made = projection.gradients(signal, error, self._spent.pop(projection.name, None))
+        return {(self.name, name): gradient for name, gradient in made.items()}
 
     def cross_entropy(self, logits: Array, labels: Array, ledger: Ledger) -> tuple[Array, Array]:
         """Gradient of each sample's loss at the `logits`, softmax - one-hot, and the mean loss over the batch."""
         self._count(ledger, self._count_softmax, self._rows(logits))
         return backend_of(logits).cross_entropy(logits, labels)
 
+    def classification_error(self, output: Array, labels: Array, ledger: Ledger) -> tuple[Array, Array]:
+        """Gradient of each sample's loss at the pre-activation of a layer with one neuron for each class; its mean.
+
+        Linear and softmax outputs: negative log-likelihood under the softmax. Others: squared distance from the one-hot
+        label.
+        """
+        if self.activation.name == "identity":
+            return self.cross_entropy(output, labels, ledger)
+        return self.squared_error(output, backend_of(output).one_hot(labels, output))
+
+    def squared_error(self, output: Array, target: Array) -> tuple[Array, Array]:
+        """Gradient of each sample's ||output - target||^2 at the pre-activation, and its mean over the batch."""
+        difference = output - target
+        error = backend_of(output).activation_backward(self.activation, output, difference, 2.0)
+        return error, (difference * difference).sum(-1).mean(-1)
+
     def update(self, name: str, gradient: Array, optimizer: "Optimizer", ledger: Ledger) -> None:
-        """Let `optimizer` change the parameter `name` by its `gradient`, in place.
+        """Let `optimizer` change the array `name` by its `gradient`, in place.
 
         `gradient` is used up: the layer's next gradient may be written over it.
         """
-        parameter = getattr(self, name)
-        optimizer.update((self.name, name), parameter, gradient)
+        projection, held, key = self._slots[name]
+        optimizer.update((self.name, name), held[key], gradient)
         if not isinstance(gradient, LazyOuterProduct):
             self._spent[name] = gradient
-        self._count(ledger, self._count_update, name, type(optimizer))
+        self._count(ledger, self._count_update, projection, name, type(optimizer))
 
     def local_error(self, state: Array, target: Array) -> Array:
         """Gradient at the pre-activation of the batch mean of ||state - target||^2."""
-        xp = backend_of(state)
-        return xp.activation_backward_difference(self.activation, state, state, target, 2 / state.shape[-2])
+        return self._local_error(self.activation, state, target)
+
+    def decoder_error(self, state: Array, target: Array) -> Array:
+        """`local_error` for a state that `decode` gave."""
+        return self._local_error(self.decoder_activation or self.activation, state, target)
 
     def error_of(self, state: Array, input_gradient: Array) -> Array:
         """Gradient at the pre-activation for an `input_gradient`, the gradient at `state`."""
         return backend_of(state).activation_backward(self.activation, state, input_gradient)
 
-    def _respond(self, signal: Signal, weight: str, bias: str, ledger: Ledger, purpose: str) -> Array:
-        self._admit(signal, weight, bias, ledger, purpose)
-        self._count(ledger, self._count_activation, self._rows(signal), purpose)
-        w = getattr(self, weight)
-        return backend_of(w).affine_activation(self.activation, signal, w, getattr(self, bias))
+    @property
+    def _slots(self) -> dict[str, tuple[Projection, dict[str, Any], str]]:
+        return {name: (p, held, key) for p in self.inputs.values() for name, held, key in p.slots()}
 
-    def _admit(self, signal: Signal, weight: str, bias: str, ledger: Ledger, purpose: str) -> None:
-        """Count the product of a signal with weights; ValueError if they do not go together."""
-        w = getattr(self, weight)
-        if w is None:
-            raise ValueError(f"layer {self.name} has no {weight} weights")
-        if signal.shape[-1] != w.shape[-2]:
+    def _local_error(self, activation: Activation, state: Array, target: Array) -> Array:
+        xp = backend_of(state)
+        return xp.activation_backward_difference(activation, state, state, target, 2 / state.shape[-2])
+
+    def _affine(self, signal: Signal, ledger: Ledger, purpose: str) -> Array:
+        projection = self._projection(signal)
+        self._count(ledger, self._count_affine, projection, signal.format.name, self._rows(signal), purpose)
+        return projection.apply(signal)
+
+    def _respond(
+        self, activation: Activation, signals: Signal | Sequence[Signal], ledger: Ledger, purpose: str
+    ) -> Array:
+        if isinstance(signals, Signal):  # product, sum and activation are one kernel
+            projection, rows = self._projection(signals), self._rows(signals)
+            self._count(ledger, self._count_affine, projection, signals.format.name, rows, purpose)
+            xp = backend_of(projection.values)
+            state = xp.affine_activation(activation, signals, projection.values, projection.bias)
+        else:
+            total = self.pre_activation(signals, ledger, purpose)
+            rows = self._rows(total)
+            state = activation.apply(backend_of(total), total)
+        self._count(ledger, self._count_activation, activation, rows, purpose)
+        return state
+
+    def _projection(self, signal: Signal) -> Projection:
+        """The projection for a signal; ValueError if they do not go together."""
+        projection = self.inputs.get(signal.link)
+        if projection is None:
+            known = ", ".join(self.inputs)
+            raise ValueError(f"layer {self.name} has no weights for signals of link {signal.link!r}; it has: {known}")
+        if signal.shape[-1] != projection.shape[0]:
             raise ValueError(
-                f"layer {self.name} takes {w.shape[-2]} neurons through {weight!r}, but was given {signal.shape[-1]}"
+                f"layer {self.name} takes {projection.shape[0]} neurons through {projection.name!r}, but was given "
+                f"{signal.shape[-1]}"
             )
-        self._count(ledger, self._count_affine, weight, bias, signal.format.name, self._rows(signal), purpose)
-
-    def _gradients(self, signal: Signal, error: Array, weight: str, bias: str, ledger: Ledger) -> dict[str, Array]:
-        self._count(ledger, self._count_gradients, weight, bias, signal.format.name, self._rows(error))
-        gradient, sums = backend_of(error).gradients(signal, error, self._spent.pop(weight, None))
-        return {weight: gradient, bias: sums}
+        return projection
 
     # what each operation counts: the same for every member of an ensemble
 
     def _count(self, ledger: Ledger, count: Callable[..., None], *details: Any) -> None:
-        key = (count.__name__, *details)
+        key = (count.__name__, *(x.name if isinstance(x, Projection | Activation) else x for x in details))
         cost = self._costs.get(key)
         if cost is None:
             count(cost := Ledger(), *details)
             self._costs[key] = cost
-        ledger.repeated(cost, 1 if self.bias.ndim == 1 else self.members)
+        ledger.counts.repeat(cost.counts, self.members)
 
     def _rows(self, x: Array | Signal) -> int:
         """Samples that each member has in `x` [..., batch, neurons]."""
-        shape, axes = x.shape, self.bias.ndim - 1
+        shape, axes = x.shape, len(self.projection.members)
         return shape[axes] if len(shape) == axes + 2 else prod(shape[axes:-1])
 
-    def _size(self, name: str) -> int:
-        """Numbers that each member has in its parameter `name`."""
-        return prod(getattr(self, name).shape[self.bias.ndim - 1 :])
+    def _count_affine(self, ledger: Ledger, projection: Projection, left: str, rows: int, purpose: str) -> None:
+        self._count_product(ledger, projection, left, rows, purpose)
+        if projection.bias is not None:
+            ledger.worked(Work(self.name, purpose, "add", self.number), rows * self.neurons)
+            self._accessed(projection, projection.bias_name, "read", rows * self.neurons, ledger)
 
-    def _count_affine(self, ledger: Ledger, weight: str, bias: str, left: str, rows: int, purpose: str) -> None:
-        self._count_product(ledger, left, weight, rows, purpose)
+    def _count_sum(self, ledger: Ledger, rows: int, purpose: str) -> None:
         ledger.worked(Work(self.name, purpose, "add", self.number), rows * self.neurons)
-        self._accessed(bias, "read", rows * self.neurons, ledger)
 
-    def _count_activation(self, ledger: Ledger, rows: int, purpose: str) -> None:
-        if self.activation.operation:
-            work = Work(self.name, purpose, self.activation.operation, self.number)
+    def _count_activation(self, ledger: Ledger, activation: Activation, rows: int, purpose: str) -> None:
+        if activation.operation:
+            work = Work(self.name, purpose, activation.operation, self.number)
             ledger.worked(work, rows * self.neurons)
 
     def _count_softmax(self, ledger: Ledger, rows: int) -> None:
         for operation in ("exp", "add", "divide"):
             ledger.worked(Work(self.name, "softmax", operation, self.number), rows * self.neurons)
 
-    def _count_gradients(self, ledger: Ledger, weight: str, bias: str, left: str, rows: int) -> None:
-        size = rows * int(getattr(self, weight).shape[-2]) * self.neurons
+    def _count_gradients(self, ledger: Ledger, projection: Projection, left: str, rows: int) -> None:
+        size = rows * prod(projection.shape)
         ledger.worked(Work(self.name, "gradient", "multiply-accumulate", left, self.number), size)
-        ledger.worked(Work(self.name, "gradient", "add", self.number), rows * self.neurons)
-        for name, words in ((weight, size), (bias, rows * self.neurons)):
-            for way in ("read", "write"):
-                self._accessed(f"{name} gradient", way, words, ledger, self._size(name))
+        arrays = {projection.name: size}
+        if projection.bias is not None:
+            ledger.worked(Work(self.name, "gradient", "add", self.number), rows * self.neurons)
+            arrays[projection.bias_name] = rows * self.neurons
+        for name, words in arrays.items():
+            for operation in ("read", "write"):
+                self._accessed_state(f"{name} gradient", operation, words, ledger, projection.size(name))
 
-    def _count_update(self, ledger: Ledger, name: str, optimizer: "type[Optimizer]") -> None:
-        size = self._size(name)
+    def _count_update(self, ledger: Ledger, projection: Projection, name: str, optimizer: "type[Optimizer]") -> None:
+        size = projection.size(name)
         for operation, times in optimizer.operations.items():
             ledger.worked(Work(self.name, "update", operation, self.number), size * times)
-        self._accessed(name, "read", size, ledger)
-        self._accessed(name, "write", size, ledger)
-        self._accessed(f"{name} gradient", "read", size, ledger, size)
+        for operation in ("read", "write"):
+            self._accessed_state(name, operation, size, ledger, size)
+        self._accessed_state(f"{name} gradient", "read", size, ledger, size)
         if optimizer.state_words:
-            for way in ("read", "write"):
-                self._accessed(f"{name} optimizer state", way, size * optimizer.state_words, ledger, size)
+            words = size * optimizer.state_words
+            for operation in ("read", "write"):
+                self._accessed_state(f"{name} optimizer state", operation, words, ledger, size)
 
-    def _count_product(self, ledger: Ledger, left: str, array: str, rows: int, purpose: str) -> None:
-        matrix = getattr(self, array)
-        times = rows * int(matrix.shape[-2]) * int(matrix.shape[-1])
-        ledger.worked(Work(self.name, purpose, "multiply-accumulate", left, self.number), times)
-        self._accessed(array, "read", times, ledger)
+    def _count_product(self, ledger: Ledger, projection: Projection, left: str, rows: int, purpose: str) -> None:
+        times = rows * prod(projection.shape)
+        ledger.worked(Work(self.name, purpose, "multiply-accumulate", left, projection.number), times)
+        self._accessed(projection, projection.name, "read", times, ledger)
 
-    def _accessed(self, array: str, way: str, words: int, ledger: Ledger, capacity: int | None = None) -> None:
-        bits = self.weight.dtype.itemsize * 8
-        capacity = self._size(array) if capacity is None else capacity
-        ledger.accessed(Access(self.name, array, way, self.number, bits, capacity * bits), words)
+    def _accessed(self, projection: Projection, name: str, operation: str, words: int, ledger: Ledger) -> None:
+        """Count accesses to an array as products read it: few-bit weights as few bits."""
+        if name == projection.name:
+            bits = projection.weight_bits
+            access = Access(self.name, name, operation, projection.number, bits, projection.size(name) * bits)
+            ledger.accessed(access, words)
+        else:
+            self._accessed_state(name, operation, words, ledger, projection.size(name))
+
+    def _accessed_state(self, name: str, operation: str, words: int, ledger: Ledger, capacity: int) -> None:
+        bits = self._number_bits
+        ledger.accessed(Access(self.name, name, operation, self.number, bits, capacity * bits), words)
+
+    @property
+    def _number_bits(self) -> int:
+        return int(self.projection.values.dtype.itemsize) * 8
 
 
 @cache  # NumPy takes microseconds to name a type, and every entry in a ledger has it named

@@ -22,6 +22,8 @@ class Signal:
     """An array of the sender's floating type, in which `values` are given."""
     packed_neurons: int | None = None
     """Codes in a row, if `carried` is packed words; None if it is codes."""
+    link: str = ""
+    """Name of the link that it arrived over."""
     made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """What a backend made of the signal, to make it once."""
 
@@ -48,7 +50,7 @@ class Signal:
         if self.packed_neurons is not None:
             return self
         words = backend_of(self.carried).pack(self.carried, self.format)
-        return Signal(words, self.format, self.like, int(self.carried.shape[-1]))
+        return Signal(words, self.format, self.like, int(self.carried.shape[-1]), self.link)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Link:
     feedback: Format = float32
     lower: str = ""
     upper: str = ""
+    label: str = ""
+    """Name of the link, if it is not `lower-upper`: links that join no neighbours are named from their upper end."""
 
     def __post_init__(self) -> None:
         for way in ("forward", "feedback"):
@@ -70,8 +74,8 @@ class Link:
 
     @cached_property
     def name(self) -> str:
-        """`lower-upper`."""
-        return f"{self.lower}-{self.upper}"
+        """`label`, or `lower-upper`."""
+        return self.label or f"{self.lower}-{self.upper}"
 
     @cached_property
     def _message_types(self) -> dict[tuple[Direction, str, int], MessageType]:
@@ -116,4 +120,4 @@ class Link:
         ledger.crossed(message_type, messages, carried.ones, carried.toggles, carried.invalid)
         if messages:
             ledger.wires[wire] = carried.words[..., -1, :]
-        return Signal(carried.words, fmt, like, carried.packed_neurons)
+        return Signal(carried.words, fmt, like, carried.packed_neurons, self.name)

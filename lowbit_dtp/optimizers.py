@@ -8,11 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from .backends import Array, backend_of
+from .layers import Gradients
 from .ledger import Ledger
 from .network import Network
-
-Gradients = dict[tuple[int, str], Array]
-"""Gradient of each parameter that a step trains, by index of its layer and name."""
 
 
 @dataclass
@@ -42,7 +40,7 @@ class Optimizer(ABC):
     def apply(self, net: Network, gradients: Gradients, ledger: Ledger) -> None:
         """Update every parameter of `net` that has a gradient."""
         for (layer, name), gradient in gradients.items():
-            net.layers[layer].update(name, gradient, self, ledger)
+            net.layer(layer).update(name, gradient, self, ledger)
 
     def update(self, key: tuple[str, str], parameter: Array, gradient: Array) -> None:
         """Change `parameter` in place; `key` names its layer and itself."""

@@ -6,7 +6,7 @@ member of an ensemble what it would have drawn alone.
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,12 @@ class RandomStream:
     seed: int | Sequence[int]
     step: Any = 0
     """A whole number, or an array of one on the device, which a step that is recorded counts up by itself."""
+    repetition: int = 0
+    """Which of several draws for one purpose in a step: samples of a stochastic unit, or sweeps of a settling."""
+
+    def at(self, repetition: int) -> "RandomStream":
+        """The numbers of another repetition, independent of those of all others; `at(0)` is the first."""
+        return replace(self, repetition=repetition)
 
     def normal(self, purpose: str, like: Array) -> Array:
         """Standard normal numbers of the shape, type and device of `like`: [batch, neurons], or [seeds, batch, ...]."""
@@ -37,4 +43,5 @@ class RandomStream:
 
     def _key(self, purpose: str) -> Key:
         seed = self.seed if isinstance(self.seed, int) else tuple(self.seed)
-        return Key(seed, zlib.crc32(purpose.encode()), self.step)
+        text = f"{purpose} {self.repetition}" if self.repetition else purpose
+        return Key(seed, zlib.crc32(text.encode()), self.step)

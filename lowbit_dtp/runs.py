@@ -156,7 +156,7 @@ class _Member:
     def evaluated(self, evaluation: Evaluation) -> None:
         """Note the state after an epoch."""
         self.seconds = 0.0
-        # JSON has no NaN, which is the loss of a rule that has none
+        # JSON has no NaN, which the loss may be
         self.lines.append(json.dumps({key: x if x == x else None for key, x in asdict(evaluation).items()}))
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(self.lines[-1] + "\n")
@@ -193,16 +193,16 @@ def _train(
     """Train `members` to the end, as one."""
     from .backends import backend_of
     from .backends.devices import described
-    from .ensemble import stack, unstack
+    from .ensemble import stack, unstack, unstack_ledger
     from .training import Evaluator, evaluate, fit
 
     experiment, single = members[0].experiment, device == "numpy"
-    rule = experiment.learning_rule()
+    rule, task = experiment.learning_rule(), experiment.learned_task()
     net, optimizer, progress = run = members[0].run if single else stack([m.run for m in members], device)
     inference = net.with_links(rule.inference_links(net.links))
     train, valid, test = (samples.on(device) for samples in (data.train, data.valid, data.test))
     numpy = backend_of(net.layers[0].weight).numpy
-    tests = [Evaluator(inference, samples) for samples in (valid, test)]
+    tests = [Evaluator(inference, samples, task=task, rule=rule) for samples in (valid, test)]
     for member in members:
         member.goes_on(described(device), len(members))
     started = last_saved = time.perf_counter()
@@ -216,12 +216,13 @@ def _train(
 
     steps = fit(
         net, rule, optimizer, train, experiment.epochs, experiment.batch,
-        experiment.seed if single else [m.experiment.seed for m in members], progress,
+        experiment.seed if single else [m.experiment.seed for m in members], progress, task=task,
     )  # fmt: skip
     for step in steps:
         on_step(progress.step)
         if step.epoch_ends:
-            losses = np.ravel(numpy(step.epoch_loss)).tolist()  # which waits for the device
+            no_loss = step.epoch_loss is None
+            losses = [None] * len(members) if no_loss else np.ravel(numpy(step.epoch_loss)).tolist()  # which waits
             spent()
             bits = [progress.ledger.bits(direction=direction) for direction in (Direction.FORWARD, Direction.FEEDBACK)]
             errors = [np.ravel(test()).tolist() for test in tests]
@@ -243,8 +244,8 @@ def _train(
         if due or step.epoch_ends:
             started = time.perf_counter()
     testing = Ledger()
-    last = np.ravel(evaluate(inference, test, testing)), np.ravel(tests[0]())
-    testings = [testing] if single else testing.members()
+    last = np.ravel(evaluate(inference, test, testing, task=task, rule=rule)), np.ravel(tests[0]())
+    testings = [testing] if single else unstack_ledger(testing)
     for member, own, tested, *errors in zip(members, unstack(run), testings, *last, strict=True):
         results = dict(zip(("test_error_percent", "valid_error_percent"), map(float, errors), strict=True))
         member.finish(own, results, own.net.with_links(inference.links), tested)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .backends import Array, backend_of
+from .choices import choose
 from .data import Samples, order
-from .formats import choose
 from .ledger import Ledger
 from .links import Signal
 from .network import Network
@@ -22,6 +22,7 @@ from .randomness import RandomStream
 from .recording import LoopState, ReplayedStep
 from .rules import LearningRule
 from .rules.rule import StepContext
+from .tasks import Classify, Task, score
 
 MODES = {
     "plain": "every step as it is written, in Python",
@@ -62,7 +63,7 @@ class Trained:
     epoch_ends: bool
     """Whether this was the last step of an epoch."""
     epoch_loss: Array | None
-    """At an epoch's end, the mean over its minibatches, as the network was at each. NaN if the rule has no loss."""
+    """At the end of an epoch, the mean over its minibatches, as the network was at each; None if there was no loss."""
 
 
 def fit(
@@ -75,6 +76,7 @@ def fit(
     seed: int | Sequence[int] = 0,
     progress: Progress | None = None,
     mode: str = "auto",
+    task: Task | None = None,
 ) -> Iterator[Trained]:
     """Train `net` on `samples` by `rule`, yielding after each step.
 
@@ -83,7 +85,9 @@ def fit(
     `progress.ledger`. `net.links` are as built; the rule makes of them what it trains with.
 
     An ensemble takes a sequence of seeds, one for each member, and `samples` once, for all. Network and samples are on
-    the same device. `mode` is one of `MODES`.
+    the same device. `mode` is one of `MODES`, `task` what the network learns: by default, to classify.
+
+    Raises ValueError if the rule does not learn the task, or lacks what it needs.
     """
     progress = Progress() if progress is None else progress
     if batch < 1:
@@ -91,12 +95,18 @@ def fit(
     if (None if isinstance(seed, int) else len(seed)) != net.members:
         needed = f"{net.members} seeds, one for each member" if net.members else "a whole number for a single network"
         raise ValueError(f"seed must be {needed}, not {seed}")
+    task = Classify() if task is None else task
+    if task.name not in rule.tasks:
+        raise ValueError(f"{rule.name} does not learn to {task.name}; it learns to {', '.join(rule.tasks)}")
+    if isinstance(seed, int):
+        rule.prepare(net, seed)
     trainee, phases, ledger = net.with_links(rule.training_links(net.links)), rule.phases, progress.ledger
     members, count = net.members or 1, len(samples)
     ledger.runs = members
+    like = net.layers[0].weight
     chosen = _chosen(mode, net, (epochs - progress.epoch) * len(phases) * (count // batch))
-    patience = backend_of(net.layers[0].weight).patience if mode == "auto" else 1
-    steps = _Steps(trainee, rule, optimizer, samples, batch, seed, progress, chosen, patience)
+    patience = backend_of(like).patience if mode == "auto" else 1
+    steps = _Steps(trainee, rule, optimizer, samples, batch, seed, progress, chosen, patience, task)
     while progress.epoch < epochs:
         phase, last_phase = phases[progress.phase], progress.phase == len(phases) - 1
         steps.begin(progress.epoch * len(phases) + progress.phase)
@@ -115,7 +125,7 @@ def fit(
                 progress.epoch += last_phase
                 ledger.epochs += members * last_phase
             if pass_ends and last_phase:
-                mean = progress.loss / (progress.losses or np.nan)
+                mean = progress.loss / progress.losses if progress.losses else None
                 progress.loss[...] = 0
                 progress.losses = 0
             yield Trained(epoch, phase, loss, pass_ends and last_phase, mean)
@@ -154,7 +164,9 @@ class _Steps:
         progress: Progress,
         mode: str,
         patience: int = 1,
+        task: Task | None = None,
     ) -> None:
+        self.task = Classify() if task is None else task
         self.rule, self.optimizer, self.batch, self.seed = rule, optimizer, batch, seed
         self.progress, self.mode, self.patience = progress, mode, patience
         self.like = net.layers[0].weight
@@ -178,7 +190,7 @@ class _Steps:
     def _bind(self) -> None:
         """Take parameters and settings as they are now, for steps that are recorded with them."""
         net = self.given.net
-        self.bound = [(vars(layer), name, x) for layer in net.layers for name, x in layer.parameters().items()]
+        self.bound = [(held, key, held[key]) for layer in net.layers for _, held, key in layer.slots()]
         self.settings = tuple(vars(self.optimizer).values())
         self.traced = self.traced._replace(net=net.each_array(self.xp.traceable))
         self.taken.clear()
@@ -188,7 +200,7 @@ class _Steps:
         """Whether no one has put other arrays in the place of parameters, or changed the optimizer's settings."""
         if self.settings != tuple(vars(self.optimizer).values()):
             return False
-        return all(layer[name] is x for layer, name, x in self.bound)
+        return all(held[key] is x for held, key, x in self.bound)
 
     def _moved(self, x: np.ndarray) -> Array:
         return self.xp.moved(x, self.like)
@@ -233,14 +245,14 @@ class _Steps:
     def _take_as_written(self, phase: str, rows: int) -> Array | None:
         progress, start = self.progress, self.progress.minibatch * self.batch
         self.loop_is_current = False
-        context = StepContext(progress.epoch, phase, RandomStream(self.seed, progress.step))
-        with progress.ledger.wires_in_place() if self.loop else nullcontext():  # where recorded steps find them
+        context = StepContext(progress.epoch, phase, RandomStream(self.seed, progress.step), self.task)
+        with progress.ledger.wires.in_place() if self.loop else nullcontext():  # where recorded steps find them
             return self._step(self.given, self.order[..., start : start + rows], context, progress.ledger)
 
     def _take_in_place(self, loop: LoopState, kind: tuple[str, int], ledger: Ledger) -> None:
         """A step that finds all that it depends on in arrays, and leaves its loss in one."""
         phase, rows = kind
-        context = StepContext(loop.epoch, phase, RandomStream(self.seed, loop.step))
+        context = StepContext(loop.epoch, phase, RandomStream(self.seed, loop.step), self.task)
         loss = self._step(self.traced, loop.indices(rows), context, ledger)
         if kind not in self.losses:
             self.losses[kind] = loss
@@ -266,8 +278,11 @@ class _Steps:
 
     def _step(self, subject: _Subject, indices: Array, context: StepContext, ledger: Ledger) -> Array | None:
         net, samples, total = subject
-        step = self.rule.step(net, *samples.part(indices), ledger, context)
+        inputs, labels = samples.part(indices)
+        step = self.rule.step(net, inputs, self.task.target(inputs, labels), ledger, context)
         self.optimizer.apply(net, step.gradients, ledger)
+        for (layer, name), value in step.buffers.items():
+            net.layer(layer).buffers[name][...] = value
         if step.loss is not None:
             total += step.loss
         return step.loss
@@ -276,14 +291,26 @@ class _Steps:
 class Evaluator:
     """The test of a network on samples, as often as one likes; on a device that records, written down once for all.
 
-    `net` may be trained in the meantime; its links stay as they are.
+    `net` may be trained in the meantime; its links stay as they are. It is used as `rule` says; without one, in a
+    forward pass.
     """
 
-    def __init__(self, net: Network, samples: Samples, batch: int = 1000, mode: str = "auto") -> None:
+    def __init__(
+        self,
+        net: Network,
+        samples: Samples,
+        batch: int = 1000,
+        mode: str = "auto",
+        task: Task | None = None,
+        rule: LearningRule | None = None,
+    ) -> None:
         self.net, self.samples, self.batch = net, samples, batch
+        self.task = Classify() if task is None else task
+        self._infer = LearningRule.infer if rule is None else type(rule).infer
+        self._rule: Any = rule
         self._like = net.layers[0].weight
         self._xp = backend_of(self._like)
-        self._wrong = self._zeros()
+        self._total = self._zeros()
         self._loop: LoopState | None = None
         if _chosen(mode, net, 0) != "plain":
             self._loop = LoopState(self._moved)
@@ -291,36 +318,36 @@ class Evaluator:
         self._repeated: dict[int, ReplayedStep] = {}
 
     def __call__(self, ledger: Ledger | None = None) -> Any:
-        """Share of the samples that the network puts in the wrong class, in percent: a number, or [members].
+        """The task's score: of classes, the share of samples in the wrong one, in percent. A number, or [members].
 
         What inference sends and computes is counted in `ledger`, if given.
         """
         members, count = self.net.members or 1, len(self.samples)
         starts, counted = range(0, count, self.batch), Ledger() if ledger is None else ledger
         if self._loop is not None and ledger is None:
-            self._loop.start[...], self._wrong[...] = 0, 0
+            self._loop.start[...], self._total[...] = 0, 0
             for start in starts:
                 self._recorded(self._loop, min(self.batch, count - start))()
-            wrong = self._wrong
+            total = self._total
         else:
-            wrong = self._zeros()
+            total = self._zeros()
             for start in starts:
-                wrong += self._mistakes(slice(start, start + self.batch), start, counted)
+                total += self._distance(slice(start, start + self.batch), start, counted)
         counted.runs = members
         counted.epochs += members
         counted.steps += members * len(starts)
         counted.samples += members * count
-        percent = 100 * self._xp.numpy(wrong) / np.float64(count)
-        return percent.item() if self.net.members is None else percent
+        mean = score(self.task, self._xp.numpy(total), np.float64(count))
+        return mean.item() if self.net.members is None else mean
 
     def _moved(self, x: np.ndarray) -> Array:
         return self._xp.moved(x, self._like)
 
     def _zeros(self) -> Array:
-        return self._moved(np.zeros(self.net.members or (), np.int64))
+        return self._moved(np.zeros(self.net.members or (), np.int64 if self.task.counts else np.float64))
 
-    def _mistakes(self, which: Any, start: Any, ledger: Ledger) -> Array:
-        """How many of `which` samples, of which `start` is the first, are put in the wrong class."""
+    def _distance(self, which: Any, start: Any, ledger: Ledger) -> Array:
+        """Sum of the task's distances of `which` samples, of which `start` is the first."""
         inputs, labels = self.samples.part(which)
         stream, members = RandomStream(0, start), self.net.members
         if members is not None:
@@ -329,15 +356,16 @@ class Evaluator:
                 inputs = replace(inputs, carried=self._xp.shared(inputs.carried, members), made={})
             else:
                 inputs = self._xp.shared(inputs, members)
-        return (self.net.classify(inputs, ledger, stream) != labels).sum(-1)
+        output = self._infer(self._rule, self.net, inputs, ledger, stream)
+        return self.task.distance(output, self.task.target(inputs, labels))
 
     def _recorded(self, loop: LoopState, rows: int) -> ReplayedStep:
         def work(ledger: Ledger) -> None:
-            self._wrong += self._mistakes(loop.indices(rows), loop.start, ledger)
+            self._total += self._distance(loop.indices(rows), loop.start, ledger)
             loop.advance(rows)
 
         def changed() -> list[Array]:
-            return [self._wrong, *loop.changed()]
+            return [self._total, *loop.changed()]
 
         def arrays() -> list[Array]:
             return [*self.net.tensors().values(), self.samples.stored, self.samples.labels, *loop.constants()]
@@ -348,9 +376,17 @@ class Evaluator:
         return self._repeated[rows]
 
 
-def evaluate(net: Network, samples: Samples, ledger: Ledger | None = None, batch: int = 1000) -> Any:
+def evaluate(
+    net: Network,
+    samples: Samples,
+    ledger: Ledger | None = None,
+    batch: int = 1000,
+    task: Task | None = None,
+    rule: LearningRule | None = None,
+) -> Any:
     """Share of `samples` that `net`, with its links as they are, puts in the wrong class, in percent.
 
-    A number, or an array [members] of an ensemble. What inference sends and computes is counted in `ledger`, if given.
+    Of another `task`, its score. The network is used as `rule` says, if given: one that settles, say. A number, or an
+    array [members] of an ensemble. What inference sends and computes is counted in `ledger`, if given.
     """
-    return Evaluator(net, samples, batch, "plain")(ledger)
+    return Evaluator(net, samples, batch, "plain", task, rule)(ledger)

@@ -12,18 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from ..formats import Format, choose
-
-if TYPE_CHECKING:
-    from ..activations import Activation
-    from ..links import Signal
-
-Array: TypeAlias = Any
-"""A `numpy.ndarray` or a `torch.Tensor`."""
+from ..choices import choose
+from ..formats import Format
+from .protocols import Activation, Signal
+from .protocols import Array as Array
 
 
 class Transmission(NamedTuple):
@@ -174,13 +170,14 @@ class Backend(ABC):
         Equal bits for equal inputs, whatever the number of threads (of a CPU).
         """
 
-    def pre_activation(self, signal: "Signal", weight: Array, bias: Array) -> Array:
+    def pre_activation(self, signal: "Signal", weight: Array, bias: Array | None) -> Array:
         """`signal @ weight + bias`."""
         pre_activation = self.matmul(signal.values, weight)
-        pre_activation += bias[..., None, :]
+        if bias is not None:
+            pre_activation += bias[..., None, :]
         return pre_activation
 
-    def affine_activation(self, activation: "Activation", signal: "Signal", weight: Array, bias: Array) -> Array:
+    def affine_activation(self, activation: "Activation", signal: "Signal", weight: Array, bias: Array | None) -> Array:
         """`activation(signal @ weight + bias)`."""
         return activation.apply(self, self.pre_activation(signal, weight, bias))
 
@@ -191,7 +188,9 @@ class Backend(ABC):
         """
         return self.matmul(signal.values.mT, error, spent), error.sum(-2)
 
-    def change(self, activation: "Activation", before: "Signal", after: "Signal", weight: Array, bias: Array) -> Array:
+    def change(
+        self, activation: "Activation", before: "Signal", after: "Signal", weight: Array, bias: Array | None
+    ) -> Array:
         """`activation(after @ weight + bias) - activation(before @ weight + bias)`."""
         return self.affine_activation(activation, after, weight, bias) - self.affine_activation(
             activation, before, weight, bias
@@ -229,6 +228,10 @@ class Backend(ABC):
 
         `logits` [..., batch, classes], integer `labels` [..., batch].
         """
+
+    @abstractmethod
+    def one_hot(self, labels: Array, like: Array) -> Array:
+        """1 at the label and 0 elsewhere, in the shape and type of `like` [..., batch, classes]."""
 
     @abstractmethod
     def rmsprop(

@@ -10,7 +10,7 @@ from math import prod
 # A thread that waits for work should sleep soon, not spin: where programs share the cores, spinning slows them all.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numba
 import numpy as np
@@ -30,10 +30,7 @@ from . import (
 )
 from .numba_graph import Cell, Program, Tape, Traced, Watched, head, plain
 from .numpy_plain import NumpyBackend, thresholds
-
-if TYPE_CHECKING:
-    from ..activations import Activation
-    from ..links import Signal
+from .protocols import Activation, Signal
 
 kernels: Any = _numba_kernels  # the compiler knows their types, mypy does not
 empty: Any = np.empty
@@ -202,12 +199,12 @@ class NumbaBackend(NumpyBackend):
             _multiply(a, b, _zeros(b.shape[1]), kernels.IDENTITY, product)
         return product
 
-    def pre_activation(self, signal: "Signal", weight: Array, bias: Array) -> Array:
+    def pre_activation(self, signal: "Signal", weight: Array, bias: Array | None) -> Array:
         if _are_for_kernels(signal, weight, bias):
             return _product(signal, weight, bias, kernels.IDENTITY)
         return super().pre_activation(signal, weight, bias)
 
-    def affine_activation(self, activation: "Activation", signal: "Signal", weight: Array, bias: Array) -> Array:
+    def affine_activation(self, activation: "Activation", signal: "Signal", weight: Array, bias: Array | None) -> Array:
         if activation.name in _ACTIVATIONS and _are_for_kernels(signal, weight, bias):
             return _product(signal, weight, bias, _ACTIVATIONS[activation.name])
         return super().affine_activation(activation, signal, weight, bias)
@@ -227,7 +224,9 @@ class NumbaBackend(NumpyBackend):
                 return _gradient_of_rows(slots, values, error, spent), sums
         return self.matmul(values.T, error, spent), sums
 
-    def change(self, activation: "Activation", before: "Signal", after: "Signal", weight: Array, bias: Array) -> Array:
+    def change(
+        self, activation: "Activation", before: "Signal", after: "Signal", weight: Array, bias: Array | None
+    ) -> Array:
         packed_alike = before.packed_neurons is not None and before.carried.shape == after.carried.shape
         if not (packed_alike and activation.name in _ACTIVATIONS and _by_tables(before, weight, bias)):
             return super().change(activation, before, after, weight, bias)
@@ -236,6 +235,7 @@ class NumbaBackend(NumpyBackend):
         differing = kernels.gather_differing(before.carried, after.carried, rows, both)
         states, change = empty((2 * count, neurons), np.float32), empty((count, neurons), np.float32)
         states = head(states, differing)
+        bias = _zeros(neurons) if bias is None else bias
         _row_tables(both, before.format, weight, bias, _ACTIVATIONS[activation.name], states)
         kernels.scatter_differences(states, rows, change)
         return change
@@ -471,13 +471,15 @@ def _zeros(size: int) -> Array:
     return np.zeros(size, np.float32)
 
 
-def _are_for_kernels(signal: "Signal", weight: Array, bias: Array) -> bool:
-    return len(signal.shape) == weight.ndim == 2 and _is_plain(weight) and _is_plain(bias) and _is_float32(signal)
+def _are_for_kernels(signal: "Signal", weight: Array, bias: Array | None) -> bool:
+    plain_bias = bias is None or _is_plain(bias)
+    return len(signal.shape) == weight.ndim == 2 and _is_plain(weight) and plain_bias and _is_float32(signal)
 
 
-def _product(signal: "Signal", weight: Array, bias: Array, activation: int) -> Array:
+def _product(signal: "Signal", weight: Array, bias: Array | None, activation: int) -> Array:
     """`activation(signal @ weight + bias)` by the kernel that suits the signal."""
     rows, (_, neurons) = signal.shape[0], weight.shape
+    bias = _zeros(neurons) if bias is None else bias
     product = empty((rows, neurons), np.float32)
     if rows < _FEW:
         _multiply(signal.values, weight, bias, activation, product)
@@ -490,7 +492,7 @@ def _product(signal: "Signal", weight: Array, bias: Array, activation: int) -> A
     return product
 
 
-def _by_tables(signal: "Signal", weight: Array, bias: Array) -> bool:
+def _by_tables(signal: "Signal", weight: Array, bias: Array | None) -> bool:
     return (
         signal.packed_neurons is not None
         and weight.shape[-1] >= kernels.LANES

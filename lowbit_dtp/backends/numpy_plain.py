@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -10,9 +9,7 @@ from threadpoolctl import ThreadpoolController
 from .. import packing
 from ..formats import Format, Table
 from . import Array, Backend, Key, Transmission
-
-if TYPE_CHECKING:
-    from ..links import Signal
+from .protocols import Signal
 
 
 @cache
@@ -97,6 +94,9 @@ class NumpyBackend(Backend):
         chosen = np.take_along_axis(probability, labels[..., None], -1)[..., 0]
         loss = -np.log(np.maximum(chosen, np.finfo(chosen.dtype).tiny)).mean(-1)
         return probability - np.eye(logits.shape[-1], dtype=logits.dtype)[labels], loss
+
+    def one_hot(self, labels: Array, like: Array) -> Array:
+        return (labels[..., None] == np.arange(like.shape[-1])).astype(like.dtype)
 
     def rmsprop(
         self,

@@ -7,7 +7,6 @@ words travel as the signed type of the same bits.
 from collections.abc import Callable, Sequence
 from functools import cache
 from math import pi, prod
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,9 +14,7 @@ import torch
 from ..formats import FixedPoint, Float, Format, Table
 from ..packing import WORD_BITS
 from . import Array, Backend, Key, Recording, Transmission
-
-if TYPE_CHECKING:
-    from ..links import Signal
+from .protocols import Signal
 
 _SIGNED = {np.uint8: torch.uint8, np.uint16: torch.int32, np.uint32: torch.int32, np.uint64: torch.int64}
 _COMPILE_FROM = 50_000
@@ -108,9 +105,9 @@ class TorchBackend(Backend):
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         return torch.matmul(a, b, out=out)
 
-    def pre_activation(self, signal: "Signal", weight: Array, bias: Array) -> Array:
+    def pre_activation(self, signal: "Signal", weight: Array, bias: Array | None) -> Array:
         values = signal.values
-        if values.ndim == weight.ndim == 3:
+        if bias is not None and values.ndim == weight.ndim == 3:
             return torch.baddbmm(bias[:, None], values, weight)
         return super().pre_activation(signal, weight, bias)
 
@@ -129,8 +126,10 @@ class TorchBackend(Backend):
     def cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
         log_probability = torch.log_softmax(logits, -1)
         loss = -log_probability.gather(-1, labels[..., None])[..., 0].mean(-1)
-        one_hot = labels[..., None] == torch.arange(logits.shape[-1], device=logits.device)
-        return log_probability.exp() - one_hot.to(logits.dtype), loss
+        return log_probability.exp() - self.one_hot(labels, logits), loss
+
+    def one_hot(self, labels: Array, like: Array) -> Array:
+        return (labels[..., None] == torch.arange(like.shape[-1], device=like.device)).to(like.dtype)
 
     def rmsprop(
         self,

@@ -60,7 +60,7 @@ def compare(
     )  # fmt: skip
     if gradient:
         _set_gradient(comparison, gradient)
-    folder = out or Path("runs") / comparison.content["data"]
+    folder = out or Path("runs") / Path(comparison.content["data"]).stem  # which may be a path
     use_threads(threads)
     with observer(tensorboard) as watching:
         summary = run_comparison(

@@ -1,6 +1,7 @@
 """`lowbit-dtp data` and `lowbit-dtp data fetch`."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,3 +42,18 @@ def data_fetch(
     from ..data import fetch
 
     print_result({name: list(map(str, fetch(name, data_dir)))}, as_json)
+
+
+@app.command("convert")
+def data_convert(
+    copies: Annotated[Path, typer.Argument(help="Folder or tar archive with train/CLASS/*.jpg and test/CLASS/*.jpg.")],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Make the binary batches of cifar10 of JPEG copies of its images; every result on them says so.
+
+    [bold]Example[/bold]: lowbit-dtp data convert cifar10-jpeg.tar.xz --data-dir data
+    """
+    from ..data import convert_cifar10
+
+    print_result({"cifar10": list(map(str, convert_cifar10(copies, data_dir)))}, as_json)

@@ -24,9 +24,9 @@ def evaluate(
 
     [bold]Example[/bold]: lowbit-dtp evaluate runs/demo --rule dtp --part valid
     """
+    from ..choices import choose
     from ..data import load
     from ..experiment import Experiment
-    from ..formats import choose
     from ..ledger import Ledger
     from ..network import Network
     from ..runs import run_folders

@@ -83,7 +83,7 @@ class _Log(Observer):
 
     def evaluated(self, index: int, evaluation: "Evaluation") -> None:
         for name, value in vars(evaluation).items() if self._writers else ():
-            if name != "epoch" and value == value:  # a rule without a loss has NaN for it
+            if name != "epoch" and value is not None:  # a rule may have no loss
                 self._writers[index].add_scalar(name, value, evaluation.epoch)
 
     def end(self) -> None:

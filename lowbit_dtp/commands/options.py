@@ -16,7 +16,10 @@ TECHNOLOGIES = "45nm,7nm"
 
 Run = Annotated[Path, typer.Argument(help="A run folder, or a comparison of several.", metavar="RUN")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
-Data = Annotated[str | None, typer.Option("--data", help="Data set: digits, mnist or fashion-mnist.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="digits, mnist, fashion-mnist, cifar10, or a .npz file or folder of IDX files."),
+]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder to look for data sets in first.")]
 Rule = Annotated[str | None, typer.Option("--rule", help="Only runs of this rule.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Only the run with this seed.")]

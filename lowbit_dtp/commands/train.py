@@ -48,7 +48,7 @@ def train(
         data, config, epochs=epochs, batch=batch, sizes=sizes, link=link, activation=activation, optimizer=optimizer,
         learning_rate=learning_rate, settings=settings,
     )  # fmt: skip
-    folder = out or Path("runs") / f"{comparison.content['data']}-train"
+    folder = out or Path("runs") / f"{Path(comparison.content['data']).stem}-train"
     rule = _with_gradient(rule, gradient) if gradient else rule
     experiment = comparison.experiment(rule, seed)
     experiment.built()  # raises now what training would raise

@@ -1,9 +1,19 @@
 """Learning rules: what neurons send each other over links in order to learn. One file a rule, listed once, here."""
 
-from ..formats import choose
+from ..choices import choose
 from .backprop import Backprop, BackpropThenSign, FixedLower, StraightThrough
 from .dtp import DTP
-from .rule import LearningRule, Step
+from .rule import (
+    LearningRule,
+    Step,
+    StepContext,
+    as_format,
+    is_few_bit,
+    output_error,
+    send_error,
+    weight_gradients,
+    with_gradient,
+)
 from .target_prop import TargetProp
 
 RULES: dict[str, type[LearningRule]] = {
@@ -35,7 +45,14 @@ __all__ = [
     "FixedLower",
     "LearningRule",
     "Step",
+    "StepContext",
     "StraightThrough",
     "TargetProp",
+    "as_format",
+    "is_few_bit",
+    "output_error",
     "rule_named",
+    "send_error",
+    "weight_gradients",
+    "with_gradient",
 ]

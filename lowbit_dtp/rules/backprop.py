@@ -6,19 +6,19 @@ from typing import Any, ClassVar
 
 from ..backends import Array
 from ..formats import Format, float32
+from ..layers import Gradients
 from ..ledger import Ledger
 from ..links import Link
-from ..network import Network
+from ..network import Edge, Network, Pass
 from .rule import (
     LearningRule,
     Step,
     StepContext,
     as_format,
-    input_gradient_below,
     is_few_bit,
-    keyed,
     output_error,
-    output_gradients,
+    send_error,
+    weight_gradients,
     with_gradient,
 )
 
@@ -27,19 +27,28 @@ from .rule import (
 class GradientRule(LearningRule):
     """Gradients carried down as `weight.T @ error`, from the upper side of each link."""
 
-    def lowest_trained(self, net: Network) -> int:
-        """Index of the lowest layer that learns."""
-        return 0
+    crosses: ClassVar[str] = "activations up; input gradients down"
+    tasks: ClassVar[tuple[str, ...]] = ("classify", "associate", "reconstruct")
 
-    def step(self, net: Network, inputs: Array, labels: Array, ledger: Ledger, context: StepContext) -> Step:
+    def trained(self, net: Network) -> list[Edge]:
+        """The upper part of the chain, whose weights learn."""
+        return net.edges
+
+    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
         run = net.forward(inputs, ledger, context.stream)
-        error, loss = output_error(net, run.states[-1], labels, ledger)
-        gradients = output_gradients(net, run, error, ledger)
-        for i in reversed(range(self.lowest_trained(net), len(net.layers) - 1)):
-            input_gradient = input_gradient_below(net, i + 1, error, ledger, context.stream)
-            error = net.layers[i].error_of(run.states[i], input_gradient)
-            gradients |= keyed(i, net.layers[i].gradients(run.received[i], error / error.shape[-2], ledger))
-        return Step(gradients, loss)
+        error, loss = output_error(net, run.output, target, ledger, context)
+        lowest, *others = self.trained(net)
+        gradients: Gradients = {}
+        for edge in reversed(others):
+            gradients |= weight_gradients(edge, run, error, ledger)
+            error = self.error_below(edge, run, error, ledger, context)
+        return Step(gradients | weight_gradients(lowest, run, error, ledger), loss)
+
+    def error_below(self, edge: Edge, run: Pass, error: Array, ledger: Ledger, context: StepContext) -> Array:
+        """The error at the pre-activation of the lower layer of `edge`, for that of the upper one."""
+        assert edge.lower is not None
+        input_gradient = send_error(edge, error, ledger, context.stream)
+        return edge.lower.error_of(run.states[edge.lower.name], input_gradient)
 
 
 @dataclass(frozen=True)
@@ -99,8 +108,8 @@ class FixedLower(GradientRule):
         self._highest_discrete(links)
         return list(links)
 
-    def lowest_trained(self, net: Network) -> int:
-        return self._highest_discrete(net.links)
+    def trained(self, net: Network) -> list[Edge]:
+        return net.edges[self._highest_discrete(net.links) :]
 
     def _highest_discrete(self, links: Sequence[Link]) -> int:
         few = [i for i, link in enumerate(links) if i and is_few_bit(link.forward)]

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ..backends import Array
 from ..ledger import Direction, Ledger
-from ..network import Network, Pass
+from ..network import Edge, Pass
 from .rule import StepContext
 from .target_prop import TargetProp
 
@@ -19,15 +19,15 @@ class DTP(TargetProp):
 
     name: ClassVar[str] = "dtp"
     source: ClassVar[str] = "Lee 2015, Algorithm 1, eqs. 3.13, 3.15"
+    crosses: ClassVar[str] = "activations, noisy activations up; reconstructions, states, targets down"
 
-    def target_below(
-        self, net: Network, index: int, run: Pass, target: Array, ledger: Ledger, context: StepContext
-    ) -> Array:
-        """Target of layer `index - 1`: h + (g(target above) - g(state above)), eq. 3.15.
+    def target_below(self, edge: Edge, run: Pass, target: Array, ledger: Ledger, context: StepContext) -> Array:
+        """Target of the lower layer: h + (g(target above) - g(state above)), eq. 3.15.
 
         In this order the difference is exactly zero for a sample whose target says, in bits, what the state said.
         """
-        link, below = net.links[index], net.layers[index - 1]
-        said = link.send(run.states[index], Direction.FEEDBACK, "state", ledger, context.stream)
+        link, lower = edge.link, edge.lower
+        assert lower is not None
+        said = link.send(run.states[edge.upper.name], Direction.FEEDBACK, "state", ledger, context.stream)
         asked = link.send(target, Direction.FEEDBACK, "target", ledger, context.stream)
-        return run.states[index - 1] + below.decode_change(said, asked, ledger, "target")
+        return run.states[lower.name] + lower.decode_change(said, asked, ledger, "target")

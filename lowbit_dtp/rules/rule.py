@@ -1,4 +1,4 @@
-"""What every learning rule is: a way to turn one minibatch into gradients, with links as the only messengers."""
+"""What every learning rule is: it turns one minibatch into gradients, with links as the only messengers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 from ..backends import Array
 from ..formats import Float, Format, float32, parse
+from ..layers import Gradients
 from ..ledger import Direction, Ledger
-from ..links import Link
-from ..network import Network, Pass
-from ..optimizers import Gradients
+from ..links import Link, Signal
+from ..network import Edge, Network, Pass
 from ..randomness import RandomStream
+from ..tasks import Classify, Task
 
 BOTH = "both"
 """The phase of a rule that does all its learning in each minibatch."""
@@ -23,17 +24,20 @@ class Step:
 
     gradients: Gradients
     loss: Array | None
-    """Mean negative log-likelihood of the labels, or None if the phase does not come to the output."""
+    """Mean loss of the minibatch, or None if the phase does not come to the output, or the rule has no loss."""
+    buffers: dict[tuple[str, str], Array] = field(default_factory=dict)
+    """New values of buffers, by the names of the layer and of the buffer."""
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """Where in a run a step is taken."""
+    """Where in a run a step is taken, and what is learned."""
 
     epoch: Any = 0.0
     """Epochs completed, from 0: a number, or an array of one on the device."""
     phase: str = BOTH
     stream: RandomStream = field(default_factory=lambda: RandomStream(0))
+    task: Task = field(default_factory=Classify)
 
 
 class LearningRule(ABC):
@@ -42,6 +46,10 @@ class LearningRule(ABC):
     name: ClassVar[str]
     source: ClassVar[str]
     """Where the rule comes from."""
+    crosses: ClassVar[str] = ""
+    """What crosses the links in training, in words."""
+    tasks: ClassVar[tuple[str, ...]] = ("classify",)
+    """Names of the tasks that the rule learns; the first is the usual one."""
     uses_feedback_weights: ClassVar[bool] = False
 
     @property
@@ -57,31 +65,40 @@ class LearningRule(ABC):
         """`links` as the trained network is tested and used with."""
         return self.training_links(links)
 
+    def prepare(self, net: Network, seed: int) -> None:  # noqa: B027 - most rules need nothing
+        """Add to `net`, in place, what the rule needs and the network lacks: links, weights drawn from `seed`, buffers.
+
+        Called before training; a network that has all of it is left as it is.
+        """
+
     @abstractmethod
-    def step(self, net: Network, inputs: Array, labels: Array, ledger: Ledger, context: StepContext) -> Step:
-        """Gradients for `inputs` [..., batch, input] and integer `labels` [..., batch], at the present parameters."""
+    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+        """What is to change at the present parameters, for `inputs` [..., batch, input].
+
+        `target` is what `context.task` gives the output layer to learn from: integer labels [..., batch], say.
+        """
+
+    def infer(self, net: Network, inputs: Array | Signal, ledger: Ledger, stream: RandomStream | None = None) -> Array:
+        """Outputs [..., batch, outputs] of the trained network."""
+        return net.forward(inputs, ledger, stream).output
 
 
-def output_error(net: Network, logits: Array, labels: Array, ledger: Ledger) -> tuple[Array, Array]:
-    """Gradient of each sample's negative log-likelihood at the logits, softmax - one-hot, and the mean loss."""
-    return net.layers[-1].cross_entropy(logits, labels, ledger)
+def output_error(
+    net: Network, output: Array, target: Array, ledger: Ledger, context: StepContext
+) -> tuple[Array, Array]:
+    """Gradient of each sample's loss at the pre-activation of the output layer, and the mean loss."""
+    return context.task.error(net.layers[-1], output, target, ledger)
 
 
-def input_gradient_below(net: Network, index: int, error: Array, ledger: Ledger, stream: RandomStream) -> Array:
-    """What layer `index - 1` hears of the `error` in layer `index`: weights transposed, over the link."""
-    message = net.layers[index].input_gradient(error, ledger)
-    return net.links[index].send(message, Direction.FEEDBACK, "error", ledger, stream).values
+def send_error(edge: Edge, error: Array, ledger: Ledger, stream: RandomStream) -> Array:
+    """What the lower layer hears of the `error` in the upper one: its weights transposed times it, over the link."""
+    message = edge.upper.input_gradient(edge.link, error, ledger)
+    return edge.link.send(message, Direction.FEEDBACK, "error", ledger, stream).values
 
 
-def keyed(index: int, gradients: dict[str, Array]) -> Gradients:
-    """A layer's gradients under the index of that layer."""
-    return {(index, name): gradient for name, gradient in gradients.items()}
-
-
-def output_gradients(net: Network, run: Pass, error: Array, ledger: Ledger) -> Gradients:
-    """Gradients of the output layer for the mean of a minibatch."""
-    top = len(net.layers) - 1
-    return keyed(top, net.layers[top].gradients(run.received[top], error / error.shape[-2], ledger))
+def weight_gradients(edge: Edge, run: Pass, error: Array, ledger: Ledger) -> Gradients:
+    """Gradients of the weights of `edge`, for each sample's `error` at the pre-activation: of the minibatch's mean."""
+    return edge.upper.gradients(run.received[edge.link.name], error / error.shape[-2], ledger)
 
 
 def is_few_bit(fmt: Format) -> bool:

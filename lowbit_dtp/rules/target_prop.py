@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..backends import Array, backend_of
+from ..layers import Gradients
 from ..ledger import Direction, Ledger
-from ..network import Network, Pass
-from ..optimizers import Gradients
-from .rule import BOTH, LearningRule, Step, StepContext, input_gradient_below, keyed, output_error, output_gradients
+from ..network import Edge, Network, Pass
+from .rule import BOTH, LearningRule, Step, StepContext, output_error, send_error, weight_gradients
 
 SCHEDULES = {"minibatch": (BOTH,), "alternating-epochs": ("inverse", "forward")}
 """When inverse and forward mappings learn: together, as Algorithm 1 has it, or in passes of their own (the scripts)."""
@@ -34,6 +34,8 @@ class TargetProp(LearningRule):
 
     name: ClassVar[str] = "target-prop"
     source: ClassVar[str] = "Lee 2015, eqs. 3.9, 3.13"
+    crosses: ClassVar[str] = "activations, noisy activations up; reconstructions, targets down"
+    tasks: ClassVar[tuple[str, ...]] = ("classify", "associate", "reconstruct")
     uses_feedback_weights: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -54,54 +56,64 @@ class TargetProp(LearningRule):
         noise = self.noise if noise is None else noise
         return noise / (1 + epoch / self.half_noise_epoch) if self.half_noise_epoch else noise
 
-    def step(self, net: Network, inputs: Array, labels: Array, ledger: Ledger, context: StepContext) -> Step:
-        inverses = len(net.layers) - 2
+    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
         if context.phase == "inverse":
-            run = net.forward(inputs, ledger, context.stream, layers=inverses)
+            inverses = self._inverses(net)
+            if not inverses:
+                return Step({}, None)
+            run = net.forward(inputs, ledger, context.stream, until=inverses[-1].lower.name)
             return Step(self._inverse_gradients(net, run, ledger, context), None)
         run = net.forward(inputs, ledger, context.stream)
-        gradients, loss = self._forward_gradients(net, run, labels, ledger, context)
+        gradients, loss = self._forward_gradients(net, run, target, ledger, context)
         if context.phase == BOTH:
             gradients |= self._inverse_gradients(net, run, ledger, context)
         return Step(gradients, loss)
 
     def _forward_gradients(
-        self, net: Network, run: Pass, labels: Array, ledger: Ledger, context: StepContext
+        self, net: Network, run: Pass, target: Array, ledger: Ledger, context: StepContext
     ) -> tuple[Gradients, Array]:
-        """Each layer's gradient of its own loss, ||state - target||^2; the output's of the negative log-likelihood."""
-        top = len(net.layers) - 1
-        error, loss = output_error(net, run.states[top], labels, ledger)
-        gradients = output_gradients(net, run, error, ledger)
-        if top:
-            # the target of the top hidden layer (section 3.3): h - step dL/dh
-            state, input_gradient = run.states[top - 1], input_gradient_below(net, top, error, ledger, context.stream)
-            xp = backend_of(state)
-            target = xp.axpy(-xp.each(self.target_step, state), input_gradient, state)
-        for i in reversed(range(top)):
-            state, layer = run.states[i], net.layers[i]
-            gradients |= keyed(i, layer.gradients(run.received[i], layer.local_error(state, target), ledger))
-            if i:
-                target = self.target_below(net, i, run, target, ledger, context)
+        """Each layer's gradient of its own loss, ||state - target||^2; the output's of the task's loss."""
+        *hidden, top = net.edges
+        error, loss = output_error(net, run.output, target, ledger, context)
+        gradients = weight_gradients(top, run, error, ledger)
+        if top.lower is not None:
+            target = self.top_target(top, run, error, ledger, context)
+        for edge in reversed(hidden):
+            layer, received = edge.upper, run.received[edge.link.name]
+            local = layer.local_error(run.states[layer.name], target)
+            gradients |= layer.gradients(received, local, ledger)
+            if edge.lower is not None:
+                target = self.target_below(edge, run, target, ledger, context)
         return gradients, loss
 
-    def target_below(
-        self, net: Network, index: int, run: Pass, target: Array, ledger: Ledger, context: StepContext
-    ) -> Array:
-        """Target of layer `index - 1`, given that of layer `index`: eq. 3.9, g(target)."""
-        arrived = net.links[index].send(target, Direction.FEEDBACK, "target", ledger, context.stream)
-        return net.layers[index - 1].decode(arrived, ledger, "target")
+    def top_target(self, edge: Edge, run: Pass, error: Array, ledger: Ledger, context: StepContext) -> Array:
+        """Target of the top hidden layer, section 3.3 of the thesis: h - step dL/dh."""
+        assert edge.lower is not None
+        state, gradient = run.states[edge.lower.name], send_error(edge, error, ledger, context.stream)
+        xp = backend_of(state)
+        return xp.axpy(-xp.each(self.target_step, state), gradient, state)
+
+    def target_below(self, edge: Edge, run: Pass, target: Array, ledger: Ledger, context: StepContext) -> Array:
+        """Target of the lower layer of `edge`, given that of the upper one: eq. 3.9, g(target)."""
+        assert edge.lower is not None
+        arrived = edge.link.send(target, Direction.FEEDBACK, "target", ledger, context.stream)
+        return edge.lower.decode(arrived, ledger, "target")
+
+    def _inverses(self, net: Network) -> list[Any]:
+        """Edges whose lower layer decodes the upper one."""
+        return [edge for edge in net.edges if edge.lower is not None and edge.link.name in edge.lower.inputs]
 
     def _inverse_gradients(self, net: Network, run: Pass, ledger: Ledger, context: StepContext) -> Gradients:
         """Gradients of the feedback mappings g for ||g(f(h + e)) - (h + e)||^2, eq. 3.13."""
         gradients: Gradients = {}
-        for i, (layer, above) in enumerate(zip(net.layers[:-2], net.layers[1:-1], strict=True)):
-            link, state = net.links[i + 1], run.states[i]
+        for edge in self._inverses(net):
+            link, layer, state = edge.link, edge.lower, run.states[edge.lower.name]
             xp = backend_of(state)
             sigma = self.noise_at(context.epoch, xp.each(self.noise, state))
             noisy = xp.axpy(sigma, context.stream.normal(f"noise {layer.name}", state), state)
             up = link.send(noisy, Direction.FORWARD, "noisy activations", ledger, context.stream)
-            lifted = above.state(up, ledger, "inverse")
+            lifted = edge.upper.state(up, ledger, "inverse")
             down = link.send(lifted, Direction.FEEDBACK, "reconstruction", ledger, context.stream)
             reconstruction = layer.decode(down, ledger, "inverse")
-            gradients |= keyed(i, layer.feedback_gradients(down, layer.local_error(reconstruction, noisy), ledger))
+            gradients |= layer.gradients(down, layer.decoder_error(reconstruction, noisy), ledger)
         return gradients

@@ -1,6 +1,6 @@
 """Every rule, format and backend, listed once: what is in these tables goes through every conformance test."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,17 +15,57 @@ from lowbit_dtp.backends.torch_gpu import TorchBackend, tensor_of
 from lowbit_dtp.formats import binary, binary01, fixed, float32, float64, table, ternary, ufixed
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network, layer_names
+from lowbit_dtp.tasks import TASKS, Task
+from tests.conformance import oracle
+
+SIZES = (6, 7, 5, 4, 3)
+CHAINS = ((6, 5, 3), (6, 7, 5, 3), SIZES, (6, 7, 5, 4, 6, 3))
+LABELS = np.array([0, 2, 1, 1, 2])
+
+
+@dataclass(frozen=True)
+class RuleCase:
+    """A learning rule, the networks it is tried on, and who knows what it must give."""
+
+    rule: rules.LearningRule
+    oracle: Callable[..., dict[tuple[str, str], np.ndarray]]
+    """Gradients by (rule, net, inputs, target, stream), computed by other means than the project's."""
+    sizes: tuple[int, ...] = SIZES
+    """Layers of the network for all tests but that of the gradients."""
+    chains: tuple[tuple[int, ...], ...] = CHAINS
+    """Networks on which its gradients are held to the oracle's."""
+    task: Task = TASKS["classify"]
+    activations: tuple[str, ...] = ("tanh", "sigmoid", "relu")
+    """Activations of the hidden layers that it is tried with; the first is the usual one."""
+    output_activation: str = "identity"
+    has_loss: bool = True
+
+    def network(self, at: dict[int, Link], other: Link | None = None, **options: Any) -> Network:
+        """A network for the rule, with links `at` some indices and `other` elsewhere."""
+        sizes = list(options.pop("sizes", self.sizes))
+        options = {"activation": self.activations[0], "output_activation": self.output_activation} | options
+        return small_network(sizes, links_with(sizes, at, other), rule=self.rule, **options)
+
+    def target(self, inputs: np.ndarray, outputs: int, seed: int = 0) -> np.ndarray:
+        """What the output layer is given to learn from."""
+        if self.task.name == "associate":
+            return np.random.default_rng(seed + 7).random((len(inputs), outputs)).astype(inputs.dtype)
+        return np.array(self.task.target(inputs, LABELS if seed == 0 else LABELS[::-1]))
+
 
 RULES = {
-    "dtp": rules.DTP(),
-    "dtp-alternating": rules.DTP(schedule="alternating-epochs"),
-    "target-prop": rules.TargetProp(),
-    "straight-through": rules.StraightThrough(),
-    "straight-through-fixed(4,1)": rules.StraightThrough(gradient="fixed(4,1)"),
-    "backprop": rules.Backprop(),
-    "backprop-then-sign": rules.BackpropThenSign(),
-    "fixed-lower": rules.FixedLower(),
+    "dtp": RuleCase(rules.DTP(), oracle.target_propagation),
+    "dtp-alternating": RuleCase(rules.DTP(schedule="alternating-epochs"), oracle.target_propagation),
+    "target-prop": RuleCase(rules.TargetProp(), oracle.target_propagation),
+    "straight-through": RuleCase(rules.StraightThrough(), oracle.backpropagation),
+    "straight-through-fixed(4,1)": RuleCase(rules.StraightThrough(gradient="fixed(4,1)"), oracle.backpropagation),
+    "backprop": RuleCase(rules.Backprop(), oracle.backpropagation),
+    "backprop-then-sign": RuleCase(rules.BackpropThenSign(), oracle.backpropagation),
+    "fixed-lower": RuleCase(rules.FixedLower(), oracle.backpropagation),
 }
+
+CLASSIFIERS = {name: case.rule for name, case in RULES.items() if case.task.name == "classify" and case.sizes == SIZES}
+"""Rules that train a chain of layers to classify."""
 
 FORMATS = [
     binary,
@@ -74,10 +114,8 @@ BACKENDS: list[Any] = [
     ),
 ]
 
-LABELS = np.array([0, 2, 1, 1, 2])
 
-
-def links_with(sizes: list[int], at: dict[int, Link], other: Link | None = None) -> list[Link]:
+def links_with(sizes: Sequence[int], at: dict[int, Link], other: Link | None = None) -> list[Link]:
     """Links for layers of `sizes`: those in `at`, by index, and `other` elsewhere."""
     names = layer_names(sizes)
     other = Link() if other is None else other
@@ -86,14 +124,21 @@ def links_with(sizes: list[int], at: dict[int, Link], other: Link | None = None)
 
 
 def small_network(
-    sizes: list[int], links: list[Link], seed: int = 0, dtype: Any = np.float32, activation: str = "tanh"
+    sizes: Sequence[int],
+    links: list[Link],
+    seed: int = 0,
+    dtype: Any = np.float32,
+    rule: rules.LearningRule | None = None,
+    **options: Any,
 ) -> Network:
-    """A network none of whose parameters is zero."""
-    net = Network.build(sizes, links, seed=seed, dtype=dtype, activation=activation)
+    """A network with all that `rule` needs, none of whose parameters is zero."""
+    net = Network.build(sizes, links, seed=seed, dtype=dtype, **options)
+    if rule is not None:
+        rule.prepare(net, seed)
     random = np.random.default_rng(seed + 100)
     for layer in net.layers:
-        for name, x in layer.parameters().items():
-            setattr(layer, name, (x + 0.3 * random.standard_normal(x.shape)).astype(dtype))
+        for name, x in layer.arrays().items():
+            layer.put(name, (x + 0.3 * random.standard_normal(x.shape)).astype(dtype))
     return net
 
 

@@ -11,26 +11,33 @@ import torch
 from lowbit_dtp.formats import Format
 from lowbit_dtp.network import Network
 from lowbit_dtp.randomness import RandomStream
-from lowbit_dtp.rules import DTP, FixedLower, LearningRule, TargetProp
+from lowbit_dtp.rules import DTP, FixedLower, LearningRule
 
 ACTIVATIONS = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu, "identity": lambda x: x}
 
-Gradients = dict[tuple[int, str], np.ndarray]
+Gradients = dict[tuple[str, str], np.ndarray]
 
 
-def gradients(
-    rule: LearningRule, net: Network, inputs: np.ndarray, labels: np.ndarray, stream: RandomStream
-) -> Gradients:
-    """Gradients of every parameter that `rule` trains on this minibatch, in all its phases; `net` as in training."""
-    weights = [
-        {name: torch.tensor(x, dtype=torch.float64, requires_grad=True) for name, x in layer.parameters().items()}
-        for layer in net.layers
-    ]
-    make = _target_propagation if isinstance(rule, TargetProp) else _backpropagation
-    make(rule, net, weights, torch.tensor(inputs, dtype=torch.float64), torch.tensor(labels), stream).backward()
-    return {
-        (i, name): x.grad.numpy() for i, layer in enumerate(weights) for name, x in layer.items() if x.grad is not None
-    }
+def _by_autograd(loss: Any) -> Any:
+    """The oracle that differentiates `loss(rule, net, weights, inputs, target, stream)`, a tensor."""
+
+    def gradients(
+        rule: LearningRule, net: Network, inputs: np.ndarray, target: np.ndarray, stream: RandomStream
+    ) -> Gradients:
+        weights = [
+            {name: torch.tensor(x, dtype=torch.float64, requires_grad=True) for name, x in layer.arrays().items()}
+            for layer in net.layers
+        ]
+        inputs = torch.tensor(inputs, dtype=torch.float64)
+        loss(rule, net, weights, inputs, torch.tensor(target), stream).backward()
+        return {
+            (net.layers[i].name, name): x.grad.numpy()
+            for i, layer in enumerate(weights)
+            for name, x in layer.items()
+            if x.grad is not None
+        }
+
+    return gradients
 
 
 def _quantize(x: torch.Tensor, fmt: Format) -> torch.Tensor:
@@ -102,3 +109,7 @@ def _backpropagation(rule: Any, net: Network, w: Any, inputs: Any, labels: Any, 
         received = _StraightThrough.apply(state.detach() if i == lowest else state, link, len(labels))
         state = ACTIVATIONS[layer.activation.name](received @ w[i]["weight"] + w[i]["bias"])
     return torch.nn.functional.cross_entropy(state, labels)
+
+
+target_propagation = _by_autograd(_target_propagation)
+backpropagation = _by_autograd(_backpropagation)

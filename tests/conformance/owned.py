@@ -68,7 +68,7 @@ def checked_send(
             f"link {link.name} was given an array of {getattr(x, 'owner', '')!r} to send {direction}, not of {here!r}"
         )
     signal = plain(link, np.asarray(x), direction, purpose, ledger, stream)
-    return Signal(own(signal.codes, there), signal.format, own(signal.like, there))
+    return Signal(own(signal.codes, there), signal.format, own(signal.like, there), link=signal.link)
 
 
 _PLAIN = NumbaBackend()
@@ -130,5 +130,5 @@ for _name in ("matmul", "tanh", "sigmoid", "relu", "activation_backward", "activ
 def give_out(net: Network) -> None:
     """Let each layer of `net` own its parameters."""
     for layer in net.layers:
-        for name, x in layer.parameters().items():
-            setattr(layer, name, own(x, layer.name))
+        for name, x in layer.arrays().items():
+            layer.put(name, own(x, layer.name))

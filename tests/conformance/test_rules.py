@@ -16,41 +16,51 @@ from lowbit_dtp.network import Network
 from lowbit_dtp.randomness import RandomStream
 from lowbit_dtp.rules import LearningRule
 from lowbit_dtp.rules.rule import StepContext
+from lowbit_dtp.tasks import TASKS, Task
 from tests.conformance import oracle
 from tests.conformance.cases import (
     BACKENDS,
     LABELS,
     LINK_FORMATS,
     RULES,
+    SIZES,
     BackendCase,
+    RuleCase,
     links_with,
     small_inputs,
     small_network,
 )
 from tests.conformance.owned import CheckedBackend, LocalityError, Owned, checked_send, give_out, own
 
-SIZES = [6, 7, 5, 4, 3]
 EXACT = Link("float64", "float64")
-every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+every_rule = pytest.mark.parametrize("learner", RULES.values(), ids=RULES)
 
 
 def trainee(rule: LearningRule, net: Network) -> Network:
+    rule.prepare(net, 0)
     return net.with_links(rule.training_links(net.links))
 
 
 def all_phases(
-    rule: LearningRule, net: Network, inputs: Any, labels: Any, ledger: Ledger, stream: RandomStream
+    rule: LearningRule,
+    net: Network,
+    inputs: Any,
+    target: Any,
+    ledger: Ledger,
+    stream: RandomStream,
+    task: Task = TASKS["classify"],
 ) -> tuple[dict, Any]:
     """Gradients of every phase, taken on the same minibatch, and the loss."""
     gradients: dict = {}
     losses = []
     for phase in rule.phases:
-        step = rule.step(net, inputs, labels, ledger, StepContext(0, phase, stream))
+        step = rule.step(net, inputs, target, ledger, StepContext(0, phase, stream, task))
         assert not gradients.keys() & step.gradients.keys()
         gradients |= step.gradients
         losses.append(step.loss)
-    (loss,) = [x for x in losses if x is not None]
-    return gradients, loss
+    given = [x for x in losses if x is not None]
+    assert len(given) <= 1
+    return gradients, given[0] if given else None
 
 
 # --- ownership ---------------------------------------------------------------------------------------------------
@@ -62,52 +72,55 @@ def locality(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(backends._backends, Owned, CheckedBackend())
 
 
-def owned_step(rule: LearningRule, activation: str = "tanh") -> dict:
-    links = links_with(SIZES, {2: Link("binary", "binary")})
-    net = trainee(rule, small_network(SIZES, links, activation=activation))
+def owned_step(learner: RuleCase, activation: str = "tanh") -> dict:
+    rule, at = learner.rule, len(learner.sizes) // 2
+    net = trainee(rule, learner.network({at: Link("binary", "binary")}, activation=activation))
     give_out(net)
-    inputs, labels = own(small_inputs(SIZES[0]), "input"), own(LABELS, "output")
-    gradients, _ = all_phases(rule, net, inputs, labels, Ledger(), RandomStream(0))
+    inputs = small_inputs(learner.sizes[0])
+    target = own(learner.target(inputs, learner.sizes[-1]), net.layers[-1].name)
+    gradients, _ = all_phases(rule, net, own(inputs, "input"), target, Ledger(), RandomStream(0), learner.task)
     for (layer, name), gradient in gradients.items():
-        assert gradient.owner == net.layers[layer].name, (layer, name)
+        assert gradient.owner == layer, (layer, name)
     return gradients
 
 
 @pytest.mark.usefixtures("locality")
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid", "relu"])
 @every_rule
-def test_layers_hear_of_each_other_through_links_alone(rule: LearningRule, activation: str) -> None:
-    assert owned_step(rule, activation)
+def test_layers_hear_of_each_other_through_links_alone(learner: RuleCase, activation: str) -> None:
+    assert owned_step(learner, activation if activation in learner.activations else learner.activations[0])
 
 
 class ReadsTheStateAbove(rules.DTP):
     """Decodes from the upper layer's real numbers, which never crossed the link."""
 
-    def target_below(self, net, index, run, target, ledger, context):  # type: ignore[no-untyped-def]
-        here = net.layers[index - 1]
-        return backends.backend_of(target).matmul(run.states[index], here.feedback)
+    def target_below(self, edge, run, target, ledger, context):  # type: ignore[no-untyped-def]
+        here = edge.lower.arrays()["feedback"]
+        return backends.backend_of(target).matmul(run.states[edge.upper.name], here)
 
 
 class AddsTheTargetAbove(rules.DTP):
     """Elementwise, on a copy that has lost its owner."""
 
-    def target_below(self, net, index, run, target, ledger, context):  # type: ignore[no-untyped-def]
-        return run.states[index - 1] + np.asarray(target).mean() * np.ones_like(np.asarray(run.states[index - 1]))
+    def target_below(self, edge, run, target, ledger, context):  # type: ignore[no-untyped-def]
+        return run.states[edge.lower.name] + np.asarray(target).mean() * np.ones_like(
+            np.asarray(run.states[edge.lower.name])
+        )
 
 
 class SendsFromTheWrongEnd(rules.DTP):
     """Sends the lower layer's state down the link."""
 
-    def target_below(self, net, index, run, target, ledger, context):  # type: ignore[no-untyped-def]
-        sent = net.links[index].send(run.states[index - 1], Direction.FEEDBACK, "target", ledger)
-        return net.layers[index - 1].decode(sent, ledger, "target")
+    def target_below(self, edge, run, target, ledger, context):  # type: ignore[no-untyped-def]
+        sent = edge.link.send(run.states[edge.lower.name], Direction.FEEDBACK, "target", ledger)
+        return edge.lower.decode(sent, ledger, "target")
 
 
 class MultipliesByItself(rules.DTP):
     """A product that no layer counts."""
 
-    def target_below(self, net, index, run, target, ledger, context):  # type: ignore[no-untyped-def]
-        return run.states[index - 1] @ np.eye(run.states[index - 1].shape[-1])
+    def target_below(self, edge, run, target, ledger, context):  # type: ignore[no-untyped-def]
+        return run.states[edge.lower.name] @ np.eye(run.states[edge.lower.name].shape[-1])
 
 
 class SkipsTheLinkAtTheTop(rules.StraightThrough):
@@ -115,8 +128,8 @@ class SkipsTheLinkAtTheTop(rules.StraightThrough):
 
     def step(self, net, inputs, labels, ledger, context):  # type: ignore[no-untyped-def]
         run = net.forward(inputs, ledger)
-        input_gradient = net.layers[-1].input_gradient(run.states[-1], ledger)
-        return rules.Step({(2, "bias"): (run.states[-2] * input_gradient).sum(-2)}, None)
+        input_gradient = net.layers[-1].input_gradient(net.links[-1], run.output, ledger)
+        return rules.Step({("h3", "bias"): (run.states["h3"] * input_gradient).sum(-2)}, None)
 
 
 @pytest.mark.usefixtures("locality")
@@ -133,7 +146,7 @@ class SkipsTheLinkAtTheTop(rules.StraightThrough):
 )
 def test_a_rule_that_cheats_is_caught(cheat: LearningRule, message: str) -> None:
     with pytest.raises(LocalityError, match=f"^{re.escape(message)}$"):
-        owned_step(cheat)
+        owned_step(RuleCase(cheat, oracle.target_propagation))
 
 
 # --- gradients ---------------------------------------------------------------------------------------------------
@@ -161,40 +174,47 @@ def exact(net: Network) -> Network:
     )
 
 
-@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "relu"])
-@pytest.mark.parametrize(
-    "sizes", [[6, 5, 3], [6, 7, 5, 3], SIZES, [6, 7, 5, 4, 6, 3]], ids=lambda x: f"{len(x) - 2} hidden"
-)
-@pytest.mark.parametrize("links", LINKS.values(), ids=LINKS)
-@every_rule
-def test_gradients_are_those_of_autograd(
-    rule: LearningRule, links: dict[int, Link], sizes: list[int], activation: str
+GRADIENT_CASES = [
+    pytest.param(learner, activation, sizes, links, id=f"{name}-{links}-{len(sizes) - 2} hidden-{activation}")
+    for name, learner in RULES.items()
+    for links in LINKS
+    for sizes in learner.chains
+    for activation in learner.activations
+]
+
+
+@pytest.mark.parametrize(("learner", "activation", "sizes", "links"), GRADIENT_CASES)
+def test_gradients_are_those_of_the_oracle(
+    learner: RuleCase, activation: str, sizes: tuple[int, ...], links: str
 ) -> None:
-    built = small_network(sizes, links_with(sizes, links, EXACT), dtype=np.float64, activation=activation)
-    if isinstance(rule, rules.FixedLower) and not any(0 < i < len(sizes) - 1 for i in links):
+    rule, at = learner.rule, LINKS[links]
+    built = learner.network(at, EXACT, sizes=sizes, dtype=np.float64, activation=activation)
+    if isinstance(rule, rules.FixedLower) and not any(0 < i < len(sizes) - 1 for i in at):
         with pytest.raises(ValueError, match="fixed-lower needs a few-bit link between two layers"):
             rule.training_links(built.links)
         return
     net = exact(trainee(rule, built))
     inputs, stream = small_inputs(sizes[0], dtype=np.float64), RandomStream(3, 7)
-    gradients, loss = all_phases(rule, net, inputs, LABELS, Ledger(), stream)
-    expected = oracle.gradients(rule, net, inputs, LABELS, stream)
+    target = learner.target(inputs, sizes[-1])
+    gradients, loss = all_phases(rule, net, inputs, target, Ledger(), stream, learner.task)
+    expected = learner.oracle(rule, net, inputs, target, stream)
     assert gradients.keys() == expected.keys()
     for key, gradient in gradients.items():
         np.testing.assert_allclose(gradient, expected[key], rtol=1e-9, atol=1e-12, err_msg=str(key))
-    assert np.isfinite(loss)
+    assert np.isfinite(loss) if learner.has_loss else loss is None
 
 
-def test_what_each_rule_trains() -> None:
+def test_what_the_first_rules_train() -> None:
     """The sets of parameters, written out: an oracle that forgets one as the rule does would not show it."""
-    net = small_network([6, 7, 5, 3], links_with([6, 7, 5, 3], {1: Link("binary", "binary")}))
-    forward = {(i, name) for i in range(3) for name in ("weight", "bias")}
-    feedback = {(0, "feedback"), (0, "feedback_bias")}
-    for name, rule in RULES.items():
+    forward = {(layer, name) for layer in ("h1", "h2", "output") for name in ("weight", "bias")}
+    feedback = {("h1", "feedback"), ("h1", "feedback_bias")}
+    for name in ("dtp", "dtp-alternating", "target-prop", "straight-through", "backprop", "fixed-lower"):
+        rule = RULES[name].rule
+        net = small_network([6, 7, 5, 3], links_with([6, 7, 5, 3], {1: Link("binary", "binary")}))
         gradients, _ = all_phases(rule, trainee(rule, net), small_inputs(6), LABELS, Ledger(), RandomStream(0))
         expected = forward | feedback if isinstance(rule, rules.TargetProp) else forward
-        assert gradients.keys() == (expected - {(0, "weight"), (0, "bias")} if name == "fixed-lower" else expected), (
-            name
+        assert gradients.keys() == (
+            expected - {("h1", "weight"), ("h1", "bias")} if name == "fixed-lower" else expected
         )
 
 
@@ -207,7 +227,7 @@ def test_backprop_descends_the_loss_it_reports() -> None:
 
     gradients = loss().gradients
     for (layer, name), gradient in gradients.items():
-        parameter = getattr(net.layers[layer], name)
+        parameter = net.layer(layer).arrays()[name]
         for index in [(0,) * parameter.ndim, (-1,) * parameter.ndim]:
             kept = parameter[index]
             parameter[index] = kept + tiny
@@ -235,42 +255,45 @@ def test_noise_of_the_epoch_is_used() -> None:
 # --- links, errors -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", range(len(SIZES) - 1))
 @pytest.mark.parametrize("fmt", LINK_FORMATS, ids=str)
 @every_rule
-def test_any_link_in_any_format(rule: LearningRule, fmt: Any, at: int) -> None:
-    net = small_network(SIZES, links_with(SIZES, {at: Link(fmt, fmt)}))
-    if isinstance(rule, rules.FixedLower) and (fmt is float32 or not at):
-        carried = ", ".join(f"{x.name} {x.forward.name}" for x in net.links)
-        message = (
-            "fixed-lower needs a few-bit link between two layers, for what lies under it to stay fixed; "
-            f"the links carry {carried}"
-        )
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-            rule.training_links(net.links)
-        return
-    ledger = Ledger()
-    gradients, loss = all_phases(rule, trainee(rule, net), small_inputs(SIZES[0]), LABELS, ledger, RandomStream(0))
-    assert np.isfinite(loss)
-    for key, gradient in gradients.items():
-        assert gradient.shape == getattr(net.layers[key[0]], key[1]).shape
-        assert np.isfinite(gradient).all(), key
-    keeps_forward = not isinstance(rule, rules.Backprop) or at == 0
-    name = net.links[at].name
-    assert {c.format for c, _ in ledger.message_types(name, Direction.FORWARD)} == {
-        fmt.name if keeps_forward else "float32"
-    }
-    assert rule.inference_links(net.links)[at].forward == (float32 if type(rule) is rules.Backprop and at else fmt)
+def test_any_link_in_any_format(learner: RuleCase, fmt: Any) -> None:
+    rule = learner.rule
+    for at in range(len(learner.sizes) - 1):
+        net = learner.network({at: Link(fmt, fmt)})
+        if isinstance(rule, rules.FixedLower) and (fmt is float32 or not at):
+            carried = ", ".join(f"{x.name} {x.forward.name}" for x in net.links)
+            message = (
+                "fixed-lower needs a few-bit link between two layers, for what lies under it to stay fixed; "
+                f"the links carry {carried}"
+            )
+            with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+                rule.training_links(net.links)
+            continue
+        ledger, inputs = Ledger(), small_inputs(learner.sizes[0])
+        target = learner.target(inputs, learner.sizes[-1])
+        gradients, loss = all_phases(rule, trainee(rule, net), inputs, target, ledger, RandomStream(0), learner.task)
+        assert np.isfinite(loss) if learner.has_loss else loss is None
+        for key, gradient in gradients.items():
+            assert gradient.shape == net.layer(key[0]).arrays()[key[1]].shape
+            assert np.isfinite(gradient).all(), key
+        keeps_forward = not isinstance(rule, rules.Backprop) or at == 0
+        name = net.links[at].name
+        assert {c.format for c, _ in ledger.message_types(name, Direction.FORWARD)} == {
+            fmt.name if keeps_forward else "float32"
+        }
+        assert rule.inference_links(net.links)[at].forward == (float32 if type(rule) is rules.Backprop and at else fmt)
 
 
 @every_rule
-def test_stochastic_links(rule: LearningRule) -> None:
-    fmt = fixed(4, 1, "stochastic")
-    net = trainee(rule, small_network(SIZES, links_with(SIZES, {2: Link(fmt, fmt)})))
-    inputs = small_inputs(SIZES[0])
+def test_stochastic_links(learner: RuleCase) -> None:
+    rule, fmt = learner.rule, fixed(4, 1, "stochastic")
+    net = trainee(rule, learner.network({len(learner.sizes) // 2: Link(fmt, fmt)}))
+    inputs = small_inputs(learner.sizes[0])
+    target = learner.target(inputs, learner.sizes[-1])
 
     def step(stream: RandomStream) -> dict:
-        gradients, _ = all_phases(rule, net, inputs, LABELS, Ledger(), stream)
+        gradients, _ = all_phases(rule, net, inputs, target, Ledger(), stream, learner.task)
         return {key: x.tolist() for key, x in gradients.items()}
 
     assert step(RandomStream(0)) == step(RandomStream(0))
@@ -279,15 +302,20 @@ def test_stochastic_links(rule: LearningRule) -> None:
 
 
 @every_rule
-def test_nan_names_the_link(rule: LearningRule) -> None:
-    net = trainee(rule, small_network(SIZES, links_with(SIZES, {2: Link("binary", "binary")})))
+def test_nan_names_the_link(learner: RuleCase) -> None:
+    rule = learner.rule
+    if len(learner.sizes) < 4:
+        pytest.skip("needs two hidden layers")
+    net = trainee(rule, learner.network({2: Link("binary", "binary")}))
     net.layers[0].weight[0, 0] = np.nan
     name = net.links[1].forward.name
-    message = f"link h1-h2, forward 'activity': {name} cannot send NaN"
+    message = f"link h1-h2, forward 'activations': {name} cannot send NaN"
     if rule.phases[0] == "inverse":
         net.layers[0].weight[0, 0], net.layers[0].bias[0] = 1, np.nan
+    inputs = small_inputs(learner.sizes[0])
+    target = learner.target(inputs, learner.sizes[-1])
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        all_phases(rule, net, small_inputs(SIZES[0]), LABELS, Ledger(), RandomStream(0))
+        all_phases(rule, net, inputs, target, Ledger(), RandomStream(0), learner.task)
 
 
 @pytest.mark.parametrize(
@@ -342,10 +370,12 @@ def test_errors(act: Any, message: str) -> None:
 
 
 def test_every_rule_is_a_case() -> None:
-    assert {rule.name for rule in RULES.values()} == set(rules.RULES)
+    assert {learner.rule.name for learner in RULES.values()} == set(rules.RULES)
     for name, rule in rules.RULES.items():
         assert rule.name == name
         assert rule.source
+        assert rule.crosses
+        assert set(rule.tasks) <= set(TASKS)
 
 
 # --- ensembles and devices ---------------------------------------------------------------------------------------
@@ -369,37 +399,51 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Direction, str, np.
 FEW_BITS = {1: Link("binary", "binary"), 2: Link("ternary", "fixed(6,1)"), 3: Link("fixed(6,1)", "fixed(6,1)")}
 
 
-def few_bit_network(seed: int, rule: LearningRule) -> Network:
-    return trainee(rule, small_network(SIZES, links_with(SIZES, FEW_BITS), seed))
+def few_bit_network(seed: int, learner: RuleCase) -> Network:
+    return trainee(learner.rule, learner.network(FEW_BITS, seed=seed))
 
 
 @pytest.mark.parametrize("case", BACKENDS, ids=lambda case: case.name)
 @every_rule
-def test_a_member_of_an_ensemble_learns_what_it_would_alone(rule: LearningRule, case: BackendCase, sent: list) -> None:
-    nets = [few_bit_network(seed, rule) for seed in (0, 1)]
-    together = few_bit_network(0, rule)
+def test_a_member_of_an_ensemble_learns_what_it_would_alone(learner: RuleCase, case: BackendCase, sent: list) -> None:
+    rule = learner.rule
+    nets = [few_bit_network(seed, learner) for seed in (0, 1)]
+    together = few_bit_network(0, learner)
     for i, layer in enumerate(together.layers):
-        for name in layer.parameters():
-            setattr(layer, name, case.array(np.stack([getattr(net.layers[i], name) for net in nets])))
-    inputs = [small_inputs(SIZES[0], seed) for seed in (0, 1)]
-    labels = [LABELS, LABELS[::-1].copy()]
+        for name in layer.arrays():
+            layer.put(name, case.array(np.stack([net.layers[i].arrays()[name] for net in nets])))
+    inputs = [small_inputs(learner.sizes[0], seed) for seed in (0, 1)]
+    targets = [np.array(learner.target(inputs[seed], learner.sizes[-1], seed)) for seed in (0, 1)]
     both = Ledger()
     gradients, losses = all_phases(
-        rule, together, case.array(np.stack(inputs)), case.array(np.stack(labels)), both, RandomStream((0, 1), 4)
+        rule,
+        together,
+        case.array(np.stack(inputs)),
+        case.array(np.stack(targets)),
+        both,
+        RandomStream((0, 1), 4),
+        learner.task,
     )
     codes = list(sent)
     traffic: Counter = Counter()
     work: Counter = Counter()
     for member, net in enumerate(nets):
         for layer in net.layers:
-            for name, x in layer.parameters().items():
-                setattr(layer, name, case.array(x))
+            for name, x in layer.arrays().items():
+                layer.put(name, case.array(x))
         sent.clear()
         ledger = Ledger()
         alone, loss = all_phases(
-            rule, net, case.array(inputs[member]), case.array(labels[member]), ledger, RandomStream(member, 4)
+            rule,
+            net,
+            case.array(inputs[member]),
+            case.array(targets[member]),
+            ledger,
+            RandomStream(member, 4),
+            learner.task,
         )
-        assert float(losses[member]) == pytest.approx(float(loss), rel=1e-6)
+        if learner.has_loss:
+            assert float(losses[member]) == pytest.approx(float(loss), rel=1e-6)
         assert gradients.keys() == alone.keys()
         for key, gradient in gradients.items():
             np.testing.assert_allclose(case.numpy(gradient[member]), case.numpy(alone[key]), rtol=1e-5, atol=1e-6)
@@ -421,28 +465,32 @@ def test_a_member_of_an_ensemble_learns_what_it_would_alone(rule: LearningRule, 
 
 @pytest.mark.parametrize("case", BACKENDS[1:], ids=lambda case: case.name)
 @every_rule
-def test_backends_learn_and_count_the_same(rule: LearningRule, case: BackendCase) -> None:
-    check_backend(case, rule, FEW_BITS)
+def test_backends_learn_and_count_the_same(learner: RuleCase, case: BackendCase) -> None:
+    check_backend(case, learner, FEW_BITS)
 
 
 @pytest.mark.parametrize("case", BACKENDS[1:], ids=lambda case: case.name)
 @pytest.mark.parametrize("fmt", LINK_FORMATS, ids=str)
 @every_rule
-def test_backends_agree_on_any_link_in_any_format(rule: LearningRule, fmt: Any, case: BackendCase) -> None:
-    for at in range(len(SIZES) - 1):
-        if not isinstance(rule, rules.FixedLower) or (at and fmt is not float32):
-            check_backend(case, rule, {at: Link(fmt, fmt)})
+def test_backends_agree_on_any_link_in_any_format(learner: RuleCase, fmt: Any, case: BackendCase) -> None:
+    for at in range(len(learner.sizes) - 1):
+        if not isinstance(learner.rule, rules.FixedLower) or (at and fmt is not float32):
+            check_backend(case, learner, {at: Link(fmt, fmt)})
 
 
-def check_backend(case: BackendCase, rule: LearningRule, at: dict[int, Link]) -> None:
+def check_backend(case: BackendCase, learner: RuleCase, at: dict[int, Link]) -> None:
     """Hold what a rule makes of a minibatch there, and what the ledger counts, to NumPy's."""
-    net = trainee(rule, small_network(SIZES, links_with(SIZES, at)))
-    inputs, expected, moved = small_inputs(SIZES[0]), Ledger(), Ledger()
-    gradients, loss = all_phases(rule, net, inputs, LABELS, expected, RandomStream(0))
+    rule = learner.rule
+    net = trainee(rule, learner.network(at))
+    inputs, expected, moved = small_inputs(learner.sizes[0]), Ledger(), Ledger()
+    target = np.array(learner.target(inputs, learner.sizes[-1]))
+    there_net = net.each_array(case.array)
+    gradients, loss = all_phases(rule, net, inputs, target, expected, RandomStream(0), learner.task)
     there, loss_there = all_phases(
-        rule, net.each_array(case.array), case.array(inputs), case.array(LABELS), moved, RandomStream(0)
+        rule, there_net, case.array(inputs), case.array(target), moved, RandomStream(0), learner.task
     )
-    assert float(loss_there) == pytest.approx(float(loss), rel=1e-5)
+    if learner.has_loss:
+        assert float(loss_there) == pytest.approx(float(loss), rel=1e-5)
     assert there.keys() == gradients.keys()
     for key, gradient in there.items():
         np.testing.assert_allclose(case.numpy(gradient), gradients[key], rtol=1e-5, atol=1e-5, err_msg=str(key))

@@ -341,7 +341,7 @@ def test_manifest_says_what_a_reader_needs(make_network, tmp_path):
     paths = write(network, "mem", tmp_path / "mem", PIXELS)
     assert set(paths) == {path for path in (tmp_path / "mem").rglob("*") if path.is_file()}
     manifest = read_json(tmp_path / "mem/manifest.json")
-    assert json.loads((tmp_path / "mem/manifest.json").read_text())["format_version"] == 1
+    assert json.loads((tmp_path / "mem/manifest.json").read_text())["format_version"] == 2
     assert manifest["class_rule"] == "number of the largest logit; the lowest number on a tie"
     inputs, binary, quantized = manifest["links"]
     assert inputs == {

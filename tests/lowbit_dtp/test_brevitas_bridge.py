@@ -222,10 +222,10 @@ def test_a_brevitas_model_becomes_a_network_with_equal_codes_and_logits(name, tm
         run = net.forward(x, Ledger())
         quantized = [y for part, y in zip(model, states(model, x), strict=True) if isinstance(part, quantizing())]
         assert len(quantized) == len(run.received) == len(linears)
-        for received, theirs in zip(run.received, quantized, strict=True):
+        for received, theirs in zip(run.received.values(), quantized, strict=True):
             np.testing.assert_array_equal(received.values, theirs)
             assert len(np.unique(received.codes)) > len(received.format.table().values) / 2
-        np.testing.assert_array_equal(run.states[-1], sent(model, x))
+        np.testing.assert_array_equal(run.output, sent(model, x))
     assert all(x.dtype == np.float32 for x in network.tensors().values())
 
 
@@ -242,9 +242,9 @@ def test_a_network_becomes_a_brevitas_model_with_equal_codes_and_logits(forward,
     theirs = states(module, x)
     run = network.forward(x, Ledger())
     quantized = [y for part, y in zip(module, theirs, strict=True) if isinstance(part, QuantIdentity)]
-    for received, values in zip(run.received, quantized, strict=True):
+    for received, values in zip(run.received.values(), quantized, strict=True):
         np.testing.assert_array_equal(received.values, values)
-    np.testing.assert_array_equal(run.states[-1], theirs[-1])
+    np.testing.assert_array_equal(run.output, theirs[-1])
     back = network_from_brevitas(module)
     assert back.describe() == network.describe()
 
@@ -267,11 +267,11 @@ def test_a_network_calibrated_and_quantized_by_brevitas_keeps_its_codes_and_logi
     x = np.random.default_rng(0).normal(size=(300, 20)).astype(np.float32)
     run = network.forward(x, Ledger())
     quantized = [states(model, x)[i] for i in (0, 2, 4)]
-    np.testing.assert_array_equal(run.received[0].values, quantized[0])
-    for received, theirs in zip(run.received, quantized, strict=True):
+    np.testing.assert_array_equal(run.received["input-h1"].values, quantized[0])
+    for received, theirs in zip(run.received.values(), quantized, strict=True):
         assert (received.values != theirs).mean() < 1e-3
-    same = (run.received[2].values == quantized[2]).all(1)
-    np.testing.assert_allclose(run.states[-1][same], sent(model, x)[same], atol=1e-5)
+    same = (run.received["h2-output"].values == quantized[2]).all(1)
+    np.testing.assert_allclose(run.output[same], sent(model, x)[same], atol=1e-5)
 
 
 class Perceptron(nn.Module):
@@ -308,7 +308,7 @@ def test_a_module_of_ones_own_is_followed_as_it_is_called():
         ],
     }
     x = (np.random.default_rng(0).integers(0, 256, (200, 6)) / 256).astype(np.float32)
-    np.testing.assert_allclose(network.forward(x, Ledger()).states[-1], sent(model, x), atol=1e-5)
+    np.testing.assert_allclose(network.forward(x, Ledger()).output, sent(model, x), atol=1e-5)
 
 
 @pytest.mark.parametrize("forward", ["binary", "binary01", "ternary", "fixed(4,1)", "table(-1,-0.25,0.5)"])
@@ -344,10 +344,10 @@ def _compare_gradients(network, model, below, classes):
     loss = nn.functional.cross_entropy(model.train()(torch.from_numpy(x)), torch.from_numpy(labels))
     loss.backward()
     assert step.loss == pytest.approx(loss.item(), rel=1e-6)
-    for i, linear in enumerate(linears):
-        assert np.abs(step.gradients[i, "weight"]).max() > 1e-4
-        np.testing.assert_allclose(step.gradients[i, "weight"], linear.weight.grad.numpy().T, atol=1e-6)
-        np.testing.assert_allclose(step.gradients[i, "bias"], linear.bias.grad.numpy(), atol=1e-6)
+    for layer, linear in zip(network.layers, linears, strict=True):
+        assert np.abs(step.gradients[layer.name, "weight"]).max() > 1e-4
+        np.testing.assert_allclose(step.gradients[layer.name, "weight"], linear.weight.grad.numpy().T, atol=1e-6)
+        np.testing.assert_allclose(step.gradients[layer.name, "bias"], linear.bias.grad.numpy(), atol=1e-6)
     optimizer.step()
     SGD(0.5).apply(network, step.gradients, Ledger())
     for layer, linear in zip(network.layers, linears, strict=True):

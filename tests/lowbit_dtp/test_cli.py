@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+import numpy as np
 import pytest
 
 from lowbit_dtp import Comparison, Summary, __version__, compare
@@ -275,7 +276,10 @@ def test_help_imports_nothing_heavy():
 
 
 RULE_NAMES = "backprop, backprop-then-sign, dtp, fixed-lower, straight-through, target-prop"
-KEYS = "activation, batch, compare, data, epochs, links, optimizer, placement, rules, seeds, sizes"
+KEYS = (
+    "activation, batch, compare, data, epochs, initial_weights, links, optimizer, output_activation, placement, rules, "
+    "seeds, sizes, task"
+)
 FORMATS = "binary, binary01, ternary, float32, float64, fixed(W,I), ufixed(W,I), fixed(W,I,floor|stochastic,wrap), " + (
     "table(-1,0,0.5)"
 )
@@ -311,8 +315,7 @@ MISTAKES = {
     "set": ("train --set epochs", "--set 'epochs': write KEY=VALUE, rules.dtp.target_step=2.8 say"),
     "set key": (
         "compare --set epoch=3",
-        "--set epoch=3: no key 'epoch' in an experiment file; there are: "
-        "activation, batch, compare, epochs, links, optimizer, placement, rules, seeds, sizes",
+        f"--set epoch=3: no key 'epoch' in an experiment file; there are: {KEYS.replace(' data,', '')}",
     ),
     "set rule": (
         "train --set rules.dpt.noise=3",
@@ -345,7 +348,8 @@ MISTAKES = {
     ),
     "config": ("train --config {config}", f"{{config}}: no key 'epoch'; there are: {KEYS}"),
     "no config": ("train --config {nowhere}", "{nowhere}: no such file"),
-    "data set": ("train --data cifar", "no data set 'cifar'; there are: digits, fashion-mnist, mnist"),
+    "data set": ("train --data cifar", "no data set 'cifar'; there are: cifar10, digits, fashion-mnist, mnist"),
+    "copies": ("data convert {nowhere}", "{nowhere}: no such folder or archive"),
     "epochs": ("train --epochs -1", "epochs must be a whole number, 0 or more, not -1"),
     "fixed-lower": (
         "train --rule fixed-lower --link h1-h2=float32",
@@ -460,6 +464,16 @@ def test_a_device_that_cannot_be_used_is_told_before_anything_starts(command, tm
     )  # fmt: skip
 
 
+def test_a_run_on_data_of_ones_own_stays_under_runs(tmp_path, monkeypatch):
+    np.savez(tmp_path / "mine.npz", inputs=np.eye(8), labels=np.arange(8) % 2, split=[4, 2, 2])
+    monkeypatch.chdir(tmp_path)
+    assert call("train", "--data", "mine.npz", "--rule", "backprop", "--epochs", 1).status == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.npz", "runs"]
+    monkeypatch.chdir(tmp_path / "runs")
+    found = json.loads(call("evaluate", tmp_path / "runs" / "mine-train", "--json").out)
+    assert [row["samples"] for row in found] == [2]
+
+
 OLD = Path(__file__).parents[1] / "data" / "run-0.1.0"
 """A comparison that version 0.1.0 wrote: dtp and straight-through@fixed(4,-2) on digits, 64-12-12-10, two epochs."""
 
@@ -551,7 +565,7 @@ class _Quiet(StraightThrough):
 
     def step(self, net, inputs, labels, ledger, context):
         step = super().step(net, inputs, labels, ledger, context)
-        error = net.forward(inputs, Ledger(), context.stream).states[-1]
+        error = net.forward(inputs, Ledger(), context.stream).output
         self.own.send(error, Direction.FEEDBACK, "error", ledger, context.stream)
         return Step(step.gradients, None)
 

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lowbit_dtp import runs, storage
@@ -202,6 +203,27 @@ def test_options_go_before_the_file_and_the_file_before_the_data_set(tmp_path):
     assert dtp.settings == Comparison.load("digits").experiment("dtp", 0).settings | {"noise": 0.25}
     assert through.settings == {"gradient": "fixed(6,1)"}
     assert comparison.experiment("straight-through@binary", 0).settings == {"gradient": "binary"}
+
+
+def test_data_of_ones_own_is_found_from_the_folder_of_its_file_and_trained_on(tmp_path, monkeypatch):
+    draw = np.random.default_rng(0)
+    (tmp_path / "inside").mkdir()
+    path = tmp_path / "inside" / "mine.npz"
+    np.savez(path, inputs=draw.random((60, 7)), labels=np.arange(60) % 3, split=[40, 10, 10])
+    config = tmp_path / "inside" / "mine.toml"
+    config.write_text('data = "mine.npz"\nepochs = 2\n')
+    monkeypatch.chdir(tmp_path)
+    for comparison in (Comparison.load(config=config), Comparison.load("inside/mine.npz", epochs=2)):
+        assert comparison.content["data"] == str(path) and comparison.content["links"] == {}
+        assert (comparison.content["sizes"], comparison.placement) == ([7, 100, 100, 3], "")
+        for rule in comparison.rules:
+            experiment = comparison.experiment(rule, 0)
+            net, _, _ = experiment.built()
+            assert {x.forward.name for x in net.links} == {"float32"}
+            experiment.check_sizes(load(experiment.data))
+    run(experiment, tmp_path / "run", load(experiment.data))
+    monkeypatch.chdir("/")
+    assert len(load(Experiment.load(tmp_path / "run" / "experiment.toml").data).train) == 40
 
 
 def test_links_of_the_data_sets_network_do_not_outlive_it():

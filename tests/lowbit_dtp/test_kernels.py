@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numba
@@ -185,7 +186,7 @@ def test_a_change_is_computed_of_samples_that_change_alone(fmt: Format, changed:
     state, ledgers = random(20, 70), (Ledger(), Ledger())
     target = state.copy()
     target[list(changed)] *= -1
-    said, asked = sent(state, fmt), sent(target, fmt)
+    said, asked = (replace(sent(x, fmt), link="h1-h2") for x in (state, target))
     change = layer.decode_change(said, asked, ledgers[0], "target")
     here, there = (layer.decode(signal, ledgers[1], "target") for signal in (said, asked))
     np.testing.assert_allclose(change, there - here, rtol=0, atol=1e-6)

@@ -56,11 +56,11 @@ def test_json_comes_back(tmp_path: Path) -> None:
         (b"{", "not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
         (b"\xff", "not JSON ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte)"),
         (b"[1]", "holds a JSON list, not an object"),
-        (b"{}", "has no format version; this program reads 1 to 1"),
-        (b'{"format_version": "1"}', "has no format version; this program reads 1 to 1"),
+        (b"{}", "has no format version; this program reads 1 to 2"),
+        (b'{"format_version": "1"}', "has no format version; this program reads 1 to 2"),
         (
-            b'{"format_version": 2}',
-            "format version 2 is newer than 1, the newest this program reads; upgrade lowbit-dtp",
+            b'{"format_version": 3}',
+            "format version 3 is newer than 2, the newest this program reads; upgrade lowbit-dtp",
         ),
     ],
 )
@@ -100,7 +100,7 @@ def test_what_is_not_our_tensors(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=f"^{re.escape(message)}$"):
         storage.read_tensors(path)
     path.write_bytes(save({"x": np.zeros(2)}, {"lowbit_dtp": '{"format_version": 9}'}))
-    message = f"{path}: format version 9 is newer than 1, the newest this program reads; upgrade lowbit-dtp"
+    message = f"{path}: format version 9 is newer than 2, the newest this program reads; upgrade lowbit-dtp"
     with pytest.raises(StorageError, match=f"^{re.escape(message)}$"):
         storage.read_tensors(path)
 
