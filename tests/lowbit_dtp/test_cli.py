@@ -322,7 +322,7 @@ MISTAKES = {
     "rules": ("compare --rules dtp,dpt", f"no rule 'dpt'; there are: {RULE_NAMES}"),
     "gradient": (
         "compare --rules dtp@binary",
-        "rule 'dtp@binary': dtp takes no gradient format",
+        "rule 'dtp@binary': dtp sends no gradients over links, so it takes no format",
     ),
     "gradient of fixed-lower": (
         "compare --rules fixed-lower@ternary",
