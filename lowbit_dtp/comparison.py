@@ -33,11 +33,15 @@ def train(
     data: "DataSet",
     device: str,
     observer: Observer,
+    diagnose: bool = False,
 ) -> None:
     """`run_ensemble`, followed by `observer`."""
     observer.begin(rule, experiments, folders, len(data.train))
     try:
-        run_ensemble(experiments, folders, data, device=device, on_step=observer.step, on_evaluation=observer.evaluated)
+        run_ensemble(
+            experiments, folders, data, device=device, diagnose=diagnose, on_step=observer.step,
+            on_evaluation=observer.evaluated,
+        )  # fmt: skip
     finally:
         observer.end()
 
@@ -53,6 +57,7 @@ def compare(
     signals: str = "fixed(8,1)",
     device: str = "numpy",
     ensemble: int | None = None,
+    diagnose: bool = False,
     observer: Observer | None = None,
 ) -> Summary:
     """Train every rule and seed of `comparison` into `folder`; return the summary, and write it and a report there.
@@ -60,7 +65,8 @@ def compare(
     Runs that are finished are left as they are, and those that were stopped go on. Joules are priced on `technologies`.
     With `export`, the first rule's network of seed 0 is exported as C, with weights and real-valued links in the
     formats `weights` and `signals`; if that fails, the summary says why. A `device` other than `numpy` trains
-    `ensemble` seeds in one batch, or all. Raises ValueError, before any training, if something cannot be run as said.
+    `ensemble` seeds in one batch, or all. With `diagnose`, rules are diagnosed after each epoch: see `diagnosis`.
+    Raises ValueError, before any training, if something cannot be run as said.
     """
     from hw_models import Technology
 
@@ -90,7 +96,7 @@ def compare(
         for start in range(0, len(seeds), at_a_time):
             batch = seeds[start : start + at_a_time]
             folders = [folder / runs[rule][seed] for seed in batch]
-            train(rule, [experiments[rule][seed] for seed in batch], folders, data, device, observer)
+            train(rule, [experiments[rule][seed] for seed in batch], folders, data, device, observer, diagnose)
     rows = []
     for rule in rules:
         row, training, inference = summary_row(rule, folder, runs[rule], folder_name(rule))

@@ -1,8 +1,8 @@
 """Run folders: experiments are trained into them, on one device or another, and comparisons are read from them.
 
 A run folder holds `experiment.toml`, `metrics.jsonl` and `checkpoint.safetensors`; when the run is finished, also
-`network.safetensors`, `ledger.json` and `run.json`. A comparison holds `summary.json` and a run folder for each rule
-and seed. A process that trains locks `.lock`.
+`network.safetensors`, `ledger.json` and `run.json`. If the rule is diagnosed, there is `diagnosis.jsonl`, too. A
+comparison holds `summary.json` and a run folder for each rule and seed. A process that trains locks `.lock`.
 
 The checkpoint of a finished run is kept, so that the run can go on to more epochs. It holds the network and the state
 of the optimizer (with RMSprop it is four times as large as `network.safetensors`). Nothing else reads it: delete it to
@@ -68,6 +68,7 @@ def run(
     data: "DataSet",
     *,
     device: str = "numpy",
+    diagnose: bool = False,
     on_step: Callable[[int], None] = lambda step: None,
     on_evaluation: Callable[[Evaluation], None] = lambda evaluation: None,
 ) -> None:
@@ -75,12 +76,14 @@ def run(
 
     Stopped at any context, a second call ends as an uninterrupted one would have, bit for bit; on another `device`, to
     rounding. A finished run is left as it is, or goes on if `experiment` has more epochs, as if it had had them from
-    the start. Raises ExperimentError if the folder holds another experiment or has done more epochs, LockedError if
+    the start. With `diagnose`, the rule is diagnosed after each epoch, which changes no number of the run: see
+    `diagnosis`. Raises ExperimentError if the folder holds another experiment or has done more epochs, LockedError if
     another process trains into it, and DeviceError if the device cannot be used or is too small.
     """
     run_ensemble(
-        [experiment], [folder], data, device=device, on_step=on_step, on_evaluation=lambda _, told: on_evaluation(told)
-    )
+        [experiment], [folder], data, device=device, diagnose=diagnose, on_step=on_step,
+        on_evaluation=lambda _, told: on_evaluation(told),
+    )  # fmt: skip
 
 
 def run_ensemble(
@@ -89,6 +92,7 @@ def run_ensemble(
     data: "DataSet",
     *,
     device: str = "numpy",
+    diagnose: bool = False,
     on_step: Callable[[int], None] = lambda step: None,
     on_evaluation: Callable[[int, Evaluation], None] = lambda index, evaluation: None,
 ) -> None:
@@ -115,7 +119,7 @@ def run_ensemble(
             place = member.index if device == "numpy" else member.run.progress.step
             groups.setdefault(place, []).append(member)
         for group in groups.values():
-            if _lacks_memory(group, data, device, on_step, on_evaluation):
+            if _lacks_memory(group, data, device, diagnose, on_step, on_evaluation):
                 raise _too_large(group, data, device)
 
 
@@ -129,6 +133,8 @@ class _Member:
     run: "Run"
     lines: list[str]
     """Of `metrics.jsonl`."""
+    diagnoses: list[str]
+    """Lines of `diagnosis.jsonl`."""
     seconds: float
     """Spent on the present epoch."""
     parts: list[dict[str, Any]]
@@ -167,10 +173,12 @@ class _Member:
             )
         (folder / "run.json").unlink(missing_ok=True)  # before the epochs change: it is of the old ones
         _write_experiment(folder, experiment)
-        lines = notes.get("lines", [])
+        lines, diagnoses = notes.get("lines", []), notes.get("diagnoses", [])
         write_text(folder / "metrics.jsonl", "".join(f"{line}\n" for line in lines))
+        if diagnoses or (folder / "diagnosis.jsonl").exists():
+            write_text(folder / "diagnosis.jsonl", "".join(f"{line}\n" for line in diagnoses))
         return cls(
-            index, experiment, folder, Run(net, optimizer, progress), lines, notes.get("seconds", 0.0),
+            index, experiment, folder, Run(net, optimizer, progress), lines, diagnoses, notes.get("seconds", 0.0),
             notes.get("parts", []), saved_step,
         )  # fmt: skip
 
@@ -187,12 +195,19 @@ class _Member:
         self.lines.append(json.dumps({key: x if x == x else None for key, x in asdict(evaluation).items()}))
         append_text(self.folder / "metrics.jsonl", self.lines[-1] + "\n")
 
+    def diagnosed(self, epoch: int, measures: dict[str, Any]) -> None:
+        """Note what was measured after an epoch."""
+        self.diagnoses.append(json.dumps({"epoch": epoch} | measures))
+        append_text(self.folder / "diagnosis.jsonl", self.diagnoses[-1] + "\n")
+
     def save(self, run: "Run") -> None:
         """Write a checkpoint: `run` is where it stands."""
         from . import checkpoint
 
         self.parts[-1]["to_step"] = run.progress.step
         notes = {"lines": self.lines, "seconds": self.seconds, "parts": self.parts}
+        if self.diagnoses:
+            notes["diagnoses"] = self.diagnoses
         checkpoint.save(self.folder / "checkpoint.safetensors", *run, notes)
         self.saved_step = run.progress.step
 
@@ -215,12 +230,14 @@ def _train(
     members: list[_Member],
     data: "DataSet",
     device: str,
+    diagnoses: bool,
     on_step: Callable[[int], None],
     on_evaluation: Callable[[int, Evaluation], None],
 ) -> None:
     """Train `members` to the end, as one."""
     from .backends import backend_of
     from .backends.devices import described
+    from .diagnosis import diagnose
     from .ensemble import stack, unstack, unstack_ledger
     from .training import Evaluator, evaluate, fit
 
@@ -258,6 +275,9 @@ def _train(
                 evaluation = Evaluation(progress.epoch, loss, wrong[0], wrong[1], round(member.seconds, 4), *bits)
                 member.evaluated(evaluation)
                 on_evaluation(member.index, evaluation)
+            for member, own in zip(members, unstack(run), strict=True) if diagnoses else ():
+                measures = diagnose(own.net, rule, data.valid, task, progress.epoch, member.experiment.seed)
+                member.diagnosed(progress.epoch, measures)
         now = time.perf_counter()
         due = now - last_saved >= (pause if step.epoch_ends else CHECKPOINT_SECONDS)
         if due:

@@ -41,6 +41,7 @@ def compare(
         int | None, typer.Option("--ensemble", min=1, help="Most seeds to train in one batch.  (default: all)")
     ] = None,
     tf32: options.TF32 = False,
+    diagnose: options.Diagnose = False,
     tensorboard: options.Tensorboard = False,
     as_json: options.Json = False,
 ) -> None:
@@ -65,7 +66,8 @@ def compare(
     with observer(tensorboard) as watching:
         summary = run_comparison(
             comparison, folder, data_dir=data_dir, technologies=options.split(technology), export=export,
-            weights=weights, signals=signals, device=device, ensemble=ensemble, observer=watching,
+            weights=weights, signals=signals, device=device, ensemble=ensemble, diagnose=diagnose,
+            observer=watching,
         )  # fmt: skip
     if as_json:
         print(json.dumps(summary.as_dict(), indent=1))

@@ -55,6 +55,13 @@ Device = Annotated[
 ]
 TF32 = Annotated[bool, typer.Option("--tf32", help="Let a GPU round the factors of float32 products to 11 bits.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="Threads to use. Changes the speed, never a number.")]
+Diagnose = Annotated[
+    bool,
+    typer.Option(
+        "--diagnose",
+        help="Compare updates with backpropagation's and measure targets and inverses, layer by layer, each epoch.",
+    ),
+]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Log curves for TensorBoard, too.")]
 PlacementOption = Annotated[
     str | None, typer.Option("--placement", help="Which wire each link is: h1-h2=board,rest=on-die:2mm.")

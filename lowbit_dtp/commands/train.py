@@ -30,6 +30,7 @@ def train(
     threads: options.Threads = None,
     device: options.Device = "numpy",
     tf32: options.TF32 = False,
+    diagnose: options.Diagnose = False,
     tensorboard: options.Tensorboard = False,
     as_json: options.Json = False,
 ) -> None:
@@ -56,7 +57,7 @@ def train(
     samples = load(comparison.content["data"], data_dir)
     with observer(tensorboard) as watching:
         watching.announce(rule, experiment)
-        train_observed(rule, [experiment], [folder], samples, device, watching)
+        train_observed(rule, [experiment], [folder], samples, device, watching, diagnose)
     links = link_rows(**ledgers.load(folder / "ledger.json"))
     result = {key: value for key, value in read_json(folder / "run.json").items() if key.endswith(("percent", "epoch"))}
     result |= {"folder": str(folder), "links": {name: asdict(row) for name, row in links.items()}}
