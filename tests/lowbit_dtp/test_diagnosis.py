@@ -83,7 +83,7 @@ class Oracle:
         (gradient,) = torch.autograd.grad(loss, below)
         targets = {top - 1: states[top - 1] - step * gradient}
         for i in reversed(range(top - 1)):
-            targets[i] = states[i] + self.g(i, targets[i + 1]) - self.g(i, states[i + 1])
+            targets[i] = states[i] + (self.g(i, targets[i + 1]) - self.g(i, states[i + 1]))
         return {i: x.detach() for i, x in targets.items()}
 
     def gradients(self, loss) -> list[np.ndarray]:
