@@ -1,7 +1,8 @@
 """The report of a comparison or of a run: one HTML page, readable without network, on a phone and on paper.
 
-Only files of the folder are read: `summary.json`, and of each run `metrics.jsonl` and `network.safetensors`. Energy and
-export arrive as numbers in the summary, so nothing here knows a technology or a target.
+Only files of the folder are read: `summary.json`, and of each run `metrics.jsonl`, `diagnosis.jsonl` and
+`network.safetensors`. Energy and export arrive as numbers in the summary, so nothing here knows a technology or a
+target.
 """
 
 import base64
@@ -10,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,16 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "os^DvP*"
 ERRORS = {"test_error_percent": "Test error", "valid_error_percent": "Validation error"}
 """What `metrics.jsonl` follows over the epochs, and how the page calls it."""
+MEASURES = {
+    "angle_degrees": ("Angle between the update and backpropagation's", "°", 1.0),
+    "target_lowers_loss": ("Samples whose target lowers the next layer's loss", "%", 100.0),
+    "reconstruction_error": ("Reconstruction error of the learned inverse, |g(f(h)) - h| / |h|", "", 1.0),
+    "largest_singular_value": ("Largest singular value of I - J_f J_g", "", 1.0),
+    "spectral_radius": ("Largest modulus of an eigenvalue of I - J_f J_g", "", 1.0),
+}
+"""What `diagnosis.jsonl` follows that is drawn: title, unit, and how many of the unit make 1."""
+LINKS_OF = {"as_trained": "-", "float": "--"}
+"""Links that a diagnosis is made with, and how its curves are drawn."""
 PARTS = {"link": "#D55E00", "compute": "#7FB3D5", "memory": "#C9CED6"}
 """Parts of the energy in the order they are stacked, with their colours: dark text is readable on each."""
 INK, MUTED = "#1c2430", "#5b6675"
@@ -124,6 +135,7 @@ def _page(folder: Path, summary: Summary) -> dict[str, Any]:
         "traffic": traffic,
         "drawings": _drawings(network, rows),
         "curves": _curves(rows, [seeds for seeds, _ in runs]),
+        "diagnoses": _diagnoses(folder, rows),
         "notes": [f"{row.rule}: {note}" for row, (_, notes) in zip(rows, runs, strict=True) for note in notes],
         "bars": _bars(rows, technologies),
         "parts": PARTS,
@@ -381,16 +393,84 @@ def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> 
     return figures
 
 
+def _diagnoses(folder: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Figures of what was measured of each rule that was diagnosed, with a curve for each layer."""
+    found = []
+    for number, row in enumerate(rows):
+        lines, notes, figures = [], [], []
+        for seed, run in row.runs.items():
+            try:
+                lines += _read_diagnosis(folder / run / "diagnosis.jsonl")
+            except FileNotFoundError:
+                continue  # the rule was not diagnosed
+            except (ValueError, KeyError, TypeError):
+                notes.append(f"the diagnosis.jsonl of seed {seed} is broken, so the curves leave it out")
+        for measure, (title, unit, scale) in MEASURES.items():
+            curves = _layer_curves(lines, measure, scale)
+            if curves:
+                last = "; ".join(f"{c.rule} {c.mean[-1]:.3g}{unit} after epoch {c.epochs[-1]}" for c in curves)
+                svg = _plot(_curve_figure(curves, unit), f"diagnosis-{number}-{measure}", title, f"{last}.")
+                figures.append({"title": title, "svg": svg})
+        if figures or notes:
+            found.append({"rule": row.rule, "figures": figures, "notes": notes})
+    return found
+
+
+def _read_diagnosis(path: Path) -> list[dict[str, Any]]:
+    """Lines of a `diagnosis.jsonl`. FileNotFoundError, or ValueError, KeyError or TypeError if it is broken."""
+    found = []
+    for line in map(json.loads, path.read_text().splitlines()):
+        epoch = int(line["epoch"])
+        measured = {links: {layer: dict(row) for layer, row in dict(line.get(links, {})).items()} for links in LINKS_OF}
+        found.append({"epoch": epoch} | measured)
+    return found
+
+
+def _layer_curves(lines: Sequence[Mapping[str, Any]], measure: str, scale: float) -> "list[_Curve]":
+    """Mean and deviation over seeds of a `measure` of each layer, over the epochs, with each kind of links.
+
+    Curves of float links that are those of the links in training again are left out.
+    """
+    import numpy as np
+
+    values: dict[tuple[str, str], dict[int, list[float]]] = {}
+    layers: dict[str, int] = {}
+    for line in lines:
+        for links in LINKS_OF:
+            for layer, measured in line[links].items():
+                layers.setdefault(layer, len(layers))
+                if measured.get(measure) is not None:
+                    by_epoch = values.setdefault((links, layer), {})
+                    by_epoch.setdefault(line["epoch"], []).append(scale * measured[measure])
+    curves = []
+    for (links, layer), by_epoch in sorted(values.items(), key=lambda item: list(LINKS_OF).index(item[0][0])):
+        epochs = sorted(by_epoch)
+        mean = np.array([np.mean(by_epoch[epoch]) for epoch in epochs])
+        std = np.array([np.std(by_epoch[epoch], ddof=len(by_epoch[epoch]) > 1) for epoch in epochs])
+        curve = _Curve(layer, layers[layer], epochs, mean, std, LINKS_OF[links])
+        if links == "as_trained":
+            curves.append(curve)
+        elif not any(
+            x.rule == layer and x.epochs == epochs and np.allclose(x.mean, mean, rtol=1e-3, atol=1e-3) for x in curves
+        ):
+            curves.append(replace(curve, rule=f"{layer}, float links"))
+    return curves
+
+
 @dataclass(frozen=True)
 class _Curve:
     rule: str
+    """What is written at its end."""
     index: int
+    """Of its colour and marker."""
     epochs: list[int]
     mean: "np.ndarray"
     std: "np.ndarray"
+    line: str = ""
+    """How it is drawn; "" leaves that to `index`."""
 
 
-def _curve_figure(curves: Sequence[_Curve]) -> "Figure":
+def _curve_figure(curves: Sequence[_Curve], unit: str = "%") -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -407,7 +487,7 @@ def _curve_figure(curves: Sequence[_Curve]) -> "Figure":
             color=_colour(curve.index),
             marker=MARKERS[curve.index % len(MARKERS)],
             markevery=max(1, len(curve.epochs) // 8),
-            linestyle=("-", "--", ":")[curve.index // len(PALETTE) % 3],
+            linestyle=curve.line or ("-", "--", ":")[curve.index // len(PALETTE) % 3],
         )
     means = [value for curve in curves for value in curve.mean]
     if min(means) > 0 and max(means) > 4 * min(means):
@@ -426,7 +506,7 @@ def _curve_figure(curves: Sequence[_Curve]) -> "Figure":
             alpha=0.16,
             linewidth=0,
         )
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{unit}"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
     axes.set_xlabel("epoch")
     axes.grid(axis="y", color="#e6e9ee")

@@ -354,6 +354,47 @@ def test_curves_are_means_over_seeds(tmp_path):
     assert told.format("3.50") in page and told.format("4.50") in page
 
 
+def diagnosed(folder: Path, rule: str, **by_layer: float) -> None:
+    """Write a `diagnosis.jsonl` of two epochs for each seed of `rule`, with angles of the layers in degrees."""
+    for seed in range(3):
+        lines = [
+            {
+                "epoch": epoch,
+                "as_trained": {layer: {"angle_degrees": angle + seed - 1} for layer, angle in by_layer.items()},
+                "float": {
+                    "h1": {"angle_degrees": None, "largest_singular_value": 0.5},
+                    "h2": {"angle_degrees": by_layer["h2"] + seed - 1},
+                },
+            }
+            for epoch in (1, 2)
+        ]
+        path = folder / rule / f"seed-{seed}" / "diagnosis.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_diagnoses_are_drawn_for_each_layer_of_the_rules_that_have_them(tmp_path):
+    folder = comparison(tmp_path, ("dtp", "backprop"))
+    assert "Updates and targets" not in render(folder)
+    diagnosed(folder, "dtp", h1=70.0, h2=12.5)
+    page = render(folder)
+    assert "Updates and targets, layer by layer" in page
+    angles, singular = (re.search(rf'id="diagnosis-0-{name}-desc">([^<]*)', page)[1] for name in
+                        ("angle_degrees", "largest_singular_value"))  # fmt: skip
+    assert angles == "h1 70° after epoch 2; h2 12.5° after epoch 2."  # with float links, h2 is the same
+    assert singular == "h1, float links 0.5 after epoch 2."
+    assert "diagnosis-1-" not in page and "reconstruction_error-desc" not in page
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"as_trained": {}}', '{"epoch": 1, "float": {"h1": 3}}'])
+def test_a_broken_diagnosis_is_left_out_and_named(line, tmp_path):
+    folder = comparison(tmp_path, ("dtp",))
+    diagnosed(folder, "dtp", h1=70.0, h2=12.5)
+    (folder / "dtp" / "seed-1" / "diagnosis.jsonl").write_text(line + "\n")
+    page = render(folder)
+    assert "the diagnosis.jsonl of seed 1 is broken" in page
+    assert "h1 70° after epoch 2" in page
+
+
 def test_no_metrics_at_all_still_gives_a_page(tmp_path):
     folder = comparison(tmp_path, rules=("dtp",), seeds=1, epochs=1)
     (folder / "dtp" / "seed-0" / "metrics.jsonl").unlink()
