@@ -300,5 +300,14 @@ def uniform(rows: int, columns: int, seed: int, purpose: str) -> np.ndarray:
     return generator(seed, purpose).uniform(-limit, limit, (rows, columns))
 
 
-INITIALIZERS: dict[str, Callable[[int, int, int, str], np.ndarray]] = {"orthogonal": orthogonal, "uniform": uniform}
+def zeros(rows: int, columns: int, seed: int, purpose: str) -> np.ndarray:
+    """Zeros [rows, columns], float64: for rules of a single layer, whose weights then are what it has learned."""
+    return np.zeros((rows, columns))
+
+
+INITIALIZERS: dict[str, Callable[[int, int, int, str], np.ndarray]] = {
+    "orthogonal": orthogonal,
+    "uniform": uniform,
+    "zeros": zeros,
+}
 """Ways to draw the first weights [sources, neurons] from a seed, for a purpose."""

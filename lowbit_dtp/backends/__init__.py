@@ -208,6 +208,10 @@ class Backend(ABC):
     def relu(self, x: Array, out: Array | None = None) -> Array:
         """`x` where positive, else 0, into `out` if given, which may be `x`."""
 
+    @abstractmethod
+    def step(self, x: Array, out: Array | None = None) -> Array:
+        """1 where `x` is positive, else 0 (eq. 1.2 of the thesis), into `out` if given, which may be `x`."""
+
     def activation_backward(self, activation: "Activation", state: Array, error: Array, scale: float = 1.0) -> Array:
         """`scale * error * slope`: the gradient at the pre-activation for an `error` at the `state` that came of it."""
         return scale * error * activation.slope(state)

@@ -88,6 +88,9 @@ class NumpyBackend(Backend):
     def relu(self, x: Array, out: Array | None = None) -> Array:
         return np.maximum(x, 0, out=out)
 
+    def step(self, x: Array, out: Array | None = None) -> Array:
+        return np.heaviside(x, 0, out=out)
+
     def cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
         powers = np.exp(logits - logits.max(-1, keepdims=True))
         probability = powers / powers.sum(-1, keepdims=True)

@@ -123,6 +123,9 @@ class TorchBackend(Backend):
     def relu(self, x: Array, out: Array | None = None) -> Array:
         return torch.clamp(x, min=0, out=out)
 
+    def step(self, x: Array, out: Array | None = None) -> Array:
+        return torch.heaviside(x, x.new_zeros(()), out=out)
+
     def cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
         log_probability = torch.log_softmax(logits, -1)
         loss = -log_probability.gather(-1, labels[..., None])[..., 0].mean(-1)

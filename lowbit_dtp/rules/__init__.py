@@ -2,7 +2,10 @@
 
 from ..choices import choose
 from .backprop import Backprop, BackpropThenSign, FixedLower, StraightThrough
+from .competitive import SOM, Competitive, VectorQuantization
+from .delta import Delta, Perceptron
 from .dtp import DTP
+from .hebbian import Hebbian
 from .rule import (
     LearningRule,
     Step,
@@ -23,6 +26,12 @@ RULES: dict[str, type[LearningRule]] = {
     "backprop": Backprop,
     "backprop-then-sign": BackpropThenSign,
     "fixed-lower": FixedLower,
+    "hebbian": Hebbian,
+    "delta": Delta,
+    "perceptron": Perceptron,
+    "competitive": Competitive,
+    "vector-quantization": VectorQuantization,
+    "som": SOM,
 }
 """Every rule, by name."""
 
@@ -30,9 +39,9 @@ RULES: dict[str, type[LearningRule]] = {
 def rule_named(name: str) -> type[LearningRule]:
     """The rule called `name`.
 
-    >>> rule_named("dpt")
+    >>> rule_named("dpt")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: no rule 'dpt'; there are: backprop, backprop-then-sign, dtp, fixed-lower, straight-through, target-prop
+    ValueError: no rule 'dpt'; there are: backprop, backprop-then-sign, ...
     """
     return choose("rule", name, RULES)
 
@@ -40,14 +49,20 @@ def rule_named(name: str) -> type[LearningRule]:
 __all__ = [
     "DTP",
     "RULES",
+    "SOM",
     "Backprop",
     "BackpropThenSign",
+    "Competitive",
+    "Delta",
     "FixedLower",
+    "Hebbian",
     "LearningRule",
+    "Perceptron",
     "Step",
     "StepContext",
     "StraightThrough",
     "TargetProp",
+    "VectorQuantization",
     "as_format",
     "is_few_bit",
     "output_error",
