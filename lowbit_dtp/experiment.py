@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 _RENAMED = {"noise_half_life": "half_noise_epoch", "stabilizer": "epsilon"}
 """Settings of experiments of version 0.1.0, by today's names."""
 _OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate")
+_COMMON_KEYS = (
+    "data", "sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links",
+)  # fmt: skip
+"""What experiments of a comparison have in common, unless the table of a rule says otherwise: `sizes`, say."""
 
 
 class ExperimentError(ValueError):
@@ -174,6 +178,7 @@ class Comparison:
         known = {p.name.removesuffix(".toml"): p for p in (files(__package__) / "experiments").iterdir()}
         base = tomllib.loads(known[data].read_text()) if data in known else _defaults(data)
         overrides = {key: value for key, value in overrides.items() if value is not None}
+        _drop_overridden(base["rules"], over, overrides)
         content = _merge(_merge(base, over), overrides)
         content["data"] = data
         if content["sizes"] != base["sizes"]:  # links of the data set's own network mean nothing in another
@@ -211,14 +216,21 @@ class Comparison:
                 raise ExperimentError(f"rule {spec!r}: {rule} sends no gradients over links, so it takes no format")
             settings["gradient"] = parse(gradient).name
         optimizer = dict(self.content["optimizer"])
+        if "optimizer" in settings:
+            optimizer["name"] = settings.pop("optimizer")
         for key in _OPTIMIZER_KEYS:
             if key in settings:
                 value = settings.pop(key)
                 optimizer.setdefault(key, value)
-        names = (
-            "data", "sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links",
-        )  # fmt: skip
-        common = {name: deepcopy(self.content[name]) for name in names if name in self.content}
+        common = {name: deepcopy(self.content[name]) for name in _COMMON_KEYS if name in self.content}
+        own = {name: settings.pop(name) for name in _COMMON_KEYS if name in settings}
+        if "links" in own:  # those of all rules are links of another network, but for what was given for this one
+            from .network import link_names
+
+            links = {**own["links"], **common.get("links", {})}
+            names = link_names(own.get("sizes", common["sizes"]))
+            own["links"] = {name: link for name, link in links.items() if name in names}
+        common |= own
         return Experiment(rule=rule, seed=seed, settings=settings, optimizer=optimizer, **common)
 
 
@@ -255,6 +267,17 @@ def _check_keys(where: str, content: Mapping[str, Any], known: Sequence[str]) ->
     for key in content:
         if key not in known:
             raise ExperimentError(f"{where}: no key {key!r}; there are: {', '.join(sorted(known))}")
+
+
+def _drop_overridden(rules: Mapping[str, dict[str, Any]], *given: Mapping[str, Any]) -> None:
+    """Take from the tables of `rules` what `given` sets for all rules: the last word is the user's."""
+    for over in given:
+        names = {name for name in _COMMON_KEYS if name in over and name != "links"}
+        if "name" in over.get("optimizer", {}):
+            names.add("optimizer")
+        for table in rules.values():
+            for name in names & table.keys():
+                del table[name]
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from lowbit_dtp import __version__
+from lowbit_dtp import __version__, rules
 from lowbit_dtp.cli import main
 
 COMPARE = ("compare", "--data", "digits", "--rules", "dtp,straight-through", "--seeds", "1", "--epochs", "2", "--json")
