@@ -264,7 +264,9 @@ def _train(
             errors = [np.ravel(test()).tolist() for test in tests]
             for member, loss, *scores in zip(members, losses, *errors, strict=True):
                 seconds = round(member.seconds, 4)
-                evaluation = Evaluation(progress.epoch, loss, *scores, seconds, *bits, measure=task.measure)
+                evaluation = Evaluation(
+                    progress.epoch, loss, scores[0], scores[1], seconds, bits[0], bits[1], task.measure
+                )
                 member.evaluated(evaluation)
                 on_evaluation(member.index, evaluation)
         now = time.perf_counter()
