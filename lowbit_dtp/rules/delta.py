@@ -18,7 +18,7 @@ LOSSES = {
 """Losses of the delta rule, for a wanted output y and the neuron's h = s(a). Linear neurons make 1.8 of 1.7."""
 
 UNITS = {
-    "step": "a step unit for each class, each of which learns when it is wrong",
+    "step": "a step unit for each class, 1 from a sum of 0 on, each of which learns when it is wrong",
     "winner-take-all": "the neuron with the largest sum answers; if it is wrong, it and the right one learn",
 }
 """How the perceptron's neurons decide."""

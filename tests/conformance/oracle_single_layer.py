@@ -53,7 +53,7 @@ def delta(rule: Any, net: Network, inputs: np.ndarray, target: np.ndarray, strea
     for xs, ys in zip(x, y, strict=True):
         a = w @ xs + bias
         if rule.name == "perceptron":
-            h = (a > 0).astype(float) if rule.units == "step" else np.eye(len(a))[a.argmax()]
+            h = (a >= 0).astype(float) if rule.units == "step" else np.eye(len(a))[a.argmax()]
             error = ys - h
         else:
             sigmoid = net.layers[0].activation.name == "sigmoid"

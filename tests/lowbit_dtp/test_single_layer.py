@@ -123,7 +123,7 @@ def test_perceptron_learns_from_mistakes_alone() -> None:
     rule = Perceptron()
     net = a_layer(rule, 2, 2, np.float64, initial_weights="zeros")
     mistakes = [float(take(rule, net, x, labels, TASKS["classify"], 1.0).loss) for _ in range(50)]
-    assert mistakes[0] == 1.0  # all units are silent, and one should fire for each sample
+    assert mistakes[0] == 1.0  # all sums are 0, so both units fire, and one should for each sample
     assert mistakes[-1] == 0.0
     step = take(rule, net, x, labels, TASKS["classify"], 1.0)
     assert all((gradient == 0).all() for gradient in step.gradients.values())
@@ -293,6 +293,8 @@ def test_a_rule_has_a_network_of_its_own_unless_one_is_given() -> None:
     given = Comparison.load("digits", sizes=[64, 25], optimizer={"name": "rmsprop"}, links={"input-output": {}})
     experiment = given.experiment("som", 0)
     assert (experiment.sizes, experiment.links) == ([64, 25], {"input-output": {}})
+    linked = Comparison.load("digits", links={"input-output": {"forward": "ufixed(8,1)"}}).experiment("som", 0)
+    assert linked.links == {"input-output": {"forward": "ufixed(8,1)"}}
     assert experiment.optimizer["name"] == "rmsprop"
     assert Comparison.load("digits").experiment("dtp", 0).sizes == [64, 100, 100, 10]
 
@@ -311,7 +313,7 @@ def test_the_picture_of_a_map_is_its_grid(tmp_path: Path) -> None:
     net.layers[0].weight[:, 3] = 1  # in row 1 and column 1
     net.save(tmp_path / "network.safetensors")
     (tmp_path / "experiment.toml").write_text(experiment.as_toml())
-    filters, reason = _filters(tmp_path, [8, 8])
+    filters, reason = _filters(tmp_path, ".", [8, 8])
     assert (reason, filters and filters["shown"]) == ("", 6)
     assert filters is not None
     picture = image.imread(BytesIO(b64decode(filters["png"])))
