@@ -290,9 +290,9 @@ def test_a_rule_has_a_network_of_its_own_unless_one_is_given() -> None:
     assert own.links == {"input-output": {"forward": "ufixed(5,1)"}}
     assert own.optimizer == {"name": "sgd", "learning_rate": 1.0}
     assert own.settings["rows"] == 10
-    given = Comparison.load("digits", sizes=[64, 25], optimizer={"name": "rmsprop"}, links={"input-output": {}})
+    given = Comparison.load("digits", sizes=[64, 25], optimizer={"name": "rmsprop"})
     experiment = given.experiment("som", 0)
-    assert (experiment.sizes, experiment.links) == ([64, 25], {"input-output": {}})
+    assert (experiment.sizes, experiment.links) == ([64, 25], own.links)
     linked = Comparison.load("digits", links={"input-output": {"forward": "ufixed(8,1)"}}).experiment("som", 0)
     assert linked.links == {"input-output": {"forward": "ufixed(8,1)"}}
     assert experiment.optimizer["name"] == "rmsprop"
