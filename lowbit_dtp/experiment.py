@@ -266,7 +266,7 @@ class Comparison:
         common = {name: deepcopy(self.content[name]) for name in names if name in self.content}
         common |= {name: deepcopy(settings.pop(name)) for name in OF_ONE_RULE if name in settings}
         if common["sizes"] != self.content["sizes"]:
-            common["links"] = _links_in(common["sizes"], self.content) | _links_of(common["sizes"], common["links"])
+            common["links"] = deepcopy(_links_of_one_rule(common["sizes"], self.content))
         formats = [text for link in common.get("links", {}).values() for text in link.values()]
         formats += [settings["gradient"]] if "gradient" in settings else []
         plugins = origins([("rule", rule), ("data set", common["data"]), *(("format", text) for text in formats)])
@@ -393,16 +393,17 @@ def _links_in(sizes: Sequence[int], base: Mapping[str, Any]) -> dict[str, Any]:
     names, links = link_names(sizes), base.get("links", {})
     if list(sizes) == base["sizes"]:
         return dict(links)
-    inputs = link_names(base["sizes"])[0]
-    return {names[0]: links[inputs]} if inputs in links and sizes[0] == base["sizes"][0] else {}
+    return {name: link for name, link in links.items() if name == names[0] and sizes[0] == base["sizes"][0]}
 
 
-def _links_of(sizes: Sequence[int], links: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `links` that a network of `sizes` has."""
+def _links_of_one_rule(sizes: Sequence[int], content: Mapping[str, Any]) -> dict[str, Any]:
+    """Links in `content` for a rule with `sizes` of its own: inputs cross the first as they do in other networks."""
     from .network import link_names
 
-    names = link_names(sizes)
-    return {name: link for name, link in links.items() if name in names}
+    names, links = link_names(sizes), content.get("links", {})
+    inputs = links.get(link_names(content["sizes"])[0])
+    first = {names[0]: inputs} if inputs and sizes[0] == content["sizes"][0] else {}
+    return first | {name: link for name, link in links.items() if name in names}
 
 
 def _without(rules: Mapping[str, Mapping[str, Any]], *given: Mapping[str, Any]) -> dict[str, Any]:
