@@ -106,6 +106,11 @@ class Layer:
                 return
         raise KeyError(f"layer {self.name} has no array {name!r}; there are: {', '.join(self.arrays())}")
 
+    def receive(self, link: str, projection: Projection) -> None:
+        """Let signals of the link called `link` arrive through `projection`, in place of what was there."""
+        self.inputs[link] = projection
+        self._costs.clear()
+
     def each_array(self, make: Callable[[str, Array], Array]) -> "Layer":
         """The layer with what `make` makes of the name and value of each of its arrays."""
         inputs = {link: replace(projection) for link, projection in self.inputs.items()}  # type: ignore[type-var]

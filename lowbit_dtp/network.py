@@ -302,5 +302,15 @@ def uniform(rows: int, columns: int, seed: int, purpose: str) -> np.ndarray:
     return generator(seed, purpose).uniform(-limit, limit, (rows, columns))
 
 
-INITIALIZERS: dict[str, Callable[[int, int, int, str], np.ndarray]] = {"orthogonal": orthogonal, "uniform": uniform}
+def signs(rows: int, columns: int, seed: int, purpose: str) -> np.ndarray:
+    """Random [rows, columns], float64, +-s, with s the power of two nearest the size of a weight in `orthogonal`."""
+    size = 2.0 ** -np.rint(np.log2(max(rows, columns)) / 2)
+    return size * (2.0 * generator(seed, purpose).integers(0, 2, (rows, columns)) - 1)
+
+
+INITIALIZERS: dict[str, Callable[[int, int, int, str], np.ndarray]] = {
+    "orthogonal": orthogonal,
+    "uniform": uniform,
+    "signs": signs,
+}
 """Ways to draw the first weights [sources, neurons] from a seed, for a purpose."""

@@ -8,6 +8,7 @@ from typing import TypeVar
 from ..choices import choose
 from .backprop import Backprop, BackpropThenSign, FixedLower, StraightThrough
 from .dtp import DTP
+from .feedback_alignment import DirectFeedbackAlignment, FeedbackAlignment
 from .rule import (
     LearningRule,
     Step,
@@ -19,7 +20,9 @@ from .rule import (
     weight_gradients,
     with_gradient,
 )
+from .stochastic import StochasticDTP, StochasticStraightThrough
 from .target_prop import TargetProp
+from .ternary_errors import TernaryErrors
 
 RULES: dict[str, type[LearningRule]] = {
     "dtp": DTP,
@@ -28,6 +31,11 @@ RULES: dict[str, type[LearningRule]] = {
     "backprop": Backprop,
     "backprop-then-sign": BackpropThenSign,
     "fixed-lower": FixedLower,
+    "feedback-alignment": FeedbackAlignment,
+    "direct-feedback-alignment": DirectFeedbackAlignment,
+    "ternary-errors": TernaryErrors,
+    "stochastic-dtp": StochasticDTP,
+    "stochastic-straight-through": StochasticStraightThrough,
 }
 """Every rule, by name."""
 
@@ -70,12 +78,17 @@ __all__ = [
     "RULES",
     "Backprop",
     "BackpropThenSign",
+    "DirectFeedbackAlignment",
+    "FeedbackAlignment",
     "FixedLower",
     "LearningRule",
     "Step",
     "StepContext",
+    "StochasticDTP",
+    "StochasticStraightThrough",
     "StraightThrough",
     "TargetProp",
+    "TernaryErrors",
     "as_format",
     "is_few_bit",
     "output_error",
