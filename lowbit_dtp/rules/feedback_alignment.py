@@ -1,7 +1,8 @@
 """Feedback alignment: errors come down through fixed random weights, and forward weights learn to suit them.
 
-T. P. Lillicrap, D. Cownden, D. B. Tweed, C. J. Akerman, Nature Communications 7:13276, 2016; A. Nøkland, Direct feedback
-alignment provides learning in deep neural networks, NeurIPS 2016.
+T. P. Lillicrap, D. Cownden, D. B. Tweed, C. J. Akerman, Random synaptic feedback weights support error backpropagation
+for deep learning, Nature Communications 7:13276, 2016; A. Nøkland, Direct feedback alignment provides learning in deep
+neural networks, NeurIPS 2016.
 """
 
 from dataclasses import dataclass

@@ -23,7 +23,7 @@ from .rule import LearningRule, Step, StepContext
 
 SAMPLE = ufixed(1, 1, "stochastic")
 """1 with the probability that is sent, else 0."""
-PROBABILITIES = ("sigmoid", "hard-sigmoid")
+PROBABILITIES = ("sigmoid", "hard-sigmoid", "step")
 """Activations whose states are probabilities."""
 
 
@@ -31,7 +31,8 @@ PROBABILITIES = ("sigmoid", "hard-sigmoid")
 class StochasticUnits(LearningRule):
     """What rules for stochastic binary units share. The state of a hidden layer is its probabilities, h^p (eq. 3.28).
 
-    Links that leave hidden layers carry samples up, one bit a unit, whatever format they were built with.
+    Hidden layers are made sigmoid if their states are no probabilities. Links that leave them carry samples up, one bit
+    a unit, whatever format they were built with.
     """
 
     samples: int = 100
@@ -50,10 +51,7 @@ class StochasticUnits(LearningRule):
         super().prepare(net, seed)
         for layer in net.layers[:-1]:
             if layer.activation.name not in PROBABILITIES:
-                raise ValueError(
-                    f"{self.name}: the states of layer {layer.name} must be probabilities: activation "
-                    f"{' or '.join(PROBABILITIES)}, not {layer.activation.name}"
-                )
+                layer.activation = ACTIVATIONS["sigmoid"]
 
     def training_links(self, links: Sequence[Link]) -> list[Link]:
         first, *others = super().training_links(links)
@@ -76,14 +74,14 @@ class StochasticUnits(LearningRule):
         lowest = net.forward(inputs, ledger, draws, until=first.upper.name).output
         if not others:
             return lowest
-        xp, total = backend_of(lowest), None
+        total: Array = 0
         for i in range(self.samples):
             state = lowest
             for edge in others:
                 sample = edge.link.send(state, Direction.FORWARD, "activations", ledger, draws.at(i))
                 state = edge.upper.state(sample, ledger)
-            output = xp.softmax(state) if net.layers[-1].activation.name == "identity" else state
-            total = output if total is None else total + output
+            is_linear = net.layers[-1].activation.name == "identity"
+            total = total + (backend_of(state).softmax(state) if is_linear else state)
         return total / self.samples
 
 

@@ -1,8 +1,8 @@
 """Truncated ternary errors: binary states go up, and errors of -1, 0 or +1 come down. Neither way needs a multiplier.
 
 H. Mostafa, B. Pedroni, S. Sheik, G. Cauwenberghs, Hardware-efficient on-line learning through pipelined truncated-error
-backpropagation in binary-state networks, Frontiers in Neuroscience 11:496, 2017. Here without the pipeline: weights that
-carry an error down are those that carried the sample up.
+backpropagation in binary-state networks, Frontiers in Neuroscience 11:496, 2017. Here without the pipeline: the weights
+that carry an error down are those that carried the sample up.
 """
 
 from collections.abc import Sequence

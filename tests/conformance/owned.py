@@ -89,10 +89,10 @@ class CheckedBackend(NumbaBackend):
     def decode(self, codes: Owned, fmt: Format, like: Owned) -> Owned:
         return own(_PLAIN.decode(np.asarray(codes), fmt, np.asarray(like)), owner_of("decode", codes, like))
 
-    def pre_activation(self, signal: Signal, weight: Owned, bias: Owned) -> Owned:
+    def pre_activation(self, signal: Signal, weight: Owned, bias: Owned | None) -> Owned:
         return own(
-            _PLAIN.pre_activation(_plain(signal), np.asarray(weight), np.asarray(bias)),
-            owner_of("pre_activation", signal.carried, weight, bias),
+            _PLAIN.pre_activation(_plain(signal), np.asarray(weight), None if bias is None else np.asarray(bias)),
+            owner_of("pre_activation", signal.carried, weight, *([] if bias is None else [bias])),
         )
 
     def affine_activation(self, activation: Activation, signal: Signal, weight: Owned, bias: Owned) -> Owned:
@@ -123,7 +123,9 @@ def _checked(name: str) -> Any:
     return method
 
 
-for _name in ("matmul", "tanh", "sigmoid", "relu", "activation_backward", "activation_backward_difference", "axpy"):
+for _name in (
+    "matmul", "tanh", "sigmoid", "relu", "step", "activation_backward", "activation_backward_difference", "axpy",
+):  # fmt: skip
     setattr(CheckedBackend, _name, _checked(_name))
 
 
