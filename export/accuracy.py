@@ -11,7 +11,7 @@ from lowbit_dtp.activations import ACTIVATIONS
 from lowbit_dtp.formats import parse
 from lowbit_dtp.storage import read_tensors
 
-from .fixed import FixedNetwork
+from .fixed import FixedNetwork, chain_links
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -59,7 +59,7 @@ def simulate(network_path: Path, inputs: npt.ArrayLike, dtype: npt.DTypeLike = n
     """Logits [batch, classes] of the trained network for `inputs` [batch, inputs], in NumPy floats."""
     tensors, description = read_tensors(Path(network_path))
     state: Floats = np.asarray(inputs, dtype)
-    for layer, link in zip(description["layers"], description["links"], strict=True):
+    for layer, link in zip(description["layers"], chain_links(description), strict=True):
         fmt = parse(link["forward"])
         arrived = fmt.decode(fmt.encode(state), dtype)
         weight, bias = (tensors[f"{layer['name']}.{part}"].astype(dtype) for part in ("weight", "bias"))

@@ -280,7 +280,7 @@ class FixedNetwork:
         _check_chain(description)
         by_layer = _by_layer(weights, [layer["name"] for layer in layers])
         widths = [description["input"]["neurons"], *(x["neurons"] for x in layers)]
-        links = [_link(x, width, signals) for x, width in zip(description["links"], widths, strict=False)]
+        links = [_link(x, width, signals) for x, width in zip(chain_links(description), widths, strict=False)]
         hidden: list[HiddenLayer] = []
         for index, (layer, below) in enumerate(zip(layers, links, strict=True)):
             name = layer["name"]
@@ -341,8 +341,13 @@ def _by_layer(weights: str | Mapping[str, str], names: list[str]) -> dict[str, s
     return formats
 
 
+def chain_links(description: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    """Links between neighbours. Those with a label join others, and carry no activations in inference."""
+    return [link for link in description["links"] if not link.get("label")]
+
+
 def _check_chain(description: Mapping[str, Any]) -> None:
-    layers, links = description["layers"], description["links"]
+    layers, links = description["layers"], chain_links(description)
     names = [description["input"]["name"], *(layer["name"] for layer in layers)]
     for name in names:
         if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):

@@ -14,9 +14,9 @@ def check(where: str, value: Any, hint: Any) -> None:
     """Raise ValueError, naming the part that is not right, unless `value` is of the type `hint`.
 
     `hint` is a type as it is annotated: int, float, str, bool, None, unions, lists, sequences, tuples and dicts of
-    them. A dict of hints stands for a table that has all these keys, a list of one hint for a list. Other types are not
-    checked. A whole number is a number, a truth value is neither, and NaN and infinity are none. `where` is the name of
-    `value`: `rules.dtp.noise`.
+    them. A dict of hints stands for a table that has all these keys, but for those written `"key?"`, which it may have;
+    `{str: hint}` for a table of any keys; a list of one hint for a list. Other types are not checked. A whole number is
+    a number, a truth value is neither, and NaN and infinity are none. `where` names `value`: `rules.dtp.noise`.
 
     >>> check("noise", 0.5, float | None)
     >>> check("rules", {"dtp": {"noise": "x"}}, dict[str, dict[str, float]])
@@ -72,8 +72,12 @@ def _holds(value: Any, kind: Any) -> bool:
 def _check_parts(where: str, value: Any, kind: Any) -> None:
     prefix = f"{where}." if where else ""
     if isinstance(kind, dict):
-        for key, hint in kind.items():
-            if key not in value:
+        for key, hint in kind.items() if str not in kind else [(key, kind[str]) for key in value]:
+            if key.endswith("?"):
+                key = key.removesuffix("?")
+                if key not in value:
+                    continue
+            elif key not in value:
                 raise ValueError(f"{prefix}{key} is missing")
             check(f"{prefix}{key}", value[key], hint)
     elif _is_table(kind):

@@ -25,10 +25,19 @@ LOCK = ".lock"
 
 NETWORK = {
     "input": {"name": str, "neurons": int},
-    "layers": [{"name": str, "neurons": int, "activation": str}],
-    "links": [{"lower": str, "upper": str, "forward": str, "feedback": str}],
+    "layers": [
+        {
+            "name": str,
+            "neurons": int,
+            "activation": str,
+            "decoder_activation?": str | None,
+            "inputs?": {str: {"kind": str, "name": str, "direction": str}},
+            "buffers?": list[str],
+        }
+    ],
+    "links": [{"lower": str, "upper": str, "forward": str, "feedback": str, "label?": str}],
 }
-"""What the header of a network file says."""
+"""What the header of a network file says; what ends in "?" is not in files of format version 1."""
 
 
 class StorageError(ValueError):

@@ -12,7 +12,7 @@ from typing import ClassVar
 from ..activations import ACTIVATIONS
 from ..backends import Array, backend_of
 from ..choices import choose
-from ..formats import ufixed
+from ..formats import bernoulli
 from ..ledger import Direction, Ledger
 from ..links import Link, Signal
 from ..network import Network
@@ -21,8 +21,6 @@ from .backprop import StraightThrough
 from .dtp import DTP
 from .rule import LearningRule, Step, StepContext
 
-SAMPLE = ufixed(1, 1, "stochastic")
-"""1 with the probability that is sent, else 0."""
 PROBABILITIES = ("sigmoid", "hard-sigmoid", "step")
 """Activations whose states are probabilities."""
 
@@ -55,7 +53,7 @@ class StochasticUnits(LearningRule):
 
     def training_links(self, links: Sequence[Link]) -> list[Link]:
         first, *others = super().training_links(links)
-        return [first, *(replace(link, forward=SAMPLE) for link in others)]
+        return [first, *(replace(link, forward=bernoulli) for link in others)]
 
     def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
         if self.input_noise:
@@ -70,7 +68,7 @@ class StochasticUnits(LearningRule):
         The lowest hidden layer receives the inputs once, and draws from its probabilities each time.
         """
         first, *others = net.edges
-        draws = stream or RandomStream(0)
+        draws = stream or RandomStream(0 if net.members is None else (0,) * net.members)
         lowest = net.forward(inputs, ledger, draws, until=first.upper.name).output
         if not others:
             return lowest

@@ -1,4 +1,4 @@
-"""What rules with other errors than backpropagation's must give, and those for stochastic units, by torch's autograd."""
+"""Gradients of rules with other errors than backpropagation's, and of stochastic units, by torch's autograd."""
 
 from typing import Any
 
