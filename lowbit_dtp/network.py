@@ -261,6 +261,16 @@ def link_names(sizes: Sequence[int]) -> list[str]:
     return [f"{lower}-{upper}" for lower, upper in pairwise(names)]
 
 
+def long_link_names(sizes: Sequence[int]) -> list[str]:
+    """`output-h1`, ...: the links between layers that are no neighbours, which some rules add to a network.
+
+    >>> long_link_names([784, 500, 500, 500, 10])
+    ['h3-h1', 'output-h1', 'output-h2']
+    """
+    names = layer_names(sizes)[1:]
+    return [f"{upper}-{lower}" for i, lower in enumerate(names) for upper in names[i + 2 :]]
+
+
 def _make(make: Callable[[str, Array], Array], layer: str, name: str, x: Array) -> Array:
     return make(f"{layer}.{name}", x)
 

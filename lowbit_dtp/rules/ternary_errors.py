@@ -56,9 +56,10 @@ class TernaryErrors(LearningRule):
         error = truncated(error, self.output_threshold)
         gradients: Gradients = {}
         for edge in reversed(net.edges):
-            gradients |= weight_gradients(edge, run, error, ledger)
+            gradients |= weight_gradients(edge, run, error, ledger, ternary.name)
             if edge.lower is not None:
-                message = truncated(edge.upper.input_gradient(edge.link, error, ledger), self.threshold)
+                sums = edge.upper.input_gradient(edge.link, error, ledger, ternary.name)
+                message = truncated(sums, self.threshold)
                 arrived = edge.link.send(message, Direction.FEEDBACK, "error", ledger, context.stream).values
                 sloped = edge.lower.error_of(run.states[edge.lower.name], arrived)
                 error = truncated(sloped, self.least_slope)
