@@ -191,9 +191,10 @@ class Comparison:
     def load(cls, data: str | None = None, config: Path | None = None, **overrides: Any) -> "Comparison":
         """The file of data set `data`, overridden by the file `config` and then by what is not None in `overrides`.
 
-        `data` may also be another of the package's files: `table3.1`, say, which names its data set. `config` may name its data set itself; a relative path in it is taken from its folder, and `data` from the
-        working directory. Data of one's own has the defaults of `_defaults`. Tables are merged key by key. In a network
-        of other sizes, the links of the data set's file do not count, but for the first one, which carries its inputs.
+        `data` may also be another file of the package, `table3.1` say, which names its data set. `config` may name its
+        data set itself; a relative path in it is taken from its folder, and `data` from the working directory. Data of
+        one's own has the defaults of `_defaults`. Tables are merged key by key. In a network of other sizes, the links
+        of the data set's file do not count, but for the first one, which carries its inputs.
         Errors in `config` name it.
         """
         with _naming(config):
