@@ -12,7 +12,7 @@ from typing import ClassVar
 from ..activations import ACTIVATIONS
 from ..backends import Array, backend_of
 from ..choices import choose
-from ..formats import bernoulli
+from ..formats import bernoulli, binary, binary01
 from ..ledger import Direction, Ledger
 from ..links import Link, Signal
 from ..network import Network
@@ -100,7 +100,8 @@ class StochasticDTP(StochasticUnits, DTP):
     h_i^p - f_i(samples below) learns towards the target of h_i^p. The feedback mapping g = tanh(V h^p) takes
     probabilities and targets as the links carry them down: real numbers in the author's script. It learns to
     reconstruct h^p + e from what the layer above computes of a sample drawn with probability h^p + e, held within 0 and
-    1: eq. 3.31 with units that send one bit, as they do everywhere else.
+    1: eq. 3.31 with units that send one bit, as they do everywhere else. A link between hidden layers that is `binary`
+    down is made `binary01`, 1 from a probability of 0.5 on: no probability is negative.
     """
 
     decoder: str = "tanh"
@@ -117,6 +118,13 @@ class StochasticDTP(StochasticUnits, DTP):
         super().__post_init__()
         if self.decoder:
             choose("activation", self.decoder, ACTIVATIONS)
+
+    def training_links(self, links: Sequence[Link]) -> list[Link]:
+        lower = {link.lower for link in links}
+        return [
+            replace(link, feedback=binary01) if link.feedback == binary and link.upper in lower else link
+            for link in super().training_links(links)
+        ]
 
     def prepare(self, net: Network, seed: int) -> None:
         super().prepare(net, seed)
