@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -65,11 +65,11 @@ class Experiment:
     def network(self) -> "Network":
         """The untrained network, with its links as built."""
         from .links import Link
-        from .network import Network, link_names
+        from .network import Network, link_names, long_link_names
 
         names = link_names(self.sizes)
         for name, given in self.links.items():
-            if name not in names:
+            if name not in (*names, *long_link_names(self.sizes)):
                 sizes = "-".join(map(str, self.sizes))
                 raise ExperimentError(f"links: no link {name!r} in a network {sizes}; there are: {', '.join(names)}")
             _check_formats(name, given)
@@ -115,6 +115,11 @@ class Experiment:
         net, rule, optimizer = self.network(), self.learning_rule(), self.make_optimizer()
         self.learned_task()
         rule.prepare(net, self.seed)
+        names = [link.name for link in net.links]
+        for name, given in self.links.items():
+            if name not in names:
+                raise ExperimentError(f"links: {self.rule} uses no link {name!r}; there are: {', '.join(names)}")
+            net.links[names.index(name)] = replace(net.link(name), **given)  # type: ignore[arg-type]
         rule.training_links(net.links)
         rule.inference_links(net.links)
         return net, rule, optimizer
@@ -188,9 +193,10 @@ class Comparison:
     def load(cls, data: str | None = None, config: Path | None = None, **overrides: Any) -> "Comparison":
         """The file of data set `data`, overridden by the file `config` and then by what is not None in `overrides`.
 
-        `config` may name its data set itself; a relative path in it is taken from its folder, and `data` from the
-        working directory. Data of one's own has the defaults of `_defaults`. Tables are merged key by key. In a network
-        of other sizes, the links of the data set's file do not count, but for the first one, which carries its inputs.
+        `data` may also be another file of the package, `table3.1` say, which names its data set. `config` may name its
+        data set itself; a relative path in it is taken from its folder, and `data` from the working directory. Data of
+        one's own has the defaults of `_defaults`. Tables are merged key by key. In a network of other sizes, the links
+        of the data set's file do not count, but for the first one, which carries its inputs.
         Errors in `config` name it.
         """
         with _naming(config):
@@ -211,7 +217,7 @@ class Comparison:
         with _naming(config):
             _check_choices(over, _merge(base, over), sizes)
         content = _merge(_merge(base, over), overrides)
-        content["data"] = data
+        content["data"] = base["data"] if data in known else data
         return cls(content, {key: config for key in over if config and key not in overrides})
 
     def naming(self, key: str) -> AbstractContextManager[None]:
@@ -425,13 +431,14 @@ def _placement_in(sizes: Sequence[int], base: Mapping[str, Any]) -> str:
 def _check_choices(given: Mapping[str, Any], merged: Mapping[str, Any], sizes: Sequence[int]) -> None:
     """Raise ValueError if a file chooses what there is not, in a network of `sizes`. `merged` is with its defaults."""
     from .activations import ACTIVATIONS
-    from .network import link_names
+    from .network import link_names, long_link_names
     from .rules import rule_named
 
     if "activation" in given:
         choose("activation", given["activation"], ACTIVATIONS)
     for name, formats in given.get("links", {}).items():
-        choose("link", name, dict.fromkeys(link_names(sizes)))
+        if name not in long_link_names(sizes):
+            choose("link", name, dict.fromkeys(link_names(sizes)))
         _check_formats(name, formats)
     if "optimizer" in given or "rules" in given:
         kind, optimizer = _optimizer(merged["optimizer"])

@@ -112,6 +112,11 @@ class Layer:
                 return
         raise KeyError(f"layer {self.name} has no array {name!r}; there are: {', '.join(self.arrays())}")
 
+    def receive(self, link: str, projection: Projection) -> None:
+        """Let signals of the link called `link` arrive through `projection`, in place of what was there."""
+        self.inputs[link] = projection
+        self._costs.clear()
+
     def each_array(self, make: Callable[[str, Array], Array]) -> "Layer":
         """The layer with what `make` makes of the name and value of each of its arrays."""
         inputs = {link: replace(projection) for link, projection in self.inputs.items()}  # type: ignore[type-var]
@@ -155,13 +160,16 @@ class Layer:
         xp = backend_of(projection.values)
         return xp.change(activation, before, after, projection.values, projection.bias)
 
-    def input_gradient(self, link: Link, error: Array, ledger: Ledger, purpose: str = "error") -> Array:
+    def input_gradient(
+        self, link: Link, error: Array, ledger: Ledger, purpose: str = "error", error_format: str = ""
+    ) -> Array:
         """Backpropagation's message over `link`: the error at the pre-activation times the weights transposed.
 
-        Work is counted as `purpose`.
+        Work is counted as `purpose`. `error_format` is the format whose values the error has, if it is a few-bit one:
+        products are counted so.
         """
         projection = self.inputs[link.name]
-        self._count(ledger, self._count_product, projection, self.number, self._rows(error), purpose)
+        self._count(ledger, self._count_product, projection, error_format or self.number, self._rows(error), purpose)
         return projection.transpose(error)
 
     def match(self, signal: Signal, ledger: Ledger, nearest: bool = True) -> Array:
@@ -201,10 +209,14 @@ class Layer:
         self._count(ledger, self._count_buffer_row, name, rows, int(neurons), int(width))
         return backend_of(winner).matmul(winner, self.buffers[name])
 
-    def gradients(self, signal: Signal, error: Array, ledger: Ledger) -> Gradients:
-        """Gradients of what is trained in the projection of `signal`, for an error [..., batch, neurons] in its sum."""
+    def gradients(self, signal: Signal, error: Array, ledger: Ledger, error_format: str = "") -> Gradients:
+        """Gradients of what is trained in the projection of `signal`, for an error [..., batch, neurons] in its sum.
+
+        `error_format` is as `input_gradient` has it; a factor for the whole batch does not matter.
+        """
         projection = self._projection(signal)
-        self._count(ledger, self._count_gradients, projection, signal.format.name, self._rows(error))
+        right = error_format or self.number
+        self._count(ledger, self._count_gradients, projection, signal.format.name, right, self._rows(error))
         made = projection.gradients(signal, error, self._spent.pop(projection.name, None))
         return {(self.name, name): gradient for name, gradient in made.items()}
 
@@ -342,9 +354,9 @@ class Layer:
         for operation in ("exp", "add", "divide"):
             ledger.worked(Work(self.name, "softmax", operation, self.number), rows * self.neurons)
 
-    def _count_gradients(self, ledger: Ledger, projection: Projection, left: str, rows: int) -> None:
+    def _count_gradients(self, ledger: Ledger, projection: Projection, left: str, right: str, rows: int) -> None:
         size = rows * prod(projection.shape)
-        ledger.worked(Work(self.name, "gradient", "multiply-accumulate", left, self.number), size)
+        ledger.worked(Work(self.name, "gradient", "multiply-accumulate", left, right), size)
         arrays = {projection.name: size}
         if projection.bias is not None:
             ledger.worked(Work(self.name, "gradient", "add", self.number), rows * self.neurons)

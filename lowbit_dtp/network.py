@@ -261,6 +261,16 @@ def link_names(sizes: Sequence[int]) -> list[str]:
     return [f"{lower}-{upper}" for lower, upper in pairwise(names)]
 
 
+def long_link_names(sizes: Sequence[int]) -> list[str]:
+    """`output-h1`, ...: the links between layers that are no neighbours, which some rules add to a network.
+
+    >>> long_link_names([784, 500, 500, 500, 10])
+    ['h3-h1', 'output-h1', 'output-h2']
+    """
+    names = layer_names(sizes)[1:]
+    return [f"{upper}-{lower}" for i, lower in enumerate(names) for upper in names[i + 2 :]]
+
+
 def _make(make: Callable[[str, Array], Array], layer: str, name: str, x: Array) -> Array:
     return make(f"{layer}.{name}", x)
 
@@ -312,9 +322,16 @@ def zeros(rows: int, columns: int, seed: int, purpose: str) -> np.ndarray:
     return np.zeros((rows, columns))
 
 
+def signs(rows: int, columns: int, seed: int, purpose: str) -> np.ndarray:
+    """Random [rows, columns], float64, +-s, with s the power of two nearest the size of a weight in `orthogonal`."""
+    size = 2.0 ** -np.rint(np.log2(max(rows, columns)) / 2)
+    return size * (2.0 * generator(seed, purpose).integers(0, 2, (rows, columns)) - 1)
+
+
 INITIALIZERS: dict[str, Callable[[int, int, int, str], np.ndarray]] = {
     "orthogonal": orthogonal,
     "uniform": uniform,
     "zeros": zeros,
+    "signs": signs,
 }
 """Ways to draw the first weights [sources, neurons] from a seed, for a purpose."""

@@ -10,6 +10,7 @@ from .backprop import Backprop, BackpropThenSign, FixedLower, StraightThrough
 from .competitive import SOM, Competitive, VectorQuantization
 from .delta import Delta, Perceptron
 from .dtp import DTP
+from .feedback_alignment import DirectFeedbackAlignment, FeedbackAlignment
 from .hebbian import Hebbian
 from .rule import (
     LearningRule,
@@ -22,7 +23,9 @@ from .rule import (
     weight_gradients,
     with_gradient,
 )
+from .stochastic import StochasticDTP, StochasticStraightThrough
 from .target_prop import TargetProp
+from .ternary_errors import TernaryErrors
 
 RULES: dict[str, type[LearningRule]] = {
     "dtp": DTP,
@@ -37,6 +40,11 @@ RULES: dict[str, type[LearningRule]] = {
     "competitive": Competitive,
     "vector-quantization": VectorQuantization,
     "som": SOM,
+    "feedback-alignment": FeedbackAlignment,
+    "direct-feedback-alignment": DirectFeedbackAlignment,
+    "ternary-errors": TernaryErrors,
+    "stochastic-dtp": StochasticDTP,
+    "stochastic-straight-through": StochasticStraightThrough,
 }
 """Every rule, by name."""
 
@@ -82,14 +90,19 @@ __all__ = [
     "BackpropThenSign",
     "Competitive",
     "Delta",
+    "DirectFeedbackAlignment",
+    "FeedbackAlignment",
     "FixedLower",
     "Hebbian",
     "LearningRule",
     "Perceptron",
     "Step",
     "StepContext",
+    "StochasticDTP",
+    "StochasticStraightThrough",
     "StraightThrough",
     "TargetProp",
+    "TernaryErrors",
     "VectorQuantization",
     "as_format",
     "is_few_bit",

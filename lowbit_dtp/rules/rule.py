@@ -96,9 +96,12 @@ def send_error(edge: Edge, error: Array, ledger: Ledger, stream: RandomStream) -
     return edge.link.send(message, Direction.FEEDBACK, "error", ledger, stream).values
 
 
-def weight_gradients(edge: Edge, run: Pass, error: Array, ledger: Ledger) -> Gradients:
-    """Gradients of the weights of `edge`, for each sample's `error` at the pre-activation: of the minibatch's mean."""
-    return edge.upper.gradients(run.received[edge.link.name], error / error.shape[-2], ledger)
+def weight_gradients(edge: Edge, run: Pass, error: Array, ledger: Ledger, error_format: str = "") -> Gradients:
+    """Gradients of the weights of `edge`, for each sample's `error` at the pre-activation: of the minibatch's mean.
+
+    `error_format` is as `Layer.gradients` has it.
+    """
+    return edge.upper.gradients(run.received[edge.link.name], error / error.shape[-2], ledger, error_format)
 
 
 def is_few_bit(fmt: Format) -> bool:

@@ -122,7 +122,7 @@ class Eager:
         return loss
 
     @torch.no_grad()
-    def straight_activation_backward(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def straight_through(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """One minibatch of backpropagation that takes the sign for the identity on the way down. Returns the loss."""
         h1, sent, h2, logits = self.up(inputs)
         error, loss = self.error(logits, labels)
@@ -149,6 +149,74 @@ class Eager:
         with torch.no_grad():
             self.optimizer.apply(dict(zip(names, gradients, strict=True)))
         return loss.detach()
+
+
+def sample(probability: Tensor, uniform: Tensor) -> Tensor:
+    """1 with `probability`, else 0, by uniform numbers in [0, 1)."""
+    return torch.ge(probability, 1 - uniform).to(probability.dtype)
+
+
+class StochasticEager(Eager):
+    """A network of stochastic binary units, input-h1-h2-output, whose probabilities are sigmoid.
+
+    Inputs are given with their noise, and uniform numbers in [0, 1) for each draw of h1 and h2.
+    """
+
+    def probabilities(self, x: Tensor, name: str) -> Tensor:
+        """State of hidden layer `name` for `x` [batch, below]."""
+        return self.layer(x, name).sigmoid_()
+
+    def error_at(self, state: Tensor, error: Tensor, scale: float = 1.0) -> Tensor:
+        """`scale * error` at a sigmoid `state`, as one at its pre-activation. Writes over `error`."""
+        return error.mul_(torch.addcmul(state, state, state, value=-1)).mul_(scale)
+
+    @torch.no_grad()
+    def stochastic_straight_through(self, inputs: Tensor, labels: Tensor, uniform1: Tensor, uniform2: Tensor) -> Tensor:
+        """One minibatch of backpropagation that takes samples for their probabilities on the way down; the loss."""
+        p1 = self.probabilities(inputs, "h1")
+        sample1 = sample(p1, uniform1)
+        p2 = self.probabilities(sample1, "h2")
+        sample2 = sample(p2, uniform2)
+        error, loss = self.error(self.layer(sample2, "output"), labels)
+        error.mul_(1 / len(inputs))
+        error2 = self.error_at(p2, error @ self.parameters["output.weight"].t())
+        error1 = self.error_at(p1, error2 @ self.parameters["h2.weight"].t())
+        self.optimizer.apply(
+            self.gradient(sample2, error, "output.weight", "output.bias")
+            | self.gradient(sample1, error2, "h2.weight", "h2.bias")
+            | self.gradient(inputs, error1, "h1.weight", "h1.bias")
+        )
+        return loss
+
+    @torch.no_grad()
+    def stochastic_inverse(self, inputs: Tensor, noise: Tensor, uniform: Tensor) -> None:
+        """One minibatch of an epoch in which only the inverse learns, under `noise` [batch, neurons of h1]."""
+        noisy = self.probabilities(inputs, "h1").add_(noise)
+        lifted = self.probabilities(sample(noisy, uniform), "h2")
+        reconstruction = self.decode(lifted)
+        missed = torch.sub(reconstruction, noisy)
+        miss = torch.addcmul(missed, torch.mul(missed, reconstruction), reconstruction, value=-1).mul_(2 / len(inputs))
+        self.optimizer.apply(self.gradient(lifted, miss, "h1.feedback", "h1.feedback_bias"))
+
+    @torch.no_grad()
+    def stochastic_forward(
+        self, inputs: Tensor, labels: Tensor, uniform1: Tensor, uniform2: Tensor, target_step: float
+    ) -> Tensor:
+        """One minibatch of an epoch in which only the forward mapping learns, by difference targets; the loss."""
+        p1 = self.probabilities(inputs, "h1")
+        sample1 = sample(p1, uniform1)
+        p2 = self.probabilities(sample1, "h2")
+        sample2 = sample(p2, uniform2)
+        error, loss = self.error(self.layer(sample2, "output"), labels)
+        moved = (error @ self.parameters["output.weight"].t()).mul_(target_step)
+        difference = self.decode(p2).sub_(self.decode(torch.sub(p2, moved)))
+        scale = 1 / len(inputs)
+        self.optimizer.apply(
+            self.gradient(sample2, error.mul_(scale), "output.weight", "output.bias")
+            | self.gradient(sample1, self.error_at(p2, moved, 2 * scale), "h2.weight", "h2.bias")
+            | self.gradient(inputs, self.error_at(p1, difference, 2 * scale), "h1.weight", "h1.bias")
+        )
+        return loss
 
 
 class _Sign(torch.autograd.Function):

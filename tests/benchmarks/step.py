@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from eager import Eager
+from eager import Eager, StochasticEager
 from harness import Timings, measure_turns
 from numba.core.dispatcher import Dispatcher
 
@@ -39,10 +39,12 @@ class Case:
     autograd: bool = False
     compiled: bool = False
     dense: bool = False
+    file: str = "mnist"
+    """The file of experiments that the settings are from."""
 
     def experiment(self) -> Experiment:
         """The experiment on MNIST, with the schedule of this case."""
-        found = Comparison.load("mnist").experiment(self.rule, seed=0)
+        found = Comparison.load(self.file).experiment(self.rule, seed=0)
         return replace(found, settings=found.settings | {"schedule": self.schedule}) if self.rule == "dtp" else found
 
 
@@ -53,6 +55,8 @@ CASES = (
     Case("the same, dense inputs", "dtp", dense=True),
     Case("straight-through, hand-made gradients", "straight-through"),
     Case("straight-through, autograd", "straight-through", autograd=True),
+    Case("stochastic units, DTP, alternating epochs", "stochastic-dtp", file="table3.1"),
+    Case("stochastic units, straight-through", "stochastic-straight-through", file="table3.1"),
 )
 
 
@@ -84,6 +88,8 @@ def ours(
 
 def theirs(case: Case, on: Samples) -> tuple[Callable[[], object], Callable[[], dict[str, np.ndarray]]]:
     """One step of `Eager` at each call on the same minibatches, with the same noise; and the parameters."""
+    if case.file == "table3.1":
+        return their_stochastic(case, on)
     setting = case.experiment()
     rule, optimizer = setting.learning_rule(), setting.make_optimizer()
     parameters = {name: torch.from_numpy(x.copy()) for name, x in setting.network().tensors().items()}
@@ -111,6 +117,43 @@ def theirs(case: Case, on: Samples) -> tuple[Callable[[], object], Callable[[], 
                         )
                     else:
                         yield through(*batch)
+                    step += 1
+
+    going = steps()
+    return lambda: next(going), lambda: {name: x.detach().numpy() for name, x in net.parameters.items()}
+
+
+def their_stochastic(case: Case, on: Samples) -> tuple[Callable[[], object], Callable[[], dict[str, np.ndarray]]]:
+    """The same for `StochasticEager`."""
+    setting = case.experiment()
+    rule, optimizer = setting.learning_rule(), setting.make_optimizer()
+    parameters = {name: torch.from_numpy(x.copy()) for name, x in setting.network().tensors().items()}
+    rate = optimizer.learning_rate
+    net = StochasticEager(parameters, rate, optimizer.feedback_learning_rate or rate)
+    inputs, labels = torch.from_numpy(on.inputs), torch.from_numpy(on.labels)
+
+    def steps() -> Iterator[object]:
+        step = 0
+        for epoch in range(10**9):
+            for phase, kind in enumerate(rule.phases):
+                order = data.order(len(on), setting.seed, epoch * len(rule.phases) + phase)
+                for chosen in torch.from_numpy(order).split(setting.batch):
+                    stream = RandomStream(setting.seed, step)
+                    x, y = inputs[chosen], labels[chosen]
+                    x = x + rule.input_noise * torch.from_numpy(stream.normal("input noise", x.numpy()))
+                    h1, h2 = (np.empty((len(x), size), np.float32) for size in setting.sizes[1:3])
+                    if kind == "inverse":
+                        noise = torch.from_numpy(stream.normal("noise h1", h1)).mul_(rule.noise_at(epoch))
+                        uniform = torch.from_numpy(stream.uniform("h1-h2 forward noisy activations", h1))
+                        yield net.stochastic_inverse(x, noise, uniform)
+                    else:
+                        uniform1 = torch.from_numpy(stream.uniform("h1-h2 forward activations", h1))
+                        uniform2 = torch.from_numpy(stream.uniform("h2-output forward activations", h2))
+                        draws = x, y, uniform1, uniform2
+                        if kind == "forward":
+                            yield net.stochastic_forward(*draws, rule.target_step)
+                        else:
+                            yield net.stochastic_straight_through(*draws)
                     step += 1
 
     going = steps()

@@ -14,6 +14,7 @@ from lowbit_dtp.backends import Backend
 from lowbit_dtp.backends.numba_cpu import NumbaBackend
 from lowbit_dtp.backends.torch_gpu import TorchBackend, tensor_of
 from lowbit_dtp.formats import (
+    Format,
     bernoulli,
     bfloat16,
     binary,
@@ -41,7 +42,7 @@ from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network, layer_names
 from lowbit_dtp.optimizers import SGD, Adam, RMSprop
 from lowbit_dtp.tasks import TASKS, Task
-from tests.conformance import oracle, oracle_single_layer
+from tests.conformance import oracle, oracle_alignment, oracle_single_layer
 
 SIZES = (6, 7, 5, 4, 3)
 CHAINS = ((6, 5, 3), (6, 7, 5, 3), SIZES, (6, 7, 5, 4, 6, 3))
@@ -67,6 +68,8 @@ class RuleCase:
     """Activations of the hidden layers that it is tried with; the first is the usual one."""
     output_activation: str = "identity"
     has_loss: bool = True
+    sends: Format | None = None
+    """Format in which hidden layers send activations, if links are not asked; None if they are."""
 
     def network(self, at: dict[int, Link], other: Link | None = None, **options: Any) -> Network:
         """A network for the rule, with links `at` some indices and `other` elsewhere."""
@@ -87,8 +90,8 @@ RULES = {
     "target-prop": RuleCase(rules.TargetProp(), oracle.target_propagation),
     "straight-through": RuleCase(rules.StraightThrough(), oracle.backpropagation),
     "straight-through-fixed(4,1)": RuleCase(rules.StraightThrough(gradient="fixed(4,1)"), oracle.backpropagation),
-    "backprop": RuleCase(rules.Backprop(), oracle.backpropagation),
-    "backprop-then-sign": RuleCase(rules.BackpropThenSign(), oracle.backpropagation),
+    "backprop": RuleCase(rules.Backprop(), oracle.backpropagation, sends=float32),
+    "backprop-then-sign": RuleCase(rules.BackpropThenSign(), oracle.backpropagation, sends=float32),
     "fixed-lower": RuleCase(rules.FixedLower(), oracle.backpropagation),
     "hebbian": RuleCase(
         rules.Hebbian(), oracle_single_layer.hebbian, task=TASKS["associate"], has_loss=False, **ONE_LAYER
@@ -138,6 +141,23 @@ RULES = {
         task=TASKS["quantize"],
         **ONE_LAYER | {"sizes": (4, 6), "chains": ((4, 6),)},
     ),
+    "feedback-alignment": RuleCase(rules.FeedbackAlignment(), oracle_alignment.feedback_alignment),
+    "feedback-alignment-signs": RuleCase(
+        rules.FeedbackAlignment(feedback_weights="signs", gradient="fixed(4,1)"), oracle_alignment.feedback_alignment
+    ),
+    "direct-feedback-alignment": RuleCase(rules.DirectFeedbackAlignment(), oracle_alignment.direct_feedback_alignment),
+    "direct-feedback-alignment-ternary": RuleCase(
+        rules.DirectFeedbackAlignment(gradient="ternary"), oracle_alignment.direct_feedback_alignment
+    ),
+    "ternary-errors": RuleCase(
+        rules.TernaryErrors(), oracle_alignment.ternary_errors, activations=("tanh", "hard-tanh", "relu")
+    ),
+    "stochastic-straight-through": RuleCase(
+        rules.StochasticStraightThrough(samples=3),
+        oracle_alignment.stochastic_straight_through,
+        sends=bernoulli,
+    ),
+    "stochastic-dtp": RuleCase(rules.StochasticDTP(samples=3), oracle_alignment.stochastic_dtp, sends=bernoulli),
 }
 
 CLASSIFIERS = {name: case.rule for name, case in RULES.items() if case.task.name == "classify" and case.sizes == SIZES}

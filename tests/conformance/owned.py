@@ -89,7 +89,7 @@ class CheckedBackend(NumbaBackend):
     def decode(self, codes: Owned, fmt: Format, like: Owned) -> Owned:
         return own(_PLAIN.decode(np.asarray(codes), fmt, np.asarray(like)), owner_of("decode", codes, like))
 
-    def pre_activation(self, signal: Signal, weight: Owned, bias: Owned) -> Owned:
+    def pre_activation(self, signal: Signal, weight: Owned, bias: Owned | None) -> Owned:
         return own(
             _PLAIN.pre_activation(_plain(signal), np.asarray(weight), _bare(bias)),
             owner_of("pre_activation", signal.carried, weight, bias),

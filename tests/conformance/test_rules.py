@@ -277,12 +277,11 @@ def test_any_link_in_any_format(learner: RuleCase, fmt: Any) -> None:
         for key, gradient in gradients.items():
             assert gradient.shape == net.layer(key[0]).arrays()[key[1]].shape
             assert np.isfinite(gradient).all(), key
-        keeps_forward = not isinstance(rule, rules.Backprop) or at == 0
+        sent = fmt if learner.sends is None or at == 0 else learner.sends
         name = net.links[at].name
-        assert {c.format for c, _ in ledger.message_types(name, Direction.FORWARD)} == {
-            fmt.name if keeps_forward else "float32"
-        }
-        assert rule.inference_links(net.links)[at].forward == (float32 if type(rule) is rules.Backprop and at else fmt)
+        assert {c.format for c, _ in ledger.message_types(name, Direction.FORWARD)} == {sent.name}
+        tested = fmt if isinstance(rule, rules.BackpropThenSign) else sent
+        assert rule.inference_links(net.links)[at].forward == tested
 
 
 @every_rule
