@@ -2,7 +2,9 @@
 
 from ..formats import choose
 from .backprop import Backprop, BackpropThenSign, FixedLower, StraightThrough
+from .drl import DRL, LDRL, DirectDTP
 from .dtp import DTP
+from .fixed_dtp import FixedDTP
 from .rule import (
     LearningRule,
     Step,
@@ -14,11 +16,17 @@ from .rule import (
     weight_gradients,
     with_gradient,
 )
-from .target_prop import TargetProp
+from .sdtp import SDTP
+from .target_prop import TargetProp, TargetRule
 
 RULES: dict[str, type[LearningRule]] = {
     "dtp": DTP,
     "target-prop": TargetProp,
+    "sdtp": SDTP,
+    "direct-dtp": DirectDTP,
+    "dtp-fixed": FixedDTP,
+    "drl": DRL,
+    "l-drl": LDRL,
     "straight-through": StraightThrough,
     "backprop": Backprop,
     "backprop-then-sign": BackpropThenSign,
@@ -30,24 +38,30 @@ RULES: dict[str, type[LearningRule]] = {
 def rule_named(name: str) -> type[LearningRule]:
     """The rule called `name`.
 
-    >>> rule_named("dpt")
+    >>> rule_named("dpt")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: no rule 'dpt'; there are: backprop, backprop-then-sign, dtp, fixed-lower, straight-through, target-prop
+    ValueError: no rule 'dpt'; there are: backprop, backprop-then-sign, ...
     """
     return choose("rule", name, RULES)
 
 
 __all__ = [
+    "DRL",
     "DTP",
+    "LDRL",
     "RULES",
+    "SDTP",
     "Backprop",
     "BackpropThenSign",
+    "DirectDTP",
+    "FixedDTP",
     "FixedLower",
     "LearningRule",
     "Step",
     "StepContext",
     "StraightThrough",
     "TargetProp",
+    "TargetRule",
     "as_format",
     "is_few_bit",
     "output_error",

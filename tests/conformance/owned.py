@@ -123,7 +123,16 @@ def _checked(name: str) -> Any:
     return method
 
 
-for _name in ("matmul", "tanh", "sigmoid", "relu", "activation_backward", "activation_backward_difference", "axpy"):
+for _name in (
+    "matmul",
+    "tanh",
+    "sigmoid",
+    "relu",
+    "activation_backward",
+    "activation_backward_difference",
+    "axpy",
+    "one_hot",
+):
     setattr(CheckedBackend, _name, _checked(_name))
 
 
