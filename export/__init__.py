@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from lowbit_dtp.formats import choose
+from lowbit_dtp.choices import choose
 from lowbit_dtp.storage import write_bytes, write_json
 
 from . import c, memory_files, verify

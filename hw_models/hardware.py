@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lowbit_dtp.formats import choose
+from lowbit_dtp.choices import choose
 from lowbit_dtp.ledger import Ledger
 
 METRES = {"um": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
@@ -64,10 +64,10 @@ class HardwareConfig:
 
     @classmethod
     def parse(cls, wires: str | Iterable[str], **others: Any) -> "HardwareConfig":
-        """A placement from texts `LINK=WIRE`, comma-separated or one by one; the link `rest` is all others.
+        """A configuration from texts `LINK=WIRE`, comma-separated or one by one; the link `rest` is all others.
 
-        >>> placement = HardwareConfig.parse("h1-h2=board, rest=on-die:2mm")
-        >>> str(placement.wire("h1-h2")), str(placement.wire("input-h1"))
+        >>> config = HardwareConfig.parse("h1-h2=board, rest=on-die:2mm")
+        >>> str(config.wire("h1-h2")), str(config.wire("input-h1"))
         ('board', 'on-die:2mm')
         """
         links: dict[str, Wire] = {}

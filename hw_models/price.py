@@ -1,10 +1,11 @@
-"""Price: a ledger, on a placement and a technology, becomes a bill in joules."""
+"""Price: a ledger, on a hardware configuration and a technology, becomes a bill in joules."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from lowbit_dtp.formats import choose, parse
+from lowbit_dtp.choices import choose
+from lowbit_dtp.formats import parse
 from lowbit_dtp.ledger import PER, Direction, Ledger
 
 from .compute import work_terms
@@ -46,7 +47,7 @@ class Bill:
     """What a ledger cost, line by line."""
 
     technology: str
-    placement: HardwareConfig
+    config: HardwareConfig
     items: tuple[Item, ...]
     counts: Mapping[str, int]
     """How many of each unit, `run`, `epoch`, `step` and `sample`, the ledger is over."""
@@ -102,7 +103,7 @@ class Bill:
         """Plain lists and numbers, for JSON; joules are `{"low", "typical", "high"}`."""
         return {
             "technology": self.technology,
-            "placement": self.placement.as_dict(),
+            "placement": self.config.as_dict(),
             "unit": self.unit,
             "counts": {f"{unit}s": number for unit, number in self.counts.items()},
             "total": asdict(self.total),
@@ -119,15 +120,15 @@ class Bill:
         }
 
 
-def price(ledger: Ledger, placement: HardwareConfig, technology: Technology) -> Bill:
+def price(ledger: Ledger, config: HardwareConfig, technology: Technology) -> Bill:
     """What everything in `ledger` cost: each message on its wire, each operation, each access to memory.
 
-    ValueError if `placement` names a link that is not in `ledger`, or a constant is missing.
+    ValueError if `config` names a link that is not in `ledger`, or a constant is missing.
     """
-    placement.check(ledger)
+    config.check(ledger)
     items = [
         *(
-            Item("link", c.link, c.direction.value, "send", c.purpose, c.format, crossing_terms(c, traffic, placement))
+            Item("link", c.link, c.direction.value, "send", c.purpose, c.format, crossing_terms(c, traffic, config))
             for c, traffic in ledger.traffic.items()
         ),
         *(
@@ -138,7 +139,7 @@ def price(ledger: Ledger, placement: HardwareConfig, technology: Technology) -> 
                 w.operation,
                 w.purpose,
                 " x ".join(filter(None, (w.left, w.right))),
-                work_terms(w, times, technology, placement.accumulator_bits),
+                work_terms(w, times, technology, config.accumulator_bits),
             )
             for w, times in ledger.work.items()
         ),
@@ -150,7 +151,7 @@ def price(ledger: Ledger, placement: HardwareConfig, technology: Technology) -> 
                 a.operation,
                 a.array,
                 a.format,
-                access_terms(a, words, placement, technology),
+                access_terms(a, words, config, technology),
             )
             for a, words in ledger.accesses.items()
         ),
@@ -158,7 +159,7 @@ def price(ledger: Ledger, placement: HardwareConfig, technology: Technology) -> 
     counts = {unit: getattr(ledger, f"{unit}s") for unit in PER}
     learning = [link for link in ledger.links() if _can_break_even(ledger, link)]
     break_even = {link: break_even_gradient_bits(ledger, link) for link in learning}
-    return Bill(technology.name, placement, tuple(items), counts, break_even)
+    return Bill(technology.name, config, tuple(items), counts, break_even)
 
 
 def break_even_gradient_bits(ledger: Ledger, link: str) -> float:

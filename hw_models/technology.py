@@ -1,6 +1,6 @@
 """Technology: what an event of each kind costs, every constant with its range, its per-what, its source and evidence.
 
-A technology is a TOML file in `technologies/`, and so is a kind of wire; to add one is to add a file.
+A process is a TOML file in `technologies/processes/`, a kind of wire one in `technologies/wires/`.
 """
 
 import tomllib
@@ -10,11 +10,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from lowbit_dtp.formats import choose
+from lowbit_dtp.choices import choose
 from lowbit_dtp.storage import StorageError
 
 FOLDER = Path(__file__).parent / "technologies"
-"""Where `Technology.load` finds technologies and wires by name."""
+"""Where `Technology.load` finds processes and wires by name, in `processes/` and `wires/`."""
 
 UNITS = ("joule",)
 """Units a constant can have."""
@@ -123,7 +123,7 @@ class Technology:
     @classmethod
     def names(cls, holding: str = "") -> list[str]:
         """Technologies there are; those with a constant `holding` alone, if given, as in `names("wire")`."""
-        names = sorted(path.stem for path in FOLDER.glob("*.toml"))
+        names = sorted(_files())
         return [name for name in names if not holding or holding in cls.load(name).constants]
 
     @classmethod
@@ -131,7 +131,7 @@ class Technology:
         """The technology `name`, or that of your own file if `name` ends in `.toml`."""
         if name.endswith(".toml"):
             return cls.read(Path(name))
-        return cls.read(choose("technology", name, {path.stem: path for path in FOLDER.glob("*.toml")}))
+        return cls.read(choose("technology", name, _files()))
 
     @classmethod
     def read(cls, path: Path) -> "Technology":
@@ -153,6 +153,11 @@ class Technology:
         if not isinstance(description, str) or not description.strip():
             raise StorageError(f"{path}: has no description")
         return cls(path.stem, description, {name: _constant(path, name, table) for name, table in constants.items()})
+
+
+def _files() -> dict[str, Path]:
+    """The files of all processes and wires, by name."""
+    return {path.stem: path for path in FOLDER.glob("*/*.toml")}
 
 
 def _constant(path: Path, name: str, table: Any) -> Constant:

@@ -6,16 +6,16 @@ from .hardware import HardwareConfig
 from .technology import Technology, Term
 
 
-def crossing_terms(message_type: MessageType, traffic: Traffic, placement: HardwareConfig) -> tuple[Term, ...]:
-    """Cost of `traffic` on the wire where `placement` puts it.
+def crossing_terms(message_type: MessageType, traffic: Traffic, config: HardwareConfig) -> tuple[Term, ...]:
+    """Cost of `traffic` on the wire that `config` gives its link.
 
     A constant per transition is paid for the toggles that were counted, one per bit for all bits, padding included;
     padding never toggles. ValueError where a cost per metre meets a wire without a length, or the other way around.
     """
-    wire = placement.wire(message_type.link)
+    wire = config.wire(message_type.link)
     constant = Technology.load(wire.kind).constant("wire", f"link {message_type.link}")
     event, _, metre = constant.per.partition(" and ")
-    bits = traffic.messages * padded(message_type.width * message_type.bits, placement.word_bits)
+    bits = traffic.messages * padded(message_type.width * message_type.bits, config.word_bits)
     counts = {"bit": bits, "transition": traffic.toggles}
     if event not in counts:
         raise ValueError(

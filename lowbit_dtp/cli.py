@@ -4,6 +4,7 @@ Everything heavy is imported by the command that needs it, so that `--help` answ
 """
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -40,7 +41,10 @@ app = typer.Typer(
 
 Run = Annotated[Path, typer.Argument(help="A run folder, or a comparison of several.", metavar="RUN")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
-Data = Annotated[str | None, typer.Option("--data", help="Data set: digits, mnist or fashion-mnist.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="digits, mnist, fashion-mnist, cifar10, or a .npz file or folder of IDX files."),
+]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder to look for data sets in first.")]
 Rule = Annotated[str | None, typer.Option("--rule", help="Only runs of this rule.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Only the run with this seed.")]
@@ -93,7 +97,13 @@ def fail(message: str) -> NoReturn:
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option("--plugin", help="Python file with rules, formats or data sets of your own. Repeatable."),
+    ] = None,
+) -> None:
     """What does a neural network cost when its neurons talk in bits?
 
     Trains networks whose forward and feedback signals are binary or few-bit, counts every bit on every link, prices
@@ -114,6 +124,9 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
     if version:
         print(f"lowbit-dtp {__version__}")
         raise typer.Exit()
+    from .plugins import load
+
+    load(plugin or [])
 
 
 @app.command()
@@ -151,7 +164,7 @@ def compare(
     device = _device(device, tf32)
     comparison = _comparison(data, config, epochs, batch, sizes, link, gradient, placement, seeds=seeds,
                  compare=_split(rules) if rules else None)  # fmt: skip
-    folder = out or Path("runs") / comparison.content["data"]
+    folder = out or Path("runs") / Path(comparison.content["data"]).stem  # which may be a path
     summary = _compare(
         comparison, folder, data_dir, technology, weights, signals, threads, device, ensemble, tensorboard
     )
@@ -203,7 +216,7 @@ def train(
     comparison = _comparison(data, config, epochs, batch, sizes, link, gradient, None)
     if learning_rate is not None:
         comparison.content["optimizer"]["learning_rate"] = learning_rate
-    folder = out or Path("runs") / f"{comparison.content['data']}-train"
+    folder = out or Path("runs") / f"{Path(comparison.content['data']).stem}-train"
     experiment = comparison.experiment(rule, seed)
     experiment.built()  # raises now what training would raise
     with _progress() as bar, _logging([folder], tensorboard) as log:
@@ -231,9 +244,9 @@ def evaluate(
 
     [bold]Example[/bold]: lowbit-dtp evaluate runs/demo --rule dtp --part valid
     """
+    from .choices import choose
     from .data import load
     from .experiment import Experiment
-    from .formats import choose
     from .ledger import Ledger
     from .network import Network
     from .runs import run_folders
@@ -408,6 +421,21 @@ def data_fetch(
     _print({name: list(map(str, fetch(name, data_dir)))}, as_json)
 
 
+@data_app.command("convert")
+def data_convert(
+    copies: Annotated[Path, typer.Argument(help="Folder or tar archive with train/CLASS/*.jpg and test/CLASS/*.jpg.")],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Make the binary batches of cifar10 of JPEG copies of its images; every result on them says so.
+
+    [bold]Example[/bold]: lowbit-dtp data convert cifar10-jpeg.tar.xz --data-dir data
+    """
+    from .data import convert_cifar10
+
+    _print({"cifar10": list(map(str, convert_cifar10(copies, data_dir)))}, as_json)
+
+
 def _comparison(
     data: str | None, config: Path | None, epochs: int | None, batch: int | None, sizes: str | None,
     link: list[str] | None, gradient: str | None, placement: str | None, **more: Any,
@@ -454,6 +482,8 @@ def _device(device: str, tf32: bool) -> str:
 
 def _use_threads(threads: int | None) -> None:
     """Use so many threads, if any number is given, and say when kernels have to be compiled first."""
+    if os.environ.get("LOWBIT_DTP_KERNELS") == "plain":  # there are none, and perhaps no Numba
+        return
     from .backends.numba_cpu import on_compile, set_threads
 
     on_compile(_tell_of_compiling)
@@ -481,8 +511,8 @@ def _compare(
     """Run every rule and seed of `comparison`, and write `summary.json`, the export and the report."""
     from hw_models import Technology
 
+    from .choices import choose
     from .experiment import ExperimentError
-    from .formats import choose
     from .network import link_names
     from .report import write_report
     from .runs import folder_name, provenance, run_ensemble, summary_row
@@ -492,13 +522,14 @@ def _compare(
     seeds = range(comparison.seeds)
     if not names or not seeds:
         raise ExperimentError("compare needs at least one rule and one seed")
-    placement = _placement(comparison.placement)
+    with comparison.naming("placement"):
+        placement = _placement(comparison.placement)
+        for link in placement.links:
+            choose("link", link, dict.fromkeys(link_names(comparison.content["sizes"])))
     processes = [Technology.load(name) for name in _split(technologies)]
     experiments = [(spec, seed, comparison.experiment(spec, seed)) for spec in names for seed in seeds]
     for _, _, experiment in experiments:  # every mistake is told before the first minute of training
         experiment.built()
-    for link in placement.links:
-        choose("link", link, dict.fromkeys(link_names(comparison.content["sizes"])))
     samples = _data(comparison, data_dir, threads)
     at_a_time = 1 if device == "numpy" else ensemble or len(seeds)
     with _progress() as bar:

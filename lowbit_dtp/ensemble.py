@@ -1,6 +1,6 @@
 """Ensembles: runs of one kind, trained as one with a leading axis over them in every array, each as if alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple
@@ -9,10 +9,12 @@ import numpy as np
 
 from .backends import Array, backend_of
 from .backends.devices import mover
-from .ledger import Ledger
+from .counts import Counts, Traffic, by_member
+from .ledger import Ledger, merged
 from .network import Network
 from .optimizers import Optimizer
 from .training import Progress
+from .wires import Wires
 
 RATES = ("learning_rate", "feedback_learning_rate")
 
@@ -38,11 +40,11 @@ def stack(runs: Sequence[Run], device: str) -> Run:
         for key, words in first.optimizer.state.items()
     }
     each = {name: tuple(getattr(run.optimizer, name) for run in runs) for name in RATES}
-    rates = {name: values[0] if len(set(values)) == 1 else values for name, values in each.items()}
+    rates: dict[str, Any] = {name: values[0] if len(set(values)) == 1 else values for name, values in each.items()}
     progress = replace(
         first.progress,
         loss=stacked([run.progress.loss for run in runs]),
-        ledger=Ledger.of_members([run.progress.ledger for run in runs], stacked),
+        ledger=stack_ledgers([run.progress.ledger for run in runs], stacked),
     )
     net = Network.ensemble([run.net for run in runs]).each_array(move)
     return Run(net, replace(first.optimizer, state=state, **rates), progress)
@@ -54,13 +56,13 @@ def unstack(run: Run) -> list[Run]:
     if net.members is None:
         return [run]
     xp = backend_of(net.layers[0].weight)
-    host, loss, ledgers = net.each_array(xp.numpy), xp.numpy(progress.loss), progress.ledger.members()
+    host, loss, ledgers = net.each_array(xp.numpy), xp.numpy(progress.loss), unstack_ledger(progress.ledger)
     state = {key: tuple(map(xp.numpy, words)) for key, words in optimizer.state.items()}
     runs = []
     for i, ledger in enumerate(ledgers):
-        ledger.wires = {wire: _unsigned(xp.numpy(x)) for wire, x in ledger.wires.items()}
+        ledger.wires = ledger.wires.each(lambda x: _unsigned(xp.numpy(x)))
         rates = {name: rate[i] for name in RATES if isinstance(rate := getattr(optimizer, name), Sequence)}
-        own = {key: tuple(x[i] for x in words) for key, words in state.items()}
+        own = {key: tuple(_of_member(x, i) for x in words) for key, words in state.items()}
         runs.append(
             Run(
                 host.each_array(lambda x, i=i: x[i]),  # type: ignore[misc]
@@ -69,6 +71,49 @@ def unstack(run: Run) -> list[Run]:
             )
         )
     return runs
+
+
+def stack_ledgers(ledgers: Sequence[Ledger], stack: Callable[[list[Any]], Array]) -> Ledger:
+    """The ledger of an ensemble of which `unstack_ledger` gives `ledgers`; `stack` makes one array of many."""
+    together = merged(ledgers)
+    for message_type, traffic in together.counts.traffic.items():
+        each = [ledger.traffic[message_type] for ledger in ledgers]
+        traffic.ones = stack([t.ones for t in each])
+        traffic.toggles = stack([t.toggles for t in each])
+    together.wires = Wires({wire: stack([ledger.wires[wire] for ledger in ledgers]) for wire in ledgers[0].wires})
+    return together
+
+
+def unstack_ledger(ledger: Ledger) -> list[Ledger]:
+    """The ledger of each of the `runs` members of an ensemble that were trained together, as if alone.
+
+    If one was to send what it cannot, its own ledger raises ValueError when its `traffic` is read.
+    """
+    members, counts = ledger.runs, ledger.counts.settle()
+    by_kind = {
+        message_type: (t.messages // members, [by_member(count, members) for count in (t.ones, t.toggles, t.invalid)])
+        for message_type, t in counts.traffic.items()
+    }
+    return [
+        Ledger(
+            1,
+            ledger.epochs // members,
+            ledger.steps // members,
+            ledger.samples // members,
+            ledger.wires.each(lambda x, i=i: x[i]),  # type: ignore[misc]
+            Counts(
+                {kind: Traffic(messages, *(x[i] for x in each)) for kind, (messages, each) in by_kind.items()},
+                {work: times // members for work, times in counts.work.items()},
+                {access: words // members for access, words in counts.accesses.items()},
+            ),
+        )
+        for i in range(members)
+    ]
+
+
+def _of_member(x: np.ndarray, i: int) -> np.ndarray:
+    """What member `i` has of an array, of which there is one for each or, of an optimizer's numbers, one for all."""
+    return x[i] if len(x) > 1 else x[0].copy()
 
 
 def _unsigned(words: np.ndarray) -> np.ndarray:

@@ -12,18 +12,19 @@ kernels in `backends/` are held to them code for code.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from math import isfinite
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .choices import choose
+
 Floats = npt.NDArray[np.floating[Any]]
-T = TypeVar("T")
 Codes = npt.NDArray[np.unsignedinteger[Any]]
 
 MAX_TABLE_BITS = 16
@@ -379,10 +380,3 @@ def parse(text: str) -> Format:
 
 def _floats(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
-
-
-def choose(kind: str, name: str, known: Mapping[str, T]) -> T:
-    """`known[name]`, or an error that lists what there is."""
-    if name not in known:
-        raise ValueError(f"no {kind} {name!r}; there are: {', '.join(sorted(known))}")
-    return known[name]

@@ -5,88 +5,26 @@ Counts add up over steps, epochs and seeds, and answer per sample, per step, per
 be counted in arrays, by member of an ensemble and on the device where the signals are; reading them waits for it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from .counts import Counts, by_member, total
+from .counts import Traffic as Traffic
+from .events import OPERATIONS as OPERATIONS
+from .events import Access as Access
+from .events import Direction as Direction
+from .events import MessageType as MessageType
+from .events import Work as Work
 from .storage import StorageError, read_json, write_json
-
-
-class Direction(StrEnum):
-    """Which way a message crosses a link."""
-
-    FORWARD = "forward"
-    FEEDBACK = "feedback"
-
-    __hash__ = str.__hash__  # an enumeration's own is Python, and takes longer than a look-up
-
-
-class MessageType(NamedTuple):
-    """A kind of message: which link, which way, why, in which format, and how many codes wide."""
-
-    link: str
-    direction: Direction
-    purpose: str
-    format: str
-    bits: int
-    """Bits a code."""
-    width: int
-    """Codes a message; one message carries one sample."""
-
-
-@dataclass
-class Traffic:
-    """How often a kind of message crossed, and what its bits did."""
-
-    messages: int = 0
-    ones: Any = 0
-    """Bits that were 1. In a ledger that is being written, perhaps an array of them [members], as are the others."""
-    toggles: Any = 0
-    """Wires that changed level: bits that differ from the word before on the same wires."""
-    invalid: Any = 0
-    """Numbers that the format cannot send, where a device found them and could not stop."""
-
-
-class Work(NamedTuple):
-    """A kind of operation: in which layer, what for, which, and on operands of which formats.
-
-    `operation` is one of `OPERATIONS`; `right` is empty for those of one operand.
-    """
-
-    layer: str
-    purpose: str
-    operation: str
-    left: str
-    right: str = ""
-
-
-OPERATIONS = ("multiply-accumulate", "multiply", "add", "divide", "square-root", "tanh", "exp")
-"""What a `Work` can be. `exp` stands for a sigmoid or one term of a softmax as well."""
-
-
-class Access(NamedTuple):
-    """A kind of memory traffic: which array of which layer, read or written, in words of which format.
-
-    Counted as if each sample were processed by itself (no reuse of a word over a minibatch); `capacity_bits` is the
-    size of the whole array, from which a technology chooses a memory.
-    """
-
-    layer: str
-    array: str
-    operation: str
-    """`read` or `write`."""
-    format: str
-    bits: int
-    capacity_bits: int
-
+from .wires import Wires
 
 PER = ("run", "epoch", "step", "sample")
 _COUNTED = ("messages", "ones", "toggles")
-_RENAMED = {"flow": "direction", "way": "operation"}
-"""Columns of files of format version 1, by today's names."""
+_COLUMNS = {"flow": "direction", "way": "operation"}
+_PURPOSES = {"activity": "activations", "noisy activity": "noisy activations", "echo": "reconstruction"}
+"""Columns and purposes in files of format version 1, by today's names."""
 
 
 @dataclass(eq=False)
@@ -97,117 +35,50 @@ class Ledger:
     epochs: int = 0
     steps: int = 0
     samples: int = 0
-    wires: dict[tuple[str, Direction], Any] = field(default_factory=dict, repr=False)
-    """Last word on each link's wires, each way: what the next one toggles against. Not added, compared or saved."""
-    _traffic: dict[MessageType, Traffic] = field(default_factory=dict, repr=False)
-    _work: dict[Work, int] = field(default_factory=dict, repr=False)
-    _accesses: dict[Access, int] = field(default_factory=dict, repr=False)
-    _repeated: dict[int, list[Any]] = field(default_factory=dict, repr=False)
-    """Ledgers of what has been repeated, and how often; not yet in the counts."""
+    wires: Wires = field(default_factory=Wires, repr=False)
+    """Last word on each link's wires: what the next one toggles against. Not added, compared or saved."""
+    counts: Counts = field(default_factory=Counts, repr=False)
+    """What happened, as it is counted: arrays of ones and toggles on the device, repetitions not yet added up."""
 
     @property
     def traffic(self) -> dict[MessageType, Traffic]:
         """How often each kind of message crossed. ValueError, naming the link, if one was of numbers it cannot send."""
-        self._settle()
-        for message_type, traffic in self._traffic.items():
-            if _total(traffic.invalid):
-                where = [i for i, number in enumerate(self._listed(traffic.invalid)) if number]
+        counted = self.counts.settle().traffic
+        for message_type, traffic in counted.items():
+            if total(traffic.invalid):
+                where = [i for i, number in enumerate(by_member(traffic.invalid, self.runs)) if number]
                 member = f" (member {where[0]} of the ensemble)" if self.runs > 1 else ""
                 why = f"{message_type.format} was given NaN, or infinity, which it cannot send{member}"
                 raise invalid_message(message_type, why)
-        return {c: Traffic(t.messages, _total(t.ones), _total(t.toggles)) for c, t in self._traffic.items()}
+        return {c: Traffic(t.messages, total(t.ones), total(t.toggles)) for c, t in counted.items()}
 
     @property
     def work(self) -> dict[Work, int]:
         """How often each kind of operation was done."""
-        self._settle()
-        return self._work
+        return self.counts.settle().work
 
     @property
     def accesses(self) -> dict[Access, int]:
         """Words of each kind of memory traffic."""
-        self._settle()
-        return self._accesses
+        return self.counts.settle().accesses
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Ledger) and self._counts() == other._counts()
+        return isinstance(other, Ledger) and self._compared() == other._compared()
 
-    def _counts(self) -> tuple[Any, ...]:
+    def _compared(self) -> tuple[Any, ...]:
         return self.runs, self.epochs, self.steps, self.samples, self.traffic, self.work, self.accesses
 
     def crossed(self, message_type: MessageType, messages: int, ones: Any, toggles: Any, invalid: Any = 0) -> None:
         """Count `messages` of a kind, with their ones and toggles: numbers, or arrays [members]."""
-        traffic = self._traffic.get(message_type)
-        if traffic is None:
-            traffic = self._traffic[message_type] = Traffic()
-        traffic.messages += messages
-        traffic.ones += ones
-        traffic.toggles += toggles
-        traffic.invalid += invalid
+        self.counts.crossed(message_type, messages, ones, toggles, invalid)
 
     def worked(self, work: Work, times: int) -> None:
-        """Count an operation done `times` times."""
-        if work.operation not in OPERATIONS:
-            raise ValueError(f"no operation {work.operation!r}; there are: {', '.join(OPERATIONS)}")
-        self._work[work] = self._work.get(work, 0) + times
+        """Count an operation done `times` times. ValueError if it is none of `OPERATIONS`."""
+        self.counts.worked(work, times)
 
     def accessed(self, access: Access, words: int) -> None:
         """Count `words` of memory read or written."""
-        self._accesses[access] = self._accesses.get(access, 0) + words
-
-    def repeated(self, once: "Ledger", times: int = 1) -> None:
-        """Count the messages, work and accesses of `once`, which must not change any more, `times` times.
-
-        A layer does the same in every step: this is one addition instead of one for each kind of event. What depends
-        on data, ones and toggles, is not repeated.
-        """
-        counted = self._repeated.get(id(once))
-        if counted is None:
-            counted = self._repeated[id(once)] = [once, 0]
-        counted[1] += times
-
-    def count_in_arrays(self, made: Callable[[Any], Any]) -> None:
-        """Count ones and toggles in arrays from here on, which `made` makes of numbers."""
-        for traffic in self._traffic.values():
-            for name in ("ones", "toggles"):
-                count = getattr(traffic, name)
-                setattr(traffic, name, made(count) if isinstance(count, int) else count)
-
-    def of_one_step(self, seen: Callable[[Any], Any] = lambda x: x) -> "Ledger":
-        """A ledger for a step that will be `repeated`: it adds ones and toggles to this one, and counts all else anew.
-
-        They are added in place, so they must have been counted in arrays before. Its wires are this one's. Both are
-        what `seen` makes of these arrays, in the same memory.
-        """
-        traffic = {c: Traffic(0, seen(t.ones), seen(t.toggles), t.invalid) for c, t in self._traffic.items()}
-        return Ledger(0, wires={wire: seen(x) for wire, x in self.wires.items()}, _traffic=traffic)
-
-    @contextmanager
-    def wires_in_place(self) -> Iterator[None]:
-        """Have words that cross in the meantime written over the last ones, not put in their place."""
-        before = dict(self.wires)
-        yield
-        for wire, last in before.items():
-            now = self.wires[wire]
-            if now is not last and (now.shape, now.dtype) == (last.shape, last.dtype):
-                last[...] = now
-                self.wires[wire] = last
-
-    def arrays(self) -> list[Any]:
-        """The arrays that the ledger counts in, and the words on its wires."""
-        counts = [x for t in self._traffic.values() for x in (t.ones, t.toggles, t.invalid) if hasattr(x, "shape")]
-        return [*counts, *self.wires.values()]
-
-    def _settle(self) -> None:
-        repeated, self._repeated = self._repeated, {}
-        for once, times in repeated.values():
-            once._settle()
-            for message_type, traffic in once._traffic.items():
-                self._traffic.setdefault(message_type, Traffic()).messages += traffic.messages * times
-            for work, number in once._work.items():
-                self._work[work] = self._work.get(work, 0) + number * times
-            for access, words in once._accesses.items():
-                self._accesses[access] = self._accesses.get(access, 0) + words * times
+        self.counts.accessed(access, words)
 
     def per(self, unit: str) -> int:
         """How many runs, epochs, steps or samples the counts are over: what to divide by."""
@@ -245,10 +116,10 @@ class Ledger:
         word_bits: int = 1,
     ) -> float:
         """Bits that crossed, each message padded to whole words of `word_bits`; 1 leaves the bare payload."""
-        total = sum(
+        sent = sum(
             t.messages * padded(c.width * c.bits, word_bits) for c, t in self.message_types(link, direction, purpose)
         )
-        return total / self.per(per)
+        return sent / self.per(per)
 
     def ones(
         self, link: str | None = None, direction: Direction | None = None, purpose: str | None = None, per: str = "run"
@@ -269,42 +140,6 @@ class Ledger:
     def layers(self) -> list[str]:
         """Names of the layers that computed something, in the order of their first operation."""
         return list(dict.fromkeys(work.layer for work in self.work))
-
-    def members(self) -> list["Ledger"]:
-        """The ledger of each of the `runs` members of an ensemble that were trained together, as if alone.
-
-        One that was to send what it cannot is invalid when its `traffic` is read.
-        """
-        self._settle()
-        counts = [
-            (message_type, t.messages, [self._listed(count) for count in (t.ones, t.toggles, t.invalid)])
-            for message_type, t in self._traffic.items()
-        ]
-        ledgers = []
-        for i in range(self.runs):
-            ledger = Ledger(1, self.epochs // self.runs, self.steps // self.runs, self.samples // self.runs)
-            ledger.wires = {wire: x[i] for wire, x in self.wires.items()}
-            for message_type, messages, lists in counts:
-                ledger.crossed(message_type, messages // self.runs, *(x[i] for x in lists))
-            ledger._work = {work: times // self.runs for work, times in self._work.items()}
-            ledger._accesses = {access: words // self.runs for access, words in self._accesses.items()}
-            ledgers.append(ledger)
-        return ledgers
-
-    def _listed(self, count: Any) -> list[int]:
-        """A count of each member."""
-        return count.tolist() if hasattr(count, "tolist") and count.ndim else [count] * self.runs
-
-    @classmethod
-    def of_members(cls, ledgers: "list[Ledger]", stack: Callable[[list[Any]], Any]) -> "Ledger":
-        """The ledger of an ensemble of which `members` gives `ledgers`; `stack` makes an array of one value of each."""
-        together = merged(ledgers)
-        for message_type in together._traffic:
-            each = [ledger.traffic[message_type] for ledger in ledgers]
-            together._traffic[message_type].ones = stack([t.ones for t in each])
-            together._traffic[message_type].toggles = stack([t.toggles for t in each])
-        together.wires = {wire: stack([ledger.wires[wire] for ledger in ledgers]) for wire in ledgers[0].wires}
-        return together
 
     def __add__(self, other: "Ledger") -> "Ledger":
         """Both together, as of two runs."""
@@ -341,7 +176,7 @@ class Ledger:
             counts = [row.pop(name) for name in _COUNTED]
             ledger.crossed(MessageType(**(row | {"direction": Direction(row["direction"])})), *counts)
         for row in content["work"]:
-            row = dict(row)
+            row = _renamed(row)
             times = row.pop("times")
             ledger.worked(Work(**row), times)
         for row in content["accesses"]:
@@ -353,16 +188,15 @@ class Ledger:
 
 def _renamed(row: dict[str, Any]) -> dict[str, Any]:
     """A row of a file, under the names that its columns have today."""
-    return {_RENAMED.get(name, name): value for name, value in row.items()}
+    named = {_COLUMNS.get(name, name): value for name, value in row.items()}
+    if "purpose" in named:
+        named["purpose"] = _PURPOSES.get(named["purpose"], named["purpose"])
+    return named
 
 
 def invalid_message(message_type: MessageType, why: str) -> ValueError:
     """What is to be said where numbers were to cross that cannot."""
     return ValueError(f"link {message_type.link}, {message_type.direction} {message_type.purpose!r}: {why}")
-
-
-def _total(count: Any) -> int:
-    return count if isinstance(count, int) else int(count.sum())
 
 
 def padded(bits: int, word_bits: int) -> int:
@@ -376,10 +210,10 @@ def padded(bits: int, word_bits: int) -> int:
 
 def merged(ledgers: Iterable[Ledger]) -> Ledger:
     """One ledger of many: of seeds, or of parts of a run."""
-    total = Ledger(runs=0)
+    together = Ledger(runs=0)
     for ledger in ledgers:
-        total += ledger
-    return total
+        together += ledger
+    return together
 
 
 def save(path: Path, **ledgers: Ledger) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .backends import Array, Backend, CannotRecord, Recording
+from .counts import Counts, Traffic
 from .ledger import Ledger
 
 
@@ -109,7 +110,7 @@ class ReplayedStep:
             self._check(ledger)
         elif not self._repeat():
             self._go_another_way(ledger)
-        ledger.repeated(self.once)
+        ledger.counts.repeat(self.once.counts)
 
     def _repeat(self) -> bool:
         """Whether it went one of the ways that are known; nothing has changed if not."""
@@ -131,10 +132,10 @@ class ReplayedStep:
     def _record(self, ledger: Ledger) -> None:
         before: list[Array] = []
         if self.xp.checks:
-            ledger.count_in_arrays(np.array)
+            _count_in_arrays(ledger)
             before = self._copies(ledger)
-        self.once = ledger.of_one_step(self.xp.traceable)
-        arrays = [*self.changed(), *self.arrays(), *ledger.arrays()]
+        self.once = _of_one_step(ledger, self.xp.traceable)
+        arrays = [*self.changed(), *self.arrays(), *_arrays(ledger)]
         try:
             way = self.xp.record(lambda: self._do(self.once), arrays)
         except CannotRecord:
@@ -169,13 +170,13 @@ class ReplayedStep:
 
     def _as_written(self, ledger: Ledger) -> Ledger:
         """Do it as it is written; what that counts but ones and toggles."""
-        once = ledger.of_one_step(self.xp.traceable)
+        once = _of_one_step(ledger, self.xp.traceable)
         with self.xp.unrecorded():
             self._do(once)
         return once
 
     def _all(self, ledger: Ledger) -> list[Array]:
-        return [*self.changed(), *ledger.arrays()]
+        return [*self.changed(), *_arrays(ledger)]
 
     def _copies(self, ledger: Ledger) -> list[Array]:
         return [np.array(x) for x in self._all(ledger)]
@@ -185,5 +186,30 @@ class ReplayedStep:
             np.copyto(x, copy)
 
     def _do(self, ledger: Ledger) -> None:
-        with ledger.wires_in_place():
+        with ledger.wires.in_place():
             self.work(ledger)
+
+
+def _count_in_arrays(ledger: Ledger) -> None:
+    """Have `ledger` count ones and toggles in arrays from here on."""
+    for traffic in ledger.counts.traffic.values():
+        for name in ("ones", "toggles"):
+            count = getattr(traffic, name)
+            setattr(traffic, name, np.array(count) if isinstance(count, int) else count)
+
+
+def _of_one_step(ledger: Ledger, seen: Callable[[Array], Array]) -> Ledger:
+    """A ledger for a step that will be repeated: it adds ones and toggles to `ledger`, and counts all else anew.
+
+    They are added in place, so they must have been counted in arrays before. Its wires are those of `ledger`. Both are
+    what `seen` makes of these arrays, in the same memory.
+    """
+    traffic = {c: Traffic(0, seen(t.ones), seen(t.toggles), t.invalid) for c, t in ledger.counts.traffic.items()}
+    return Ledger(0, wires=ledger.wires.each(seen), counts=Counts(traffic))
+
+
+def _arrays(ledger: Ledger) -> list[Array]:
+    """The arrays that `ledger` counts in, and the words on its wires."""
+    traffic = ledger.counts.traffic.values()
+    counts = [x for t in traffic for x in (t.ones, t.toggles, t.invalid) if hasattr(x, "shape")]
+    return [*counts, *ledger.wires.values()]

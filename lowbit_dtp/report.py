@@ -523,8 +523,8 @@ def _filters(run: Path, image_shape: Sequence[int] | None) -> tuple[dict[str, An
     import numpy as np
     from matplotlib import colormaps, image
 
-    if image_shape is None or len(image_shape) != 2:
-        return None, "the samples are not grey pictures"
+    if image_shape is None or (len(image_shape) != 2 and (len(image_shape) != 3 or image_shape[0] != 3)):
+        return None, "the samples are not pictures, grey or of three colours"
     try:
         tensors, description = read_tensors(run / "network.safetensors")
         weight = tensors[f"{description['layers'][0]['name']}.weight"]
@@ -534,14 +534,18 @@ def _filters(run: Path, image_shape: Sequence[int] | None) -> tuple[dict[str, An
         return None, f"a neuron has {weight.shape[0]} weights, and a picture {math.prod(image_shape)} inputs"
     shown = min(FILTERS, weight.shape[1])
     columns = min(10, shown)
-    tall, wide = image_shape
+    *channels, tall, wide = image_shape
     picture = np.ones((-(-shown // columns) * (tall + 1) - 1, columns * (wide + 1) - 1, 4))
     for i, column in enumerate(weight.T[:shown]):
         top, left = i // columns * (tall + 1), i % columns * (wide + 1)
         strongest = np.abs(column).max() or 1.0
-        picture[top : top + tall, left : left + wide] = colormaps["PuOr_r"](
-            (column / strongest).reshape(tall, wide) / 2 + 0.5
-        )
+        shares = (column / strongest).reshape(image_shape) / 2 + 0.5
+        place = picture[top : top + tall, left : left + wide]
+        if channels:
+            place[..., :3] = np.moveaxis(shares, 0, -1)
+        else:
+            place[...] = colormaps["PuOr_r"](shares)
     png = io.BytesIO()
     image.imsave(png, picture, format="png")
-    return {"png": base64.b64encode(png.getvalue()).decode(), "shown": shown, "of": weight.shape[1]}, ""
+    drawn = base64.b64encode(png.getvalue()).decode()
+    return {"png": drawn, "shown": shown, "of": weight.shape[1], "colour": bool(channels)}, ""

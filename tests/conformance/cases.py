@@ -73,6 +73,9 @@ RULES = {
     "fixed-lower": RuleCase(rules.FixedLower(), oracle.backpropagation),
 }
 
+CLASSIFIERS = {name: case.rule for name, case in RULES.items() if case.task.name == "classify" and case.sizes == SIZES}
+"""Rules that train a chain of layers to classify."""
+
 FORMATS = [
     binary,
     binary01,

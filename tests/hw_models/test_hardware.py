@@ -13,11 +13,11 @@ def test_default_is_one_die():
 
 @pytest.mark.parametrize("given", ["h1-h2=board,input-h1=on-die:5mm", ["h1-h2=board", "input-h1 = on-die:5mm"]])
 def test_parse(given):
-    placement = HardwareConfig.parse(given, word_bits=8, memory="dram")
-    assert placement == HardwareConfig(
+    config = HardwareConfig.parse(given, word_bits=8, memory="dram")
+    assert config == HardwareConfig(
         {"h1-h2": Wire("board"), "input-h1": Wire("on-die", 0.005)}, word_bits=8, memory="dram"
     )
-    assert placement.as_dict() == {
+    assert config.as_dict() == {
         "links": {"h1-h2": "board", "input-h1": "on-die:5mm"},
         "rest": "on-die:1mm",
         "memory": "dram",
@@ -28,9 +28,9 @@ def test_parse(given):
 
 
 def test_rest_is_all_other_links():
-    placement = HardwareConfig.parse("rest=serdes,h1-h2=board")
-    assert placement.wire("input-h1") == Wire("serdes") and placement.wire("h1-h2") == Wire("board")
-    assert list(placement.links) == ["h1-h2"]
+    config = HardwareConfig.parse("rest=serdes,h1-h2=board")
+    assert config.wire("input-h1") == Wire("serdes") and config.wire("h1-h2") == Wire("board")
+    assert list(config.links) == ["h1-h2"]
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,8 @@ def wire_file(tmp_path, per):
     [("bit", None, 5000), ("transition", None, 1234), ("bit and metre", 2, 10000), ("transition and metre", 2, 2468)],
 )
 def test_a_wire_of_your_own(tmp_path, per, metres, times):
-    placement = HardwareConfig(rest=Wire(wire_file(tmp_path, per), metres))
-    assert astuple(price(sent(toggles=1234), placement, T45).total) == near(Range(1 * PJ, 2 * PJ, 3 * PJ) * times)
+    config = HardwareConfig(rest=Wire(wire_file(tmp_path, per), metres))
+    assert astuple(price(sent(toggles=1234), config, T45).total) == near(Range(1 * PJ, 2 * PJ, 3 * PJ) * times)
 
 
 @pytest.mark.parametrize(
@@ -426,8 +426,8 @@ def ledgers(draw):
 
 @given(ledgers(), ledgers(), st.sampled_from([T45, T7]))
 def test_prices_add_up_as_ledgers_do(a, b, technology):
-    placement = HardwareConfig.parse("rest=on-die:2mm", word_bits=64, reuse=3)
-    together, first, second = (price(ledger, placement, technology) for ledger in (a + b, a, b))
+    config = HardwareConfig.parse("rest=on-die:2mm", word_bits=64, reuse=3)
+    together, first, second = (price(ledger, config, technology) for ledger in (a + b, a, b))
     assert astuple(together.total) == near(first.total + second.total)
     for key in KEYS:
         splits = first.by(key), second.by(key)

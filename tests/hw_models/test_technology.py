@@ -6,7 +6,7 @@ from math import isfinite
 import pytest
 
 from hw_models import Range, Technology
-from hw_models.technology import EVIDENCE, PER
+from hw_models.technology import EVIDENCE, FOLDER, PER
 from lowbit_dtp.storage import StorageError
 
 PROCESSES, WIRES = ["45nm", "7nm"], ["board", "chip-to-chip", "interposer", "on-die", "serdes"]
@@ -28,6 +28,11 @@ def toml(tmp_path, head='description = "A test."\n', **changes):
     path = tmp_path / "mine.toml"
     path.write_text(head + '[constants."add float32"]\n' + "".join(f"{key} = {keys[key]}\n" for key in keys))
     return path
+
+
+def test_processes_and_wires_are_kept_apart():
+    for folder, names in (("processes", PROCESSES), ("wires", WIRES)):
+        assert sorted(path.name for path in (FOLDER / folder).iterdir()) == [f"{name}.toml" for name in names]
 
 
 def test_technologies_there_are():

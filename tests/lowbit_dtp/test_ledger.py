@@ -1,5 +1,6 @@
 """The ledger in closed form: what each rule puts on the wires of the thesis' discrete network."""
 
+import json
 import re
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from lowbit_dtp import ledger as ledgers
 from lowbit_dtp import rules
-from lowbit_dtp.ledger import Direction, Ledger
+from lowbit_dtp.ledger import Access, Direction, Ledger
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network
 from lowbit_dtp.optimizers import SGD
@@ -115,3 +116,23 @@ def test_a_file_that_is_no_ledger(tmp_path) -> None:
         path.write_text(content)
         with pytest.raises(StorageError, match=f"^{re.escape(message)}$"):
             ledgers.load(path)
+
+
+def test_a_file_of_version_1_loads(tmp_path) -> None:
+    """As version 0.1.0 wrote it, which called the direction `flow` and the operation on memory `way`."""
+    message = {"link": "h1-h2", "flow": "feedback", "purpose": "target", "format": "binary", "bits": 1, "width": 8}
+    access = {"layer": "h1", "array": "bias", "way": "write", "format": "float32", "bits": 32, "capacity_bits": 64}
+    content = {
+        "format_version": 1,
+        "training": {
+            **{"runs": 1, "epochs": 1, "steps": 2, "samples": 3},
+            "traffic": [message | {"messages": 3, "ones": 5, "toggles": 4}],
+            "work": [],
+            "accesses": [access | {"words": 6}],
+        },
+    }
+    path = tmp_path / "ledger.json"
+    path.write_text(json.dumps(content))
+    ledger = ledgers.load(path)["training"]
+    assert ledger.bits("h1-h2", Direction.FEEDBACK) == 24 and ledger.toggles(per="step") == 2
+    assert ledger.accesses == {Access("h1", "bias", "write", "float32", 32, 64): 6}

@@ -1,4 +1,6 @@
+import base64
 import html
+import io
 import json
 import math
 import re
@@ -9,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import colormaps, image
 
 from lowbit_dtp.report import ranking, render, write_report
-from lowbit_dtp.storage import StorageError, read_json, write_json, write_tensors
+from lowbit_dtp.storage import StorageError, read_json, read_tensors, write_json, write_tensors
 
 SIZES = {"input": 784, "h1": 500, "h2": 500, "output": 10}
 LINKS = ["input-h1", "h1-h2", "h2-output"]
@@ -270,7 +273,7 @@ def test_nothing_exported_priced_or_drawn_is_said(tmp_path):
     for told in (
         "No network of this comparison was exported.",
         "Nothing was priced.",
-        "No filters are drawn: the samples are not grey pictures.",
+        "No filters are drawn: the samples are not pictures, grey or of three colours.",
         "commit not known",
     ):
         assert told in text
@@ -289,6 +292,29 @@ def test_filters_that_cannot_be_drawn_say_why(tmp_path, shape, remove, reason):
         (folder / "dtp" / "seed-0" / "network.safetensors").unlink()
     data = read_json(folder / "summary.json")["data"] | {"image_shape": shape}
     assert f"No filters are drawn: {reason}." in words(render(change(folder, data=data)))
+
+
+@pytest.mark.parametrize(("shape", "said"), [([28, 28], "Orange is positive"), ([3, 14, 14], "Red, green and blue")])
+def test_first_layer_drawn_grey_or_in_colour(tmp_path, shape, said):
+    folder = comparison(tmp_path, rules=("dtp",), seeds=1, epochs=1)
+    run, size = folder / "dtp" / "seed-0", math.prod(shape)
+    _, description = read_tensors(run / "network.safetensors")
+    weight = np.zeros((size, 2), np.float32)
+    weight[0, 0], weight[-1, 0] = 2, -1  # the first channel's first pixel; the last one's last
+    write_tensors(run / "network.safetensors", {"h1.weight": weight}, description)
+    page = render(change(folder, data=read_json(folder / "summary.json")["data"] | {"image_shape": shape}))
+    assert said in words(page)
+    png = base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", page)[1])
+    picture = image.imread(io.BytesIO(png))[..., :3]
+    tall, wide = shape[-2:]
+    assert picture.shape == (tall, 2 * wide + 1, 3)
+    first, last, zero = (picture[at] * 255 for at in ((0, 0), (tall - 1, wide - 1), (1, 1)))
+    if len(shape) == 3:
+        assert np.abs([first, last, zero] - np.array([[255, 128, 128], [128, 128, 64], [128] * 3])).max() <= 1
+    else:
+        colours = colormaps["PuOr_r"]([1.0, 0.25, 0.5])[:, :3] * 255
+        assert np.abs([first, last, zero] - colours).max() <= 1
+    assert (picture[:, wide] == 1).all()
 
 
 def test_seeds_without_metrics_are_left_out_and_named(tmp_path):

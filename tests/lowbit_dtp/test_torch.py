@@ -13,6 +13,7 @@ from lowbit_dtp import data, optimizers, rules
 from lowbit_dtp.backends import backend_of, packed, torch_gpu, torch_products
 from lowbit_dtp.backends.torch_graph import Recorded
 from lowbit_dtp.data import Samples
+from lowbit_dtp.ensemble import unstack_ledger
 from lowbit_dtp.formats import binary, binary01, fixed, ternary, ufixed
 from lowbit_dtp.ledger import Direction, Ledger
 from lowbit_dtp.links import Link
@@ -20,12 +21,14 @@ from lowbit_dtp.network import Network
 from lowbit_dtp.packing import pack, unpack
 from lowbit_dtp.randomness import RandomStream
 from lowbit_dtp.rules import LearningRule
-from lowbit_dtp.training import Evaluator, Progress, _Steps, evaluate, fit
-from tests.conformance.cases import RULES
+from lowbit_dtp.steps import RecordedSteps, Training
+from lowbit_dtp.tasks import TASKS
+from lowbit_dtp.training import Evaluator, Progress, evaluate, fit
+from tests.conformance.cases import CLASSIFIERS
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 every_device = pytest.mark.parametrize("device", DEVICES)
-every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+every_rule = pytest.mark.parametrize("rule", CLASSIFIERS.values(), ids=CLASSIFIERS)
 SEEDS = (0, 1, 2**40)
 SIZES = [64, 20, 20, 10]
 LINKS = [Link("ufixed(5,1)"), Link("binary", "fixed(4,1,stochastic)"), Link("fixed(6,1)", "fixed(6,1)")]
@@ -206,19 +209,19 @@ def test_a_step_never_waits_and_fetches_nothing(
 
     net = ensemble("numpy").each_array(meta)
     samples = Samples(meta(few.stored), meta(few.labels), few.format)
-    trainee, optimizer = net.with_links(rule.training_links(net.links)), optimizers.RMSprop([0.1, 0.2, 0.3])
+    trainee = net.with_links(rule.training_links(net.links))
+    optimizer = optimizers.RMSprop([0.1, 0.2, 0.3], schedule="cosine(3)")
     progress = Progress(ledger=Ledger(runs=3))
-    steps = _Steps(trainee, rule, optimizer, samples, 25, SEEDS, progress, "recorded")
+    steps = RecordedSteps(trainee, samples, Training(rule, optimizer, TASKS["classify"], 25, SEEDS), progress)
     steps.begin(0)
-    place, evaluator = steps.loop, Evaluator(net, samples)
-    assert place is not None
+    loop, evaluator = steps.loop, Evaluator(net, samples)
     for phase in rule.phases:
         steps.take(phase, 25)
-        evaluator._mistakes(place.indices(25)[0], place.start, Ledger())
+        evaluator._distance(loop.indices(25)[0], loop.start, Ledger())
     monkeypatch.setattr(torch_gpu, "tensor_of", None)
     for phase in rule.phases:
-        steps._take_in_place(place, (phase, 25), progress.ledger)
-        evaluator._mistakes(place.indices(25)[0], place.start, Ledger())
+        steps.take_in_place((phase, 25), progress.ledger)
+        evaluator._distance(loop.indices(25)[0], loop.start, Ledger())
 
 
 class Asks(rules.StraightThrough):
@@ -364,7 +367,7 @@ def test_members_end_as_they_would_alone(few: Samples, device: str) -> None:
             losses += [float(x.epoch_loss)] if x.epoch_ends else []
         for net, those, found in together:
             assert [loss[i] for loss in found] == pytest.approx(losses, rel=0.02)
-            member = those.ledger.members()[i]
+            member = unstack_ledger(those.ledger)[i]
             assert (member.work, member.accesses) == (progress.ledger.work, progress.ledger.accesses)
             counts = [(x.runs, x.epochs, x.steps, x.samples) for x in (member, progress.ledger)]
             assert counts[0] == counts[1]
@@ -419,7 +422,7 @@ def test_what_cannot_be_sent_is_told_when_the_ledger_is_read(few: Samples, devic
     message = "link h1-h2, forward 'activations': binary was given NaN, or infinity, which it cannot send"
     with pytest.raises(ValueError, match=rf"^{message} \(member 1 of the ensemble\)$"):
         progress.ledger.bits()
-    members = progress.ledger.members()
+    members = unstack_ledger(progress.ledger)
     assert members[0].bits() == members[2].bits() > 0
     with pytest.raises(ValueError, match=f"^{message}$"):
         members[1].bits()

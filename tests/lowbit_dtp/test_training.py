@@ -19,10 +19,10 @@ from lowbit_dtp.network import Network
 from lowbit_dtp.optimizers import SGD, Optimizer, RMSprop
 from lowbit_dtp.rules import DTP, LearningRule
 from lowbit_dtp.training import Progress, evaluate, fit
-from tests.conformance.cases import RULES
+from tests.conformance.cases import CLASSIFIERS
 
 SIZES = [64, 20, 15, 10]
-every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+every_rule = pytest.mark.parametrize("rule", CLASSIFIERS.values(), ids=CLASSIFIERS)
 
 
 @pytest.fixture(scope="module")
