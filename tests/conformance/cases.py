@@ -59,7 +59,9 @@ RULES = {
     "target-prop": RuleCase(rules.TargetProp(), oracle.target_propagation),
     "target-prop-output": RuleCase(rules.TargetProp(top="output"), oracle_targets.target_propagation),
     "dtp-output": RuleCase(rules.DTP(top="output"), oracle_targets.target_propagation),
-    "dtp-steps": RuleCase(rules.DTP(layer_steps=(0.5, 1, 2)), oracle_targets.target_propagation, chains=(SIZES,)),
+    "dtp-steps": RuleCase(
+        rules.DTP(layer_steps=(0.5, 2)), oracle_targets.target_propagation, sizes=(6, 7, 5, 3), chains=((6, 7, 5, 3),)
+    ),
     "sdtp": RuleCase(rules.SDTP(), oracle_targets.target_propagation),
     "dtp-fixed": RuleCase(rules.FixedDTP(), oracle_targets.target_propagation),
     "dtp-fixed-linear": RuleCase(rules.FixedDTP(weights="sign", decoder="identity"), oracle_targets.target_propagation),

@@ -87,6 +87,7 @@ def test_a_run_that_stops_goes_on_bit_for_bit(
         done = progress.step
         checkpoint.save(path, net, optimizer, progress, {"note": done})
         net, optimizer = network(), RMSprop(0.01)
+        rule.prepare(net, 5)
         progress, notes = checkpoint.load(path, net, optimizer)
         assert notes == {"note": done}
     assert parts == losses
