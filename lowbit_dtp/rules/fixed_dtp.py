@@ -30,6 +30,8 @@ class FixedDTP(DifferenceTargets):
         "activations up; states, targets down (thesis' net: 500 bits up, 1000 down a sample at h1-h2)"
     )
 
+    uses_feedback_weights: ClassVar[bool] = False  # none that learn
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weights not in ("random", "sign"):

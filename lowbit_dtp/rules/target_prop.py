@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ..activations import ACTIVATIONS
 from ..backends import Array, backend_of
-from ..formats import choose
+from ..choices import choose
 from ..layers import Gradients, Layer
 from ..ledger import Direction, Ledger
 from ..network import Edge, Network, Pass

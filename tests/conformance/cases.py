@@ -12,7 +12,30 @@ from lowbit_dtp import rules
 from lowbit_dtp.backends import Backend
 from lowbit_dtp.backends.numba_cpu import NumbaBackend
 from lowbit_dtp.backends.torch_gpu import TorchBackend, tensor_of
-from lowbit_dtp.formats import binary, binary01, fixed, float32, float64, table, ternary, ufixed
+from lowbit_dtp.formats import (
+    bernoulli,
+    bfloat16,
+    binary,
+    binary01,
+    e2m1,
+    e4m3,
+    e5m2,
+    fixed,
+    float16,
+    float32,
+    float64,
+    mxfp4,
+    mxfp8_e4m3,
+    mxfp8_e5m2,
+    mxint8,
+    nvfp4,
+    scaled,
+    shared,
+    symmetric,
+    table,
+    ternary,
+    ufixed,
+)
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network, layer_names
 from lowbit_dtp.tasks import TASKS, Task
@@ -99,9 +122,29 @@ FORMATS = [
     ufixed(32, 2),
     float32,
     float64,
+    scaled(binary, 0.25),
+    scaled(ternary, 0.05),
+    symmetric(2, -3),
+    bernoulli,
+    bfloat16,
+    float16,
+    e4m3,
+    e5m2,
+    e2m1,
+    shared(2),
+    shared(4),
+    shared(3, 4),
+    shared(12),
+    shared(4, 8, "stochastic"),
+    shared(5, 6, "floor"),
+    mxfp8_e4m3,
+    mxfp8_e5m2,
+    mxfp4,
+    mxint8,
+    nvfp4,
 ]
 
-LINK_FORMATS = [binary, ternary, fixed(4, 1), table([-1, -0.25, 0.25, 1]), float32]
+LINK_FORMATS = [binary, ternary, fixed(4, 1), table([-1, -0.25, 0.25, 1]), shared(4), float32]
 """Formats that every rule is made to use, both ways, on each link."""
 
 

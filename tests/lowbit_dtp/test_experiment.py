@@ -165,8 +165,11 @@ def test_folder_of_another_experiment_is_refused(other, said, uninterrupted, dat
 def test_newer_run_is_refused_by_name(data, tmp_path):
     run(small(), tmp_path, data)
     path = tmp_path / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 3}))
-    message = f"{path}: format version 3 is newer than 2, the newest this program reads; upgrade lowbit-dtp"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": storage.FORMAT_VERSION + 1}))
+    message = (
+        f"{path}: format version {storage.FORMAT_VERSION + 1} is newer than {storage.FORMAT_VERSION}, the newest this "
+        "program reads; upgrade lowbit-dtp"
+    )
     for use in (lambda: run(small(), tmp_path, data), lambda: run_folders(tmp_path)):
         with pytest.raises(StorageError) as error:
             use()

@@ -1,4 +1,4 @@
-"""Rules with targets: what crosses each link, what feedback weights learn, that they learn digits and can be resumed."""
+"""Rules with targets: what crosses each link, what feedback weights learn, learning digits, and going on when stopped."""
 
 import re
 from collections import Counter
