@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .storage import StorageError, read_tensors, write_text
 from .summary import LinkRow, Range, Row, Spread, Summary
+from .tasks import MEASURES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Told apart by colour-blind readers (Okabe and Ito, Color Universal Design, 2008), less the yellow, faint on white."""
 MARKERS = "os^DvP*"
-ERRORS = {"test_error_percent": "Test error", "valid_error_percent": "Validation error"}
-"""What `metrics.jsonl` follows over the epochs, and how the page calls it."""
+PARTS_OF_DATA = {"test": "Test", "valid": "Validation"}
+"""Parts of the data that `metrics.jsonl` follows over the epochs, and how the page calls them."""
 PARTS = {"link": "#D55E00", "compute": "#7FB3D5", "memory": "#C9CED6"}
 """Parts of the energy in the order they are stacked, with their colours: dark text is readable on each."""
 INK, MUTED = "#1c2430", "#5b6675"
@@ -104,14 +105,16 @@ def _page(folder: Path, summary: Summary) -> dict[str, Any]:
     runs = [_read_metrics(folder, row) for row in rows]
     first = next(iter(rows[0].runs))
     filters, no_filters = _filters(folder, rows[0].runs[first], summary.data.image_shape)
+    measure = rows[0].measure  # scores of other measures are not ranked beside it
     ranked = {
-        "test": [row.test_error_percent.mean for row in rows],
-        "valid": [row.valid_error_percent.mean for row in rows],
+        "test": [row.test_score.mean if row.measure == measure else math.nan for row in rows],
+        "valid": [row.valid_score.mean if row.measure == measure else math.nan for row in rows],
         "bits": [sum(traffic(row, discrete or links).values()) for row in rows],
         **{f"joules {name}": [row.joules_per_sample[name].typical for row in rows] for name in technologies},
     }
     return {
         **vars(summary),
+        "measures": MEASURES,
         "experiment": list(_flat(summary.experiment)),
         "links": links,
         "discrete": discrete,
@@ -146,6 +149,9 @@ def count(value: float) -> str:
     return f"{value:,.{decimals}f}".replace(",", "\u202f")
 
 
+PERCENT = "\xa0%"
+
+
 def percent(value: float) -> str:
     """A percentage to two decimals, or what it is instead of a number.
 
@@ -155,15 +161,26 @@ def percent(value: float) -> str:
     return f"{value:.2f}\xa0%" if math.isfinite(value) else "not finite"
 
 
-def spread(error: Spread, seeds: int) -> str:
-    """Mean and standard deviation of an error in percent over `seeds`; of one seed only the value.
+def shown(value: float, measure: str) -> str:
+    """A score as text.
+
+    >>> shown(2.104, "error_percent"), shown(12.3456, "squared_error")
+    ('2.10\\xa0%', '12.35')
+    """
+    if measure.endswith("percent"):
+        return percent(value)
+    return f"{value:.4g}" if math.isfinite(value) else "not finite"
+
+
+def spread(score: Spread, seeds: int, measure: str = "error_percent") -> str:
+    """Mean and standard deviation of a score over `seeds`; of one seed only the value.
 
     >>> spread(Spread(2.5, 0.125), 3), spread(Spread(2.5, 0.0), 1)
     ('2.50 ± 0.12\\xa0%', '2.50\\xa0%')
     """
-    if seeds == 1 or not math.isfinite(error.mean):
-        return percent(error.mean)
-    return f"{error.mean:.2f} ± {percent(error.std)}"
+    if seeds == 1 or not math.isfinite(score.mean):
+        return shown(score.mean, measure)
+    return f"{shown(score.mean, measure).removesuffix(PERCENT)} ± {shown(score.std, measure)}"
 
 
 def share(value: float) -> str:
@@ -273,7 +290,7 @@ def _within_deviation(rows: Sequence[Row], tests: Ranking) -> bool:
     """Whether the lowest test error and the next differ by no more than the larger of their standard deviations."""
     if not tests.next:
         return False
-    deviation = max(rows[i].test_error_percent.std for i in tests.least + tests.next)
+    deviation = max(rows[i].test_score.std for i in tests.least + tests.next)
     return bool(tests.values[tests.next[0]] - tests.values[tests.least[0]] <= deviation)
 
 
@@ -292,7 +309,8 @@ def _read_metrics(folder: Path, row: Row) -> tuple[list[list[dict[str, Any]]], l
         path = folder / run / "metrics.jsonl"
         try:
             lines = [json.loads(line) for line in path.read_text().splitlines()]
-            found.append([{name: line[name] for name in ("epoch", *ERRORS)} for line in lines])
+            names = {part: f"{part}_{row.measure}" for part in PARTS_OF_DATA} | {"epoch": "epoch"}
+            found.append([{part: line[name] for part, name in names.items()} for line in lines])
         except FileNotFoundError:
             notes.append(f"seed {seed} has no metrics.jsonl, so the curves leave it out")
         except (ValueError, KeyError, TypeError):
@@ -360,11 +378,13 @@ def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> 
     import numpy as np
 
     figures = []
-    for key, title in ERRORS.items():
+    parts = [(measure, key) for measure in dict.fromkeys(row.measure for row in rows) for key in PARTS_OF_DATA]
+    for measure, key in parts:
+        title = f"{PARTS_OF_DATA[key]} {MEASURES[measure]}"
         curves = []
         for i, (row, seeds) in enumerate(zip(rows, runs, strict=True)):
             by_epoch: dict[int, list[float]] = {}
-            for line in (line for lines in seeds for line in lines):
+            for line in (line for lines in seeds for line in lines if row.measure == measure):
                 if math.isfinite(line[key]):
                     by_epoch.setdefault(line["epoch"], []).append(line[key])
             if by_epoch:
@@ -375,9 +395,11 @@ def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> 
                 )
                 curves.append(_Curve(row.rule, i, sorted(by_epoch), mean, std))
         if curves:
-            last = "; ".join(f"{c.rule} {percent(c.mean[-1])} after epoch {c.epochs[-1]}" for c in curves)
+            last = "; ".join(f"{c.rule} {shown(c.mean[-1], measure)} after epoch {c.epochs[-1]}" for c in curves)
             description = f"Mean over seeds, with a band of one standard deviation to each side. {last}."
-            figures.append({"title": title, "svg": _plot(_curve_figure(curves), key, title, description)})
+            figures.append(
+                {"title": title, "svg": _plot(_curve_figure(curves), f"{key}_{measure}", title, description)}
+            )
     return figures
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lowbit_dtp import rules
 from lowbit_dtp.backends import Backend
@@ -38,6 +39,7 @@ from lowbit_dtp.formats import (
 )
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network, layer_names
+from lowbit_dtp.optimizers import SGD, Adam, RMSprop
 from lowbit_dtp.tasks import TASKS, Task
 from tests.conformance import oracle, oracle_targets
 
@@ -199,3 +201,21 @@ def small_network(
 def small_inputs(width: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
     """As many samples as `LABELS`, in [0, 1)."""
     return np.random.default_rng(seed).random((len(LABELS), width)).astype(dtype)
+
+
+OPTIMIZERS = {
+    "sgd": (SGD(0.05), lambda p: torch.optim.SGD(p, 0.05)),
+    "adam": (Adam(0.003), lambda p: torch.optim.Adam(p, 0.003)),
+    "rmsprop": (
+        RMSprop(0.001, decay=0.9, momentum=0.8, epsilon=0.0),  # torch's epsilon is outside the root
+        lambda p: torch.optim.RMSprop(p, 0.001, 0.9, 0.0, momentum=0.8, centered=True),
+    ),
+}
+"""Optimizers, and torch's with the same settings."""
+
+PROCESSES = ["45nm", "7nm"]
+WIRES = ["board", "chip-to-chip", "interposer", "on-die", "serdes"]
+"""Technologies, by the name of their file."""
+
+TARGETS = ["c", "mem"]
+"""Targets of exports."""
