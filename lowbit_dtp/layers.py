@@ -264,6 +264,11 @@ class Layer:
         """Gradient at the pre-activation for an `input_gradient`, the gradient at `state`."""
         return backend_of(state).activation_backward(self.activation, state, input_gradient)
 
+    def decoder_error_of(self, state: Array, input_gradient: Array) -> Array:
+        """`error_of` for a state that `decode` gave."""
+        activation = self.decoder_activation or self.activation
+        return backend_of(state).activation_backward(activation, state, input_gradient)
+
     @property
     def _slots(self) -> dict[str, tuple[Projection, dict[str, Any], str]]:
         return {name: (p, held, key) for p in self.inputs.values() for name, held, key in p.slots()}

@@ -9,8 +9,10 @@ from ..choices import choose
 from .backprop import Backprop, BackpropThenSign, FixedLower, StraightThrough
 from .competitive import SOM, Competitive, VectorQuantization
 from .delta import Delta, Perceptron
+from .drl import DRL, LDRL, DirectDTP
 from .dtp import DTP
 from .feedback_alignment import DirectFeedbackAlignment, FeedbackAlignment
+from .fixed_dtp import FixedDTP
 from .hebbian import Hebbian
 from .rule import (
     LearningRule,
@@ -23,13 +25,19 @@ from .rule import (
     weight_gradients,
     with_gradient,
 )
+from .sdtp import SDTP
 from .stochastic import StochasticDTP, StochasticStraightThrough
-from .target_prop import TargetProp
+from .target_prop import TargetProp, TargetRule
 from .ternary_errors import TernaryErrors
 
 RULES: dict[str, type[LearningRule]] = {
     "dtp": DTP,
     "target-prop": TargetProp,
+    "sdtp": SDTP,
+    "direct-dtp": DirectDTP,
+    "dtp-fixed": FixedDTP,
+    "drl": DRL,
+    "l-drl": LDRL,
     "straight-through": StraightThrough,
     "backprop": Backprop,
     "backprop-then-sign": BackpropThenSign,
@@ -83,15 +91,20 @@ def rule_named(name: str) -> type[LearningRule]:
 
 
 __all__ = [
+    "DRL",
     "DTP",
+    "LDRL",
     "RULES",
+    "SDTP",
     "SOM",
     "Backprop",
     "BackpropThenSign",
     "Competitive",
     "Delta",
+    "DirectDTP",
     "DirectFeedbackAlignment",
     "FeedbackAlignment",
+    "FixedDTP",
     "FixedLower",
     "Hebbian",
     "LearningRule",
@@ -102,6 +115,7 @@ __all__ = [
     "StochasticStraightThrough",
     "StraightThrough",
     "TargetProp",
+    "TargetRule",
     "TernaryErrors",
     "VectorQuantization",
     "as_format",

@@ -42,7 +42,7 @@ from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network, layer_names
 from lowbit_dtp.optimizers import SGD, Adam, RMSprop
 from lowbit_dtp.tasks import TASKS, Task
-from tests.conformance import oracle, oracle_alignment, oracle_single_layer
+from tests.conformance import oracle, oracle_alignment, oracle_single_layer, oracle_targets
 
 SIZES = (6, 7, 5, 4, 3)
 CHAINS = ((6, 5, 3), (6, 7, 5, 3), SIZES, (6, 7, 5, 4, 6, 3))
@@ -88,6 +88,17 @@ RULES = {
     "dtp": RuleCase(rules.DTP(), oracle.target_propagation),
     "dtp-alternating": RuleCase(rules.DTP(schedule="alternating-epochs"), oracle.target_propagation),
     "target-prop": RuleCase(rules.TargetProp(), oracle.target_propagation),
+    "target-prop-output": RuleCase(rules.TargetProp(top="output"), oracle_targets.target_propagation),
+    "dtp-output": RuleCase(rules.DTP(top="output"), oracle_targets.target_propagation),
+    "dtp-steps": RuleCase(
+        rules.DTP(layer_steps=(0.5, 2)), oracle_targets.target_propagation, sizes=(6, 7, 5, 3), chains=((6, 7, 5, 3),)
+    ),
+    "sdtp": RuleCase(rules.SDTP(), oracle_targets.target_propagation),
+    "dtp-fixed": RuleCase(rules.FixedDTP(), oracle_targets.target_propagation),
+    "dtp-fixed-linear": RuleCase(rules.FixedDTP(weights="sign", decoder="identity"), oracle_targets.target_propagation),
+    "drl": RuleCase(rules.DRL(), oracle_targets.target_propagation),
+    "l-drl": RuleCase(rules.LDRL(), oracle_targets.target_propagation),
+    "direct-dtp": RuleCase(rules.DirectDTP(), oracle_targets.target_propagation),
     "straight-through": RuleCase(rules.StraightThrough(), oracle.backpropagation),
     "straight-through-fixed(4,1)": RuleCase(rules.StraightThrough(gradient="fixed(4,1)"), oracle.backpropagation),
     "backprop": RuleCase(rules.Backprop(), oracle.backpropagation, sends=float32),
