@@ -14,6 +14,7 @@ from .rule import (
     weight_gradients,
     with_gradient,
 )
+from .settling import ContrastiveHebbian, GeneRec
 from .target_prop import TargetProp
 
 RULES: dict[str, type[LearningRule]] = {
@@ -23,6 +24,8 @@ RULES: dict[str, type[LearningRule]] = {
     "backprop": Backprop,
     "backprop-then-sign": BackpropThenSign,
     "fixed-lower": FixedLower,
+    "contrastive-hebbian": ContrastiveHebbian,
+    "generec": GeneRec,
 }
 """Every rule, by name."""
 
@@ -30,9 +33,9 @@ RULES: dict[str, type[LearningRule]] = {
 def rule_named(name: str) -> type[LearningRule]:
     """The rule called `name`.
 
-    >>> rule_named("dpt")
+    >>> rule_named("dpt")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: no rule 'dpt'; there are: backprop, backprop-then-sign, dtp, fixed-lower, straight-through, target-prop
+    ValueError: no rule 'dpt'; there are: backprop, backprop-then-sign, contrastive-hebbian, dtp, fixed-lower, ...
     """
     return choose("rule", name, RULES)
 
@@ -42,7 +45,9 @@ __all__ = [
     "RULES",
     "Backprop",
     "BackpropThenSign",
+    "ContrastiveHebbian",
     "FixedLower",
+    "GeneRec",
     "LearningRule",
     "Step",
     "StepContext",

@@ -16,7 +16,7 @@ from lowbit_dtp.formats import binary, binary01, fixed, float32, float64, table,
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network, layer_names
 from lowbit_dtp.tasks import TASKS, Task
-from tests.conformance import oracle
+from tests.conformance import oracle, oracle_settling
 
 SIZES = (6, 7, 5, 4, 3)
 CHAINS = ((6, 5, 3), (6, 7, 5, 3), SIZES, (6, 7, 5, 4, 6, 3))
@@ -62,6 +62,16 @@ RULES = {
     "backprop": RuleCase(rules.Backprop(), oracle.backpropagation),
     "backprop-then-sign": RuleCase(rules.BackpropThenSign(), oracle.backpropagation),
     "fixed-lower": RuleCase(rules.FixedLower(), oracle.backpropagation),
+    "contrastive-hebbian": RuleCase(
+        rules.ContrastiveHebbian(steps=3, gamma=0.5), oracle_settling.contrast, output_activation="sigmoid"
+    ),
+    "generec": RuleCase(rules.GeneRec(steps=3), oracle_settling.contrast, output_activation="sigmoid"),
+    "generec-symmetric": RuleCase(
+        rules.GeneRec(steps=2, gamma=0.5, symmetric=True), oracle_settling.contrast, output_activation="sigmoid"
+    ),
+    "generec-midpoint": RuleCase(
+        rules.GeneRec(steps=2, gamma=0.7, midpoint=True), oracle_settling.contrast, output_activation="sigmoid"
+    ),
 }
 
 CLASSIFIERS = {name: case.rule for name, case in RULES.items() if case.task.name == "classify" and case.sizes == SIZES}
