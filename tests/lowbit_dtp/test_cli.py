@@ -17,7 +17,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from lowbit_dtp import __version__
+from lowbit_dtp import __version__, rules
 from lowbit_dtp.cli import main
 
 COMPARE = ("compare", "--data", "digits", "--rules", "dtp,straight-through", "--seeds", "1", "--epochs", "2", "--json")
@@ -257,7 +257,7 @@ def test_help_imports_nothing_heavy():
     assert not loaded & {"torch", "numba", "matplotlib", "sklearn", "brevitas"}
 
 
-RULES = "backprop, backprop-then-sign, dtp, fixed-lower, straight-through, target-prop"
+RULES = ", ".join(sorted(rules.RULES))
 KEYS = "activation, batch, compare, data, epochs, links, optimizer, placement, rules, seeds, sizes"
 FORMATS = "binary, binary01, ternary, float32, float64, fixed(W,I), ufixed(W,I), fixed(W,I,floor|stochastic,wrap), " + (
     "table(-1,0,0.5)"
