@@ -47,6 +47,7 @@ except ImportError as error:
     raise ImportError(message) from error
 
 from .activations import ACTIVATIONS, Activation
+from .choices import choose
 from .formats import MAX_TABLE_BITS, NAMED, FixedPoint, Float, Format, Table, float32, parse, table
 from .layers import Layer
 from .links import Link
@@ -58,11 +59,9 @@ Step = Callable[[Float32s], npt.NDArray[Any]]
 """A quantizer as a function of float32 numbers [n]."""
 
 ACTIVATION_MODULES: dict[str, type[torch.nn.Module]] = {
-    "tanh": torch.nn.Tanh,
-    "sigmoid": torch.nn.Sigmoid,
-    "relu": torch.nn.ReLU,
+    a.name: getattr(torch.nn, a.torch_module) for a in ACTIVATIONS.values() if a.torch_module
 }
-"""Module of every activation but the identity, by name."""
+"""Module of every activation that torch has, but the identity, by name."""
 
 _TRANSPARENT = (torch.nn.Dropout, torch.nn.Identity, torch.nn.Flatten)
 _UNDERSTOOD = (*_TRANSPARENT, *ACTIVATION_MODULES.values(), torch.nn.Linear, QuantNonLinearActLayer)
@@ -131,7 +130,8 @@ def network_to_brevitas(network: Network) -> torch.nn.Sequential:
             linear.bias.copy_(torch.from_numpy(bias))
         modules[layer.name] = linear
         if layer.activation.name != "identity":
-            modules[f"{layer.name}-{layer.activation.name}"] = ACTIVATION_MODULES[layer.activation.name]()
+            kind = choose(f"torch module for layer {layer.name}'s", layer.activation.name, ACTIVATION_MODULES)
+            modules[f"{layer.name}-{layer.activation.name}"] = kind()
     return torch.nn.Sequential(modules)
 
 
@@ -238,7 +238,8 @@ def _activation(module: torch.nn.Module, label: str) -> Activation:
     for name, kind in ACTIVATION_MODULES.items():
         if isinstance(module, kind):
             return ACTIVATIONS[name]
-    raise ValueError(f"{label} computes {type(module).__name__}; a Network's activations are: {', '.join(ACTIVATIONS)}")
+    known = ", ".join([*ACTIVATION_MODULES, "identity"])
+    raise ValueError(f"{label} computes {type(module).__name__}; a Network's activations are: {known}")
 
 
 def _quantized(formats: list[Format | None], proxy: Any, label: str) -> None:

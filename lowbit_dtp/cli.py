@@ -4,6 +4,7 @@ Everything heavy is imported by the command that needs it, so that `--help` answ
 """
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -96,7 +97,13 @@ def fail(message: str) -> NoReturn:
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option("--plugin", help="Python file with rules, formats or data sets of your own. Repeatable."),
+    ] = None,
+) -> None:
     """What does a neural network cost when its neurons talk in bits?
 
     Trains networks whose forward and feedback signals are binary or few-bit, counts every bit on every link, prices
@@ -117,6 +124,9 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
     if version:
         print(f"lowbit-dtp {__version__}")
         raise typer.Exit()
+    from .plugins import load
+
+    load(plugin or [])
 
 
 @app.command()
@@ -472,6 +482,8 @@ def _device(device: str, tf32: bool) -> str:
 
 def _use_threads(threads: int | None) -> None:
     """Use so many threads, if any number is given, and say when kernels have to be compiled first."""
+    if os.environ.get("LOWBIT_DTP_KERNELS") == "plain":  # there are none, and perhaps no Numba
+        return
     from .backends.numba_cpu import on_compile, set_threads
 
     on_compile(_tell_of_compiling)
@@ -510,13 +522,14 @@ def _compare(
     seeds = range(comparison.seeds)
     if not names or not seeds:
         raise ExperimentError("compare needs at least one rule and one seed")
-    placement = _placement(comparison.placement)
+    with comparison.naming("placement"):
+        placement = _placement(comparison.placement)
+        for link in placement.links:
+            choose("link", link, dict.fromkeys(link_names(comparison.content["sizes"])))
     processes = [Technology.load(name) for name in _split(technologies)]
     experiments = [(spec, seed, comparison.experiment(spec, seed)) for spec in names for seed in seeds]
     for _, _, experiment in experiments:  # every mistake is told before the first minute of training
         experiment.built()
-    for link in placement.links:
-        choose("link", link, dict.fromkeys(link_names(comparison.content["sizes"])))
     samples = _data(comparison, data_dir, threads)
     at_a_time = 1 if device == "numpy" else ensemble or len(seeds)
     with _progress() as bar:

@@ -18,7 +18,7 @@ from .ledger import Direction, Ledger
 from .links import Link, Signal
 from .projections import Dense, projection_of
 from .randomness import RandomStream, generator
-from .storage import StorageError, read_tensors, write_tensors
+from .storage import StorageError, read_network, write_tensors
 
 
 @dataclass(frozen=True)
@@ -230,11 +230,13 @@ class Network:
     @classmethod
     def load(cls, path: Path) -> "Network":
         """The network that `save` wrote. Raises `StorageError` naming `path` if it cannot be that."""
-        tensors, description = read_tensors(path)
+        tensors, description = read_network(path)
         try:
             return cls.of(tensors, description)
         except KeyError as error:
             raise StorageError(f"{path}: not a network, {error} is missing") from None
+        except ValueError as error:
+            raise StorageError(f"{path}: {error}") from None
 
 
 def layer_names(sizes: Sequence[int]) -> list[str]:

@@ -1,7 +1,12 @@
 """Run folders: experiments are trained into them, on one device or another, and comparisons are read from them.
 
-A run folder holds `experiment.toml`, `network.safetensors`, `ledger.json`, `metrics.jsonl` and `run.json`; while it is
-under way, `checkpoint.safetensors`. A comparison holds `summary.json` and a run folder for each rule and seed.
+A run folder holds `experiment.toml`, `metrics.jsonl` and `checkpoint.safetensors`; when the run is finished, also
+`network.safetensors`, `ledger.json` and `run.json`. A comparison holds `summary.json` and a run folder for each rule
+and seed. A process that trains locks `.lock`.
+
+The checkpoint of a finished run is kept, so that the run can go on to more epochs. It holds the network and the state
+of the optimizer (with RMSprop it is four times as large as `network.safetensors`). Nothing else reads it: delete it to
+save space, and the run can no longer go on.
 """
 
 import json
@@ -14,8 +19,8 @@ import statistics
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,9 +29,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import ledger as ledgers
-from .experiment import Experiment, ExperimentError, read_toml
+from .experiment import Experiment, ExperimentError
 from .ledger import Direction, Ledger
-from .storage import StorageError, read_json, write_json, write_text
+from .storage import StorageError, append_text, locked, read_json, write_json, write_text
 
 if TYPE_CHECKING:
     from .data import DataSet
@@ -68,8 +73,9 @@ def run(
     """Train as `experiment` says into `folder`, going on from its checkpoint if it has one.
 
     Stopped at any context, a second call ends as an uninterrupted one would have, bit for bit; on another `device`, to
-    rounding. A finished run is left as it is. Raises ExperimentError if the folder holds another experiment, and
-    DeviceError if the device cannot be used or is too small.
+    rounding. A finished run is left as it is, or goes on if `experiment` has more epochs, as if it had had them from
+    the start. Raises ExperimentError if the folder holds another experiment or has done more epochs, LockedError if
+    another process trains into it, and DeviceError if the device cannot be used or is too small.
     """
     run_ensemble(
         [experiment], [folder], data, device=device, on_step=on_step, on_evaluation=lambda _, told: on_evaluation(told)
@@ -94,21 +100,22 @@ def run_ensemble(
 
     device = usable(device)
     members = []
-    for index, (experiment, folder) in enumerate(zip(experiments, map(Path, folders), strict=True)):
-        net, _, optimizer = experiment.built()
-        experiment.check_sizes(data)
-        _claim(folder, experiment)
-        if (folder / "run.json").exists():
-            read_json(folder / "run.json")
-        else:
-            members.append(_Member.begun(index, experiment, folder, net, optimizer))
-    groups: dict[Any, list[_Member]] = {}
-    for member in members:
-        place = member.index if device == "numpy" else member.run.progress.step
-        groups.setdefault(place, []).append(member)
-    for group in groups.values():
-        if _lacks_memory(group, data, device, on_step, on_evaluation):
-            raise _too_large(group, data, device)
+    with ExitStack() as locks:
+        for index, (experiment, folder) in enumerate(zip(experiments, map(Path, folders), strict=True)):
+            net, _, optimizer = experiment.built()
+            experiment.check_sizes(data)
+            if _is_finished(folder, experiment):  # which needs no lock, as nothing is written
+                continue
+            locks.enter_context(locked(folder))
+            if not _is_finished(folder, experiment):  # still, now that no other process writes
+                members.append(_Member.begun(index, experiment, folder, net, optimizer))
+        groups: dict[Any, list[_Member]] = {}
+        for member in members:
+            place = member.index if device == "numpy" else member.run.progress.step
+            groups.setdefault(place, []).append(member)
+        for group in groups.values():
+            if _lacks_memory(group, data, device, on_step, on_evaluation):
+                raise _too_large(group, data, device)
 
 
 @dataclass
@@ -125,25 +132,45 @@ class _Member:
     """Spent on the present epoch."""
     parts: list[dict[str, Any]]
     """On which device the run went how far, one after the other."""
+    saved_step: int | None = None
+    """Step of the checkpoint in the folder."""
 
     @classmethod
     def begun(
         cls, index: int, experiment: Experiment, folder: Path, net: "Network", optimizer: "Optimizer"
     ) -> "_Member":
-        """The run as it was left in `folder`, or a new one."""
+        """The run as it was left in `folder`, which is locked, or a new one.
+
+        ExperimentError if it has gone further than `experiment`, or cannot go on.
+        """
         from . import checkpoint
         from .ensemble import Run
         from .training import Progress
 
         progress = Progress()
         notes: dict[str, Any] = {}
+        saved_step = None
         if (folder / "checkpoint.safetensors").exists():
             progress, notes = checkpoint.load(folder / "checkpoint.safetensors", net, optimizer)
+            saved_step = progress.step
+        elif (folder / "run.json").exists():
+            raise ExperimentError(
+                f"{folder}: is finished and has no checkpoint.safetensors to go on from; "
+                f"train {experiment.epochs} epochs in another folder, or remove this one"
+            )
+        if (progress.epoch, progress.phase, progress.minibatch) > (experiment.epochs, 0, 0):
+            begun = " and a part" if progress.phase or progress.minibatch else ""
+            raise ExperimentError(
+                f"{folder}: has done {progress.epoch} epochs{begun}, more than {experiment.epochs}; "
+                "give as many or more, or choose another folder"
+            )
+        (folder / "run.json").unlink(missing_ok=True)  # before the epochs change: it is of the old ones
+        _write_experiment(folder, experiment)
         lines = notes.get("lines", [])
         write_text(folder / "metrics.jsonl", "".join(f"{line}\n" for line in lines))
         return cls(
             index, experiment, folder, Run(net, optimizer, progress), lines, notes.get("seconds", 0.0),
-            notes.get("parts", []),
+            notes.get("parts", []), saved_step,
         )  # fmt: skip
 
     def goes_on(self, device: str, members: int) -> None:
@@ -156,8 +183,7 @@ class _Member:
         """Note the state after an epoch."""
         self.seconds = 0.0
         self.lines.append(json.dumps(asdict(evaluation)))
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(self.lines[-1] + "\n")
+        append_text(self.folder / "metrics.jsonl", self.lines[-1] + "\n")
 
     def save(self, run: "Run") -> None:
         """Write a checkpoint: `run` is where it stands."""
@@ -166,9 +192,12 @@ class _Member:
         self.parts[-1]["to_step"] = run.progress.step
         notes = {"lines": self.lines, "seconds": self.seconds, "parts": self.parts}
         checkpoint.save(self.folder / "checkpoint.safetensors", *run, notes)
+        self.saved_step = run.progress.step
 
     def finish(self, run: "Run", results: dict[str, Any], inference: "Network", testing: Ledger) -> None:
         """Write all that a finished run leaves."""
+        if self.saved_step != run.progress.step:
+            self.save(run)
         self.parts[-1]["to_step"] = run.progress.step
         results |= {
             # of the first epoch, compiling kernels may be the larger part
@@ -178,7 +207,6 @@ class _Member:
         inference.save(self.folder / "network.safetensors")
         ledgers.save(self.folder / "ledger.json", training=run.progress.ledger, inference=testing)
         write_json(self.folder / "run.json", results | provenance())
-        (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
 
 def _train(
@@ -278,19 +306,33 @@ def _too_large(members: list[_Member], data: "DataSet", device: str) -> Exceptio
     )
 
 
-def _claim(folder: Path, experiment: Experiment) -> None:
-    """Write the experiment into `folder`, or find it there."""
-    path, text = folder / "experiment.toml", experiment.as_toml()
-    if not path.exists():
-        write_text(path, text)
-        return
-    there, here = read_toml(path), tomllib.loads(text)
+def _is_finished(folder: Path, experiment: Experiment) -> bool:
+    """Whether the run that `folder` holds is finished and has all epochs. ExperimentError if it is of another kind."""
+    if not (folder / "experiment.toml").exists():
+        return False
+    there, here = vars(Experiment.load(folder / "experiment.toml")), vars(experiment)
     for key in here:
-        if there.get(key) != here[key]:
+        if key not in ("epochs", "plugins") and there[key] != here[key]:
             raise ExperimentError(
-                f"{folder}: holds a run with {key} = {there.get(key)!r}, not {here[key]!r}; "
+                f"{folder}: holds a run with {key} = {there[key]!r}, not {here[key]!r}; "
                 "choose another folder, or remove this one"
             )
+    if not (folder / "run.json").exists():
+        return False
+    read_json(folder / "run.json")
+    if there["epochs"] > here["epochs"]:
+        raise ExperimentError(
+            f"{folder}: has done {there['epochs']} epochs, more than {here['epochs']}; "
+            "give as many or more, or choose another folder"
+        )
+    return bool(there["epochs"] == here["epochs"])
+
+
+def _write_experiment(folder: Path, experiment: Experiment) -> None:
+    """Write `experiment.toml`, unless it is there and says the same, perhaps in other words."""
+    path = folder / "experiment.toml"
+    if not path.exists() or Experiment.load(path) != experiment:
+        write_text(path, experiment.as_toml())
 
 
 def run_folders(folder: Path, rule: str | None = None, seed: int | None = None) -> list[tuple[str, int, Path]]:

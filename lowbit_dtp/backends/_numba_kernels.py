@@ -938,6 +938,44 @@ def _rmsprop_part(begin, end, parameter, gradient, mean, square, velocity, numbe
     _update(parameter, mean, square, velocity, gradient[start:stop], start, stop - start, numbers)
 
 
+def _adam(lanes):
+    load, splat = loader(types.float32, lanes), splatter(types.float32, lanes)
+
+    @subroutine(error_model="numpy")
+    def run(p, a, s, g, step, decay, square_decay, square_of_one, epsilon, start, stop):
+        fresh, fresh_square = splat(np.float32(1) - decay), splat(np.float32(1) - square_decay)
+        for i in range(start, stop, lanes):
+            gradient = load(g, i)
+            mean = fma(splat(decay), load(a, i), fresh * gradient)
+            square = fma(splat(square_decay), load(s, i), fresh_square * gradient * gradient)
+            store(a, i, mean)
+            store(s, i, square)
+            store(p, i, load(p, i) - splat(step) * mean / (sqrt(square / splat(square_of_one)) + splat(epsilon)))
+
+    return run
+
+
+_adam_lanes, _adam_one = _adam(LANES), _adam(1)
+
+
+@kernel(error_model="numpy")
+def adam(parameter, gradient, mean, square, step, decay, square_decay, square_of_one, epsilon):
+    """Adam over flat arrays of float32, in place: one pass over four arrays.
+
+    `step` is the learning rate with the correction of `mean`, `square_of_one` what corrects `square`.
+    """
+    numbers = step, decay, square_decay, square_of_one, epsilon
+    share_out(_adam_part, _passes(parameter.size), (parameter, mean, square, gradient, numbers))
+
+
+@subroutine(error_model="numpy")
+def _adam_part(begin, end, parameter, mean, square, gradient, numbers):
+    start, stop = _cut(begin, end, parameter.size, LANES)
+    middle = stop - (stop - start) % LANES
+    _adam_lanes(parameter, mean, square, gradient, *numbers, start, middle)
+    _adam_one(parameter, mean, square, gradient, *numbers, middle, stop)
+
+
 @kernel(error_model="numpy")
 def cross_entropy(logits, labels, error, loss):
     """`error` = softmax of `logits` [batch, classes] less 1 at the label; `loss` = the mean negative log-likelihood.

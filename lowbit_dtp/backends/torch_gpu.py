@@ -7,13 +7,14 @@ words travel as the signed type of the same bits.
 from collections.abc import Callable, Sequence
 from functools import cache
 from math import pi, prod
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..formats import FixedPoint, Float, Format, Table
 from ..packing import WORD_BITS
-from . import Array, Backend, Key, Recording, Transmission
+from . import Array, Backend, FusedUpdate, Key, Recording, Transmission
 from .protocols import Signal
 
 _SIGNED = {np.uint8: torch.uint8, np.uint16: torch.int32, np.uint32: torch.int32, np.uint64: torch.int64}
@@ -45,10 +46,12 @@ class TorchBackend(Backend):
     def numpy(self, x: Array) -> np.ndarray:
         return x.detach().cpu().numpy()
 
-    def each(self, values: float | Sequence[float], like: Array) -> Array:
+    def each(self, values: float | Sequence[float], like: Array, factor: Array = 1.0) -> Array:
         if not isinstance(values, Sequence):
-            return values
-        return _each(tuple(values), like.ndim, like.dtype, like.device)
+            return values * factor
+        if type(factor) is float:
+            return _each(tuple(value * factor for value in values), like.ndim, like.dtype, like.device)
+        return (_each(tuple(values), like.ndim, torch.float64, like.device) * factor).to(like.dtype)
 
     def normal(self, key: Key, like: Array) -> Array:
         words = _random_words(key, like)
@@ -123,6 +126,15 @@ class TorchBackend(Backend):
     def relu(self, x: Array, out: Array | None = None) -> Array:
         return torch.clamp(x, min=0, out=out)
 
+    def step(self, x: Array) -> Array:
+        return torch.where(torch.isnan(x), x, (x >= 0).to(x.dtype))
+
+    def clip(self, x: Array, low: float, high: float) -> Array:
+        return torch.clamp(x, low, high)
+
+    def softmax(self, x: Array) -> Array:
+        return torch.softmax(x, -1)
+
     def cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
         log_probability = torch.log_softmax(logits, -1)
         loss = -log_probability.gather(-1, labels[..., None])[..., 0].mean(-1)
@@ -131,22 +143,11 @@ class TorchBackend(Backend):
     def one_hot(self, labels: Array, like: Array) -> Array:
         return (labels[..., None] == torch.arange(like.shape[-1], device=like.device)).to(like.dtype)
 
-    def rmsprop(
-        self,
-        parameter: Array,
-        gradient: Array,
-        state: tuple[Array, Array, Array],
-        learning_rate: Array,
-        decay: float,
-        momentum: float,
-        epsilon: float,
-    ) -> None:
-        mean, square, velocity = state
-        mean.mul_(decay).add_(gradient, alpha=1 - decay)
-        square.mul_(decay).addcmul_(gradient, gradient, value=1 - decay)
-        spread = torch.addcmul(square, mean, mean, value=-1).add_(epsilon).sqrt_()
-        velocity.mul_(momentum).sub_(learning_rate * gradient / spread)
-        parameter.add_(velocity)
+    def sqrt(self, x: Array) -> Array:
+        return torch.sqrt(x)
+
+    def fused_update(self, change: Callable[..., None]) -> FusedUpdate | None:
+        return _FUSED.get(f"{change.__module__}.{change.__qualname__}")
 
     def record(self, body: Callable[[], None], arrays: Sequence[Array]) -> Recording:
         from .torch_graph import Recorded
@@ -165,6 +166,22 @@ def tensor_of(x: np.ndarray, device: torch.device | str) -> Array:
     if torch.device(device).type == "cuda":  # from other memory, a copy would wait for all that the device has to do
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+# --- optimizers -------------------------------------------------------------------------------------------------------
+
+
+def _rmsprop(optimizer: Any, parameter: Array, gradient: Array, state: Sequence[Array], rate: Array) -> bool:
+    mean, square, velocity = state
+    mean.mul_(optimizer.decay).add_(gradient, alpha=1 - optimizer.decay)
+    square.mul_(optimizer.decay).addcmul_(gradient, gradient, value=1 - optimizer.decay)
+    spread = torch.addcmul(square, mean, mean, value=-1).add_(optimizer.epsilon).sqrt_()
+    velocity.mul_(optimizer.momentum).sub_(rate * gradient / spread)
+    parameter.add_(velocity)
+    return True
+
+
+_FUSED: dict[str, FusedUpdate] = {"lowbit_dtp.optimizers.RMSprop.change": _rmsprop}
 
 
 # --- codes ------------------------------------------------------------------------------------------------------------

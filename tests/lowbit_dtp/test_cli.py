@@ -21,7 +21,19 @@ from lowbit_dtp import __version__, rules
 from lowbit_dtp.cli import main
 
 COMPARE = ("compare", "--data", "digits", "--rules", "dtp,straight-through", "--seeds", "1", "--epochs", "2", "--json")
-LONG = ("train", "--data", "digits", "--sizes", "64-16-16-10", "--batch", "100", "--epochs", "30")
+LONG = (
+    "train",
+    "--data",
+    "digits",
+    "--sizes",
+    "64-16-16-10",
+    "--batch",
+    "100",
+    "--epochs",
+    "30",
+    "--link",
+    "h1-h2=binary",
+)
 """A run that is stopped in the middle."""
 
 HELD = """
@@ -176,8 +188,29 @@ def test_run_interrupted_says_how_to_go_on_and_does(uninterrupted, tmp_path):
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
+def test_a_folder_into_which_another_process_trains_is_refused(tmp_path):
+    line = ("compare", "--data", "digits", "--rules", "backprop", "--seeds", 1, "--epochs", 3, "--out", tmp_path)
+    folder = tmp_path / "backprop" / "seed-0"
+    process = start(*line, held=1)
+    try:
+        wait_for_lines(process, folder / "metrics.jsonl", 1)
+        for second in (line, ("train", "--data", "digits", "--rule", "backprop", "--epochs", 3, "--out", folder)):
+            said = call(*second)
+            assert (said.status, said.out, said.err.splitlines()[-1]) == (
+                2,
+                "",
+                f"lowbit-dtp: {folder}: process {process.pid} is writing to this folder; "
+                "wait for it to end, or choose another folder",
+            )
+    finally:
+        process.kill()
+        process.wait()
+    assert call(*line).status == 0
+
+
 def test_threads_change_no_number(tmp_path):
-    line = ("train", "--data", "digits", "--epochs", "2", "--sizes", "64-300-300-10", "--batch", "300")
+    line = ("train", "--data", "digits", "--epochs", "2", "--sizes", "64-300-300-10", "--link", "h1-h2=binary")
+    line += ("--batch", "300")
     processes = [start(*line, "--threads", n, "--out", tmp_path / str(n)) for n in (1, 2)]
     assert [finish(process).status for process in processes] == [0, 0]
     assert_same_run(tmp_path / "1", tmp_path / "2")
@@ -187,6 +220,7 @@ def test_config_goes_before_the_data_set_and_options_before_it(tmp_path):
     config = tmp_path / "mine.toml"
     config.write_text(
         'data = "digits"\nsizes = [64, 8, 8, 10]\nepochs = 3\nlinks.h1-h2.feedback = "ternary"\n'
+        'links.h1-h2.forward = "binary"\n'
         "rules.dtp.noise = 0.125\n"
     )
     said = call("train", "--config", config, "--epochs", 1, "--out", tmp_path / "run", "--json")
@@ -281,6 +315,10 @@ MISTAKES = {
         "--sizes '64x10': write the neurons of each layer with dashes between, 784-500-10 say",
     ),
     "config": ("train --config {config}", f"{{config}}: no key 'epoch'; there are: {KEYS}"),
+    "placement in config": (
+        "compare --config {placed}",
+        "{placed}: no link 'h1-h9'; there are: h1-h2, h2-output, input-h1",
+    ),
     "no config": ("train --config {nowhere}", "{nowhere}: no such file"),
     "data set": ("train --data cifar", "no data set 'cifar'; there are: cifar10, digits, fashion-mnist, mnist"),
     "copies": ("data convert {nowhere}", "{nowhere}: no such folder or archive"),
@@ -321,9 +359,11 @@ def test_mistakes_are_told_in_one_line(line, message, comparison, tmp_path):
         "run": comparison[0],
         "nowhere": tmp_path / "nowhere",
         "config": tmp_path / "x.toml",
+        "placed": tmp_path / "placed.toml",
         "out": tmp_path / "o",
     }
     names["config"].write_text("epoch = 3\n")
+    names["placed"].write_text('placement = "h1-h9=board"\n')
     arguments = line.format(**names).split()
     if arguments[0] in ("train", "compare"):
         arguments += ["--out", str(tmp_path / "run")]
@@ -331,13 +371,18 @@ def test_mistakes_are_told_in_one_line(line, message, comparison, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_folder_of_another_run_is_refused(comparison):
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--seed", 1), "holds a run with seed = 0, not 1; choose another folder, or remove this one"),
+        (("--epochs", 1), "has done 2 epochs, more than 1; give as many or more, or choose another folder"),
+    ],
+)
+def test_folder_of_another_run_is_refused(option, message, comparison):
     folder = comparison[0] / "dtp" / "seed-0"
-    said = call("train", "--data", "digits", "--epochs", 3, "--out", folder)
+    said = call("train", "--data", "digits", "--epochs", 2, *option, "--out", folder)
     assert said.status == 2
-    assert said.err.splitlines()[-1] == (
-        f"lowbit-dtp: {folder}: holds a run with epochs = 2, not 3; choose another folder, or remove this one"
-    )
+    assert said.err.splitlines()[-1] == f"lowbit-dtp: {folder}: {message}"
 
 
 def test_newer_run_is_refused_by_name(comparison, tmp_path):
