@@ -1,6 +1,6 @@
 """Epochs of the thesis' discrete network, through the public interface, beside the same in plain torch.
 
-784-500-500-10, minibatches of 100 of MNIST, one bit between h1 and h2. Each side is first held to compute the same as
+784-500-500-10, minibatches of 100 of MNIST, one bit between h1 and h2; for a rule that settles, 784-100-10. Each side is first held to compute the same as
 ours; then they take turns of some steps until each has done an epoch.
 """
 
@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from eager import Eager
+from eager import Eager, Settling
 from harness import Timings, measure_turns
 from numba.core.dispatcher import Dispatcher
 
@@ -40,9 +40,15 @@ class Case:
     compiled: bool = False
     dense: bool = False
 
+    @property
+    def settles(self) -> bool:
+        """Whether it is a rule that settles, on 784-100-10."""
+        return self.rule == "contrastive-hebbian"
+
     def experiment(self) -> Experiment:
         """The experiment on MNIST, with the schedule of this case."""
-        found = Comparison.load("mnist").experiment(self.rule, seed=0)
+        other = {"sizes": [784, 100, 10], "output_activation": "sigmoid"} if self.settles else {}
+        found = Comparison.load("mnist", **other).experiment(self.rule, seed=0)
         return replace(found, settings=found.settings | {"schedule": self.schedule}) if self.rule == "dtp" else found
 
 
@@ -53,6 +59,7 @@ CASES = (
     Case("the same, dense inputs", "dtp", dense=True),
     Case("straight-through, hand-made gradients", "straight-through"),
     Case("straight-through, autograd", "straight-through", autograd=True),
+    Case("contrastive Hebbian learning, 784-100-10", "contrastive-hebbian"),
 )
 
 
@@ -77,20 +84,22 @@ def ours(
     setting: Experiment, on: Samples, mode: str = "auto"
 ) -> tuple[Callable[[], object], Callable[[], dict[str, np.ndarray]]]:
     """One step of `fit` at each call; and the parameters."""
-    net, optimizer = setting.network(), setting.make_optimizer()
-    steps = fit(net, setting.learning_rule(), optimizer, on, 10**9, setting.batch, setting.seed, mode=mode)
+    net, rule, optimizer = setting.built()
+    steps = fit(net, rule, optimizer, on, 10**9, setting.batch, setting.seed, mode=mode)
     return lambda: next(steps), net.tensors
 
 
 def theirs(case: Case, on: Samples) -> tuple[Callable[[], object], Callable[[], dict[str, np.ndarray]]]:
     """One step of `Eager` at each call on the same minibatches, with the same noise; and the parameters."""
     setting = case.experiment()
-    rule, optimizer = setting.learning_rule(), setting.make_optimizer()
-    parameters = {name: torch.from_numpy(x.copy()) for name, x in setting.network().tensors().items()}
+    built, rule, optimizer = setting.built()
+    parameters = {name: torch.from_numpy(x.copy()) for name, x in built.tensors().items()}
     rate = optimizer.learning_rate
     net = Eager(parameters, rate, optimizer.feedback_learning_rate or rate)
     both = torch.compile(net.dtp) if case.compiled else net.dtp
     through = net.straight_through_autograd if case.autograd else net.straight_through
+    if case.settles:
+        through = Settling(parameters, rate, rule.steps, rule.gamma).contrastive_hebbian
     inputs, labels = torch.from_numpy(on.inputs), torch.from_numpy(on.labels)
 
     def steps() -> Iterator[object]:
