@@ -1,7 +1,7 @@
 """Epochs of the thesis' discrete network, through the public interface, beside the same in plain torch.
 
-784-500-500-10, minibatches of 100 of MNIST, one bit between h1 and h2; for a rule that settles, 784-100-10. Each side is
-first held to compute the same as ours; then they take turns of some steps until each has done an epoch.
+784-500-500-10, minibatches of 100 of MNIST, one bit between h1 and h2; 784-100-10 for a rule that settles. Each side
+is first held to compute the same as ours; then they take turns of some steps until each has done an epoch.
 """
 
 from collections.abc import Callable, Iterator
