@@ -138,6 +138,11 @@ class Layer:
         """State [..., batch, neurons] of the neurons, given the signals that arrived over one or more links."""
         return self._respond(self.activation, signals, ledger, purpose)
 
+    def activate(self, pre_activation: Array, ledger: Ledger, purpose: str = "activations") -> Array:
+        """State of neurons whose inputs add up to `pre_activation` [..., batch, neurons], which may be written over."""
+        self._count(ledger, self._count_activation, self.activation, self._rows(pre_activation), purpose)
+        return self.activation.apply(backend_of(pre_activation), pre_activation)
+
     def decode(self, above: Signal, ledger: Ledger, purpose: str) -> Array:
         """This layer's state as the signal from above implies it: eq. 3.11 of the thesis, g(h above).
 

@@ -26,6 +26,7 @@ from .rule import (
     with_gradient,
 )
 from .sdtp import SDTP
+from .settling import ContrastiveHebbian, GeneRec
 from .stochastic import StochasticDTP, StochasticStraightThrough
 from .target_prop import TargetProp, TargetRule
 from .ternary_errors import TernaryErrors
@@ -53,6 +54,8 @@ RULES: dict[str, type[LearningRule]] = {
     "ternary-errors": TernaryErrors,
     "stochastic-dtp": StochasticDTP,
     "stochastic-straight-through": StochasticStraightThrough,
+    "contrastive-hebbian": ContrastiveHebbian,
+    "generec": GeneRec,
 }
 """Every rule, by name."""
 
@@ -100,12 +103,14 @@ __all__ = [
     "Backprop",
     "BackpropThenSign",
     "Competitive",
+    "ContrastiveHebbian",
     "Delta",
     "DirectDTP",
     "DirectFeedbackAlignment",
     "FeedbackAlignment",
     "FixedDTP",
     "FixedLower",
+    "GeneRec",
     "Hebbian",
     "LearningRule",
     "Perceptron",

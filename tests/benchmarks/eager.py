@@ -219,6 +219,52 @@ class StochasticEager(Eager):
         return loss
 
 
+class Settling:
+    """A network input-h1-output of tanh and sigmoid neurons with feedback from output to h1, and an RMSprop."""
+
+    def __init__(self, parameters: Parameters, rate: float, sweeps: int, gamma: float) -> None:
+        self.parameters, self.sweeps, self.gamma = parameters, sweeps, gamma
+        self.gradients = {name: torch.empty_like(p) for name, p in parameters.items()}
+        self.optimizer = RMSprop(parameters, rate, rate)
+
+    def hidden(self, held: Tensor, output: Tensor) -> Tensor:
+        """State of h1 for what the inputs add to its neurons' sums, and for a state of the output layer."""
+        return torch.addmm(held, output, self.parameters["h1.feedback"], alpha=self.gamma).tanh_()
+
+    def output(self, hidden: Tensor) -> Tensor:
+        """State of the output layer."""
+        return torch.addmm(self.parameters["output.bias"], hidden, self.parameters["output.weight"]).sigmoid_()
+
+    def contrast(self, name: str, free: tuple[Tensor, Tensor], clamped: tuple[Tensor, Tensor]) -> None:
+        """Gradient of the weights `name` from what they received and the states of their neurons, in each phase."""
+        scale, out = 1 / len(free[0]), self.gradients[name]
+        torch.mm(free[0].t(), free[1], out=out)
+        out.addmm_(clamped[0].t(), clamped[1], beta=scale, alpha=-scale)
+
+    @torch.no_grad()
+    def contrastive_hebbian(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """One minibatch of contrastive Hebbian learning. Returns the loss."""
+        held = torch.addmm(self.parameters["h1.bias"], inputs, self.parameters["h1.weight"])
+        hidden = torch.tanh(held)
+        output = self.output(hidden)
+        for _ in range(self.sweeps - 1):
+            hidden = self.hidden(held, output)
+            output = self.output(hidden)
+        target = torch.zeros_like(output)
+        target[torch.arange(len(labels)), labels] = 1
+        for _ in range(self.sweeps):
+            clamped = self.hidden(held, target)
+        scale, missed = 1 / len(inputs), output - target
+        error = (hidden - clamped).mul_(scale / self.gamma)
+        self.contrast("output.weight", (hidden, output), (clamped, target))
+        self.contrast("h1.feedback", (output, hidden), (target, clamped))
+        torch.mm(inputs.t(), error, out=self.gradients["h1.weight"])
+        torch.sum(error, 0, out=self.gradients["h1.bias"])
+        torch.mul(missed.sum(0), scale, out=self.gradients["output.bias"])
+        self.optimizer.apply(self.gradients)
+        return missed.square_().sum(1).mean()
+
+
 class _Sign(torch.autograd.Function):
     """`sign`, whose gradient passes as if it were the identity."""
 

@@ -42,7 +42,7 @@ from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network, layer_names
 from lowbit_dtp.optimizers import SGD, Adam, RMSprop
 from lowbit_dtp.tasks import TASKS, Task
-from tests.conformance import oracle, oracle_alignment, oracle_single_layer, oracle_targets
+from tests.conformance import oracle, oracle_alignment, oracle_settling, oracle_single_layer, oracle_targets
 
 SIZES = (6, 7, 5, 4, 3)
 CHAINS = ((6, 5, 3), (6, 7, 5, 3), SIZES, (6, 7, 5, 4, 6, 3))
@@ -169,6 +169,16 @@ RULES = {
         sends=bernoulli,
     ),
     "stochastic-dtp": RuleCase(rules.StochasticDTP(samples=3), oracle_alignment.stochastic_dtp, sends=bernoulli),
+    "contrastive-hebbian": RuleCase(
+        rules.ContrastiveHebbian(steps=3, gamma=0.5), oracle_settling.contrast, output_activation="sigmoid"
+    ),
+    "generec": RuleCase(rules.GeneRec(steps=3), oracle_settling.contrast, output_activation="sigmoid"),
+    "generec-symmetric": RuleCase(
+        rules.GeneRec(steps=2, gamma=0.5, symmetric=True), oracle_settling.contrast, output_activation="sigmoid"
+    ),
+    "generec-midpoint": RuleCase(
+        rules.GeneRec(steps=2, gamma=0.7, midpoint=True), oracle_settling.contrast, output_activation="sigmoid"
+    ),
 }
 
 CLASSIFIERS = {name: case.rule for name, case in RULES.items() if case.task.name == "classify" and case.sizes == SIZES}

@@ -132,6 +132,23 @@ class SkipsTheLinkAtTheTop(rules.StraightThrough):
         return rules.Step({("h3", "bias"): (run.states["h3"] * input_gradient).sum(-2)}, None)
 
 
+class ReadsWhatTheOtherEndSent(rules.DTP):
+    """What a layer sent is known to that layer, not to the one that received it."""
+
+    def target_below(self, edge, run, target, ledger, context):  # type: ignore[no-untyped-def]
+        asked = edge.link.send(target, Direction.FEEDBACK, "target", ledger)
+        return run.states[edge.lower.name] * asked.sent.mean()
+
+
+class ForgesWhatItSent(rules.DTP):
+    """A signal that it did send, with another layer's numbers put into it."""
+
+    def target_below(self, edge, run, target, ledger, context):  # type: ignore[no-untyped-def]
+        signal = edge.link.send(run.states[edge.lower.name], Direction.FORWARD, "activations", ledger)
+        forged = replace(signal, carried=target, like=target, format=float32)
+        return run.states[edge.lower.name] + forged.sent.mean()
+
+
 @pytest.mark.usefixtures("locality")
 @pytest.mark.parametrize(
     ("cheat", "message"),
@@ -140,6 +157,8 @@ class SkipsTheLinkAtTheTop(rules.StraightThrough):
         (AddsTheTargetAbove(), "add mixes arrays of ['', 'h2']; send one over a link first"),
         (SendsFromTheWrongEnd(), "link h2-h3 was given an array of 'h2' to send feedback, not of 'h3'"),
         (MultipliesByItself(), "only layers multiply matrices, through their backend"),
+        (ReadsWhatTheOtherEndSent(), "multiply mixes arrays of ['h2', 'h3']; send one over a link first"),
+        (ForgesWhatItSent(), "add mixes arrays of ['h2', 'h3']; send one over a link first"),
         (SkipsTheLinkAtTheTop(), "multiply mixes arrays of ['h3', 'output']; send one over a link first"),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, LearningRule) else "",
