@@ -38,9 +38,10 @@ class Optimizer(ABC):
                     raise ValueError(f"{name} must be a finite number, zero or more, not {rate}")
 
     def apply(self, net: Network, gradients: Gradients, ledger: Ledger) -> None:
-        """Update every parameter of `net` that has a gradient."""
+        """Update every parameter of `net` that has a gradient, and then the copies that other layers have of it."""
         for (layer, name), gradient in gradients.items():
             net.layer(layer).update(name, gradient, self, ledger)
+        net.synchronise(ledger, gradients.keys())
 
     def update(self, key: tuple[str, str], parameter: Array, gradient: Array) -> None:
         """Change `parameter` in place; `key` names its layer and itself."""

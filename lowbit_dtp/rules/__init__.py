@@ -1,6 +1,7 @@
 """Learning rules: what neurons send each other over links in order to learn. One file a rule, listed once, here."""
 
 from ..choices import choose
+from .autoencoder import DTPAutoencoder
 from .backprop import Backprop, BackpropThenSign, FixedLower, StraightThrough
 from .dtp import DTP
 from .rule import (
@@ -11,6 +12,7 @@ from .rule import (
     is_few_bit,
     output_error,
     send_error,
+    summed,
     weight_gradients,
     with_gradient,
 )
@@ -23,6 +25,7 @@ RULES: dict[str, type[LearningRule]] = {
     "backprop": Backprop,
     "backprop-then-sign": BackpropThenSign,
     "fixed-lower": FixedLower,
+    "dtp-autoencoder": DTPAutoencoder,
 }
 """Every rule, by name."""
 
@@ -30,9 +33,9 @@ RULES: dict[str, type[LearningRule]] = {
 def rule_named(name: str) -> type[LearningRule]:
     """The rule called `name`.
 
-    >>> rule_named("dpt")
+    >>> rule_named("dpt")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: no rule 'dpt'; there are: backprop, backprop-then-sign, dtp, fixed-lower, straight-through, target-prop
+    ValueError: no rule 'dpt'; there are: backprop, backprop-then-sign, ...
     """
     return choose("rule", name, RULES)
 
@@ -42,6 +45,7 @@ __all__ = [
     "RULES",
     "Backprop",
     "BackpropThenSign",
+    "DTPAutoencoder",
     "FixedLower",
     "LearningRule",
     "Step",
@@ -53,6 +57,7 @@ __all__ = [
     "output_error",
     "rule_named",
     "send_error",
+    "summed",
     "weight_gradients",
     "with_gradient",
 ]
