@@ -1,7 +1,7 @@
 """Experiments: a TOML file and what overrides it say in full what is to be run."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _RENAMED = {"noise_half_life": "half_noise_epoch", "stabilizer": "epsilon"}
 """Settings of experiments of version 0.1.0, by today's names."""
 _OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate")
+_OF_ONE_RULE = ("sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task")
+"""What the table of a rule may say instead of the file, for its own experiments."""
 
 
 class ExperimentError(ValueError):
@@ -49,6 +51,8 @@ class Experiment:
     """What the rule takes, `gradient` or `target_step` say."""
     optimizer: dict[str, Any] = field(default_factory=dict)
     """`name`, `learning_rate` and what else the optimizer takes."""
+    start: str = ""
+    """A run folder or network file, from which layers take their first weights: see `Network.start_from`. "": none."""
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 0), ("batch", 1), ("seed", 0)):
@@ -116,7 +120,23 @@ class Experiment:
         rule.prepare(net, self.seed)
         rule.training_links(net.links)
         rule.inference_links(net.links)
+        if self.start:
+            self._begin(net)
         return net, rule, optimizer
+
+    def _begin(self, net: "Network") -> None:
+        from .ledger import Ledger
+        from .network import Network
+
+        path = Path(self.start)
+        path = path / "network.safetensors" if path.is_dir() else path
+        try:
+            net.start_from(Network.load(path))
+        except StorageError as error:
+            raise StorageError(f"start: {error}") from None
+        except ValueError as error:
+            raise ExperimentError(f"start: {path}: {error}") from None
+        net.synchronise(Ledger())
 
     def check_sizes(self, data: "DataSet") -> None:
         """Raise ExperimentError if the network does not fit `data`."""
@@ -133,7 +153,10 @@ class Experiment:
         """The experiment as the text of `experiment.toml`."""
         import tomli_w
 
-        return tomli_w.dumps(asdict(self))
+        content = asdict(self)
+        if not self.start:
+            del content["start"]
+        return tomli_w.dumps(content)
 
     @classmethod
     def load(cls, path: Path) -> "Experiment":
@@ -157,7 +180,7 @@ class Comparison:
 
     KEYS: ClassVar = (
         "data", "sizes", "activation", "output_activation", "initial_weights", "task", "epochs", "batch", "seeds",
-        "compare", "placement", "links", "optimizer", "rules",
+        "compare", "placement", "links", "optimizer", "rules", "start",
     )  # fmt: skip
 
     @classmethod
@@ -174,14 +197,13 @@ class Comparison:
         known = {p.name.removesuffix(".toml"): p for p in (files(__package__) / "experiments").iterdir()}
         base = tomllib.loads(known[data].read_text()) if data in known else _defaults(data)
         overrides = {key: value for key, value in overrides.items() if value is not None}
+        base["rules"] = _without(base["rules"], {**over, **overrides})
+        over = {**over, "rules": _without(over.get("rules", {}), overrides)}
         content = _merge(_merge(base, over), overrides)
         content["data"] = data
         if content["sizes"] != base["sizes"]:  # links of the data set's own network mean nothing in another
             given = {**over.get("links", {}), **overrides.get("links", {})}
-            from .network import link_names
-
-            names = link_names(content["sizes"])
-            content["links"] = {k: v for k, v in content["links"].items() if k in names or k in given}
+            content["links"] = _links_of(content["sizes"], content["links"], given)
         return cls(content)
 
     @property
@@ -217,8 +239,12 @@ class Comparison:
                 optimizer.setdefault(key, value)
         names = (
             "data", "sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links",
+            "start",
         )  # fmt: skip
         common = {name: deepcopy(self.content[name]) for name in names if name in self.content}
+        common |= {name: deepcopy(settings.pop(name)) for name in _OF_ONE_RULE if name in settings}
+        if common["sizes"] != self.content["sizes"]:
+            common["links"] = _links_of(common["sizes"], common["links"])
         return Experiment(rule=rule, seed=seed, settings=settings, optimizer=optimizer, **common)
 
 
@@ -236,7 +262,24 @@ def _defaults(data: str) -> dict[str, Any]:
     samples = load(data)
     base = tomllib.loads((files(__package__) / "experiments" / "digits.toml").read_text())
     sizes = [samples.inputs, 100, 100, samples.classes]
+    base["rules"] = _without(base["rules"], ["sizes"])
     return {**base, "sizes": sizes, "links": {}, "placement": "", "compare": ["dtp", "straight-through", "backprop"]}
+
+
+def _without(rules: Mapping[str, Mapping[str, Any]], given: Container[str]) -> dict[str, Any]:
+    """Tables of rules without what is `given` for all of them."""
+    return {
+        rule: {key: value for key, value in table.items() if key not in _OF_ONE_RULE or key not in given}
+        for rule, table in rules.items()
+    }
+
+
+def _links_of(sizes: Sequence[int], links: Mapping[str, Any], kept: Container[str] = ()) -> dict[str, Any]:
+    """Those of `links` that a network of `sizes` has, or that are to be `kept`."""
+    from .network import link_names
+
+    names = link_names(sizes)
+    return {name: link for name, link in links.items() if name in names or name in kept}
 
 
 def read_toml(path: Path) -> dict[str, Any]:

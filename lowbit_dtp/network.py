@@ -140,6 +140,29 @@ class Network:
         direction = Direction.FORWARD if link.lower == owner else Direction.FEEDBACK
         copy.refresh(link.send(weights, direction, "weights", ledger))
 
+    def start_from(self, other: "Network") -> None:
+        """Copy, in place, the arrays that hidden layers of the same name have in `other`.
+
+        Those of the output layer, too, if both networks have the same sizes. What only one of the two layers has, the
+        other's feedback weights say, is left. Raises ValueError if there is no such layer, or one does not fit.
+        """
+        there = {layer.name: layer for layer in other.layers[:-1]}
+        if self.sizes == other.sizes:
+            there[other.layers[-1].name] = other.layers[-1]
+        common = [(layer, there[layer.name]) for layer in self.layers if layer.name in there]
+        if not common:
+            sizes = ["-".join(map(str, net.sizes)) for net in (other, self)]
+            raise ValueError(f"a network {sizes[0]} has no hidden layer for one of {sizes[1]}")
+        for layer, source in common:
+            given, arrays = source.arrays(), layer.arrays()
+            if layer.activation != source.activation:
+                raise ValueError(f"{layer.name} has the activation {source.activation.name}, not {layer.activation.name}")
+            for name in given.keys() & arrays.keys():
+                if given[name].shape != arrays[name].shape:
+                    shapes = [list(x[name].shape) for x in (given, arrays)]
+                    raise ValueError(f"{name} of {layer.name} is {shapes[0]}, not {shapes[1]}")
+                layer.put(name, given[name].astype(arrays[name].dtype))
+
     @property
     def edges(self) -> list[Edge]:
         """The chain from inputs to outputs: its links, lowest first, with the layers at their ends."""
