@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _RENAMED = {"noise_half_life": "half_noise_epoch", "stabilizer": "epsilon"}
 """Settings of experiments of version 0.1.0, by today's names."""
 _OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate")
-_OF_ONE_RULE = ("sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task")
+_OF_ONE_RULE = ("sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links")
 """What the table of a rule may say instead of the file, for its own experiments."""
 
 
@@ -242,9 +242,10 @@ class Comparison:
             "start",
         )  # fmt: skip
         common = {name: deepcopy(self.content[name]) for name in names if name in self.content}
-        common |= {name: deepcopy(settings.pop(name)) for name in _OF_ONE_RULE if name in settings}
-        if common["sizes"] != self.content["sizes"]:
-            common["links"] = _links_of(common["sizes"], common["links"])
+        own = {name: deepcopy(settings.pop(name)) for name in _OF_ONE_RULE if name in settings}
+        if own.get("sizes", common["sizes"]) != common["sizes"]:
+            common["links"] = _links_of(own["sizes"], common["links"])
+        common = _merge(common, own)
         return Experiment(rule=rule, seed=seed, settings=settings, optimizer=optimizer, **common)
 
 
@@ -262,16 +263,19 @@ def _defaults(data: str) -> dict[str, Any]:
     samples = load(data)
     base = tomllib.loads((files(__package__) / "experiments" / "digits.toml").read_text())
     sizes = [samples.inputs, 100, 100, samples.classes]
-    base["rules"] = _without(base["rules"], ["sizes"])
+    base["rules"] = _without(base["rules"], {"sizes": sizes})
     return {**base, "sizes": sizes, "links": {}, "placement": "", "compare": ["dtp", "straight-through", "backprop"]}
 
 
-def _without(rules: Mapping[str, Mapping[str, Any]], given: Container[str]) -> dict[str, Any]:
+def _without(rules: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
     """Tables of rules without what is `given` for all of them."""
-    return {
-        rule: {key: value for key, value in table.items() if key not in _OF_ONE_RULE or key not in given}
-        for rule, table in rules.items()
-    }
+    tables: dict[str, Any] = {}
+    for rule, table in rules.items():
+        kept = {key: x for key, x in table.items() if key not in _OF_ONE_RULE or key not in given or key == "links"}
+        if "links" in kept:
+            kept["links"] = {name: x for name, x in kept["links"].items() if name not in given.get("links", {})}
+        tables[rule] = kept
+    return tables
 
 
 def _links_of(sizes: Sequence[int], links: Mapping[str, Any], kept: Container[str] = ()) -> dict[str, Any]:

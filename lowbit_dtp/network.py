@@ -13,7 +13,7 @@ from .activations import ACTIVATIONS
 from .backends import Array, backend_of
 from .backends.devices import mover, usable
 from .choices import choose
-from .formats import parse
+from .formats import Float, parse
 from .layers import Layer
 from .ledger import Direction, Ledger
 from .links import Link, Signal
@@ -138,7 +138,10 @@ class Network:
         link = self.link(copy.link)
         weights = next(x for x in self.layer(owner).inputs.values() if x.name == name).values
         direction = Direction.FORWARD if link.lower == owner else Direction.FEEDBACK
-        copy.refresh(link.send(weights, direction, "weights", ledger))
+        fmt = link.format(direction)
+        # as codes, since a recorded step cannot stop at a NaN once it has changed something; activations will
+        sent = Signal(backend_of(weights).float_codes(weights), fmt, weights) if isinstance(fmt, Float) else weights
+        copy.refresh(link.send(sent, direction, "weights", ledger))
 
     def start_from(self, other: "Network") -> None:
         """Copy, in place, the arrays that hidden layers of the same name have in `other`.
@@ -156,8 +159,9 @@ class Network:
         for layer, source in common:
             given, arrays = source.arrays(), layer.arrays()
             if layer.activation != source.activation:
-                raise ValueError(f"{layer.name} has the activation {source.activation.name}, not {layer.activation.name}")
-            for name in given.keys() & arrays.keys():
+                names = source.activation.name, layer.activation.name
+                raise ValueError(f"{layer.name} has the activation {names[0]}, not {names[1]}")
+            for name in [name for name in arrays if name in given]:
                 if given[name].shape != arrays[name].shape:
                     shapes = [list(x[name].shape) for x in (given, arrays)]
                     raise ValueError(f"{name} of {layer.name} is {shapes[0]}, not {shapes[1]}")

@@ -285,10 +285,10 @@ def _claim(folder: Path, experiment: Experiment) -> None:
         write_text(path, text)
         return
     there, here = read_toml(path), tomllib.loads(text)
-    for key in here:
-        if there.get(key) != here[key]:
+    for key in {**here, **there}:
+        if there.get(key) != here.get(key):
             raise ExperimentError(
-                f"{folder}: holds a run with {key} = {there.get(key)!r}, not {here[key]!r}; "
+                f"{folder}: holds a run with {key} = {there.get(key)!r}, not {here.get(key)!r}; "
                 "choose another folder, or remove this one"
             )
 

@@ -66,6 +66,9 @@ class TorchBackend(Backend):
             raise ValueError(f"{fmt.name} cannot send NaN")
         return _encode(x, fmt, uniform).to(_SIGNED[fmt.code_dtype])
 
+    def float_codes(self, x: Array) -> Array:
+        return x.clone().view({4: torch.int32, 8: torch.int64}[x.dtype.itemsize])
+
     def decode(self, codes: Array, fmt: Format, like: Array) -> Array:
         if isinstance(fmt, Float):
             return codes.view(_floating(fmt)).to(like.dtype)
