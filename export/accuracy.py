@@ -1,6 +1,5 @@
 """What the step to integers costs: the trained network against the integer one, on the same inputs."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lowbit_dtp.activations import ACTIVATIONS
 from lowbit_dtp.formats import parse
 from lowbit_dtp.storage import read_tensors
 
-from .fixed import FixedNetwork
+from .fixed import FixedNetwork, chain_links
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -59,18 +59,12 @@ def simulate(network_path: Path, inputs: npt.ArrayLike, dtype: npt.DTypeLike = n
     """Logits [batch, classes] of the trained network for `inputs` [batch, inputs], in NumPy floats."""
     tensors, description = read_tensors(Path(network_path))
     state: Floats = np.asarray(inputs, dtype)
-    for layer, link in zip(description["layers"], description["links"], strict=True):
+    for layer, link in zip(description["layers"], chain_links(description), strict=True):
         fmt = parse(link["forward"])
         arrived = fmt.decode(fmt.encode(state), dtype)
         weight, bias = (tensors[f"{layer['name']}.{part}"].astype(dtype) for part in ("weight", "bias"))
-        state = FUNCTIONS[layer["activation"]](arrived @ weight + bias)
+        function = ACTIVATIONS[layer["activation"]].function
+        if function is None:
+            raise ValueError(f"layer {layer['name']}: its activation {layer['activation']} cannot be simulated")
+        state = function(arrived @ weight + bias)
     return state
-
-
-FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {
-    "tanh": np.tanh,
-    "identity": lambda x: x,
-    "relu": lambda x: np.maximum(x, 0),
-    "sigmoid": lambda x: (np.tanh(x / 2) + 1) / 2,
-}
-"""The activations in floats."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from lowbit_dtp.choices import choose
 from lowbit_dtp.formats import FixedPoint, Float, Format, parse
-from lowbit_dtp.storage import read_tensors
+from lowbit_dtp.storage import read_network
 
 from .thresholds import ACTIVATIONS, integer_thresholds
 
@@ -256,7 +256,7 @@ class FixedNetwork:
         cls, path: Path, weights: str | Mapping[str, str] = DEFAULT_FORMAT, signals: str = DEFAULT_FORMAT
     ) -> "FixedNetwork":
         """The network in the file `path`, in integers; see `of`."""
-        tensors, description = read_tensors(Path(path))
+        tensors, description = read_network(Path(path))
         try:
             return cls.of(tensors, description, weights, signals)
         except ValueError as error:
@@ -280,7 +280,7 @@ class FixedNetwork:
         _check_chain(description)
         by_layer = _by_layer(weights, [layer["name"] for layer in layers])
         widths = [description["input"]["neurons"], *(x["neurons"] for x in layers)]
-        links = [_link(x, width, signals) for x, width in zip(description["links"], widths, strict=False)]
+        links = [_link(x, width, signals) for x, width in zip(chain_links(description), widths, strict=False)]
         hidden: list[HiddenLayer] = []
         for index, (layer, below) in enumerate(zip(layers, links, strict=True)):
             name = layer["name"]
@@ -341,8 +341,13 @@ def _by_layer(weights: str | Mapping[str, str], names: list[str]) -> dict[str, s
     return formats
 
 
+def chain_links(description: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    """Links between neighbours. Those with a label join others, and carry no activations in inference."""
+    return [link for link in description["links"] if not link.get("label")]
+
+
 def _check_chain(description: Mapping[str, Any]) -> None:
-    layers, links = description["layers"], description["links"]
+    layers, links = description["layers"], chain_links(description)
     names = [description["input"]["name"], *(layer["name"] for layer in layers)]
     for name in names:
         if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):

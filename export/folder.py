@@ -1,27 +1,39 @@
 """A folder that is replaced as a whole: the new one is complete before the old one goes."""
 
 import shutil
+import signal
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from glob import escape
 from pathlib import Path
+from typing import Any
+
+from lowbit_dtp.storage import locked
 
 MANIFEST = "manifest.json"
+_RANDOM = "[a-z0-9_]" * 8
+"""What `tempfile.mkdtemp` ends a name with."""
 
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """An empty folder beside `folder`, which takes its place when the block ends without an error.
 
-    After an error `folder` is as it was. Raises FileExistsError rather than replace something that is not an export.
+    After an error `folder` is as it was. A process that is killed leaves a folder `.NAME.*` behind, which the next
+    `replacing` removes. Raises FileExistsError rather than replace something that is not an export, and LockedError if
+    another process is replacing `folder`.
     """
     folder = Path(folder).absolute()
-    if folder.exists() and not (folder / MANIFEST).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not an export (it has no {MANIFEST}); choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    new, old = scratch / "new", scratch / "old"
-    try:
+    with _terminating(), locked(folder, folder.parent / f".{folder.name}.lock"), ExitStack() as clean_up:
+        _remove_stale(folder)
+        if folder.exists() and not _is_replaceable(folder):
+            raise FileExistsError(f"{folder} exists and is not an export (it has no {MANIFEST}); choose another folder")
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        clean_up.callback(shutil.rmtree, scratch, ignore_errors=True)
+        new, old = scratch / "new", scratch / "old"
         new.mkdir()
         yield new
         if folder.exists():
@@ -32,5 +44,35 @@ def replacing(folder: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(folder)
             raise
-    finally:
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed processes left beside `folder`, which is locked; put back an export that one moved away."""
+    for scratch in folder.parent.glob(f".{escape(folder.name)}.{_RANDOM}"):
+        if scratch.is_symlink() or not scratch.is_dir() or {x.name for x in scratch.iterdir()} - {"new", "old"}:
+            continue
+        if (scratch / "old").exists() and not folder.exists():
+            (scratch / "old").rename(folder)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Whether `folder` is an export, or empty."""
+    return (folder / MANIFEST).is_file() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """Let SIGTERM end the process by SystemExit within, so that it cleans up, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

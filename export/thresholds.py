@@ -7,11 +7,14 @@ activation here is monotonic, so that is `sum >= T`, and `T` is found in integer
 from collections.abc import Callable
 from decimal import Context, Decimal
 from fractions import Fraction
+from functools import partial
 from math import ceil, floor
 
 import numpy as np
 import numpy.typing as npt
 
+from lowbit_dtp import activations
+from lowbit_dtp.activations import Least
 from lowbit_dtp.choices import choose
 from lowbit_dtp.formats import FixedPoint, Format
 
@@ -67,33 +70,15 @@ def _identity(boundary: Fraction, inclusive: bool) -> int:
     return ceil(steps) if inclusive else floor(steps) + 1
 
 
-def _relu(boundary: Fraction, inclusive: bool) -> int:
-    if boundary < 0 or (boundary == 0 and inclusive):
-        return ALWAYS
-    return _identity(boundary, inclusive)
-
-
-def _tanh(boundary: Fraction, inclusive: bool) -> int:
-    if abs(boundary) >= 1:
-        return NEVER if boundary > 0 else ALWAYS
-    if boundary == 0:
-        return _identity(boundary, inclusive)
-    return _above_logarithm((1 + boundary) / (1 - boundary), Fraction(1, 2))
-
-
-def _sigmoid(boundary: Fraction, inclusive: bool) -> int:
-    if not 0 < boundary < 1:
-        return NEVER if boundary >= 1 else ALWAYS
-    if boundary == Fraction(1, 2):
-        return _identity(Fraction(0), inclusive)
-    return _above_logarithm(boundary / (1 - boundary), Fraction(1))
+def _in_steps(least: Callable[[Fraction, bool], Least], boundary: Fraction, inclusive: bool) -> int:
+    value, included, ratio = least(boundary, inclusive)
+    if not isinstance(value, Fraction):
+        return NEVER if value > 0 else ALWAYS
+    return _identity(value, included) if ratio is None else _above_logarithm(ratio, value)
 
 
 ACTIVATIONS: dict[str, Callable[[Fraction, bool], int]] = {
-    "tanh": _tanh,
-    "identity": _identity,
-    "relu": _relu,
-    "sigmoid": _sigmoid,
+    a.name: partial(_in_steps, a.least) for a in activations.ACTIVATIONS.values() if a.least
 }
 """Least pre-activation, in steps of 2^-192, whose activation reaches a boundary."""
 

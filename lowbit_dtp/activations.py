@@ -1,30 +1,171 @@
-"""Activations: what a neuron makes of the sum of its inputs, and the slope there, told from what it made."""
+"""Activations: what a neuron makes of the sum of its inputs, and its slope as a function of what it made.
+
+`ACTIVATIONS` is the one table: backends, exporters and bridges read there what they need of an activation.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple, TypeAlias
 
-from .backends import Array, Backend
+import numpy as np
+
+Array: TypeAlias = Any
+"""Of NumPy or torch: exporters read this table too, and need no backend."""
+Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.floating[Any]]]"
+
+
+class Least(NamedTuple):
+    """The least pre-activation from which on something holds, exactly."""
+
+    value: Fraction | float
+    """An infinity for what holds always or never."""
+    inclusive: bool = True
+    """Whether it holds at `value` itself."""
+    ratio: Fraction | None = None
+    """If given, the least is above `value * ln(ratio)`, which is irrational."""
+
+
+ALWAYS, NEVER = Least(-np.inf), Least(np.inf)
 
 
 @dataclass(frozen=True)
 class Activation:
-    """An elementwise function with its derivative as a function of its own output."""
+    """A function of the pre-activations, with its derivative as a function of its own output.
+
+    One more is one entry of `ACTIVATIONS`: `name`, `apply`, `slope` and `operations` are enough to train with it.
+    """
 
     name: str
-    apply: Callable[[Backend, Array], Array]
-    """May write over its argument."""
-    slope: Callable[[Array], Array]
-    operation: str | None
-    """What the ledger calls one evaluation (see `ledger.OPERATIONS`); None if it costs nothing."""
+    apply: Callable[[Any, Array], Array]
+    """The function, of a backend and the pre-activations. May write over the latter."""
+    slope: Callable[[Array], Array] | None
+    """Derivative of each neuron at an output; None if neurons depend on each other, where `backward` is needed."""
+    operations: tuple[str, ...] = ()
+    """What the ledger counts for each neuron (see `ledger.OPERATIONS`); a comparison costs nothing."""
+    backward: Callable[[Array, Array], Array] | None = None
+    """Gradient at the pre-activations for an output and the gradient there, if that is not a product with `slope`."""
+    kernel: str | None = None
+    """Constant by which compiled kernels know it; the others are computed by NumPy, after the product."""
+    torch_module: str | None = None
+    """Class in `torch.nn` that computes the same."""
+    function: Callable[[Floats], Floats] | None = None
+    """The same in NumPy, for exporters to compare with."""
+    least: Callable[[Fraction, bool], Least] | None = None
+    """From which pre-activation on the output reaches a boundary, itself included or not: for exporters.
+
+    For elementwise functions that never fall.
+    """
+
+
+def _clipped(low: Fraction | float, high: Fraction | float, inverse: Callable[[Fraction], Fraction]) -> Any:
+    """`Activation.least` of a function that rises from `low` to `high`, reaches both, and stays there."""
+
+    def least(boundary: Fraction, inclusive: bool) -> Least:
+        if boundary < low or (boundary == low and inclusive):
+            return ALWAYS
+        if boundary > high or (boundary == high and not inclusive):
+            return NEVER
+        return Least(inverse(boundary), inclusive)
+
+    return least
+
+
+def _least_tanh(boundary: Fraction, inclusive: bool) -> Least:
+    if abs(boundary) >= 1:
+        return NEVER if boundary > 0 else ALWAYS
+    if boundary == 0:
+        return Least(Fraction(0), inclusive)
+    return Least(Fraction(1, 2), ratio=(1 + boundary) / (1 - boundary))
+
+
+def _least_sigmoid(boundary: Fraction, inclusive: bool) -> Least:
+    if not 0 < boundary < 1:
+        return NEVER if boundary >= 1 else ALWAYS
+    if boundary == Fraction(1, 2):
+        return Least(Fraction(0), inclusive)
+    return Least(Fraction(1), ratio=boundary / (1 - boundary))
+
+
+def _least_step(boundary: Fraction, inclusive: bool) -> Least:
+    if boundary < 0 or (boundary == 0 and inclusive):
+        return ALWAYS
+    return Least(Fraction(0)) if boundary < 1 or (boundary == 1 and inclusive) else NEVER
 
 
 ACTIVATIONS = {
     a.name: a
     for a in (
-        Activation("tanh", lambda xp, x: xp.tanh(x, x), lambda state: 1 - state * state, "tanh"),
-        Activation("sigmoid", lambda xp, x: xp.sigmoid(x, x), lambda state: state * (1 - state), "exp"),
-        Activation("relu", lambda xp, x: xp.relu(x, x), lambda state: (state > 0) * (state == state), None),
-        Activation("identity", lambda xp, x: x, lambda state: state == state, None),
+        Activation(
+            "tanh",
+            apply=lambda xp, x: xp.tanh(x, x),
+            slope=lambda state: 1 - state * state,
+            operations=("tanh",),
+            kernel="TANH",
+            torch_module="Tanh",
+            function=np.tanh,
+            least=_least_tanh,
+        ),
+        Activation(
+            "sigmoid",
+            apply=lambda xp, x: xp.sigmoid(x, x),
+            slope=lambda state: state * (1 - state),
+            operations=("exp",),
+            kernel="SIGMOID",
+            torch_module="Sigmoid",
+            function=lambda x: (np.tanh(x / 2) + 1) / 2,
+            least=_least_sigmoid,
+        ),
+        Activation(
+            "relu",
+            apply=lambda xp, x: xp.relu(x, x),
+            slope=lambda state: (state > 0) * (state == state),
+            kernel="RELU",
+            torch_module="ReLU",
+            function=lambda x: np.maximum(x, 0),
+            least=_clipped(Fraction(0), np.inf, lambda boundary: boundary),
+        ),
+        Activation(
+            "identity",
+            apply=lambda xp, x: x,
+            slope=lambda state: state == state,
+            kernel="IDENTITY",
+            function=lambda x: x,
+            least=lambda boundary, inclusive: Least(boundary, inclusive),
+        ),
+        # 0 below 0 and else 1. Its derivative is zero, so it is trained straight through: with the slope of the
+        # identity (Bengio, Leonard, Courville, arXiv:1308.3432)
+        Activation(
+            "step",
+            apply=lambda xp, x: xp.step(x),
+            slope=lambda state: state == state,
+            function=lambda x: np.heaviside(x, 1),
+            least=_least_step,
+        ),
+        Activation(
+            "hard-tanh",
+            apply=lambda xp, x: xp.clip(x, -1, 1),
+            slope=lambda state: (state > -1) * (state < 1),
+            function=lambda x: np.clip(x, -1, 1),
+            least=_clipped(Fraction(-1), Fraction(1), lambda boundary: boundary),
+        ),
+        # (x + 1) / 2 within [0, 1], as Courbariaux et al. have it (arXiv:1602.02830, eq. 3); that of torch is flatter
+        Activation(
+            "hard-sigmoid",
+            apply=lambda xp, x: xp.clip(0.5 * x + 0.5, 0, 1),
+            slope=lambda state: (0 * state + 0.5) * ((state > 0) * (state < 1)),  # a half in the type of the states
+            operations=("multiply", "add"),
+            function=lambda x: np.clip(0.5 * x + 0.5, 0, 1),
+            least=_clipped(Fraction(0), Fraction(1), lambda boundary: 2 * boundary - 1),
+        ),
+        # over the neurons of the layer
+        Activation(
+            "softmax",
+            apply=lambda xp, x: xp.softmax(x),
+            slope=None,
+            operations=("exp", "add", "divide"),
+            backward=lambda state, error: state * (error - (state * error).sum(-1)[..., None]),
+        ),
     )
 }
 """Every activation, by name."""

@@ -47,7 +47,8 @@ except ImportError as error:
     raise ImportError(message) from error
 
 from .activations import ACTIVATIONS, Activation
-from .formats import MAX_TABLE_BITS, NAMED, FixedPoint, Float, Format, Table, float32, parse, table
+from .choices import choose
+from .formats import MAX_TABLE_BITS, NAMED, FixedPoint, Format, Table, float32, parse, table
 from .layers import Layer
 from .links import Link
 from .network import Network, layer_names
@@ -58,11 +59,9 @@ Step = Callable[[Float32s], npt.NDArray[Any]]
 """A quantizer as a function of float32 numbers [n]."""
 
 ACTIVATION_MODULES: dict[str, type[torch.nn.Module]] = {
-    "tanh": torch.nn.Tanh,
-    "sigmoid": torch.nn.Sigmoid,
-    "relu": torch.nn.ReLU,
+    a.name: getattr(torch.nn, a.torch_module) for a in ACTIVATIONS.values() if a.torch_module
 }
-"""Module of every activation but the identity, by name."""
+"""Module of every activation that torch has, but the identity, by name."""
 
 _TRANSPARENT = (torch.nn.Dropout, torch.nn.Identity, torch.nn.Flatten)
 _UNDERSTOOD = (*_TRANSPARENT, *ACTIVATION_MODULES.values(), torch.nn.Linear, QuantNonLinearActLayer)
@@ -131,7 +130,8 @@ def network_to_brevitas(network: Network) -> torch.nn.Sequential:
             linear.bias.copy_(torch.from_numpy(bias))
         modules[layer.name] = linear
         if layer.activation.name != "identity":
-            modules[f"{layer.name}-{layer.activation.name}"] = ACTIVATION_MODULES[layer.activation.name]()
+            kind = choose(f"torch module for layer {layer.name}'s", layer.activation.name, ACTIVATION_MODULES)
+            modules[f"{layer.name}-{layer.activation.name}"] = kind()
     return torch.nn.Sequential(modules)
 
 
@@ -238,7 +238,8 @@ def _activation(module: torch.nn.Module, label: str) -> Activation:
     for name, kind in ACTIVATION_MODULES.items():
         if isinstance(module, kind):
             return ACTIVATIONS[name]
-    raise ValueError(f"{label} computes {type(module).__name__}; a Network's activations are: {', '.join(ACTIVATIONS)}")
+    known = ", ".join([*ACTIVATION_MODULES, "identity"])
+    raise ValueError(f"{label} computes {type(module).__name__}; a Network's activations are: {known}")
 
 
 def _quantized(formats: list[Format | None], proxy: Any, label: str) -> None:
@@ -280,7 +281,7 @@ def _format(proxy: Any) -> Format:
 
 def _plain_formats(found: Table, bits: int, scale: float) -> Iterator[Format]:
     """Formats with shorter names that may be `found`."""
-    yield from (fmt for fmt in NAMED.values() if not isinstance(fmt, Float))
+    yield from (fmt for fmt in NAMED.values() if isinstance(fmt, Table))
     signed, integer = found.values[0] < 0, bits + int(np.floor(np.log2(scale)))
     if bits > signed and abs(integer) <= 64:
         for rounding, overflow in product(("nearest-even", "floor"), ("saturate", "saturate-symmetric")):

@@ -15,7 +15,10 @@ from .training import Progress
 def save(path: Path, net: Network, optimizer: Optimizer, progress: Progress, notes: dict[str, Any]) -> None:
     """Write everything that changes in a run, and `notes`, as one safetensors file, in one step."""
     tensors = {f"network.{name}": x for name, x in net.tensors().items()}
-    tensors |= {f"optimizer.{layer}.{name}": np.stack(x) for (layer, name), x in optimizer.state.items()}
+    for (layer, name), x in optimizer.state.items():
+        for group, words in (("optimizer", x[: optimizer.state_words]), ("numbers", x[optimizer.state_words :])):
+            if words:
+                tensors[f"{group}.{layer}.{name}"] = np.stack(words)
     tensors |= {f"wires.{link}.{direction}": x for (link, direction), x in progress.ledger.wires.items()}
     position = {name: value for name, value in vars(progress).items() if name != "ledger"}
     position["loss"] = float(progress.loss)
@@ -28,7 +31,7 @@ def load(path: Path, net: Network, optimizer: Optimizer) -> tuple[Progress, dict
     Raises `StorageError` naming `path` if it is no checkpoint of such a network; nothing has changed then.
     """
     tensors, description = read_tensors(path)
-    groups: dict[str, dict[str, np.ndarray]] = {"network": {}, "optimizer": {}, "wires": {}}
+    groups: dict[str, dict[str, np.ndarray]] = {"network": {}, "optimizer": {}, "numbers": {}, "wires": {}}
     try:
         for name, x in tensors.items():
             group, _, rest = name.partition(".")
@@ -37,7 +40,7 @@ def load(path: Path, net: Network, optimizer: Optimizer) -> tuple[Progress, dict
         progress = Progress(**description["progress"], ledger=ledger)
         progress.loss = np.array(progress.loss)
         notes = description["notes"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StorageError(f"{path}: not a checkpoint ({type(error).__name__}: {error})") from None
     shapes = {name: x.shape for name, x in groups["network"].items()}
     if shapes != {name: tuple(x.shape) for name, x in net.tensors().items()}:
@@ -46,9 +49,10 @@ def load(path: Path, net: Network, optimizer: Optimizer) -> tuple[Progress, dict
         for name, held, key in layer.slots():
             held[key] = groups["network"][f"{layer.name}.{name}"]
     optimizer.state = {}
-    for key, x in groups["optimizer"].items():
+    for key in groups["optimizer"] | groups["numbers"]:
         layer_name, _, name = key.partition(".")
-        optimizer.state[layer_name, name] = tuple(np.ascontiguousarray(word) for word in x)
+        words = [*groups["optimizer"].get(key, ()), *groups["numbers"].get(key, ())]
+        optimizer.state[layer_name, name] = tuple(np.ascontiguousarray(word) for word in words)
     for key, x in groups["wires"].items():
         link, _, direction = key.rpartition(".")
         ledger.wires[link, Direction(direction)] = x

@@ -40,7 +40,7 @@ def stack(runs: Sequence[Run], device: str) -> Run:
         for key, words in first.optimizer.state.items()
     }
     each = {name: tuple(getattr(run.optimizer, name) for run in runs) for name in RATES}
-    rates = {name: values[0] if len(set(values)) == 1 else values for name, values in each.items()}
+    rates: dict[str, Any] = {name: values[0] if len(set(values)) == 1 else values for name, values in each.items()}
     progress = replace(
         first.progress,
         loss=stacked([run.progress.loss for run in runs]),
@@ -62,7 +62,7 @@ def unstack(run: Run) -> list[Run]:
     for i, ledger in enumerate(ledgers):
         ledger.wires = ledger.wires.each(lambda x: _unsigned(xp.numpy(x)))
         rates = {name: rate[i] for name in RATES if isinstance(rate := getattr(optimizer, name), Sequence)}
-        own = {key: tuple(x[i] for x in words) for key, words in state.items()}
+        own = {key: tuple(_of_member(x, i) for x in words) for key, words in state.items()}
         runs.append(
             Run(
                 host.each_array(lambda x, i=i: x[i]),  # type: ignore[misc]
@@ -109,6 +109,11 @@ def unstack_ledger(ledger: Ledger) -> list[Ledger]:
         )
         for i in range(members)
     ]
+
+
+def _of_member(x: np.ndarray, i: int) -> np.ndarray:
+    """What member `i` has of an array, of which there is one for each or, of an optimizer's numbers, one for all."""
+    return x[i] if len(x) > 1 else x[0].copy()
 
 
 def _unsigned(words: np.ndarray) -> np.ndarray:

@@ -1,13 +1,15 @@
 """Experiments: a TOML file and what overrides it say in full what is to be run."""
 
 import tomllib
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from . import settings as checking
 from .choices import choose
 from .formats import parse
 from .storage import StorageError
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
 _RENAMED = {"noise_half_life": "half_noise_epoch", "stabilizer": "epsilon"}
 """Settings of experiments of version 0.1.0, by today's names."""
-_OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate")
+OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate")
+"""Settings of a rule that are those of its optimizer."""
 _OF_ONE_RULE = ("sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links")
 """What the table of a rule may say instead of the file, for its own experiments."""
 
@@ -53,12 +56,13 @@ class Experiment:
     """`name`, `learning_rate` and what else the optimizer takes."""
     start: str = ""
     """A run folder or network file, from which layers take their first weights: see `Network.start_from`. "": none."""
+    plugins: list[str] = field(default_factory=list, compare=False)
+    """Files, and packages, of the plug-ins that define the rule, the data set or a format."""
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 0), ("batch", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ExperimentError(f"{name} must be a whole number, {least} or more, not {value!r}")
+        _check_numbers(vars(self))
+        for name, hint in checking.hints(Experiment).items():
+            _check_type(name, getattr(self, name), hint)
 
     def network(self) -> "Network":
         """The untrained network, with its links as built."""
@@ -70,7 +74,7 @@ class Experiment:
             if name not in names:
                 sizes = "-".join(map(str, self.sizes))
                 raise ExperimentError(f"links: no link {name!r} in a network {sizes}; there are: {', '.join(names)}")
-            _check_keys(f"links.{name}", given, ("forward", "feedback"))
+            _check_formats(name, given)
         formats = [self.links.get(name, {}) for name in names]
         links = [Link(parse(x.get("forward", "float32")), parse(x.get("feedback", "float32"))) for x in formats]
         return Network.build(
@@ -97,21 +101,16 @@ class Experiment:
         """The rule, with its settings."""
         from .rules import rule_named
 
-        kind = rule_named(self.rule)
-        _check_keys(f"rules.{self.rule}", self.settings, [f.name for f in fields(kind)])  # type: ignore[arg-type]
-        return kind(**self.settings)
+        rule: LearningRule = _made(f"rules.{self.rule}", rule_named(self.rule), self.settings)
+        return rule
 
     def make_optimizer(self) -> "Optimizer":
         """The optimizer, with its settings and no state."""
-        from .optimizers import OPTIMIZERS
-
-        settings = dict(self.optimizer)
-        kind = choose("optimizer", settings.pop("name", "rmsprop"), OPTIMIZERS)
-        known = [f.name for f in fields(kind) if f.name != "state"]
-        _check_keys("optimizer", settings, [*known, "name"])
+        kind, settings = _optimizer(self.optimizer)
         if "learning_rate" not in settings:
             raise ExperimentError(f"rules.{self.rule}: no learning_rate; give one with --learning-rate")
-        return kind(**settings)
+        optimizer: Optimizer = _made("optimizer", kind, settings)
+        return optimizer
 
     def built(self) -> "tuple[Network, LearningRule, Optimizer]":
         """The untrained network, the rule and the optimizer. ValueError, saying why, if they do not go together."""
@@ -140,10 +139,8 @@ class Experiment:
 
     def check_sizes(self, data: "DataSet") -> None:
         """Raise ExperimentError if the network does not fit `data`."""
-        if self.sizes[0] != data.train.stored.shape[1]:
-            raise ExperimentError(f"sizes: {data.name} has {data.train.stored.shape[1]} inputs, not {self.sizes[0]}")
-        if self.learned_task().name == "classify" and self.sizes[-1] < data.classes:
-            raise ExperimentError(f"sizes: {data.name} has {data.classes} classes, so {self.sizes[-1]} outputs are few")
+        classify = self.learned_task().name == "classify"
+        _check_ends(data.name, self.sizes, data.train.stored.shape[1], data.classes if classify else 1)
 
     def steps(self, samples: int) -> int:
         """Steps of the whole run on `samples` training samples."""
@@ -156,20 +153,40 @@ class Experiment:
         content = asdict(self)
         if not self.start:
             del content["start"]
+        if not self.plugins:
+            del content["plugins"]
         return tomli_w.dumps(content)
 
     @classmethod
     def load(cls, path: Path) -> "Experiment":
-        """The experiment in an `experiment.toml`."""
+        """The experiment in an `experiment.toml`. Raises StorageError if a plug-in that it needs is not loaded."""
         content = read_toml(path)
         _check_keys(str(path), content, [f.name for f in fields(cls)])
+        missing = [name for name in checking.hints(cls, required=True) if name not in content]
+        if missing:
+            raise StorageError(f"{path}: not an experiment: it has no {', '.join(missing)}")
         for table in ("settings", "optimizer"):
-            given = content.get(table, {})
-            content[table] = {_RENAMED.get(key, key): value for key, value in given.items()}
+            content[table] = _renamed(content.get(table, {}))
         try:
-            return cls(**content)
-        except TypeError as error:
-            raise StorageError(f"{path}: not an experiment ({error})") from None
+            experiment = cls(**content)
+        except ExperimentError as error:
+            raise ExperimentError(f"{path}: {error}") from None
+        experiment._check_plugins(path)
+        return experiment
+
+    def _check_plugins(self, path: Path) -> None:
+        """Raise StorageError if what `path` names is not there, for lack of its plug-ins."""
+        if not self.plugins:
+            return
+        from .plugins import advice, check_data
+        from .rules import rule_named
+
+        try:
+            rule_named(self.rule)
+            check_data(self.data)
+            self.network()
+        except ValueError as error:
+            raise StorageError(f"{path}: {error}; the run was made with a plug-in: {advice(self.plugins)}") from None
 
 
 @dataclass(frozen=True)
@@ -177,34 +194,63 @@ class Comparison:
     """A data set's experiments: the common part, and each rule's settings."""
 
     content: dict[str, Any]
+    sources: dict[str, Path] = field(default_factory=dict, compare=False)
+    """The file that says what is in `content`, by key, where it is not the data set's own."""
 
-    KEYS: ClassVar = (
-        "data", "sizes", "activation", "output_activation", "initial_weights", "task", "epochs", "batch", "seeds",
-        "compare", "placement", "links", "optimizer", "rules", "start",
-    )  # fmt: skip
+    TYPES: ClassVar[dict[str, Any]] = {
+        "data": str, "sizes": list[int], "activation": str, "output_activation": str, "initial_weights": str,
+        "task": str, "epochs": int, "batch": int, "seeds": int, "compare": list[str], "placement": str,
+        "links": dict[str, dict[str, str]], "optimizer": dict[str, Any], "rules": dict[str, dict[str, Any]],
+        "start": str,
+    }  # fmt: skip
+    """What a file may say, and as what."""
 
     @classmethod
     def load(cls, data: str | None = None, config: Path | None = None, **overrides: Any) -> "Comparison":
         """The file of data set `data`, overridden by the file `config` and then by what is not None in `overrides`.
 
         `config` may name its data set itself; a relative path in it is taken from its folder, and `data` from the
-        working directory. Data of one's own has the defaults of `_defaults`. Tables are merged key by key.
+        working directory. Data of one's own has the defaults of `_defaults`. Tables are merged key by key. In a network
+        of other sizes, the links of the data set's file do not count, but for the first one, which carries its inputs.
+        Errors in `config` name it.
         """
-        over = read_toml(config) if config else {}
-        if config:
-            _check_keys(str(config), over, cls.KEYS)
-        data = _located(data, Path()) or _located(over.get("data"), Path(config or "").parent) or "digits"
+        with _naming(config):
+            over = cls._read(config) if config else {}
         known = {p.name.removesuffix(".toml"): p for p in (files(__package__) / "experiments").iterdir()}
-        base = tomllib.loads(known[data].read_text()) if data in known else _defaults(data)
+        with _naming(None if data else config):
+            data = _located(data, Path()) or _located(over.get("data"), Path(config or "").parent) or "digits"
+            base = tomllib.loads(known[data].read_text()) if data in known else _defaults(data)
         overrides = {key: value for key, value in overrides.items() if value is not None}
         base["rules"] = _without(base["rules"], {**over, **overrides})
         over = {**over, "rules": _without(over.get("rules", {}), overrides)}
+        sizes: list[int] = _merge(_merge(base, over), overrides)["sizes"]
+        is_of_file = "sizes" in over and "sizes" not in overrides
+        with _naming(config if is_of_file else None):
+            base["links"] = _links_in(sizes, base)
+            base["placement"] = _placement_in(sizes, base)
+            if is_of_file:  # `check_sizes` does not know that they are of `config`
+                _check_ends(data, sizes, base["sizes"][0], base["sizes"][-1])
+        with _naming(config):
+            _check_choices(over, _merge(base, over), sizes)
         content = _merge(_merge(base, over), overrides)
         content["data"] = data
-        if content["sizes"] != base["sizes"]:  # links of the data set's own network mean nothing in another
-            given = {**over.get("links", {}), **overrides.get("links", {})}
-            content["links"] = _links_of(content["sizes"], content["links"], given)
-        return cls(content)
+        return cls(content, {key: config for key in over if config and key not in overrides})
+
+    def naming(self, key: str) -> AbstractContextManager[None]:
+        """Within, errors begin with the name of the file that says what `key` is, if it is not the data set's own."""
+        return _naming(self.sources.get(key))
+
+    @classmethod
+    def _read(cls, path: Path) -> dict[str, Any]:
+        """What the file `path` says, if its keys and types are right."""
+        content = read_toml(path)
+        _check_keys("", content, list(cls.TYPES))
+        _check_numbers(content)
+        for key, value in content.items():
+            _check_type(key, value, cls.TYPES[key])
+        for rule, table in content.get("rules", {}).items():
+            content["rules"][rule] = _renamed(table)
+        return content
 
     @property
     def rules(self) -> list[str]:
@@ -223,17 +269,14 @@ class Comparison:
 
     def experiment(self, spec: str, seed: int) -> Experiment:
         """The experiment with rule `spec` and `seed`."""
-        from .rules import rule_named
+        from .plugins import origins
 
-        rule, _, gradient = spec.partition("@")
-        kind = rule_named(rule)
+        rule, gradient = _rule_and_gradient(spec)
         settings = dict(self.content["rules"].get(rule, {}))
         if gradient:
-            if "gradient" not in {f.name for f in fields(kind)}:  # type: ignore[arg-type]
-                raise ExperimentError(f"rule {spec!r}: {rule} sends no gradients over links, so it takes no format")
-            settings["gradient"] = parse(gradient).name
+            settings["gradient"] = gradient
         optimizer = dict(self.content["optimizer"])
-        for key in _OPTIMIZER_KEYS:
+        for key in OPTIMIZER_KEYS:
             if key in settings:
                 value = settings.pop(key)
                 optimizer.setdefault(key, value)
@@ -246,7 +289,10 @@ class Comparison:
         if own.get("sizes", common["sizes"]) != common["sizes"]:
             common["links"] = _links_of(own["sizes"], common["links"])
         common = _merge(common, own)
-        return Experiment(rule=rule, seed=seed, settings=settings, optimizer=optimizer, **common)
+        formats = [text for link in common.get("links", {}).values() for text in link.values()]
+        formats += [settings["gradient"]] if "gradient" in settings else []
+        plugins = origins([("rule", rule), ("data set", common["data"]), *(("format", text) for text in formats)])
+        return Experiment(rule=rule, seed=seed, settings=settings, optimizer=optimizer, plugins=plugins, **common)
 
 
 def _located(data: str | None, folder: Path) -> str | None:
@@ -278,12 +324,12 @@ def _without(rules: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -
     return tables
 
 
-def _links_of(sizes: Sequence[int], links: Mapping[str, Any], kept: Container[str] = ()) -> dict[str, Any]:
-    """Those of `links` that a network of `sizes` has, or that are to be `kept`."""
+def _links_of(sizes: Sequence[int], links: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `links` that a network of `sizes` has."""
     from .network import link_names
 
     names = link_names(sizes)
-    return {name: link for name, link in links.items() if name in names or name in kept}
+    return {name: link for name, link in links.items() if name in names}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -297,11 +343,145 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _check_keys(where: str, content: Mapping[str, Any], known: Sequence[str]) -> None:
-    if not isinstance(content, Mapping):
-        raise ExperimentError(f"{where}: a table is needed, not {content!r}")
     for key in content:
         if key not in known:
-            raise ExperimentError(f"{where}: no key {key!r}; there are: {', '.join(sorted(known))}")
+            prefix = f"{where}: " if where else ""
+            raise ExperimentError(f"{prefix}no key {key!r}; there are: {', '.join(sorted(known))}")
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    try:
+        checking.check(name, value, hint)
+    except ValueError as error:
+        raise ExperimentError(str(error)) from None
+
+
+def _check_numbers(content: Mapping[str, Any]) -> None:
+    for name, least in (("epochs", 0), ("batch", 1), ("seed", 0), ("seeds", 1)):
+        value = content.get(name, least)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ExperimentError(f"{name} must be a whole number, {least} or more, not {value!r}")
+
+
+def _check_ends(data: str, sizes: Sequence[int], inputs: int, classes: int) -> None:
+    if sizes[0] != inputs:
+        raise ExperimentError(f"sizes: {data} has {inputs} inputs, not {sizes[0]}")
+    if sizes[-1] < classes:
+        raise ExperimentError(f"sizes: {data} has {classes} classes, so {sizes[-1]} outputs are few")
+
+
+def _check_formats(link: str, given: Mapping[str, Any]) -> None:
+    """Raise ExperimentError unless `given` are formats of the link called `link`, by direction."""
+    _check_keys(f"links.{link}", given, ("forward", "feedback"))
+    for direction, text in given.items():
+        _check_format(f"links.{link}.{direction}", text)
+
+
+def _check_format(name: str, text: Any) -> None:
+    _check_type(name, text, str)
+    try:
+        parse(text)
+    except ValueError as error:
+        raise ExperimentError(f"{name}: {error}") from None
+
+
+def _made(table: str, kind: type, settings: Mapping[str, Any]) -> Any:
+    """An object of the dataclass `kind` with `settings`. Raises ExperimentError naming `table` and the setting."""
+    hints = {name: hint for name, hint in checking.hints(kind).items() if name != "state"}
+    _check_keys(table, settings, list(hints))
+    for name, value in settings.items():
+        _check_type(f"{table}.{name}", value, hints[name])
+    if "gradient" in settings:
+        _check_format(f"{table}.gradient", settings["gradient"])
+    missing = [name for name in checking.hints(kind, required=True) if name not in settings]
+    if missing:
+        raise ExperimentError(f"{table}: no {', '.join(missing)}")
+    try:
+        return kind(**settings)
+    except ValueError as error:
+        raise ExperimentError(f"{table}: {error}") from None
+
+
+def _optimizer(table: Mapping[str, Any]) -> "tuple[type[Optimizer], dict[str, Any]]":
+    """The kind of optimizer that `table` names, and its other settings."""
+    from .optimizers import OPTIMIZERS
+
+    settings = dict(table)
+    name = settings.pop("name", "rmsprop")
+    _check_type("optimizer.name", name, str)
+    return choose("optimizer", name, OPTIMIZERS), settings
+
+
+def _rule_and_gradient(spec: str) -> tuple[str, str]:
+    """The parts of `rule` or `rule@gradient format`; an empty format if there is none."""
+    from .rules import rule_named
+
+    rule, at, gradient = spec.partition("@")
+    kind = rule_named(rule)
+    if at and "gradient" not in {f.name for f in fields(kind)}:  # type: ignore[arg-type]
+        raise ExperimentError(f"rule {spec!r}: {rule} sends no gradients over links, so it takes no format")
+    return rule, parse(gradient).name if at else ""
+
+
+def _links_in(sizes: Sequence[int], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Links of the data set's file `base` that count in a network of `sizes`."""
+    from .network import link_names
+
+    names, links = link_names(sizes), base.get("links", {})
+    if list(sizes) == base["sizes"]:
+        return dict(links)
+    return {name: link for name, link in links.items() if name == names[0] and sizes[0] == base["sizes"][0]}
+
+
+def _placement_in(sizes: Sequence[int], base: Mapping[str, Any]) -> str:
+    """What the data set's file `base` says of wires that are in a network of `sizes`."""
+    from .network import link_names
+
+    known = (*link_names(sizes), "rest")
+    return ",".join(x for x in base.get("placement", "").split(",") if x.partition("=")[0].strip() in known)
+
+
+def _check_choices(given: Mapping[str, Any], merged: Mapping[str, Any], sizes: Sequence[int]) -> None:
+    """Raise ValueError if a file chooses what there is not, in a network of `sizes`. `merged` is with its defaults."""
+    from .activations import ACTIVATIONS
+    from .network import link_names
+    from .rules import rule_named
+
+    if "activation" in given:
+        choose("activation", given["activation"], ACTIVATIONS)
+    for name, formats in given.get("links", {}).items():
+        choose("link", name, dict.fromkeys(link_names(sizes)))
+        _check_formats(name, formats)
+    if "optimizer" in given or "rules" in given:
+        kind, optimizer = _optimizer(merged["optimizer"])
+        _made("optimizer", kind, {"learning_rate": 0.0} | optimizer)
+    for rule in given.get("rules", {}):
+        settings = {key: value for key, value in merged["rules"][rule].items() if key not in _OF_ONE_RULE}
+        rates = {key: settings.pop(key) for key in OPTIMIZER_KEYS if key in settings}
+        _made(f"rules.{rule}", kind, {"learning_rate": 0.0} | rates)
+        _made(f"rules.{rule}", rule_named(rule), settings)
+    if "compare" in given and not given["compare"]:
+        raise ExperimentError("compare must name at least one rule, not []")
+    for spec in given.get("compare", []):
+        _rule_and_gradient(spec)
+
+
+def _renamed(settings: Any) -> Any:
+    """Settings under their names of today."""
+    return {_RENAMED.get(k, k): v for k, v in settings.items()} if isinstance(settings, Mapping) else settings
+
+
+@contextmanager
+def _naming(path: Path | None) -> Iterator[None]:
+    """Let errors about what `path` says begin with its name."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except ValueError as error:
+        if path is None:
+            raise
+        raise ExperimentError(f"{path}: {error}") from None
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

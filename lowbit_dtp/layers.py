@@ -4,19 +4,30 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 from .activations import ACTIVATIONS, Activation
 from .backends import Array, LazyOuterProduct, backend_of
-from .ledger import Access, Ledger, Work
+from .ledger import Access, Direction, Ledger, Work
 from .links import Link, Signal
 from .projections import Projection, Slot
 
-if TYPE_CHECKING:
-    from .optimizers import Optimizer
-
 Gradients = dict[tuple[str, str], Array]
 """Gradient of each array that a step trains, by the names of its layer and of the array there."""
+
+
+class Updates(Protocol):
+    """What a layer asks of an optimizer."""
+
+    operations: ClassVar[dict[str, int]]
+    """Arithmetic of one update of one number."""
+    state_words: ClassVar[int]
+    """Numbers kept for each parameter."""
+
+    def update(
+        self, key: tuple[str, str], parameter: Array, gradient: Array, rate_factor: Array, direction: Direction
+    ) -> None:
+        """Change `parameter` in place."""
 
 
 @dataclass
@@ -187,13 +198,13 @@ class Layer:
         error = backend_of(output).activation_backward(self.activation, output, difference, 2.0)
         return error, (difference * difference).sum(-1).mean(-1)
 
-    def update(self, name: str, gradient: Array, optimizer: "Optimizer", ledger: Ledger) -> None:
-        """Let `optimizer` change the array `name` by its `gradient`, in place.
+    def update(self, name: str, gradient: Array, optimizer: Updates, ledger: Ledger, rate_factor: Array = 1.0) -> None:
+        """Let `optimizer` change the array `name` by its `gradient`, in place, its rates times `rate_factor`.
 
         `gradient` is used up: the layer's next gradient may be written over it.
         """
         projection, held, key = self._slots[name]
-        optimizer.update((self.name, name), held[key], gradient)
+        optimizer.update((self.name, name), held[key], gradient, rate_factor, projection.direction)
         if not isinstance(gradient, LazyOuterProduct):
             self._spent[name] = gradient
         self._count(ledger, self._count_update, projection, name, type(optimizer))
@@ -276,9 +287,8 @@ class Layer:
         ledger.worked(Work(self.name, purpose, "add", self.number), rows * self.neurons)
 
     def _count_activation(self, ledger: Ledger, activation: Activation, rows: int, purpose: str) -> None:
-        if activation.operation:
-            work = Work(self.name, purpose, activation.operation, self.number)
-            ledger.worked(work, rows * self.neurons)
+        for operation in activation.operations:
+            ledger.worked(Work(self.name, purpose, operation, self.number), rows * self.neurons)
 
     def _count_softmax(self, ledger: Ledger, rows: int) -> None:
         for operation in ("exp", "add", "divide"):
@@ -299,7 +309,7 @@ class Layer:
             for operation in ("read", "write"):
                 self._accessed_state(f"{name} gradient", operation, words, ledger, projection.size(name))
 
-    def _count_update(self, ledger: Ledger, projection: Projection, name: str, optimizer: "type[Optimizer]") -> None:
+    def _count_update(self, ledger: Ledger, projection: Projection, name: str, optimizer: type[Updates]) -> None:
         size = projection.size(name)
         for operation, times in optimizer.operations.items():
             ledger.worked(Work(self.name, "update", operation, self.number), size * times)

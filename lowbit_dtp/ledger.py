@@ -22,8 +22,9 @@ from .wires import Wires
 
 PER = ("run", "epoch", "step", "sample")
 _COUNTED = ("messages", "ones", "toggles")
-_RENAMED = {"flow": "direction", "way": "operation"}
-"""Columns of files of format version 1, by today's names."""
+_COLUMNS = {"flow": "direction", "way": "operation"}
+_PURPOSES = {"activity": "activations", "noisy activity": "noisy activations", "echo": "reconstruction"}
+"""Columns and purposes in files of format version 1, by today's names."""
 
 
 @dataclass(eq=False)
@@ -114,9 +115,9 @@ class Ledger:
         per: str = "run",
         word_bits: int = 1,
     ) -> float:
-        """Bits that crossed, each message padded to whole words of `word_bits`; 1 leaves the bare payload."""
+        """Bits that crossed, scales included, each message padded to whole words of `word_bits`; 1 adds no padding."""
         sent = sum(
-            t.messages * padded(c.width * c.bits, word_bits) for c, t in self.message_types(link, direction, purpose)
+            t.messages * padded(c.message_bits, word_bits) for c, t in self.message_types(link, direction, purpose)
         )
         return sent / self.per(per)
 
@@ -175,7 +176,7 @@ class Ledger:
             counts = [row.pop(name) for name in _COUNTED]
             ledger.crossed(MessageType(**(row | {"direction": Direction(row["direction"])})), *counts)
         for row in content["work"]:
-            row = dict(row)
+            row = _renamed(row)
             times = row.pop("times")
             ledger.worked(Work(**row), times)
         for row in content["accesses"]:
@@ -187,7 +188,10 @@ class Ledger:
 
 def _renamed(row: dict[str, Any]) -> dict[str, Any]:
     """A row of a file, under the names that its columns have today."""
-    return {_RENAMED.get(name, name): value for name, value in row.items()}
+    named = {_COLUMNS.get(name, name): value for name, value in row.items()}
+    if "purpose" in named:
+        named["purpose"] = _PURPOSES.get(named["purpose"], named["purpose"])
+    return named
 
 
 def invalid_message(message_type: MessageType, why: str) -> ValueError:

@@ -13,13 +13,13 @@ from .activations import ACTIVATIONS
 from .backends import Array, backend_of
 from .backends.devices import mover, usable
 from .choices import choose
-from .formats import Float, parse
+from .formats import Float, UnknownFormatError, parse
 from .layers import Layer
 from .ledger import Direction, Ledger
 from .links import Link, Signal
 from .projections import Dense, Mirrored, Projection, Tied, projection_of
 from .randomness import RandomStream, generator
-from .storage import StorageError, read_tensors, write_tensors
+from .storage import StorageError, read_network, write_tensors
 
 
 @dataclass(frozen=True)
@@ -306,11 +306,17 @@ class Network:
     @classmethod
     def load(cls, path: Path) -> "Network":
         """The network that `save` wrote. Raises `StorageError` naming `path` if it cannot be that."""
-        tensors, description = read_tensors(path)
+        tensors, description = read_network(path)
         try:
             return cls.of(tensors, description)
         except KeyError as error:
             raise StorageError(f"{path}: not a network, {error} is missing") from None
+        except UnknownFormatError as error:
+            raise StorageError(
+                f"{path}: {error}. If it is a format of your own, give it to lowbit_dtp.formats.register first"
+            ) from None
+        except ValueError as error:
+            raise StorageError(f"{path}: {error}") from None
 
 
 def layer_names(sizes: Sequence[int]) -> list[str]:

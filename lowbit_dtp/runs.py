@@ -1,7 +1,12 @@
 """Run folders: experiments are trained into them, on one device or another, and comparisons are read from them.
 
-A run folder holds `experiment.toml`, `network.safetensors`, `ledger.json`, `metrics.jsonl` and `run.json`; while it is
-under way, `checkpoint.safetensors`. A comparison holds `summary.json` and a run folder for each rule and seed.
+A run folder holds `experiment.toml`, `metrics.jsonl` and `checkpoint.safetensors`; when the run is finished, also
+`network.safetensors`, `ledger.json` and `run.json`. A comparison holds `summary.json` and a run folder for each rule
+and seed. A process that trains locks `.lock`.
+
+The checkpoint of a finished run is kept, so that the run can go on to more epochs. It holds the network and the state
+of the optimizer (with RMSprop it is four times as large as `network.safetensors`). Nothing else reads it: delete it to
+save space, and the run can no longer go on.
 """
 
 import json
@@ -14,8 +19,8 @@ import statistics
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,9 +29,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import ledger as ledgers
-from .experiment import Experiment, ExperimentError, read_toml
+from .experiment import Experiment, ExperimentError
 from .ledger import Direction, Ledger
-from .storage import StorageError, read_json, write_json, write_text
+from .storage import StorageError, append_text, locked, read_json, write_json, write_text
+from .summary import Row, Spread, link_rows
 
 if TYPE_CHECKING:
     from .data import DataSet
@@ -45,15 +51,23 @@ class Evaluation:
     """The state of a run after an epoch: one line of `metrics.jsonl`."""
 
     epoch: int
-    train_loss: float
-    """Mean negative log-likelihood over the epoch, as the network was at each step."""
-    valid_error_percent: float
-    test_error_percent: float
+    train_loss: float | None
+    """Mean loss over the epoch, as the network was at each step; None of a rule without a loss."""
+    valid_score: float
+    test_score: float
     seconds: float
     """Spent training in that epoch."""
     up_bits: float
     """Sent up over all links since the run began."""
     down_bits: float
+    measure: str = "error_percent"
+    """What the scores are: one of `tasks.MEASURES`. In a file they go by its name, `test_error_percent` say."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers by name."""
+        numbers = asdict(self)
+        measure = numbers.pop("measure")
+        return {name.replace("score", measure): value for name, value in numbers.items()}
 
 
 def run(
@@ -68,8 +82,9 @@ def run(
     """Train as `experiment` says into `folder`, going on from its checkpoint if it has one.
 
     Stopped at any context, a second call ends as an uninterrupted one would have, bit for bit; on another `device`, to
-    rounding. A finished run is left as it is. Raises ExperimentError if the folder holds another experiment, and
-    DeviceError if the device cannot be used or is too small.
+    rounding. A finished run is left as it is, or goes on if `experiment` has more epochs, as if it had had them from
+    the start. Raises ExperimentError if the folder holds another experiment or has done more epochs, LockedError if
+    another process trains into it, and DeviceError if the device cannot be used or is too small.
     """
     run_ensemble(
         [experiment], [folder], data, device=device, on_step=on_step, on_evaluation=lambda _, told: on_evaluation(told)
@@ -94,21 +109,22 @@ def run_ensemble(
 
     device = usable(device)
     members = []
-    for index, (experiment, folder) in enumerate(zip(experiments, map(Path, folders), strict=True)):
-        net, _, optimizer = experiment.built()
-        experiment.check_sizes(data)
-        _claim(folder, experiment)
-        if (folder / "run.json").exists():
-            read_json(folder / "run.json")
-        else:
-            members.append(_Member.begun(index, experiment, folder, net, optimizer))
-    groups: dict[Any, list[_Member]] = {}
-    for member in members:
-        place = member.index if device == "numpy" else member.run.progress.step
-        groups.setdefault(place, []).append(member)
-    for group in groups.values():
-        if _lacks_memory(group, data, device, on_step, on_evaluation):
-            raise _too_large(group, data, device)
+    with ExitStack() as locks:
+        for index, (experiment, folder) in enumerate(zip(experiments, map(Path, folders), strict=True)):
+            net, _, optimizer = experiment.built()
+            experiment.check_sizes(data)
+            if _is_finished(folder, experiment):  # which needs no lock, as nothing is written
+                continue
+            locks.enter_context(locked(folder))
+            if not _is_finished(folder, experiment):  # still, now that no other process writes
+                members.append(_Member.begun(index, experiment, folder, net, optimizer))
+        groups: dict[Any, list[_Member]] = {}
+        for member in members:
+            place = member.index if device == "numpy" else member.run.progress.step
+            groups.setdefault(place, []).append(member)
+        for group in groups.values():
+            if _lacks_memory(group, data, device, on_step, on_evaluation):
+                raise _too_large(group, data, device)
 
 
 @dataclass
@@ -125,25 +141,45 @@ class _Member:
     """Spent on the present epoch."""
     parts: list[dict[str, Any]]
     """On which device the run went how far, one after the other."""
+    saved_step: int | None = None
+    """Step of the checkpoint in the folder."""
 
     @classmethod
     def begun(
         cls, index: int, experiment: Experiment, folder: Path, net: "Network", optimizer: "Optimizer"
     ) -> "_Member":
-        """The run as it was left in `folder`, or a new one."""
+        """The run as it was left in `folder`, which is locked, or a new one.
+
+        ExperimentError if it has gone further than `experiment`, or cannot go on.
+        """
         from . import checkpoint
         from .ensemble import Run
         from .training import Progress
 
         progress = Progress()
         notes: dict[str, Any] = {}
+        saved_step = None
         if (folder / "checkpoint.safetensors").exists():
             progress, notes = checkpoint.load(folder / "checkpoint.safetensors", net, optimizer)
+            saved_step = progress.step
+        elif (folder / "run.json").exists():
+            raise ExperimentError(
+                f"{folder}: is finished and has no checkpoint.safetensors to go on from; "
+                f"train {experiment.epochs} epochs in another folder, or remove this one"
+            )
+        if (progress.epoch, progress.phase, progress.minibatch) > (experiment.epochs, 0, 0):
+            begun = " and a part" if progress.phase or progress.minibatch else ""
+            raise ExperimentError(
+                f"{folder}: has done {progress.epoch} epochs{begun}, more than {experiment.epochs}; "
+                "give as many or more, or choose another folder"
+            )
+        (folder / "run.json").unlink(missing_ok=True)  # before the epochs change: it is of the old ones
+        _write_experiment(folder, experiment)
         lines = notes.get("lines", [])
         write_text(folder / "metrics.jsonl", "".join(f"{line}\n" for line in lines))
         return cls(
             index, experiment, folder, Run(net, optimizer, progress), lines, notes.get("seconds", 0.0),
-            notes.get("parts", []),
+            notes.get("parts", []), saved_step,
         )  # fmt: skip
 
     def goes_on(self, device: str, members: int) -> None:
@@ -155,9 +191,9 @@ class _Member:
     def evaluated(self, evaluation: Evaluation) -> None:
         """Note the state after an epoch."""
         self.seconds = 0.0
-        self.lines.append(json.dumps(asdict(evaluation)))
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(self.lines[-1] + "\n")
+        # JSON has no NaN, which the loss may be
+        self.lines.append(json.dumps({key: x if x == x else None for key, x in evaluation.as_dict().items()}))
+        append_text(self.folder / "metrics.jsonl", self.lines[-1] + "\n")
 
     def save(self, run: "Run") -> None:
         """Write a checkpoint: `run` is where it stands."""
@@ -166,9 +202,12 @@ class _Member:
         self.parts[-1]["to_step"] = run.progress.step
         notes = {"lines": self.lines, "seconds": self.seconds, "parts": self.parts}
         checkpoint.save(self.folder / "checkpoint.safetensors", *run, notes)
+        self.saved_step = run.progress.step
 
     def finish(self, run: "Run", results: dict[str, Any], inference: "Network", testing: Ledger) -> None:
         """Write all that a finished run leaves."""
+        if self.saved_step != run.progress.step:
+            self.save(run)
         self.parts[-1]["to_step"] = run.progress.step
         results |= {
             # of the first epoch, compiling kernels may be the larger part
@@ -178,7 +217,6 @@ class _Member:
         inference.save(self.folder / "network.safetensors")
         ledgers.save(self.folder / "ledger.json", training=run.progress.ledger, inference=testing)
         write_json(self.folder / "run.json", results | provenance())
-        (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
 
 def _train(
@@ -224,8 +262,11 @@ def _train(
             spent()
             bits = [progress.ledger.bits(direction=direction) for direction in (Direction.FORWARD, Direction.FEEDBACK)]
             errors = [np.ravel(test()).tolist() for test in tests]
-            for member, loss, *wrong in zip(members, losses, *errors, strict=True):
-                evaluation = Evaluation(progress.epoch, loss, wrong[0], wrong[1], round(member.seconds, 4), *bits)
+            for member, loss, *scores in zip(members, losses, *errors, strict=True):
+                seconds = round(member.seconds, 4)
+                evaluation = Evaluation(
+                    progress.epoch, loss, scores[0], scores[1], seconds, bits[0], bits[1], task.measure
+                )
                 member.evaluated(evaluation)
                 on_evaluation(member.index, evaluation)
         now = time.perf_counter()
@@ -245,7 +286,8 @@ def _train(
     last = np.ravel(evaluate(inference, test, testing, task=task, rule=rule)), np.ravel(tests[0]())
     testings = [testing] if single else unstack_ledger(testing)
     for member, own, tested, *errors in zip(members, unstack(run), testings, *last, strict=True):
-        results = dict(zip(("test_error_percent", "valid_error_percent"), map(float, errors), strict=True))
+        named = zip((f"test_{task.measure}", f"valid_{task.measure}"), map(float, errors), strict=True)
+        results: dict[str, Any] = {"measure": task.measure, **dict(named)}
         member.finish(own, results, own.net.with_links(inference.links), tested)
 
 
@@ -278,19 +320,33 @@ def _too_large(members: list[_Member], data: "DataSet", device: str) -> Exceptio
     )
 
 
-def _claim(folder: Path, experiment: Experiment) -> None:
-    """Write the experiment into `folder`, or find it there."""
-    path, text = folder / "experiment.toml", experiment.as_toml()
-    if not path.exists():
-        write_text(path, text)
-        return
-    there, here = read_toml(path), tomllib.loads(text)
-    for key in {**here, **there}:
-        if there.get(key) != here.get(key):
+def _is_finished(folder: Path, experiment: Experiment) -> bool:
+    """Whether the run that `folder` holds is finished and has all epochs. ExperimentError if it is of another kind."""
+    if not (folder / "experiment.toml").exists():
+        return False
+    there, here = vars(Experiment.load(folder / "experiment.toml")), vars(experiment)
+    for key in here:
+        if key not in ("epochs", "plugins") and there[key] != here[key]:
             raise ExperimentError(
-                f"{folder}: holds a run with {key} = {there.get(key)!r}, not {here.get(key)!r}; "
+                f"{folder}: holds a run with {key} = {there[key]!r}, not {here[key]!r}; "
                 "choose another folder, or remove this one"
             )
+    if not (folder / "run.json").exists():
+        return False
+    read_json(folder / "run.json")
+    if there["epochs"] > here["epochs"]:
+        raise ExperimentError(
+            f"{folder}: has done {there['epochs']} epochs, more than {here['epochs']}; "
+            "give as many or more, or choose another folder"
+        )
+    return bool(there["epochs"] == here["epochs"])
+
+
+def _write_experiment(folder: Path, experiment: Experiment) -> None:
+    """Write `experiment.toml`, unless it is there and says the same, perhaps in other words."""
+    path = folder / "experiment.toml"
+    if not path.exists() or Experiment.load(path) != experiment:
+        write_text(path, experiment.as_toml())
 
 
 def run_folders(folder: Path, rule: str | None = None, seed: int | None = None) -> list[tuple[str, int, Path]]:
@@ -300,7 +356,7 @@ def run_folders(folder: Path, rule: str | None = None, seed: int | None = None) 
     """
     folder = Path(folder)
     if (folder / "network.safetensors").exists():
-        found = [(_spec(Experiment.load(folder / "experiment.toml")), folder)]
+        found = [(rule_of(Experiment.load(folder / "experiment.toml")), folder)]
     else:
         summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {"rows": []}
         paths = [
@@ -321,7 +377,8 @@ def run_folders(folder: Path, rule: str | None = None, seed: int | None = None) 
     return chosen
 
 
-def _spec(experiment: Experiment) -> str:
+def rule_of(experiment: Experiment) -> str:
+    """The rule of `experiment`, as `rule` or `rule@gradient format`."""
     gradient = experiment.settings.get("gradient")
     return f"{experiment.rule}@{gradient}" if gradient not in (None, "float32") else experiment.rule
 
@@ -335,23 +392,29 @@ def folder_name(spec: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", spec).strip("_")
 
 
-def summary_row(spec: str, folder: Path, seeds: Sequence[int]) -> tuple[dict[str, Any], Ledger, Ledger]:
-    """A row of `summary.json` for the runs of rule `spec` with `seeds`, and their ledgers of training and inference."""
-    paths = [folder / folder_name(spec) / f"seed-{seed}" for seed in seeds]
+def summary_row(rule: str, folder: Path, runs: Mapping[int, str], where: str = "") -> tuple[Row, Ledger, Ledger]:
+    """The row of `rule` for `runs`, folders in `folder` by seed, and their ledgers of training and inference.
+
+    `where` is the folder in `folder` that holds all of them.
+    """
+    paths = [Path(folder) / run for run in runs.values()]
     results = [read_json(path / "run.json") for path in paths]
     books = [ledgers.load(path / "ledger.json") for path in paths]
     training = ledgers.merged(book["training"] for book in books)
     inference = ledgers.merged(book["inference"] for book in books)
-    row = {
-        "rule": spec,
-        "folder": folder_name(spec),
-        "seeds": len(seeds),
-        "test_error_percent": _spread([r["test_error_percent"] for r in results]),
-        "valid_error_percent": _spread([r["valid_error_percent"] for r in results]),
-        "links": {link: link_row(link, training, inference) for link in training.links()},
-        "seconds_per_epoch": _median([r["seconds_per_epoch"] for r in results]),
-        "device": ", ".join(dict.fromkeys(_devices(r.get("parts", [])) for r in results)),
-    }
+    measure = results[0].get("measure", "error_percent")
+    row = Row(
+        rule=rule,
+        folder=where,
+        seeds=len(runs),
+        runs=dict(runs),
+        measure=measure,
+        test_score=Spread.of([r[f"test_{measure}"] for r in results]),
+        valid_score=Spread.of([r[f"valid_{measure}"] for r in results]),
+        links=link_rows(training, inference),
+        seconds_per_epoch=_median([x for r in results if (x := r["seconds_per_epoch"]) is not None]),
+        device=", ".join(dict.fromkeys(_devices(r.get("parts", [])) for r in results)),
+    )
     return row, training, inference
 
 
@@ -360,23 +423,6 @@ def _devices(parts: Sequence[Mapping[str, Any]]) -> str:
     names = [part["device"] + (f", {part['members']} at a time" if part["members"] > 1 else "") for part in parts]
     ends = [f" to step {part['to_step']}" for part in parts] if len(parts) > 1 else [""]
     return ", then ".join(name + end for name, end in zip(names, ends, strict=True))
-
-
-def link_row(link: str, training: Ledger, inference: Ledger) -> dict[str, Any]:
-    """What crosses `link` in a training sample and in an inference, each way."""
-    row: dict[str, Any] = {}
-    for way, direction in (("up", Direction.FORWARD), ("down", Direction.FEEDBACK)):
-        message_types = [c for c, _ in training.message_types(link, direction)]
-        row |= {
-            f"{way}_bits_per_sample": training.bits(link, direction, per="sample"),
-            f"{way}_bytes_padded_per_sample": training.bits(link, direction, per="sample", word_bits=8) / 8,
-            f"{way}_ones_per_sample": training.ones(link, direction, per="sample"),
-            f"{way}_toggles_per_sample": training.toggles(link, direction, per="sample"),
-            f"{way}_bits_per_inference": inference.bits(link, direction, per="sample"),
-            f"{direction}_format": message_types[0].format if message_types else None,
-        }
-    row["width"] = next(c.width for c, _ in training.message_types(link))
-    return row
 
 
 def provenance() -> dict[str, Any]:
@@ -422,11 +468,6 @@ def _machine() -> str:
     return (
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs; at most {peak / 1e6:.0f} MB of memory used"
     )
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    """Mean and sample standard deviation, 0 of a single value."""
-    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
 
 
 def _median(values: Sequence[float]) -> float | None:

@@ -1,40 +1,143 @@
-"""Files that are whole or not there: atomic writes, and JSON and tensor files that carry a format version.
+"""Files that are whole or not there: atomic writes, locks, and JSON and tensor files that carry a format version.
 
 The run folder is the seam between the packages, so all three read and write it through this module.
 """
 
+import errno
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from .settings import check
 
 FORMAT_VERSION = 2
 """Version of everything written to a run folder. A reader refuses a newer one."""
 
 _METADATA_KEY = "lowbit_dtp"
 
+LOCK = ".lock"
+"""File in a folder, locked by the process that writes to the folder."""
+
+NETWORK = {
+    "input": {"name": str, "neurons": int},
+    "layers": [
+        {
+            "name": str,
+            "neurons": int,
+            "activation": str,
+            "decoder_activation?": str | None,
+            "inputs?": {str: {"kind": str, "name": str, "direction": str}},
+            "buffers?": list[str],
+        }
+    ],
+    "links": [{"lower": str, "upper": str, "forward": str, "feedback": str, "label?": str}],
+}
+"""What the header of a network file says; what ends in "?" is not in files of format version 1."""
+
 
 class StorageError(ValueError):
     """A file is missing, broken, or from a newer version; the message names it and says what would be right."""
 
 
+class LockedError(ValueError):
+    """Another process writes to a folder; the message names both."""
+
+
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` in one step: a crash or a full disk leaves the old file, or none."""
+    """Replace `path` by `content` in one step: a crash or a full disk leaves the old file, or none.
+
+    OSError names `path`, whichever step failed.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o666 & ~_umask())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def append_text(path: Path, text: str) -> None:
+    """Write `text` at the end of `path`, as UTF-8. OSError names `path`; a part of `text` may be there then."""
+    with _naming(Path(path)), Path(path).open("a") as file:
+        file.write(text)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an OSError name `path`: one of a write names no file, and one of a temporary file names that."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+@contextmanager
+def locked(folder: Path, lock: Path | None = None) -> Iterator[None]:
+    """Within, no other process holds the lock of `folder`: the file `lock`, by default one in `folder`.
+
+    The lock goes with the process that holds it, whichever way it ends. Raises LockedError naming folder and process
+    if another one holds it.
+    """
+    path = Path(lock or Path(folder) / LOCK)
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = _lock(path)
+    if handle is None:
+        try:
+            holder = path.read_text().strip()
+        except OSError:  # which has let go in the meantime
+            holder = ""
+        raise LockedError(
+            f"{folder}: {f'process {holder}' if holder else 'another process'} is writing to this folder; "
+            "wait for it to end, or choose another folder"
+        )
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is locked: who waits for it sees that it has gone
+        os.close(handle)
+
+
+def _lock(path: Path) -> int | None:
+    """Descriptor of `path`, locked and naming this process; None if another process has locked it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):  # a file system without locks
+                os.close(handle)
+                raise
+        if _is_same_file(handle, path):
+            os.ftruncate(handle, 0)
+            os.write(handle, str(os.getpid()).encode())
+            return handle
+        os.close(handle)  # its last holder has removed the file: lock the one that is there now
+
+
+def _is_same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _umask() -> int:
@@ -90,14 +193,29 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise StorageError(f"{path}: not a whole safetensors file ({error})") from None
     if _METADATA_KEY not in metadata:
         raise StorageError(f"{path}: a safetensors file, but not of lowbit-dtp: its header has no {_METADATA_KEY!r}")
-    description = json.loads(metadata[_METADATA_KEY])
+    try:
+        description = json.loads(metadata[_METADATA_KEY])
+    except json.JSONDecodeError as error:
+        raise StorageError(f"{path}: {_METADATA_KEY!r} in its header is not JSON ({error})") from None
+    if not isinstance(description, dict):
+        raise StorageError(f"{path}: {_METADATA_KEY!r} in its header is not a JSON object")
     check_version(path, description.pop("format_version", None))
+    return tensors, description
+
+
+def read_network(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arrays and description of a network file. Raises `StorageError` naming `path` and the part that is not right."""
+    tensors, description = read_tensors(path)
+    try:
+        check("", description, NETWORK)
+    except ValueError as error:
+        raise StorageError(f"{path}: not a network: in its header, {error}") from None
     return tensors, description
 
 
 def check_version(path: Path, version: object) -> None:
     """Raise `StorageError` unless `version` is one that this program reads."""
-    if not isinstance(version, int):
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise StorageError(f"{path}: has no format version; this program reads 1 to {FORMAT_VERSION}")
     if version > FORMAT_VERSION:
         raise StorageError(

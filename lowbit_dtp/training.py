@@ -1,19 +1,17 @@
 """Training: a generator of steps, and the test of what came out. An ensemble is trained as one network is.
 
-Each kind of step is written down once and repeated without Python, where that can be. Nothing waits for a device before
-the end of an epoch.
+`steps` says how each step is done.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from .backends import Array, backend_of
-from .choices import choose
-from .data import Samples, order
+from .data import Samples
 from .ledger import Ledger
 from .links import Signal
 from .network import Network
@@ -21,35 +19,10 @@ from .optimizers import Optimizer
 from .randomness import RandomStream
 from .recording import LoopState, ReplayedStep
 from .rules import LearningRule
-from .rules.rule import StepContext
-from .tasks import Classify, Task, score
-
-MODES = {
-    "plain": "every step as it is written, in Python",
-    "recorded": "each kind of step written down once and repeated, as one call of machine code, or of a GPU",
-    "compiled": "the same, its operations fused by torch.compile, which takes a while; for tensors",
-    "auto": "recorded, or compiled if a run on a GPU is long; plain for few steps, NumPy ensembles, tensors on a CPU",
-}
-"""Ways to do the same steps."""
-
-
-@dataclass
-class Progress:
-    """How far a run has come: what, beside network and optimizer, it takes to go on."""
-
-    epoch: int = 0
-    """Epochs completed."""
-    phase: int = 0
-    """Which of the rule's passes over the data the current epoch is in."""
-    minibatch: int = 0
-    """Minibatches done in that pass."""
-    step: int = 0
-    """Minibatches done in all."""
-    loss: Array = field(default_factory=lambda: np.zeros(()))
-    """Sum of the losses of this epoch's minibatches, float64; [members] of an ensemble."""
-    losses: int = 0
-    """How many there were."""
-    ledger: Ledger = field(default_factory=Ledger)
+from .steps import MODES as MODES
+from .steps import PlainSteps, RecordedSteps, Training, chosen_mode
+from .steps import Progress as Progress
+from .tasks import TASKS, Classify, Task, score
 
 
 @dataclass(frozen=True)
@@ -85,7 +58,7 @@ def fit(
     `progress.ledger`. `net.links` are as built; the rule makes of them what it trains with.
 
     An ensemble takes a sequence of seeds, one for each member, and `samples` once, for all. Network and samples are on
-    the same device. `mode` is one of `MODES`, `task` what the network learns: by default, to classify.
+    the same device. `mode` is one of `MODES`, `task` what is learned: by default, the first of the tasks of the rule.
 
     Raises ValueError if the rule does not learn the task, or lacks what it needs.
     """
@@ -95,7 +68,7 @@ def fit(
     if (None if isinstance(seed, int) else len(seed)) != net.members:
         needed = f"{net.members} seeds, one for each member" if net.members else "a whole number for a single network"
         raise ValueError(f"seed must be {needed}, not {seed}")
-    task = Classify() if task is None else task
+    task = TASKS[rule.tasks[0]] if task is None else task
     if task.name not in rule.tasks:
         raise ValueError(f"{rule.name} does not learn to {task.name}; it learns to {', '.join(rule.tasks)}")
     if isinstance(seed, int):
@@ -104,15 +77,19 @@ def fit(
     members, count = net.members or 1, len(samples)
     ledger.runs = members
     like = net.layers[0].weight
-    chosen = _chosen(mode, net, (epochs - progress.epoch) * len(phases) * (count // batch))
-    patience = backend_of(like).patience if mode == "auto" else 1
-    steps = _Steps(trainee, rule, optimizer, samples, batch, seed, progress, chosen, patience, task)
+    chosen = chosen_mode(mode, net, (epochs - progress.epoch) * len(phases) * (count // batch))
+    training = Training(rule, optimizer, task, batch, seed)
+    steps: Callable[..., PlainSteps] = PlainSteps
+    if chosen != "plain":
+        patience = backend_of(like).patience if mode == "auto" else 1
+        steps = partial(RecordedSteps, compiled=chosen == "compiled", patience=patience)
+    taking = steps(trainee, samples, training, progress)
     while progress.epoch < epochs:
         phase, last_phase = phases[progress.phase], progress.phase == len(phases) - 1
-        steps.begin(progress.epoch * len(phases) + progress.phase)
+        taking.begin(progress.epoch * len(phases) + progress.phase)
         for start in range(progress.minibatch * batch, count, batch):
             rows = min(batch, count - start)
-            loss = steps.take(phase, rows)
+            loss = taking.take(phase, rows)
             progress.minibatch += 1
             progress.step += 1
             progress.losses += loss is not None
@@ -129,163 +106,6 @@ def fit(
                 progress.loss[...] = 0
                 progress.losses = 0
             yield Trained(epoch, phase, loss, pass_ends and last_phase, mean)
-
-
-def _chosen(mode: str, net: Network, steps: int) -> str:
-    """What `auto` is for a run of so many steps. Raises ValueError if the arrays of `net` have no such mode."""
-    choose("mode", mode, MODES)
-    like = net.layers[0].weight
-    modes = backend_of(like).modes(like)
-    if mode not in (*modes, "auto"):
-        kind = f"{'ensembles' if net.members else 'networks'} of {type(like).__module__.split('.')[0]} {like.dtype}"
-        raise ValueError(f"mode {mode!r} is not for {kind}; there are: {', '.join(modes)}")
-    return backend_of(like).best_mode(like, steps) if mode == "auto" else mode
-
-
-class _Subject(NamedTuple):
-    """What is trained, on what, and where the losses of an epoch are summed."""
-
-    net: Network
-    samples: Samples
-    loss: Array
-
-
-class _Steps:
-    """The steps of a run, taken as they are written, or recorded once they have been taken `patience` times."""
-
-    def __init__(
-        self,
-        net: Network,
-        rule: LearningRule,
-        optimizer: Optimizer,
-        samples: Samples,
-        batch: int,
-        seed: int | Sequence[int],
-        progress: Progress,
-        mode: str,
-        patience: int = 1,
-        task: Task | None = None,
-    ) -> None:
-        self.task = Classify() if task is None else task
-        self.rule, self.optimizer, self.batch, self.seed = rule, optimizer, batch, seed
-        self.progress, self.mode, self.patience = progress, mode, patience
-        self.like = net.layers[0].weight
-        self.xp = backend_of(self.like)
-        if not progress.losses:
-            progress.loss = self._moved(np.zeros(() if isinstance(seed, int) else len(seed)))
-        self.given = _Subject(net, samples, progress.loss)
-        self.order = np.zeros(0, np.int64)
-        self.loop: LoopState | None = None
-        self.loop_is_current = True
-        self.taken: dict[tuple[str, int], int] = {}
-        self.repeated: dict[tuple[str, int], ReplayedStep] = {}
-        self.losses: dict[tuple[str, int], Array] = {}
-        if mode != "plain":
-            seen = self.xp.traceable
-            stored = replace(samples, stored=seen(samples.stored), labels=seen(samples.labels))
-            self.traced = _Subject(net, stored, seen(progress.loss))
-            self.loop = LoopState(lambda x: seen(self._moved(x)))
-            self._bind()
-
-    def _bind(self) -> None:
-        """Take parameters and settings as they are now, for steps that are recorded with them."""
-        net = self.given.net
-        self.bound = [(held, key, held[key]) for layer in net.layers for _, held, key in layer.slots()]
-        self.settings = tuple(vars(self.optimizer).values())
-        self.traced = self.traced._replace(net=net.each_array(self.xp.traceable))
-        self.taken.clear()
-        self.repeated.clear()
-
-    def _is_bound(self) -> bool:
-        """Whether no one has put other arrays in the place of parameters, or changed the optimizer's settings."""
-        if self.settings != tuple(vars(self.optimizer).values()):
-            return False
-        return all(held[key] is x for held, key, x in self.bound)
-
-    def _moved(self, x: np.ndarray) -> Array:
-        return self.xp.moved(x, self.like)
-
-    def begin(self, sweep: int) -> None:
-        """Shuffle the samples for a pass over them."""
-        count = len(self.given.samples)
-        if isinstance(self.seed, int):
-            orders = order(count, self.seed, sweep)
-        else:
-            orders = np.stack([order(count, seed, sweep) for seed in self.seed])
-        self.order = self._moved(orders)
-        if self.loop is not None:
-            progress = self.progress
-            self.loop.begin(orders, progress.minibatch * self.batch, progress.step, progress.epoch)
-
-    def take(self, phase: str, rows: int) -> Array | None:
-        """Train on the next `rows` samples; returns the loss."""
-        kind, loop = (phase, rows), self.loop
-        if loop is None:
-            return self._take_as_written(phase, rows)
-        if not self._is_bound():
-            self._bind()
-        if self.taken.get(kind, 0) < self.patience and self.xp.checks:
-            loss = self._take_as_written(phase, rows)
-            self.taken[kind] = self.taken.get(kind, 0) + 1
-            if kind not in self.losses:
-                self.losses[kind] = None if loss is None else self.xp.traceable(np.array(loss))
-            return loss
-        if not self.loop_is_current:
-            loop.go_to(self.progress.minibatch * self.batch, self.progress.step, self.progress.epoch)
-            self.loop_is_current = True
-        if kind not in self.repeated:
-            self.repeated[kind] = self._recorder(loop, kind)
-        repeated = self.repeated[kind]
-        repeated(self.progress.epoch)
-        if repeated.plain:
-            self.loop = None
-        loss = self.losses[kind]
-        return None if loss is None else loss[()]
-
-    def _take_as_written(self, phase: str, rows: int) -> Array | None:
-        progress, start = self.progress, self.progress.minibatch * self.batch
-        self.loop_is_current = False
-        context = StepContext(progress.epoch, phase, RandomStream(self.seed, progress.step), self.task)
-        with progress.ledger.wires.in_place() if self.loop else nullcontext():  # where recorded steps find them
-            return self._step(self.given, self.order[..., start : start + rows], context, progress.ledger)
-
-    def _take_in_place(self, loop: LoopState, kind: tuple[str, int], ledger: Ledger) -> None:
-        """A step that finds all that it depends on in arrays, and leaves its loss in one."""
-        phase, rows = kind
-        context = StepContext(loop.epoch, phase, RandomStream(self.seed, loop.step), self.task)
-        loss = self._step(self.traced, loop.indices(rows), context, ledger)
-        if kind not in self.losses:
-            self.losses[kind] = loss
-        elif loss is not None:
-            self.losses[kind][...] = loss
-        loop.advance(rows)
-
-    def _recorder(self, loop: LoopState, kind: tuple[str, int]) -> ReplayedStep:
-        def changed() -> list[Array]:
-            states = [x for arrays in self.optimizer.state.values() for x in arrays]
-            losses = [loss for loss in self.losses.values() if loss is not None]
-            return [*self.traced.net.tensors().values(), *states, self.traced.loss, *losses, *loop.changed()]
-
-        def read() -> list[Array]:
-            return [self.traced.samples.stored, self.traced.samples.labels, *loop.constants()]
-
-        def work(ledger: Ledger) -> None:
-            self._take_in_place(loop, kind, ledger)
-
-        loop.prepare(kind[1])
-        compiled = self.mode == "compiled" and kind[1] == self.batch
-        return ReplayedStep(work, changed, read, self.xp, self.progress.ledger, compiled=compiled, warm=self.xp.checks)
-
-    def _step(self, subject: _Subject, indices: Array, context: StepContext, ledger: Ledger) -> Array | None:
-        net, samples, total = subject
-        inputs, labels = samples.part(indices)
-        step = self.rule.step(net, inputs, self.task.target(inputs, labels), ledger, context)
-        self.optimizer.apply(net, step.gradients, ledger)
-        for (layer, name), value in step.buffers.items():
-            net.layer(layer).buffers[name][...] = value
-        if step.loss is not None:
-            total += step.loss
-        return step.loss
 
 
 class Evaluator:
@@ -312,7 +132,7 @@ class Evaluator:
         self._xp = backend_of(self._like)
         self._total = self._zeros()
         self._loop: LoopState | None = None
-        if _chosen(mode, net, 0) != "plain":
+        if chosen_mode(mode, net, 0) != "plain":
             self._loop = LoopState(self._moved)
             self._loop.begin(np.arange(len(samples)))
         self._repeated: dict[int, ReplayedStep] = {}

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -62,6 +62,10 @@ class Recording(Protocol):
         """Do it again. False if this time it has to be done otherwise; nothing has changed then."""
 
 
+FusedUpdate: TypeAlias = Callable[..., bool]
+"""`update(optimizer, parameter, gradient, state, rate)`. False, and nothing has changed, if not for such arrays."""
+
+
 class LazyOuterProduct:
     """A gradient `signal.T @ error` not yet multiplied, so that an optimizer can do it and update in one pass."""
 
@@ -106,11 +110,15 @@ class Backend(ABC):
     def numpy(self, x: Array) -> np.ndarray:
         """`x` in NumPy: the same memory where it can be, packed words as uint64."""
 
-    def each(self, values: float | Sequence[float], like: Array) -> Array:
-        """A factor for `like` [members, ...] from one value for each member; one for all is left as it is."""
-        if not isinstance(values, Sequence):
-            return values
-        return self.asarray(np.reshape(values, (-1, *[1] * (like.ndim - 1))).astype(np.float64), like)
+    def each(self, values: float | Sequence[float], like: Array, factor: Array = 1.0) -> Array:
+        """`factor * values` to multiply `like` [members, ...] by, of one value for each member, or one for all.
+
+        `factor` is a number, or a float64 array of one that a recorded step reads; products are rounded once.
+        """
+        if isinstance(values, Sequence):
+            products = np.reshape(values, (-1, *[1] * (like.ndim - 1))).astype(np.float64) * factor
+            return self.asarray(products, like)
+        return values * factor if type(factor) is float else (values * factor).astype(like.dtype)
 
     @abstractmethod
     def shared(self, x: Array, members: int) -> Array:
@@ -188,7 +196,7 @@ class Backend(ABC):
     def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
         """`signal.T @ error`, into `spent` if given, and the sum of `error` over the batch.
 
-        The first may be an `LazyOuterProduct`, which `rmsprop` takes too.
+        The first may be an `LazyOuterProduct`, which a `fused_update` takes too.
         """
         return self.matmul(signal.values.mT, error, spent), error.sum(-2)
 
@@ -212,8 +220,23 @@ class Backend(ABC):
     def relu(self, x: Array, out: Array | None = None) -> Array:
         """`x` where positive, else 0, into `out` if given, which may be `x`."""
 
+    @abstractmethod
+    def step(self, x: Array) -> Array:
+        """0 where `x` is negative, else 1; NaN stays."""
+
+    @abstractmethod
+    def clip(self, x: Array, low: float, high: float) -> Array:
+        """`x` held within `low` and `high`; NaN stays."""
+
+    @abstractmethod
+    def softmax(self, x: Array) -> Array:
+        """`exp(x)` in proportion to its sum over the last axis."""
+
     def activation_backward(self, activation: "Activation", state: Array, error: Array, scale: float = 1.0) -> Array:
         """`scale * error * slope`: the gradient at the pre-activation for an `error` at the `state` that came of it."""
+        if activation.backward is not None:
+            return activation.backward(state, scale * error)
+        assert activation.slope is not None, f"activation {activation.name} needs a slope or backward"
         return scale * error * activation.slope(state)
 
     def activation_backward_difference(
@@ -238,24 +261,15 @@ class Backend(ABC):
         """1 at the label and 0 elsewhere, in the shape and type of `like` [..., batch, classes]."""
 
     @abstractmethod
-    def rmsprop(
-        self,
-        parameter: Array,
-        gradient: Array,
-        state: tuple[Array, Array, Array],
-        learning_rate: Array,
-        decay: float,
-        momentum: float,
-        epsilon: float,
-    ) -> None:
-        """Centred RMSprop with momentum, in place on `parameter` and `state` (mean, mean square, velocity).
+    def sqrt(self, x: Array) -> Array:
+        """Square root."""
 
-        `learning_rate` is a number, or what `each` makes of one for each member.
+    def fused_update(self, change: Callable[..., None]) -> "FusedUpdate | None":
+        """What does the same as an optimizer's method `change`, faster, in one pass over memory; None if nothing does.
+
+        It takes what `change` takes, and the gradient as an `LazyOuterProduct` too.
         """
-
-    def sgd(self, parameter: Array, gradient: Array, learning_rate: Array) -> None:
-        """`parameter - learning_rate * gradient`, in place."""
-        parameter -= learning_rate * multiplied(gradient)
+        return None
 
     def modes(self, like: Array) -> tuple[str, ...]:
         """Which of `training.MODES` there are for arrays like `like`, beside "auto"."""

@@ -10,16 +10,18 @@ from math import prod
 # A thread that waits for work should sleep soon, not spin: where programs share the cores, spinning slows them all.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numba
 import numpy as np
 from numba.core import event
 
-from ..formats import FixedPoint, Float, Format, Table
+from ..formats import Bernoulli, FixedPoint, Float, Format, SharedExponent, SmallFloat, Table
 from . import (
     Array,
     CannotRecord,
+    FusedUpdate,
+    Key,
     LazyOuterProduct,
     Recording,
     Transmission,
@@ -29,7 +31,7 @@ from . import (
     packed,
 )
 from .numba_graph import Cell, Program, Tape, Traced, Watched, head, plain
-from .numpy_plain import NumpyBackend, thresholds
+from .numpy_plain import NumpyBackend, drawn, thresholds
 from .protocols import Activation, Signal
 
 kernels: Any = _numba_kernels  # the compiler knows their types, mypy does not
@@ -47,13 +49,6 @@ _LARGE = 1_000_000
 
 _FAST_FIXED = (("nearest-even", "saturate"), ("nearest-even", "saturate-symmetric"))
 """Fixed point that has a kernel; the rest goes by the specification in `formats`."""
-
-_ACTIVATIONS = {
-    "tanh": kernels.TANH,
-    "sigmoid": kernels.SIGMOID,
-    "relu": kernels.RELU,
-    "identity": kernels.IDENTITY,
-}
 
 
 def set_threads(threads: int) -> None:
@@ -130,13 +125,18 @@ class NumbaBackend(NumpyBackend):
     """`Backend` for NumPy arrays: compiled for float32 and few bits, plain NumPy for the rest."""
 
     def encode(self, x: Array, fmt: Format, uniform: Array | None) -> Array:
-        codes, flat = empty(x.shape, fmt.code_dtype), _contiguous(x).reshape(-1)
+        shape = (*x.shape[:-1], fmt.codes_in_row(x.shape[-1]))
+        codes, flat = empty(shape, fmt.code_dtype), _contiguous(x).reshape(-1)
         if isinstance(fmt, Table):
             nan = kernels.encode_table(flat, thresholds(fmt, x.dtype), codes.reshape(-1))
         elif isinstance(fmt, FixedPoint) and fmt.word <= 16 and (fmt.rounding, fmt.overflow) in _FAST_FIXED:
             numbers = (x.dtype.type(n) for n in (1 / fmt.step, fmt.lowest_level, fmt.highest_level))
             mask = np.int32(2**fmt.word - 1)
             nan = kernels.encode_fixed(flat, *numbers, mask, codes.reshape(-1))
+        elif _has_kernel(fmt) and x.dtype == np.float32:
+            rows, size = flat.reshape(-1, x.shape[-1]), shape[-1]
+            layout = np.int64(fmt.word), fmt.top, np.int64(fmt.bias), np.int64(size - x.shape[-1])
+            nan = kernels.encode_shared(rows, *layout, codes.reshape(-1, size))
         elif isinstance(fmt, Float) and flat.dtype == fmt.dtype:
             nan, codes = kernels.holds_nan(flat), flat.view(fmt.code_dtype).reshape(x.shape)
         else:
@@ -152,11 +152,23 @@ class NumbaBackend(NumpyBackend):
             numbers = empty(codes.shape, like.dtype)
             kernels.decode_unsigned(_flat(codes), like.dtype.type(fmt.step), numbers.reshape(-1))
             return numbers
-        if isinstance(fmt, Table) or (isinstance(fmt, FixedPoint) and fmt.word <= 8):
+        if _has_kernel(fmt) and like.dtype == np.float32:
+            size, neurons = codes.shape[-1], fmt.neurons_in_row(codes.shape[-1])
+            numbers = empty((*codes.shape[:-1], neurons), np.float32)
+            rows, each = _contiguous(codes).reshape(-1, size), np.int64(size - neurons)
+            kernels.decode_shared(rows, np.int64(fmt.word), np.int64(fmt.bias), each, numbers.reshape(-1, neurons))
+            return numbers
+        if isinstance(fmt, Table | Bernoulli) or (isinstance(fmt, FixedPoint | SmallFloat) and fmt.bits <= 8):
             numbers = empty(codes.shape, like.dtype)
             kernels.decode_table(_flat(codes), _values(fmt, like.dtype), numbers.reshape(-1))
             return numbers
         return _by_numpy(fmt.decode, codes, like.dtype)
+
+    def normal(self, key: Key, like: Array) -> Array:
+        return drawn(normal, key, like)
+
+    def uniform(self, key: Key, like: Array) -> Array:
+        return drawn(uniform, key, like)
 
     def values(self, signal: "Signal") -> Array:
         if signal.packed_neurons is None or not _is_float32(signal) or signal.format.bits != 1:
@@ -167,9 +179,12 @@ class NumbaBackend(NumpyBackend):
         return signal.made["values"]
 
     def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Transmission:
-        if not (isinstance(fmt, Table) and len(fmt.values) == 2 and x.ndim == 2 and _is_plain(x)):
+        if x.ndim == 2 and _is_plain(x) and isinstance(fmt, Table) and len(fmt.values) == 2:
+            words, nan = packed.pack_signs(x, fmt.thresholds[0])
+        elif x.ndim == 2 and isinstance(fmt, Bernoulli) and uniform is not None and _are_alike(x, uniform):
+            words, nan = packed.pack_draws(x, uniform)
+        else:
             return super().transmit(x, fmt, uniform, previous)
-        words, nan = packed.pack_signs(x, fmt.thresholds[0])
         if nan:
             raise ValueError(f"{fmt.name} cannot send NaN")
         if previous is not None and previous.dtype != np.uint64:  # codes, of a run that was begun without kernels
@@ -205,8 +220,8 @@ class NumbaBackend(NumpyBackend):
         return super().pre_activation(signal, weight, bias)
 
     def affine_activation(self, activation: "Activation", signal: "Signal", weight: Array, bias: Array | None) -> Array:
-        if activation.name in _ACTIVATIONS and _are_for_kernels(signal, weight, bias):
-            return _product(signal, weight, bias, _ACTIVATIONS[activation.name])
+        if activation.kernel and _are_for_kernels(signal, weight, bias):
+            return _product(signal, weight, bias, getattr(kernels, activation.kernel))
         return super().affine_activation(activation, signal, weight, bias)
 
     def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
@@ -228,7 +243,7 @@ class NumbaBackend(NumpyBackend):
         self, activation: "Activation", before: "Signal", after: "Signal", weight: Array, bias: Array | None
     ) -> Array:
         packed_alike = before.packed_neurons is not None and before.carried.shape == after.carried.shape
-        if not (packed_alike and activation.name in _ACTIVATIONS and _by_tables(before, weight, bias)):
+        if not (packed_alike and activation.kernel and _by_tables(before, weight, bias)):
             return super().change(activation, before, after, weight, bias)
         (count, width), neurons = before.carried.shape, weight.shape[1]
         rows, both = empty(count, np.int64), empty((2 * count, width), np.uint64)
@@ -236,7 +251,7 @@ class NumbaBackend(NumpyBackend):
         states, change = empty((2 * count, neurons), np.float32), empty((count, neurons), np.float32)
         states = head(states, differing)
         bias = _zeros(neurons) if bias is None else bias
-        _row_tables(both, before.format, weight, bias, _ACTIVATIONS[activation.name], states)
+        _row_tables(both, before.format, weight, bias, getattr(kernels, activation.kernel), states)
         kernels.scatter_differences(states, rows, change)
         return change
 
@@ -247,18 +262,18 @@ class NumbaBackend(NumpyBackend):
         return _tanh(x, out, 0.5, 0.5, 0.5) if _is_plain(x) else super().sigmoid(x, out)
 
     def activation_backward(self, activation: "Activation", state: Array, error: Array, scale: float = 1.0) -> Array:
-        if activation.name not in _ACTIVATIONS or not _are_alike(state, error):
+        if activation.kernel is None or not _are_alike(state, error):
             return super().activation_backward(activation, state, error, scale)
-        result, kind = empty(state.shape, np.float32), _ACTIVATIONS[activation.name]
+        result, kind = empty(state.shape, np.float32), getattr(kernels, activation.kernel)
         kernels.activation_backward(kind, state, error, np.float32(scale), result)
         return result
 
     def activation_backward_difference(
         self, activation: "Activation", state: Array, a: Array, b: Array, scale: float
     ) -> Array:
-        if activation.name not in _ACTIVATIONS or not (_are_alike(state, a) and _are_alike(state, b)):
+        if activation.kernel is None or not (_are_alike(state, a) and _are_alike(state, b)):
             return super().activation_backward_difference(activation, state, a, b, scale)
-        result, kind = empty(state.shape, np.float32), _ACTIVATIONS[activation.name]
+        result, kind = empty(state.shape, np.float32), getattr(kernels, activation.kernel)
         kernels.activation_backward_difference(kind, state, a, b, np.float32(scale), result)
         return result
 
@@ -279,40 +294,8 @@ class NumbaBackend(NumpyBackend):
             raise ValueError(f"labels must be 0 to {logits.shape[1] - 1}, not {labels.min()} to {labels.max()}")
         return error, loss[0]
 
-    def rmsprop(
-        self,
-        parameter: Array,
-        gradient: Array,
-        state: tuple[Array, Array, Array],
-        learning_rate: Array,
-        decay: float,
-        momentum: float,
-        epsilon: float,
-    ) -> None:
-        if not (parameter.flags.c_contiguous and all(x.flags.c_contiguous for x in state)):  # or else flat is a copy
-            raise ValueError("a parameter that is updated in place must be C-contiguous; see numpy.ascontiguousarray")
-        if gradient.shape != parameter.shape:
-            raise ValueError(f"a parameter of shape {parameter.shape} has no gradient of shape {gradient.shape}")
-        if parameter.dtype != np.float32 or isinstance(learning_rate, np.ndarray):
-            super().rmsprop(parameter, multiplied(gradient), state, learning_rate, decay, momentum, epsilon)
-            return
-        numbers = _float32s(learning_rate, decay, momentum, epsilon)
-        _begin_updates()
-        if isinstance(gradient, LazyOuterProduct):
-            sparse = gradient.signal.packed_neurons is None
-            fused = kernels.sparse_rmsprop if sparse else kernels.row_tables_rmsprop
-            fused(*_factors(gradient.signal, gradient.error), gradient.error, parameter, *state, *numbers)
-        else:
-            gradient = gradient.astype(np.float32, copy=False)
-            kernels.rmsprop(_flat(parameter), _flat(gradient), *map(_flat, state), *numbers)
-
-    def sgd(self, parameter: Array, gradient: Array, learning_rate: Array) -> None:
-        gradient = multiplied(gradient)
-        if _are_alike(parameter, gradient) and not isinstance(learning_rate, np.ndarray):
-            _begin_updates()
-            kernels.axpy(np.float32(-learning_rate), gradient, parameter, parameter)
-        else:
-            super().sgd(parameter, gradient, learning_rate)
+    def fused_update(self, change: Callable[..., None]) -> FusedUpdate | None:
+        return _FUSED.get(f"{change.__module__}.{change.__qualname__}")
 
     checks = True
     patience = 200
@@ -339,6 +322,70 @@ class NumbaBackend(NumpyBackend):
             return _Recorded(tape.program())
         except RuntimeError as error:
             raise CannotRecord(f"LLVM made no code of it: {error}") from error
+
+
+# --- optimizers -------------------------------------------------------------------------------------------------------
+
+
+def _rmsprop(optimizer: Any, parameter: Array, gradient: Array, state: Sequence[Array], rate: Array) -> bool:
+    _require_contiguous(parameter, *state)
+    if parameter.dtype != np.float32 or _is_of_members(rate):
+        return False
+    numbers = (_float32(rate), *_float32s(optimizer.decay, optimizer.momentum, optimizer.epsilon))
+    _begin_updates()
+    if isinstance(gradient, LazyOuterProduct):
+        sparse = gradient.signal.packed_neurons is None
+        fused = kernels.sparse_rmsprop if sparse else kernels.row_tables_rmsprop
+        fused(*_factors(gradient.signal, gradient.error), gradient.error, parameter, *state, *numbers)
+    else:
+        gradient = gradient.astype(np.float32, copy=False)
+        kernels.rmsprop(_flat(parameter), _flat(gradient), *map(_flat, state), *numbers)
+    return True
+
+
+def _sgd(optimizer: Any, parameter: Array, gradient: Array, state: Sequence[Array], rate: Array) -> bool:
+    gradient = multiplied(gradient)
+    if not _are_alike(parameter, gradient) or _is_of_members(rate):
+        return False
+    _begin_updates()
+    kernels.axpy(_float32(-1.0 * rate), gradient, parameter, parameter)
+    return True
+
+
+def _adam(optimizer: Any, parameter: Array, gradient: Array, state: Sequence[Array], rate: Array) -> bool:
+    gradient = multiplied(gradient)
+    mean, square, *averages_of_one = state
+    if not all(_are_alike(parameter, x) for x in (gradient, mean, square)) or _is_of_members(rate):
+        return False
+    _begin_updates()
+    decays = optimizer.decay, optimizer.square_decay
+    for average, decay in zip(averages_of_one, decays, strict=True):
+        average *= decay
+        average += 1 - decay
+    mean_of_one, square_of_one = (x.reshape(-1)[0] for x in averages_of_one)  # members are equally far
+    numbers = _float32(rate / mean_of_one), *_float32s(*decays), _float32(square_of_one), np.float32(optimizer.epsilon)
+    kernels.adam(*map(_flat, (parameter, gradient, mean, square)), *numbers)
+    return True
+
+
+_FUSED: dict[str, FusedUpdate] = {
+    "lowbit_dtp.optimizers.Adam.change": _adam,
+    "lowbit_dtp.optimizers.RMSprop.change": _rmsprop,
+    "lowbit_dtp.optimizers.SGD.change": _sgd,
+}
+
+
+def _require_contiguous(*arrays: Array) -> None:
+    """Raise ValueError if one of the arrays, flat, would be a copy."""
+    if not all(x.flags.c_contiguous for x in arrays):
+        raise ValueError("a parameter that is updated in place must be C-contiguous; see numpy.ascontiguousarray")
+
+
+def _is_of_members(rate: Array) -> bool:
+    return isinstance(rate, np.ndarray) and rate.ndim > 0
+
+
+# --- recording --------------------------------------------------------------------------------------------------------
 
 
 class _Recorded:
@@ -387,6 +434,11 @@ def _by_numpy(function: Callable[..., Array], *arguments: Any) -> Array:
     """What a function makes of arrays in NumPy, which a tape notes as a whole."""
     tape = Tape.recording()
     return function(*arguments) if tape is None else tape.function(function, arguments, {})
+
+
+def _has_kernel(fmt: Format) -> TypeGuard[SharedExponent]:
+    """Whether codes that share an exponent have a kernel."""
+    return isinstance(fmt, SharedExponent) and fmt.rounding == "nearest-even"
 
 
 def _float32(number: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from math import pi, prod
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -28,14 +29,10 @@ class NumpyBackend(Backend):
         return np.asarray(x)
 
     def normal(self, key: Key, like: Array) -> Array:
-        from .numba_cpu import normal
-
-        return _drawn(normal, key, like)
+        return drawn(normal, key, like)
 
     def uniform(self, key: Key, like: Array) -> Array:
-        from .numba_cpu import uniform
-
-        return _drawn(uniform, key, like)
+        return drawn(uniform, key, like)
 
     def shared(self, x: Array, members: int) -> Array:
         return np.broadcast_to(x, (members, *x.shape))
@@ -91,9 +88,18 @@ class NumpyBackend(Backend):
     def relu(self, x: Array, out: Array | None = None) -> Array:
         return np.maximum(x, 0, out=out)
 
+    def step(self, x: Array) -> Array:
+        return np.heaviside(x, x.dtype.type(1))
+
+    def clip(self, x: Array, low: float, high: float) -> Array:
+        return np.minimum(np.maximum(x, low), high)
+
+    def softmax(self, x: Array) -> Array:
+        powers = np.exp(x - x.max(-1, keepdims=True))
+        return powers / powers.sum(-1, keepdims=True)
+
     def cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
-        powers = np.exp(logits - logits.max(-1, keepdims=True))
-        probability = powers / powers.sum(-1, keepdims=True)
+        probability = self.softmax(logits)
         chosen = np.take_along_axis(probability, labels[..., None], -1)[..., 0]
         loss = -np.log(np.maximum(chosen, np.finfo(chosen.dtype).tiny)).mean(-1)
         return probability - np.eye(logits.shape[-1], dtype=logits.dtype)[labels], loss
@@ -101,30 +107,72 @@ class NumpyBackend(Backend):
     def one_hot(self, labels: Array, like: Array) -> Array:
         return (labels[..., None] == np.arange(like.shape[-1])).astype(like.dtype)
 
-    def rmsprop(
-        self,
-        parameter: Array,
-        gradient: Array,
-        state: tuple[Array, Array, Array],
-        learning_rate: Array,
-        decay: float,
-        momentum: float,
-        epsilon: float,
-    ) -> None:
-        mean, square, velocity = state
-        mean[...] = decay * mean + (1 - decay) * gradient
-        square[...] = decay * square + (1 - decay) * gradient**2
-        velocity[...] = momentum * velocity - learning_rate * gradient / np.sqrt(square - mean**2 + epsilon)
-        parameter += velocity
+    def sqrt(self, x: Array) -> Array:
+        return np.sqrt(x)
 
 
-def _drawn(draw: Callable[..., np.ndarray], key: Key, like: Array) -> Array:
-    """What `draw` stream, for each member of an ensemble by itself."""
+# --- random numbers ---------------------------------------------------------------------------------------------------
+
+_BLOCK = 32
+"""Counters of Philox in a block, whose four words each are laid out one after the other, as the kernel does."""
+
+
+def normal(seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal float32 of `shape`, each number keyed by seed, purpose (32 bits), step and its own place."""
+    words = _random_words(seed, purpose, step, prod(shape))
+    return _in_order([*_box_muller(*words[:2]), *_box_muller(*words[2:])], shape)
+
+
+def uniform(seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Uniform float32 in [0, 1) of `shape`, multiples of 2^-24, keyed as `normal` is."""
+    return _in_order([_unit(word) for word in _random_words(seed, purpose, step, prod(shape))], shape)
+
+
+def drawn(draw: Callable[..., np.ndarray], key: Key, like: Array) -> Array:
+    """What `draw` draws, for each member of an ensemble by itself."""
     if isinstance(key.seed, int):
         numbers = draw(key.seed, key.purpose, key.step, like.shape)
     else:
         numbers = np.stack([draw(seed, key.purpose, key.step, like.shape[1:]) for seed in key.seed])
     return numbers.astype(like.dtype, copy=False)
+
+
+def _random_words(seed: int, purpose: int, step: int, size: int) -> list[np.ndarray]:
+    """Philox4x32-10 (Salmon et al., SC 2011): four words of 32 random bits a counter, for `size` numbers."""
+    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    counters, step = -(-size // (4 * _BLOCK)) * _BLOCK, int(step)
+    c0 = np.arange(counters, dtype=np.uint64)
+    c1, c2, c3 = (np.full(counters, word, np.uint64) for word in (purpose, step & 0xFFFFFFFF, step >> 32))
+    for i in range(10):
+        k0, k1 = (np.uint64((k + i * w) & 0xFFFFFFFF) for k, w in ((seed, 0x9E3779B9), (seed >> 32, 0xBB67AE85)))
+        p0, p1 = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
+        c0, c1, c2, c3 = (p1 >> half) ^ c1 ^ k0, p1 & low, (p0 >> half) ^ c3 ^ k1, p0 & low
+    return [c0, c1, c2, c3]
+
+
+def _in_order(quarters: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers of the four words of each block, one word after the other, as float32 of `shape`."""
+    numbers = np.stack([x.reshape(-1, _BLOCK) for x in quarters], 1).reshape(-1)[: prod(shape)]
+    return numbers.reshape(shape).astype(np.float32)
+
+
+def _unit(word: np.ndarray) -> np.ndarray:
+    """Multiples of 2^-24 in [0, 1)."""
+    return (word >> np.uint64(8)) * 2.0**-24
+
+
+def _box_muller(radius_word: np.ndarray, angle_word: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two standard normal numbers of two random words (Box and Muller, 1958): an angle to pi/4, and quarter turns."""
+    radius = np.sqrt(-2 * np.log(_unit(radius_word) + 2.0**-25))
+    bits = angle_word.astype(np.uint32).view(np.int32)
+    angle = ((bits << np.int32(2)) >> np.int32(8)) * (pi / 4 / 2**23)
+    radius = np.where(bits < 0, -radius, radius)
+    swapped = (bits << np.int32(1)) < 0
+    sine, cosine = np.sin(angle), np.cos(angle)
+    return radius * np.where(swapped, sine, cosine), radius * np.where(swapped, cosine, sine)
+
+
+# --- constants --------------------------------------------------------------------------------------------------------
 
 
 @cache

@@ -52,13 +52,21 @@ class Activation(Protocol):
     """What a backend reads of an `activations.Activation`."""
 
     @property
-    def name(self) -> str:
-        """By which a backend knows those that it has a kernel for."""
+    def kernel(self) -> str | None:
+        """Name of the number by which compiled kernels know the function; None if they do not."""
 
     @property
     def apply(self) -> Callable[["Backend", Array], Array]:
         """The function, which may write over its argument."""
 
     @property
-    def slope(self) -> Callable[[Array], Array]:
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def slope(self) -> Callable[[Array], Array] | None:
         """The derivative, as a function of what `apply` gave."""
+
+    @property
+    def backward(self) -> Callable[[Array, Array], Array] | None:
+        """Gradient at the pre-activation, if that is no product with `slope`."""

@@ -7,16 +7,17 @@ words travel as the signed type of the same bits.
 from collections.abc import Callable, Sequence
 from functools import cache
 from math import pi, prod
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..formats import FixedPoint, Float, Format, Table
+from ..formats import Float, Format
 from ..packing import WORD_BITS
-from . import Array, Backend, Key, Recording, Transmission
+from . import Array, Backend, FusedUpdate, Key, Recording, Transmission, torch_formats
 from .protocols import Signal
+from .torch_formats import SIGNED
 
-_SIGNED = {np.uint8: torch.uint8, np.uint16: torch.int32, np.uint32: torch.int32, np.uint64: torch.int64}
 _COMPILE_FROM = 50_000
 """Steps of a run from which compiling is taken to pay; not measured on a GPU."""
 _LOW = 0xFFFFFFFF
@@ -45,10 +46,12 @@ class TorchBackend(Backend):
     def numpy(self, x: Array) -> np.ndarray:
         return x.detach().cpu().numpy()
 
-    def each(self, values: float | Sequence[float], like: Array) -> Array:
+    def each(self, values: float | Sequence[float], like: Array, factor: Array = 1.0) -> Array:
         if not isinstance(values, Sequence):
-            return values
-        return _each(tuple(values), like.ndim, like.dtype, like.device)
+            return values * factor
+        if type(factor) is float:
+            return _each(tuple(value * factor for value in values), like.ndim, like.dtype, like.device)
+        return (_each(tuple(values), like.ndim, torch.float64, like.device) * factor).to(like.dtype)
 
     def normal(self, key: Key, like: Array) -> Array:
         words = _random_words(key, like)
@@ -64,27 +67,19 @@ class TorchBackend(Backend):
     def encode(self, x: Array, fmt: Format, uniform: Array | None) -> Array:
         if bool(torch.isnan(x).any()):
             raise ValueError(f"{fmt.name} cannot send NaN")
-        return _encode(x, fmt, uniform).to(_SIGNED[fmt.code_dtype])
+        return torch_formats.encode(fmt, x, uniform).to(SIGNED[fmt.code_dtype])
 
     def float_codes(self, x: Array) -> Array:
         return x.clone().view({4: torch.int32, 8: torch.int64}[x.dtype.itemsize])
 
     def decode(self, codes: Array, fmt: Format, like: Array) -> Array:
-        if isinstance(fmt, Float):
-            return codes.view(_floating(fmt)).to(like.dtype)
-        if isinstance(fmt, Table):
-            return _values(fmt, like.dtype, codes.device)[codes.long()]
-        assert isinstance(fmt, FixedPoint)
-        levels = codes.long() & (2**fmt.word - 1)
-        if fmt.signed:
-            levels = levels - ((levels >> (fmt.word - 1)) << fmt.word)
-        return (levels.double() * fmt.step).to(like.dtype) if fmt.word > 24 else levels.to(like.dtype) * fmt.step
+        return torch_formats.decode(fmt, codes, like)
 
     def pack(self, codes: Array, fmt: Format) -> Array:
         return pack(codes, fmt.bits)
 
     def unpack(self, words: Array, fmt: Format, neurons: int) -> Array:
-        return unpack(words, fmt.bits, neurons).to(_SIGNED[fmt.code_dtype])
+        return unpack(words, fmt.bits, neurons).to(SIGNED[fmt.code_dtype])
 
     def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[Array, Array]:
         toggles = _popcount(codes[..., 1:, :] ^ codes[..., :-1, :]).sum((-2, -1))
@@ -93,9 +88,8 @@ class TorchBackend(Backend):
         return _popcount(codes).sum((-2, -1)), toggles
 
     def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Transmission:
-        wraps = isinstance(fmt, FixedPoint) and fmt.overflow == "wrap"
-        invalid = (~torch.isfinite(x) if wraps else torch.isnan(x)).sum((-2, -1))
-        return self.carry(_encode(x, fmt, uniform), fmt, previous)._replace(invalid=invalid)
+        invalid = (~torch.isfinite(x) if torch_formats.refuses_infinity(fmt) else torch.isnan(x)).sum((-2, -1))
+        return self.carry(torch_formats.encode(fmt, x, uniform), fmt, previous)._replace(invalid=invalid)
 
     def carry(self, codes: Array, fmt: Format, previous: Array | None) -> Transmission:
         if isinstance(fmt, Float) or fmt.bits >= 32:
@@ -126,6 +120,15 @@ class TorchBackend(Backend):
     def relu(self, x: Array, out: Array | None = None) -> Array:
         return torch.clamp(x, min=0, out=out)
 
+    def step(self, x: Array) -> Array:
+        return torch.where(torch.isnan(x), x, (x >= 0).to(x.dtype))
+
+    def clip(self, x: Array, low: float, high: float) -> Array:
+        return torch.clamp(x, low, high)
+
+    def softmax(self, x: Array) -> Array:
+        return torch.softmax(x, -1)
+
     def cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
         log_probability = torch.log_softmax(logits, -1)
         loss = -log_probability.gather(-1, labels[..., None])[..., 0].mean(-1)
@@ -134,22 +137,11 @@ class TorchBackend(Backend):
     def one_hot(self, labels: Array, like: Array) -> Array:
         return (labels[..., None] == torch.arange(like.shape[-1], device=like.device)).to(like.dtype)
 
-    def rmsprop(
-        self,
-        parameter: Array,
-        gradient: Array,
-        state: tuple[Array, Array, Array],
-        learning_rate: Array,
-        decay: float,
-        momentum: float,
-        epsilon: float,
-    ) -> None:
-        mean, square, velocity = state
-        mean.mul_(decay).add_(gradient, alpha=1 - decay)
-        square.mul_(decay).addcmul_(gradient, gradient, value=1 - decay)
-        spread = torch.addcmul(square, mean, mean, value=-1).add_(epsilon).sqrt_()
-        velocity.mul_(momentum).sub_(learning_rate * gradient / spread)
-        parameter.add_(velocity)
+    def sqrt(self, x: Array) -> Array:
+        return torch.sqrt(x)
+
+    def fused_update(self, change: Callable[..., None]) -> FusedUpdate | None:
+        return _FUSED.get(f"{change.__module__}.{change.__qualname__}")
 
     def record(self, body: Callable[[], None], arrays: Sequence[Array]) -> Recording:
         from .torch_graph import Recorded
@@ -170,30 +162,23 @@ def tensor_of(x: np.ndarray, device: torch.device | str) -> Array:
     return tensor.to(device)
 
 
+# --- optimizers -------------------------------------------------------------------------------------------------------
+
+
+def _rmsprop(optimizer: Any, parameter: Array, gradient: Array, state: Sequence[Array], rate: Array) -> bool:
+    mean, square, velocity = state
+    mean.mul_(optimizer.decay).add_(gradient, alpha=1 - optimizer.decay)
+    square.mul_(optimizer.decay).addcmul_(gradient, gradient, value=1 - optimizer.decay)
+    spread = torch.addcmul(square, mean, mean, value=-1).add_(optimizer.epsilon).sqrt_()
+    velocity.mul_(optimizer.momentum).sub_(rate * gradient / spread)
+    parameter.add_(velocity)
+    return True
+
+
+_FUSED: dict[str, FusedUpdate] = {"lowbit_dtp.optimizers.RMSprop.change": _rmsprop}
+
+
 # --- codes ------------------------------------------------------------------------------------------------------------
-
-
-def _encode(x: Array, fmt: Format, uniform: Array | None) -> Array:
-    """Codes of `x`, as some integer or boolean; those of a number that cannot be sent mean nothing."""
-    if isinstance(fmt, Table):
-        thresholds = _thresholds(fmt, x.dtype, x.device)
-        return x >= thresholds if len(thresholds) == 1 else torch.bucketize(x, thresholds, right=True)
-    if isinstance(fmt, Float):
-        return x.to(_floating(fmt)).contiguous().view(_SIGNED[fmt.code_dtype])
-    assert isinstance(fmt, FixedPoint)
-    if fmt.stochastic and uniform is None:
-        raise ValueError(f"{fmt.name} rounds stochastically: it needs uniform random numbers, one per value")
-    # a float32 has room for a step and its half, but neither for a sum with a random number nor for a remainder
-    steps = (x.double() if fmt.stochastic or fmt.overflow == "wrap" or fmt.word > 24 else x) * (1 / fmt.step)
-    if fmt.rounding == "nearest-even":
-        steps = torch.round(steps)
-    else:
-        steps = torch.floor(steps + uniform if fmt.stochastic else steps)
-    if fmt.overflow == "wrap":  # in this order, as rounding of the largest numbers depends on it
-        steps = torch.remainder(steps - fmt.lowest_level, 2.0**fmt.word) + fmt.lowest_level
-    else:
-        steps = torch.clamp(steps, fmt.lowest_level, fmt.highest_level)
-    return (steps.int() if fmt.word < 31 else steps.long()) & (2**fmt.word - 1)
 
 
 def pack(codes: Array, bits: int) -> Array:
@@ -227,10 +212,6 @@ def _popcount(words: Array) -> Array:
     x = (x & 0x3333333333333333) + ((x >> 2) & 0x3333333333333333)
     x = (x + (x >> 4)) & 0x0F0F0F0F0F0F0F0F
     return (x * 0x0101010101010101) >> 56
-
-
-def _floating(fmt: Float) -> torch.dtype:
-    return {32: torch.float32, 64: torch.float64}[fmt.word]
 
 
 # --- random numbers ---------------------------------------------------------------------------------------------------
@@ -273,19 +254,6 @@ def _box_muller(radius_word: Array, angle_word: Array) -> tuple[Array, Array]:
 
 
 # --- constants, made once: a recorded step may not fetch them ---------------------------------------------------------
-
-
-@cache
-def _thresholds(fmt: Table, dtype: torch.dtype, device: torch.device) -> Array:
-    exact = torch.tensor(fmt.thresholds, dtype=torch.float64)
-    rounded = exact.to(dtype)
-    above = torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
-    return torch.where(rounded.double() < exact, above, rounded).to(device)
-
-
-@cache
-def _values(fmt: Table, dtype: torch.dtype, device: torch.device) -> Array:
-    return torch.tensor(fmt.values, dtype=dtype, device=device)
 
 
 @cache

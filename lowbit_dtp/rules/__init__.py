@@ -1,5 +1,10 @@
 """Learning rules: what neurons send each other over links in order to learn. One file a rule, listed once, here."""
 
+import inspect
+import re
+from dataclasses import is_dataclass
+from typing import TypeVar
+
 from ..choices import choose
 from .autoencoder import DTPAutoencoder
 from .backprop import Backprop, BackpropThenSign, FixedLower, StraightThrough
@@ -30,6 +35,29 @@ RULES: dict[str, type[LearningRule]] = {
 """Every rule, by name."""
 
 
+Kind = TypeVar("Kind", bound=type[LearningRule])
+
+
+def register(rule: Kind) -> Kind:
+    """Make a rule of one's own known by its `name`; as a decorator, too. Returns the rule.
+
+    Raises TypeError unless it is a dataclass that implements `LearningRule`, ValueError if the name is taken or cannot
+    stand on a command line.
+    """
+    if not (isinstance(rule, type) and issubclass(rule, LearningRule)):
+        raise TypeError(f"a rule must be a class derived from LearningRule, not {rule!r}")
+    if inspect.isabstract(rule) or not is_dataclass(rule):
+        missing = ", ".join(sorted(rule.__abstractmethods__))
+        raise TypeError(f"rule {rule.__name__} must {f'define {missing}' if missing else 'be a dataclass'}")
+    name = getattr(rule, "name", None)
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name, re.ASCII):
+        raise ValueError(f"rule {rule.__name__}: its name must be letters, digits and any of -_.+, not {name!r}")
+    if name in RULES:
+        raise ValueError(f"rule {rule.__name__}: there is a rule {name!r} already; choose another name")
+    RULES[name] = rule
+    return rule
+
+
 def rule_named(name: str) -> type[LearningRule]:
     """The rule called `name`.
 
@@ -55,6 +83,7 @@ __all__ = [
     "as_format",
     "is_few_bit",
     "output_error",
+    "register",
     "rule_named",
     "send_error",
     "summed",

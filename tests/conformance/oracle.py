@@ -13,7 +13,29 @@ from lowbit_dtp.network import Network
 from lowbit_dtp.randomness import RandomStream
 from lowbit_dtp.rules import DTP, FixedLower, LearningRule
 
-ACTIVATIONS = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu, "identity": lambda x: x}
+
+class _StraightStep(torch.autograd.Function):
+    """1 from 0 on and else 0, with the gradient of the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return (x >= 0).double()
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: torch.Tensor) -> Any:
+        return gradient[0]
+
+
+ACTIVATIONS = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
+    "identity": lambda x: x,
+    "step": _StraightStep.apply,
+    "hard-tanh": torch.nn.functional.hardtanh,
+    "hard-sigmoid": lambda x: (torch.nn.functional.hardtanh(x) + 1) / 2,
+    "softmax": lambda x: torch.softmax(x, -1),
+}
 
 Gradients = dict[tuple[str, str], np.ndarray]
 

@@ -401,7 +401,7 @@ def test_nan_names_the_link(learner: RuleCase) -> None:
         ),
         (
             lambda: Network.build([3, 2], [Link()], activation="tan"),
-            "no activation 'tan'; there are: identity, relu, sigmoid, tanh",
+            "no activation 'tan'; there are: hard-sigmoid, hard-tanh, identity, relu, sigmoid, softmax, step, tanh",
         ),
         (
             lambda: Network.build([3, 2, 2], [Link()]),

@@ -64,6 +64,12 @@ def _activate(activation: str, pre_activation: Fraction) -> Fraction:
         return pre_activation
     if activation == "relu":
         return max(pre_activation, Fraction(0))
+    if activation == "step":
+        return Fraction(pre_activation >= 0)
+    if activation == "hard-tanh":
+        return min(max(pre_activation, Fraction(-1)), Fraction(1))
+    if activation == "hard-sigmoid":
+        return min(max((pre_activation + 1) / 2, Fraction(0)), Fraction(1))
     with localcontext() as context:
         context.prec = 80
         power = (

@@ -21,7 +21,7 @@ FORMATS = [
     "table(-1,0,0.5)",
     "table(0,2;-0.25)",
 ]
-ACTIVATIONS = ["tanh", "identity", "relu", "sigmoid"]
+ACTIVATIONS = ["tanh", "identity", "relu", "sigmoid", "step", "hard-tanh", "hard-sigmoid"]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -191,7 +191,7 @@ BROKEN = {
     "activation": (
         _set("layers", 0, "activation", "gelu"),
         {},
-        "no activation of layer h1 'gelu'; there are: identity, relu, sigmoid, tanh",
+        "no activation of layer h1 'gelu'; there are: hard-sigmoid, hard-tanh, identity, relu, sigmoid, step, tanh",
     ),
     "last activation": (
         _set("layers", 2, "activation", "tanh"),

@@ -27,7 +27,7 @@ FORMATS = [
 ]
 
 
-@pytest.mark.parametrize("activation", ["tanh", "identity", "relu", "sigmoid"])
+@pytest.mark.parametrize("activation", ["tanh", "identity", "relu", "sigmoid", "step", "hard-tanh", "hard-sigmoid"])
 @pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(bias=st.floats(-2, 2, width=32), exponent=st.integers(-14, 1))
@@ -101,4 +101,7 @@ def test_unknown_activation_lists_those_there_are():
     one = np.ones(1, np.int64)
     with pytest.raises(ValueError) as error:
         integer_thresholds(binary, "softplus", np.zeros(1, np.float32), 0, -one, one)
-    assert str(error.value) == "no activation 'softplus'; there are: identity, relu, sigmoid, tanh"
+    assert (
+        str(error.value)
+        == "no activation 'softplus'; there are: hard-sigmoid, hard-tanh, identity, relu, sigmoid, step, tanh"
+    )

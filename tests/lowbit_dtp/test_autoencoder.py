@@ -284,7 +284,7 @@ def test_run_counts_weights_and_scores_reconstruction(pretrained: Path, digits: 
     assert training.bits("h1-output.weights", per="step") == 64 * 100 * 32
     inference = load(pretrained / "ledger.json")["inference"]
     assert inference.bits(per="sample") == 64 * 8 + 100 * 32
-    assert 0 < read_json(pretrained / "run.json")["test_error_percent"] < 4
+    assert 0 < read_json(pretrained / "run.json")["test_squared_error"] < 4
 
 
 def test_classifier_starts_from_the_encoder(pretrained: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ SEEDS = (0, 1, 2)
 EPOCHS, STEPS_AN_EPOCH = 2, 6
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 every_device = pytest.mark.parametrize("device", DEVICES)
-SETTINGS = {"sizes": [64, 12, 12, 10], "batch": 200, "links": {"h1-h2": {"feedback": "ternary"}}}
+SETTINGS = {"sizes": [64, 12, 12, 10], "batch": 200, "links": {"h1-h2": {"forward": "binary", "feedback": "ternary"}}}
 """With a format that torch alone packs."""
 
 
@@ -126,9 +127,9 @@ def test_a_run_goes_on_on_another_device(
     (tmp_path / rule).mkdir()
     for folder in folders:
         folder.rename(tmp_path / rule / folder.name)
-    row, *_ = summary_row(rule, tmp_path, SEEDS)
+    row, *_ = summary_row(rule, tmp_path, {seed: f"{rule}/seed-{seed}" for seed in SEEDS})
     names = [x["device"] + (", 3 at a time" if x["members"] == 3 else "") for x in parts]
-    assert row["device"] == f"{names[0]} to step {steps}, then {names[1]} to step {EPOCHS * STEPS_AN_EPOCH}"
+    assert row.device == f"{names[0]} to step {steps}, then {names[1]} to step {EPOCHS * STEPS_AN_EPOCH}"
 
 
 def test_members_that_were_stopped_apart_go_on_apart(
@@ -149,6 +150,17 @@ def test_members_that_were_stopped_apart_go_on_apart(
     run_ensemble(experiments(rule), folders, data, device="cpu", on_step=seen.append)
     assert seen == [*range(5, 13), *range(1, 13)]
     assert (folders[0] / "run.json").stat().st_mtime_ns == finished
+    for folder, other in zip(folders, alone[rule], strict=True):
+        assert_alike(folder, other)
+
+
+@every_device
+def test_a_finished_ensemble_goes_on_to_more_epochs(
+    device: str, alone: dict[str, list[Path]], data: Any, tmp_path: Path
+) -> None:
+    folders, rule = [tmp_path / f"seed-{seed}" for seed in SEEDS], RULES[0]
+    run_ensemble([replace(x, epochs=1) for x in experiments(rule)], folders, data, device=device)
+    run_ensemble(experiments(rule), folders, data, device=device)
     for folder, other in zip(folders, alone[rule], strict=True):
         assert_alike(folder, other)
 

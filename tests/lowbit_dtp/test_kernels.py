@@ -13,7 +13,7 @@ import pytest
 
 from lowbit_dtp import backends, rules
 from lowbit_dtp.activations import ACTIVATIONS
-from lowbit_dtp.backends import Backend, LazyOuterProduct, backend_of, multiplied
+from lowbit_dtp.backends import Backend, LazyOuterProduct, backend_of, multiplied, numpy_plain
 from lowbit_dtp.backends import _numba_kernels as kernels
 from lowbit_dtp.backends._simd import target
 from lowbit_dtp.backends.numba_cpu import NumbaBackend, normal, set_threads, shift_sgd, uniform
@@ -510,6 +510,43 @@ def test_kernels_are_chosen_by_the_environment() -> None:
     environment = os.environ | {"LOWBIT_DTP_KERNELS": "fast"}
     answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert answer.stderr.endswith("ValueError: no LOWBIT_DTP_KERNELS 'fast'; there are: compiled, plain\n")
+
+
+WITHOUT_NUMBA = """
+import importlib.abc, sys
+
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in ("numba", "llvmlite"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Refuse())
+from lowbit_dtp.cli import main
+sys.argv[1:] = ["train", "--rule", "dtp", "--epochs", "1", "--sizes", "64-9-8-10", "--out", sys.argv[1]]
+main()
+"""
+
+
+def test_plain_kernels_need_no_numba(tmp_path: Path) -> None:
+    for choice in ("plain", "compiled"):
+        run = subprocess.run(
+            [sys.executable, "-c", WITHOUT_NUMBA, str(tmp_path / choice)],
+            env=os.environ | {"LOWBIT_DTP_KERNELS": choice},
+            capture_output=True,
+            text=True,
+        )
+        assert (run.returncode == 0) == (choice == "plain"), run.stderr
+    assert "No module named 'numba'" in run.stderr
+    assert (tmp_path / "plain" / "network.safetensors").exists()
+
+
+def test_plain_noise_is_that_of_the_kernels() -> None:
+    seed, purpose, step = 2**33 + 5, 2**32 - 3, 2**32 + 9
+    for shape in ((3, 1000), (1,), (0, 4)):
+        assert np.array_equal(numpy_plain.uniform(seed, purpose, step, shape), uniform(seed, purpose, step, shape))
+        plain, compiled = numpy_plain.normal(seed, purpose, step, shape), normal(seed, purpose, step, shape)
+        assert plain.dtype == compiled.dtype == np.float32 and plain.shape == shape
+        np.testing.assert_allclose(plain, compiled, rtol=1e-5, atol=1e-6)
 
 
 def test_who_compiles_is_told_once_for_a_machine(tmp_path: Path) -> None:

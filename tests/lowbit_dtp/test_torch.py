@@ -21,7 +21,9 @@ from lowbit_dtp.network import Network
 from lowbit_dtp.packing import pack, unpack
 from lowbit_dtp.randomness import RandomStream
 from lowbit_dtp.rules import LearningRule
-from lowbit_dtp.training import Evaluator, Progress, _Steps, evaluate, fit
+from lowbit_dtp.steps import RecordedSteps, Training
+from lowbit_dtp.tasks import TASKS
+from lowbit_dtp.training import Evaluator, Progress, evaluate, fit
 from tests.conformance.cases import CLASSIFIERS
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -207,19 +209,19 @@ def test_a_step_never_waits_and_fetches_nothing(
 
     net = ensemble("numpy").each_array(meta)
     samples = Samples(meta(few.stored), meta(few.labels), few.format)
-    trainee, optimizer = net.with_links(rule.training_links(net.links)), optimizers.RMSprop([0.1, 0.2, 0.3])
+    trainee = net.with_links(rule.training_links(net.links))
+    optimizer = optimizers.RMSprop([0.1, 0.2, 0.3], schedule="cosine(3)")
     progress = Progress(ledger=Ledger(runs=3))
-    steps = _Steps(trainee, rule, optimizer, samples, 25, SEEDS, progress, "recorded")
+    steps = RecordedSteps(trainee, samples, Training(rule, optimizer, TASKS["classify"], 25, SEEDS), progress)
     steps.begin(0)
-    place, evaluator = steps.loop, Evaluator(net, samples)
-    assert place is not None
+    loop, evaluator = steps.loop, Evaluator(net, samples)
     for phase in rule.phases:
         steps.take(phase, 25)
-        evaluator._distance(place.indices(25)[0], place.start, Ledger())
+        evaluator._distance(loop.indices(25)[0], loop.start, Ledger())
     monkeypatch.setattr(torch_gpu, "tensor_of", None)
     for phase in rule.phases:
-        steps._take_in_place(place, (phase, 25), progress.ledger)
-        evaluator._distance(place.indices(25)[0], place.start, Ledger())
+        steps.take_in_place((phase, 25), progress.ledger)
+        evaluator._distance(loop.indices(25)[0], loop.start, Ledger())
 
 
 class Asks(rules.StraightThrough):
