@@ -12,6 +12,7 @@ import pytest
 
 from lowbit_dtp import checkpoint, data
 from lowbit_dtp.backends import numba_graph
+from lowbit_dtp.comparison import summarize_run
 from lowbit_dtp.data import DataSet, Samples
 from lowbit_dtp.ensemble import Run, stack, unstack
 from lowbit_dtp.experiment import Comparison, Experiment, ExperimentError
@@ -20,6 +21,7 @@ from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network
 from lowbit_dtp.optimizers import RMSprop
 from lowbit_dtp.projections import Mirrored, Tied
+from lowbit_dtp.report import write_report
 from lowbit_dtp.rules import DTPAutoencoder
 from lowbit_dtp.runs import run
 from lowbit_dtp.storage import StorageError, read_json
@@ -358,3 +360,8 @@ def test_synchronise_sends_all_if_nothing_is_said() -> None:
     net.synchronise(ledger)
     assert (net.layers[1].weight == 1).all()
     assert ledger.bits(purpose="weights") == INPUTS * HIDDEN * 32
+
+
+def test_report_draws_the_filters(pretrained: Path) -> None:
+    path = write_report(pretrained, summarize_run(pretrained))
+    assert "40 neurons of the first layer" in path.read_text()
