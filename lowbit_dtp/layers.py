@@ -119,7 +119,9 @@ class Layer:
 
     def each_array(self, make: Callable[[str, Array], Array]) -> "Layer":
         """The layer with what `make` makes of the name and value of each of its arrays."""
-        inputs = {link: replace(projection) for link, projection in self.inputs.items()}  # type: ignore[type-var]
+        inputs: dict[str, Projection] = {}
+        for link, projection in self.inputs.items():
+            inputs[link] = projection.copy(inputs)
         layer = replace(self, inputs=inputs, buffers=dict(self.buffers), _costs={}, _spent={})
         for name, held, key in list(layer.slots()):
             held[key] = make(name, held[key])
@@ -219,11 +221,23 @@ class Layer:
 
         `error_format` is as `input_gradient` has it; a factor for the whole batch does not matter.
         """
-        projection = self._projection(signal)
-        right = error_format or self.number
-        self._count(ledger, self._count_gradients, projection, signal.format.name, right, self._rows(error))
+        projection, right, rows = self._projection(signal), error_format or self.number, self._rows(error)
+        names = projection.trained
+        self._count(ledger, self._count_gradients, projection, signal.format.name, right, rows, names)
         made = projection.gradients(signal, error, self._spent.pop(projection.name, None))
         return {(self.name, name): gradient for name, gradient in made.items()}
+
+    def transposed_gradients(self, error: Signal, state: Array, ledger: Ledger) -> Gradients:
+        """Gradients of the weights in the projection of `error`, as the layer that sent it uses them: transposed.
+
+        `error` [..., batch, sources] is that of the other layer, at its pre-activation; `state` [..., batch, neurons]
+        is what this layer had sent it.
+        """
+        projection = self._projection(error)
+        names, rows = (projection.name,), self._rows(state)
+        self._count(ledger, self._count_gradients, projection, error.format.name, self.number, rows, names)
+        made = projection.gradients(error, state, self._spent.pop(projection.name, None))
+        return {(self.name, name): made[name] for name in names}
 
     def cross_entropy(self, logits: Array, labels: Array, ledger: Ledger) -> tuple[Array, Array]:
         """Gradient of each sample's loss at the `logits`, softmax - one-hot, and the mean loss over the batch."""
@@ -233,7 +247,7 @@ class Layer:
     def classification_error(self, output: Array, labels: Array, ledger: Ledger) -> tuple[Array, Array]:
         """Gradient of each sample's loss at the pre-activation of a layer with one neuron for each class; its mean.
 
-        Linear and softmax outputs: negative log-likelihood under the softmax. Others: squared distance from the one-hot
+        Linear outputs: negative log-likelihood under the softmax of them. Others: squared distance from the one-hot
         label.
         """
         if self.activation.name == "identity":
@@ -364,13 +378,16 @@ class Layer:
         for operation in ("exp", "add", "divide"):
             ledger.worked(Work(self.name, "softmax", operation, self.number), rows * self.neurons)
 
-    def _count_gradients(self, ledger: Ledger, projection: Projection, left: str, right: str, rows: int) -> None:
-        size = rows * prod(projection.shape)
-        ledger.worked(Work(self.name, "gradient", "multiply-accumulate", left, right), size)
-        arrays = {projection.name: size}
-        if projection.bias is not None:
-            ledger.worked(Work(self.name, "gradient", "add", self.number), rows * self.neurons)
+    def _count_gradients(
+        self, ledger: Ledger, projection: Projection, left: str, right: str, rows: int, names: tuple[str, ...]
+    ) -> None:
+        arrays = {}
+        if projection.name in names:
+            arrays[projection.name] = rows * prod(projection.shape)
+            ledger.worked(Work(self.name, "gradient", "multiply-accumulate", left, right), arrays[projection.name])
+        if projection.bias_name in names:
             arrays[projection.bias_name] = rows * self.neurons
+            ledger.worked(Work(self.name, "gradient", "add", self.number), rows * self.neurons)
         for name, words in arrays.items():
             for operation in ("read", "write"):
                 self._accessed_state(f"{name} gradient", operation, words, ledger, projection.size(name))

@@ -6,6 +6,7 @@ from dataclasses import is_dataclass
 from typing import TypeVar
 
 from ..choices import choose
+from .autoencoder import DTPAutoencoder
 from .backprop import Backprop, BackpropThenSign, FixedLower, StraightThrough
 from .competitive import SOM, Competitive, VectorQuantization
 from .delta import Delta, Perceptron
@@ -22,6 +23,7 @@ from .rule import (
     is_few_bit,
     output_error,
     send_error,
+    summed,
     weight_gradients,
     with_gradient,
 )
@@ -56,6 +58,7 @@ RULES: dict[str, type[LearningRule]] = {
     "stochastic-straight-through": StochasticStraightThrough,
     "contrastive-hebbian": ContrastiveHebbian,
     "generec": GeneRec,
+    "dtp-autoencoder": DTPAutoencoder,
 }
 """Every rule, by name."""
 
@@ -104,6 +107,7 @@ __all__ = [
     "BackpropThenSign",
     "Competitive",
     "ContrastiveHebbian",
+    "DTPAutoencoder",
     "Delta",
     "DirectDTP",
     "DirectFeedbackAlignment",
@@ -129,6 +133,7 @@ __all__ = [
     "register",
     "rule_named",
     "send_error",
+    "summed",
     "weight_gradients",
     "with_gradient",
 ]

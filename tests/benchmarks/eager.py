@@ -275,3 +275,46 @@ class _Sign(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
         return gradient
+
+
+class EagerAutoencoder:
+    """A denoising auto-encoder input-h1-output of sigmoid units with tied weights, trained by DTP, and an RMSprop.
+
+    `parameters` are those of a network file; "output.weight" is no parameter of its own, and is left alone.
+    """
+
+    def __init__(self, parameters: Parameters, rate: float) -> None:
+        self.parameters = parameters
+        names = ("h1.weight", "h1.bias", "output.bias")
+        self.gradients = {name: torch.empty_like(parameters[name]) for name in names}
+        self.optimizer = RMSprop({name: parameters[name] for name in names}, rate, rate)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """State of h1 for `x` [batch, inputs]."""
+        return torch.addmm(self.parameters["h1.bias"], x, self.parameters["h1.weight"]).sigmoid_()
+
+    @torch.no_grad()
+    def step(self, x: Tensor, noise: Tensor, input_noise: Tensor, received: Tensor, corrupted: Tensor) -> Tensor:
+        """One minibatch of eqs. 3.20-3.23, with noise drawn into `noise` and `input_noise`. Returns the loss.
+
+        `received` and `corrupted` are memory for h1 and the inputs with noise.
+        """
+        scale = 2 / len(x)
+        state = self.encode(x)
+        torch.add(state, noise, out=received)
+        z = torch.addmm(self.parameters["output.bias"], received, self.parameters["h1.weight"].t()).sigmoid_()
+        missed = z - x
+        loss = missed.square().sum(1).mean()
+        error = torch.addcmul(torch.mul(missed, z), torch.mul(missed, z), z, value=-1).mul_(scale)
+        wanted = torch.sub(2 * state, self.encode(z))
+        torch.add(x, input_noise, out=corrupted)
+        again = self.encode(corrupted)
+        far = again - wanted
+        local = torch.addcmul(torch.mul(far, again), torch.mul(far, again), again, value=-1).mul_(scale)
+        weight = self.gradients["h1.weight"]
+        torch.mm(corrupted.t(), local, out=weight)
+        weight.addmm_(error.t(), received)
+        torch.sum(local, 0, out=self.gradients["h1.bias"])
+        torch.sum(error, 0, out=self.gradients["output.bias"])
+        self.optimizer.apply(self.gradients)
+        return loss

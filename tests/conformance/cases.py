@@ -1,7 +1,7 @@
 """Every rule, format and backend, listed once: what is in these tables goes through every conformance test."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -83,6 +83,16 @@ class RuleCase:
             return np.random.default_rng(seed + 7).random((len(inputs), outputs)).astype(inputs.dtype)
         return np.array(self.task.target(inputs, LABELS if seed == 0 else LABELS[::-1]))
 
+
+AUTOENCODER = RuleCase(
+    rules.DTPAutoencoder(noise=0.4, input_noise=0.2),
+    oracle.dtp_autoencoder,
+    sizes=(6, 5, 6),
+    chains=((6, 5, 6), (4, 7, 4)),
+    task=TASKS["reconstruct"],
+    activations=("sigmoid", "tanh", "relu"),
+    output_activation="sigmoid",
+)
 
 RULES = {
     "dtp": RuleCase(rules.DTP(), oracle.target_propagation),
@@ -179,6 +189,9 @@ RULES = {
     "generec-midpoint": RuleCase(
         rules.GeneRec(steps=2, gamma=0.7, midpoint=True), oracle_settling.contrast, output_activation="sigmoid"
     ),
+    "dtp-autoencoder": AUTOENCODER,
+    "dtp-autoencoder-untied": replace(AUTOENCODER, rule=rules.DTPAutoencoder(tied=False)),
+    "dtp-autoencoder-contractive": replace(AUTOENCODER, rule=rules.DTPAutoencoder(target_step=0.5, contraction=0.3)),
 }
 
 CLASSIFIERS = {name: case.rule for name, case in RULES.items() if case.task.name == "classify" and case.sizes == SIZES}
