@@ -20,7 +20,7 @@ from .ledger import Direction, Ledger
 from .links import Link, Signal
 from .network import Network, Pass
 from .randomness import RandomStream
-from .rules import LearningRule, StepContext, StraightThrough
+from .rules import LearningRule, StepContext, StraightThrough, TargetProp
 from .tasks import Task
 
 SAMPLES = 100
@@ -43,7 +43,8 @@ is the output layer. `target_moves`: share of samples whose target is not the st
 
 For layers that decode what is above, `reconstruction_error`: ||g(f(h)) - h|| / ||h||, norms over all samples. With
 float links, of I - J_f J_g at the states, means over `SPECTRUM_SAMPLES` samples: `spectral_radius`, the largest modulus
-of an eigenvalue, and `largest_singular_value` and `median_singular_value`. Theorem 2 needs the largest below 1.
+of an eigenvalue, and `largest_singular_value` and `median_singular_value`. Theorem 2 needs the largest below 1. Where
+the layer above sends something else than its state, as the outputs of SDTP send probabilities, these are left out.
 """
 
 
@@ -129,7 +130,7 @@ class _Diagnosis:
         for name, measured in self._targets(run).items():
             found[name] |= measured
         for name, link in self._decoders().items():
-            found[name] |= self._inverse(self.net.layer(name), link, run, with_spectra)
+            found[name] |= self._inverse(rule, self.net.layer(name), link, run, with_spectra)
         return {
             name: {key: x if x is not None and np.isfinite(x) else None for key, x in measured.items()}
             for name, measured in found.items()
@@ -178,15 +179,21 @@ class _Diagnosis:
         """The link over which each layer decoded what is above, by the name of the layer."""
         return {layer.name: self.net.link(layer.decoded[0]) for layer in self._probes if layer.decoded}
 
-    def _inverse(self, layer: Layer, link: Link, run: Pass, with_spectra: bool) -> dict[str, float | None]:
+    def _inverse(
+        self, rule: LearningRule, layer: Layer, link: Link, run: Pass, with_spectra: bool
+    ) -> dict[str, float | None]:
         """Measures of the `layer` as the learned inverse of what is between it and the upper end of `link`."""
-        state = run.states[layer.name]
-        down = link.send(run.states[link.upper], Direction.FEEDBACK, "reconstruction", self.ledger, self.stream)
+        state, above = run.states[layer.name], run.states[link.upper]
+        sent = above
+        if isinstance(rule, TargetProp):
+            context = StepContext(stream=self.stream, task=self.task)
+            sent = rule.sent_state(self.net.layer(link.upper), above, self.target, self.ledger, context)
+        down = link.send(sent, Direction.FEEDBACK, "reconstruction", self.ledger, self.stream)
         reconstruction = layer.decode(down, self.ledger, "inverse")
         length = float(np.linalg.norm(state))
         error = float(np.linalg.norm(reconstruction - state)) / length if length else None
         found: dict[str, float | None] = {"reconstruction_error": error}
-        if with_spectra:
+        if with_spectra and sent is above:
             spectra = [
                 spectrum(self._theorem_2_matrix(layer, link, run, reconstruction, i))
                 for i in range(min(SPECTRUM_SAMPLES, len(state)))

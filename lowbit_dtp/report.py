@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .storage import StorageError, read_tensors, write_text
 from .summary import LinkRow, Range, Row, Spread, Summary
+from .tasks import MEASURES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Told apart by colour-blind readers (Okabe and Ito, Color Universal Design, 2008), less the yellow, faint on white."""
 MARKERS = "os^DvP*"
-ERRORS = {"test_error_percent": "Test error", "valid_error_percent": "Validation error"}
-"""What `metrics.jsonl` follows over the epochs, and how the page calls it."""
-MEASURES = {
+PARTS_OF_DATA = {"test": "Test", "valid": "Validation"}
+"""Parts of the data that `metrics.jsonl` follows over the epochs, and how the page calls them."""
+DIAGNOSED = {
     "angle_degrees": ("Angle between the update and backpropagation's", "°", 1.0),
     "target_lowers_loss": ("Samples whose target lowers the next layer's loss", "%", 100.0),
     "reconstruction_error": ("Reconstruction error of the learned inverse, |g(f(h)) - h| / |h|", "", 1.0),
@@ -115,14 +116,16 @@ def _page(folder: Path, summary: Summary) -> dict[str, Any]:
     runs = [_read_metrics(folder, row) for row in rows]
     first = next(iter(rows[0].runs))
     filters, no_filters = _filters(folder, rows[0].runs[first], summary.data.image_shape)
+    measure = rows[0].measure  # scores of other measures are not ranked beside it
     ranked = {
-        "test": [row.test_error_percent.mean for row in rows],
-        "valid": [row.valid_error_percent.mean for row in rows],
+        "test": [row.test_score.mean if row.measure == measure else math.nan for row in rows],
+        "valid": [row.valid_score.mean if row.measure == measure else math.nan for row in rows],
         "bits": [sum(traffic(row, discrete or links).values()) for row in rows],
         **{f"joules {name}": [row.joules_per_sample[name].typical for row in rows] for name in technologies},
     }
     return {
         **vars(summary),
+        "measures": MEASURES,
         "experiment": list(_flat(summary.experiment)),
         "links": links,
         "discrete": discrete,
@@ -158,6 +161,9 @@ def count(value: float) -> str:
     return f"{value:,.{decimals}f}".replace(",", "\u202f")
 
 
+PERCENT = "\xa0%"
+
+
 def percent(value: float) -> str:
     """A percentage to two decimals, or what it is instead of a number.
 
@@ -167,15 +173,26 @@ def percent(value: float) -> str:
     return f"{value:.2f}\xa0%" if math.isfinite(value) else "not finite"
 
 
-def spread(error: Spread, seeds: int) -> str:
-    """Mean and standard deviation of an error in percent over `seeds`; of one seed only the value.
+def shown(value: float, measure: str) -> str:
+    """A score as text.
+
+    >>> shown(2.104, "error_percent"), shown(12.3456, "squared_error")
+    ('2.10\\xa0%', '12.35')
+    """
+    if measure.endswith("percent"):
+        return percent(value)
+    return f"{value:.4g}" if math.isfinite(value) else "not finite"
+
+
+def spread(score: Spread, seeds: int, measure: str = "error_percent") -> str:
+    """Mean and standard deviation of a score over `seeds`; of one seed only the value.
 
     >>> spread(Spread(2.5, 0.125), 3), spread(Spread(2.5, 0.0), 1)
     ('2.50 ± 0.12\\xa0%', '2.50\\xa0%')
     """
-    if seeds == 1 or not math.isfinite(error.mean):
-        return percent(error.mean)
-    return f"{error.mean:.2f} ± {percent(error.std)}"
+    if seeds == 1 or not math.isfinite(score.mean):
+        return shown(score.mean, measure)
+    return f"{shown(score.mean, measure).removesuffix(PERCENT)} ± {shown(score.std, measure)}"
 
 
 def share(value: float) -> str:
@@ -285,7 +302,7 @@ def _within_deviation(rows: Sequence[Row], tests: Ranking) -> bool:
     """Whether the lowest test error and the next differ by no more than the larger of their standard deviations."""
     if not tests.next:
         return False
-    deviation = max(rows[i].test_error_percent.std for i in tests.least + tests.next)
+    deviation = max(rows[i].test_score.std for i in tests.least + tests.next)
     return bool(tests.values[tests.next[0]] - tests.values[tests.least[0]] <= deviation)
 
 
@@ -304,7 +321,8 @@ def _read_metrics(folder: Path, row: Row) -> tuple[list[list[dict[str, Any]]], l
         path = folder / run / "metrics.jsonl"
         try:
             lines = [json.loads(line) for line in path.read_text().splitlines()]
-            found.append([{name: line[name] for name in ("epoch", *ERRORS)} for line in lines])
+            names = {part: f"{part}_{row.measure}" for part in PARTS_OF_DATA} | {"epoch": "epoch"}
+            found.append([{part: line[name] for part, name in names.items()} for line in lines])
         except FileNotFoundError:
             notes.append(f"seed {seed} has no metrics.jsonl, so the curves leave it out")
         except (ValueError, KeyError, TypeError):
@@ -332,7 +350,7 @@ def _drawings(network: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]
     drawings = []
     for row in rows:
         arrows = []
-        for box, link in zip(boxes[1:], links, strict=True):
+        for box, link in zip(boxes[1:], links, strict=False):  # links beyond the chain come last
             for direction, x in sides.items():
                 bits = traffic(row, [link])[direction]
                 top, bottom = box["y"] + BOX + 4, box["y"] + BOX + GAP - 4
@@ -372,11 +390,13 @@ def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> 
     import numpy as np
 
     figures = []
-    for key, title in ERRORS.items():
+    parts = [(measure, key) for measure in dict.fromkeys(row.measure for row in rows) for key in PARTS_OF_DATA]
+    for measure, key in parts:
+        title = f"{PARTS_OF_DATA[key]} {MEASURES[measure]}"
         curves = []
         for i, (row, seeds) in enumerate(zip(rows, runs, strict=True)):
             by_epoch: dict[int, list[float]] = {}
-            for line in (line for lines in seeds for line in lines):
+            for line in (line for lines in seeds for line in lines if row.measure == measure):
                 if math.isfinite(line[key]):
                     by_epoch.setdefault(line["epoch"], []).append(line[key])
             if by_epoch:
@@ -387,9 +407,11 @@ def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> 
                 )
                 curves.append(_Curve(row.rule, i, sorted(by_epoch), mean, std))
         if curves:
-            last = "; ".join(f"{c.rule} {percent(c.mean[-1])} after epoch {c.epochs[-1]}" for c in curves)
+            last = "; ".join(f"{c.rule} {shown(c.mean[-1], measure)} after epoch {c.epochs[-1]}" for c in curves)
             description = f"Mean over seeds, with a band of one standard deviation to each side. {last}."
-            figures.append({"title": title, "svg": _plot(_curve_figure(curves), key, title, description)})
+            figures.append(
+                {"title": title, "svg": _plot(_curve_figure(curves), f"{key}_{measure}", title, description)}
+            )
     return figures
 
 
@@ -405,7 +427,7 @@ def _diagnoses(folder: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
                 continue  # the rule was not diagnosed
             except (ValueError, KeyError, TypeError):
                 notes.append(f"the diagnosis.jsonl of seed {seed} is broken, so the curves leave it out")
-        for measure, (title, unit, scale) in MEASURES.items():
+        for measure, (title, unit, scale) in DIAGNOSED.items():
             curves = _layer_curves(lines, measure, scale)
             if curves:
                 last = "; ".join(f"{c.rule} {c.mean[-1]:.3g}{unit} after epoch {c.epochs[-1]}" for c in curves)
@@ -633,8 +655,9 @@ def _filters(folder: Path, run: str, image_shape: Sequence[int] | None) -> tuple
         return None, str(error).replace(str(folder), "").lstrip("/")
     if weight.shape[0] != math.prod(image_shape):
         return None, f"a neuron has {weight.shape[0]} weights, and a picture {math.prod(image_shape)} inputs"
-    shown = min(FILTERS, weight.shape[1])
-    columns = min(10, shown)
+    grid = _map_columns(folder / run)
+    shown = weight.shape[1] if grid else min(FILTERS, weight.shape[1])
+    columns = grid or min(10, shown)
     *channels, tall, wide = image_shape
     picture = np.ones((-(-shown // columns) * (tall + 1) - 1, columns * (wide + 1) - 1, 4))
     for i, column in enumerate(weight.T[:shown]):
@@ -650,3 +673,13 @@ def _filters(folder: Path, run: str, image_shape: Sequence[int] | None) -> tuple
     image.imsave(png, picture, format="png")
     drawn = base64.b64encode(png.getvalue()).decode()
     return {"png": drawn, "shown": shown, "of": weight.shape[1], "colour": bool(channels)}, ""
+
+
+def _map_columns(run: Path) -> int:
+    """Columns of the grid on which the neurons of a self-organizing map lie; 0 if the rule of `run` has no grid."""
+    from .experiment import read_toml
+
+    try:
+        return int(read_toml(run / "experiment.toml")["settings"]["columns"])
+    except (StorageError, LookupError):
+        return 0

@@ -51,15 +51,23 @@ class Evaluation:
     """The state of a run after an epoch: one line of `metrics.jsonl`."""
 
     epoch: int
-    train_loss: float
-    """Mean negative log-likelihood over the epoch, as the network was at each step."""
-    valid_error_percent: float
-    test_error_percent: float
+    train_loss: float | None
+    """Mean loss over the epoch, as the network was at each step; None of a rule without a loss."""
+    valid_score: float
+    test_score: float
     seconds: float
     """Spent training in that epoch."""
     up_bits: float
     """Sent up over all links since the run began."""
     down_bits: float
+    measure: str = "error_percent"
+    """What the scores are: one of `tasks.MEASURES`. In a file they go by its name, `test_error_percent` say."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers by name."""
+        numbers = asdict(self)
+        measure = numbers.pop("measure")
+        return {name.replace("score", measure): value for name, value in numbers.items()}
 
 
 def run(
@@ -192,7 +200,7 @@ class _Member:
         """Note the state after an epoch."""
         self.seconds = 0.0
         # JSON has no NaN, which the loss may be
-        self.lines.append(json.dumps({key: x if x == x else None for key, x in asdict(evaluation).items()}))
+        self.lines.append(json.dumps({key: x if x == x else None for key, x in evaluation.as_dict().items()}))
         append_text(self.folder / "metrics.jsonl", self.lines[-1] + "\n")
 
     def diagnosed(self, epoch: int, measures: dict[str, Any]) -> None:
@@ -271,8 +279,11 @@ def _train(
             spent()
             bits = [progress.ledger.bits(direction=direction) for direction in (Direction.FORWARD, Direction.FEEDBACK)]
             errors = [np.ravel(test()).tolist() for test in tests]
-            for member, loss, *wrong in zip(members, losses, *errors, strict=True):
-                evaluation = Evaluation(progress.epoch, loss, wrong[0], wrong[1], round(member.seconds, 4), *bits)
+            for member, loss, *scores in zip(members, losses, *errors, strict=True):
+                seconds = round(member.seconds, 4)
+                evaluation = Evaluation(
+                    progress.epoch, loss, scores[0], scores[1], seconds, bits[0], bits[1], task.measure
+                )
                 member.evaluated(evaluation)
                 on_evaluation(member.index, evaluation)
             for member, own in zip(members, unstack(run), strict=True) if diagnoses else ():
@@ -295,7 +306,8 @@ def _train(
     last = np.ravel(evaluate(inference, test, testing, task=task, rule=rule)), np.ravel(tests[0]())
     testings = [testing] if single else unstack_ledger(testing)
     for member, own, tested, *errors in zip(members, unstack(run), testings, *last, strict=True):
-        results = dict(zip(("test_error_percent", "valid_error_percent"), map(float, errors), strict=True))
+        named = zip((f"test_{task.measure}", f"valid_{task.measure}"), map(float, errors), strict=True)
+        results: dict[str, Any] = {"measure": task.measure, **dict(named)}
         member.finish(own, results, own.net.with_links(inference.links), tested)
 
 
@@ -410,13 +422,15 @@ def summary_row(rule: str, folder: Path, runs: Mapping[int, str], where: str = "
     books = [ledgers.load(path / "ledger.json") for path in paths]
     training = ledgers.merged(book["training"] for book in books)
     inference = ledgers.merged(book["inference"] for book in books)
+    measure = results[0].get("measure", "error_percent")
     row = Row(
         rule=rule,
         folder=where,
         seeds=len(runs),
         runs=dict(runs),
-        test_error_percent=Spread.of([r["test_error_percent"] for r in results]),
-        valid_error_percent=Spread.of([r["valid_error_percent"] for r in results]),
+        measure=measure,
+        test_score=Spread.of([r[f"test_{measure}"] for r in results]),
+        valid_score=Spread.of([r[f"valid_{measure}"] for r in results]),
         links=link_rows(training, inference),
         seconds_per_epoch=_median([x for r in results if (x := r["seconds_per_epoch"]) is not None]),
         device=", ".join(dict.fromkeys(_devices(r.get("parts", [])) for r in results)),

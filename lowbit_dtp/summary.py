@@ -126,8 +126,9 @@ class Row:
     """How many runs."""
     runs: dict[int, str]
     """Folder of each run, in the folder of the comparison, by seed."""
-    test_error_percent: Spread
-    valid_error_percent: Spread
+    test_score: Spread
+    """In a file, `test_` and the name of the measure: `test_error_percent`, say."""
+    valid_score: Spread
     links: dict[str, LinkRow]
     seconds_per_epoch: float | None
     """Median; None if nothing was trained."""
@@ -141,15 +142,22 @@ class Row:
     """What links take of the joules of a training sample, by technology; None if these are none."""
     break_even_gradient_bits: dict[str, float] = field(default_factory=dict)
     """Gradient width at which straight-through sends as many bits, by link that carries targets."""
+    measure: str = "error_percent"
+    """What the scores are: one of `tasks.MEASURES`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values by name."""
+        return {name.replace("score", self.measure): value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Row":
-        """The inverse of `asdict`."""
+        """The inverse of `as_dict`."""
+        measure = content.get("measure", "error_percent")
         runs = content.get("runs") or {i: f"{content['folder']}/seed-{i}" for i in range(content["seeds"])}
         changed = {
             "runs": {int(seed): folder for seed, folder in runs.items()},
-            "test_error_percent": _made(Spread, content["test_error_percent"]),
-            "valid_error_percent": _made(Spread, content["valid_error_percent"]),
+            "test_score": _made(Spread, content[f"test_{measure}"]),
+            "valid_score": _made(Spread, content[f"valid_{measure}"]),
             "links": {link: LinkRow.from_dict(row) for link, row in content["links"].items()},
             "joules_per_sample": _ranges(content["joules_per_sample"]),
             "joules_per_inference": _ranges(content["joules_per_inference"]),
@@ -228,7 +236,7 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON."""
-        return {**asdict(self), "rows": [asdict(row) for row in self.rows]}
+        return {**asdict(self), "rows": [row.as_dict() for row in self.rows]}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Summary":

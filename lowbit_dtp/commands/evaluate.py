@@ -20,7 +20,7 @@ def evaluate(
     tf32: TF32 = False,
     as_json: Json = False,
 ) -> None:
-    """Classify a data set with trained networks; print the error and the bits of an inference.
+    """Test trained networks on a data set; print the score of their task and the bits of an inference.
 
     [bold]Example[/bold]: lowbit-dtp evaluate runs/demo --rule dtp --part valid
     """
@@ -30,17 +30,19 @@ def evaluate(
     from ..ledger import Ledger
     from ..network import Network
     from ..runs import run_folders
-    from ..training import evaluate as error_percent
+    from ..training import evaluate as score_of
 
     device = usable_device(device, tf32)
     use_threads(None)
     rows, loaded = [], cache(load)
     for spec, number, folder in run_folders(run, rule, seed):
-        samples = loaded(Experiment.load(folder / "experiment.toml").data, data_dir)
+        experiment = Experiment.load(folder / "experiment.toml")
+        samples, task = loaded(experiment.data, data_dir), experiment.learned_task()
         chosen = choose("part", part, {name: getattr(samples, name) for name in ("train", "valid", "test")})
         book = Ledger()
-        error = error_percent(Network.load(folder / "network.safetensors").on(device), chosen.on(device), book)
+        net = Network.load(folder / "network.safetensors").on(device)
+        score = score_of(net, chosen.on(device), book, task=task, rule=experiment.learning_rule())
         bits = {link: book.bits(link, per="sample") for link in book.links()}
-        rows.append({"rule": spec, "seed": number, "part": part, "samples": len(chosen), "error_percent": error,
+        rows.append({"rule": spec, "seed": number, "part": part, "samples": len(chosen), task.measure: score,
                      "bits_per_inference": bits})  # fmt: skip
     print_result(rows, as_json)

@@ -85,13 +85,24 @@ class _Log(Observer):
         print(line, file=sys.stderr, flush=True)
 
     def evaluated(self, index: int, evaluation: "Evaluation") -> None:
-        for name, value in vars(evaluation).items() if self._writers else ():
+        for name, value in evaluation.as_dict().items() if self._writers else ():
             if name != "epoch" and value is not None:  # a rule may have no loss
                 self._writers[index].add_scalar(name, value, evaluation.epoch)
 
     def end(self) -> None:
         for writer in self._writers:
             writer.close()
+
+
+def score_text(score: float, measure: str) -> str:
+    """A score with its name.
+
+    >>> score_text(2.104, "error_percent"), score_text(12.3456, "squared_error")
+    ('error 2.10 %', 'squared error 12.35')
+    """
+    from ..tasks import MEASURES
+
+    return f"{MEASURES[measure]} " + (f"{score:.2f} %" if measure.endswith("percent") else f"{score:.4g}")
 
 
 class _Lines(_Log):
@@ -102,7 +113,7 @@ class _Lines(_Log):
         experiment = self.experiments[index]
         self.say(
             f"{self.rule} seed {experiment.seed}: epoch {evaluation.epoch} of {experiment.epochs}, "
-            f"test error {evaluation.test_error_percent:.2f} %, {evaluation.seconds:.2f} s"
+            f"test {score_text(evaluation.test_score, evaluation.measure)}, {evaluation.seconds:.2f} s"
         )
 
 

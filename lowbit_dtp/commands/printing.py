@@ -71,23 +71,24 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 def print_summary(summary: "Summary") -> None:
     """The table of a comparison."""
     from ..report import discrete_links, si
+    from ..tasks import MEASURES
 
     rows = summary.rows
     technologies = list(rows[0].joules_per_sample)
     links = discrete_links(summary)
     columns = [
         "rule",
-        "test\nerror %",
+        "test\n" + MEASURES[rows[0].measure] + (" %" if rows[0].measure.endswith("percent") else ""),
         *(f"{link} bits\nforward/feedback" for link in links),
         *(f"{technology}\na sample" for technology in technologies),
     ]
     lines = []
     for row in rows:
-        error = row.test_error_percent
+        error, digits = row.test_score, ".2f" if row.measure.endswith("percent") else ".4g"
         bits = [row.links.get(link) for link in links]
         lines.append([
             row.rule.replace("@", "\n@"),
-            f"{error.mean:.2f}" + (f"±{error.std:.2f}" if row.seeds > 1 else ""),
+            f"{error.mean:{digits}}" + (f"±{error.std:{digits}}" if row.seeds > 1 else ""),
             *(f"{x.forward.bits_per_sample:g}/{x.feedback.bits_per_sample:g}" if x else "0/0" for x in bits),
             *(si(row.joules_per_sample[name].typical, "J") for name in technologies),
         ])  # fmt: skip

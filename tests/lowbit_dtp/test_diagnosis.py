@@ -14,7 +14,7 @@ from lowbit_dtp.diagnosis import AS_TRAINED, FLOAT, SPECTRUM_SAMPLES, angle_degr
 from lowbit_dtp.experiment import Comparison, Experiment
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network
-from lowbit_dtp.rules import DTP, Backprop, FixedLower, StraightThrough, TargetProp
+from lowbit_dtp.rules import DTP, RULES, Backprop, FixedLower, StraightThrough, TargetProp
 from lowbit_dtp.tasks import TASKS
 
 SIZES = [6, 7, 5, 8, 3]
@@ -196,6 +196,19 @@ def test_every_call_measures_the_same_and_changes_nothing(rule, net, samples):
     assert json.loads(json.dumps(first)) == first
     for name, x in net.tensors().items():
         np.testing.assert_array_equal(x, before[name])
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_can_be_diagnosed(name, data):
+    experiment = Comparison.load("digits").experiment(name, 0)
+    net, rule, _ = experiment.built()
+    found = diagnose(net, rule, data.valid, experiment.learned_task())
+    assert json.loads(json.dumps(found)) == found
+    rows = [row for measures in found.values() for row in measures.values()]
+    assert all(0 <= row["angle_degrees"] <= 180 for row in rows if row.get("angle_degrees") is not None)
+    if rule.uses_feedback_weights and isinstance(rule, TargetProp):
+        assert any(row["reconstruction_error"] > 0 for row in rows if "reconstruction_error" in row)
+        assert any(row["target_moves"] > 0 for row in rows if "target_moves" in row)
 
 
 def test_a_zero_gradient_has_no_angle(net, samples):
