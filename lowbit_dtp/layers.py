@@ -108,7 +108,9 @@ class Layer:
 
     def each_array(self, make: Callable[[str, Array], Array]) -> "Layer":
         """The layer with what `make` makes of the name and value of each of its arrays."""
-        inputs = {link: replace(projection) for link, projection in self.inputs.items()}  # type: ignore[type-var]
+        inputs: dict[str, Projection] = {}
+        for link, projection in self.inputs.items():
+            inputs[link] = projection.copy(inputs)
         layer = replace(self, inputs=inputs, buffers=dict(self.buffers), _costs={}, _spent={})
         for name, held, key in list(layer.slots()):
             held[key] = make(name, held[key])
@@ -158,9 +160,22 @@ class Layer:
     def gradients(self, signal: Signal, error: Array, ledger: Ledger) -> Gradients:
         """Gradients of what is trained in the projection of `signal`, for an error [..., batch, neurons] in its sum."""
         projection = self._projection(signal)
-        self._count(ledger, self._count_gradients, projection, signal.format.name, self._rows(error))
+        rows = self._rows(error)
+        self._count(ledger, self._count_gradients, projection, signal.format.name, rows, projection.trained)
         made = projection.gradients(signal, error, self._spent.pop(projection.name, None))
         return {(self.name, name): gradient for name, gradient in made.items()}
+
+    def transposed_gradients(self, error: Signal, state: Array, ledger: Ledger) -> Gradients:
+        """Gradients of the weights in the projection of `error`, as the layer that sent it uses them: transposed.
+
+        `error` [..., batch, sources] is that of the other layer, at its pre-activation; `state` [..., batch, neurons]
+        is what this layer had sent it.
+        """
+        projection = self._projection(error)
+        names = (projection.name,)
+        self._count(ledger, self._count_gradients, projection, error.format.name, self._rows(state), names)
+        made = projection.gradients(error, state, self._spent.pop(projection.name, None))
+        return {(self.name, name): made[name] for name in names}
 
     def cross_entropy(self, logits: Array, labels: Array, ledger: Ledger) -> tuple[Array, Array]:
         """Gradient of each sample's loss at the `logits`, softmax - one-hot, and the mean loss over the batch."""
@@ -284,13 +299,17 @@ class Layer:
         for operation in ("exp", "add", "divide"):
             ledger.worked(Work(self.name, "softmax", operation, self.number), rows * self.neurons)
 
-    def _count_gradients(self, ledger: Ledger, projection: Projection, left: str, rows: int) -> None:
-        size = rows * prod(projection.shape)
-        ledger.worked(Work(self.name, "gradient", "multiply-accumulate", left, self.number), size)
-        arrays = {projection.name: size}
-        if projection.bias is not None:
-            ledger.worked(Work(self.name, "gradient", "add", self.number), rows * self.neurons)
+    def _count_gradients(
+        self, ledger: Ledger, projection: Projection, left: str, rows: int, names: tuple[str, ...]
+    ) -> None:
+        arrays = {}
+        if projection.name in names:
+            arrays[projection.name] = rows * prod(projection.shape)
+            work = Work(self.name, "gradient", "multiply-accumulate", left, self.number)
+            ledger.worked(work, arrays[projection.name])
+        if projection.bias_name in names:
             arrays[projection.bias_name] = rows * self.neurons
+            ledger.worked(Work(self.name, "gradient", "add", self.number), rows * self.neurons)
         for name, words in arrays.items():
             for operation in ("read", "write"):
                 self._accessed_state(f"{name} gradient", operation, words, ledger, projection.size(name))

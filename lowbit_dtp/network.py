@@ -1,6 +1,6 @@
 """A network: layers, and the link below each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from .activations import ACTIVATIONS
-from .backends import Array
+from .backends import Array, backend_of
 from .backends.devices import mover, usable
 from .choices import choose
-from .formats import UnknownFormatError
+from .formats import UnknownFormatError, parse
 from .layers import Layer
 from .ledger import Direction, Ledger
 from .links import Link, Signal
-from .projections import Dense, projection_of
+from .projections import Dense, Mirrored, Projection, Tied, projection_of
 from .randomness import RandomStream, generator
 from .storage import StorageError, read_network, write_tensors
 
@@ -94,6 +94,51 @@ class Network:
         layer.inputs[link] = dense(
             layer.name, above.neurons, layer.neurons, seed, "feedback", Direction.FEEDBACK, initial_weights, dtype
         )
+
+    def tie_feedback(self, link: str) -> None:
+        """Let the lower layer of `link` use the weights for its first link on the signals that come down `link`, too.
+
+        Weights that it had for them are dropped.
+        """
+        layer = self.layer(self.link(link).lower)
+        first = next(iter(layer.inputs))
+        if not isinstance(layer.inputs.get(link), Tied):
+            layer.inputs[link] = Tied(first, layer.inputs[first])
+
+    def mirror(self, link: str) -> None:
+        """Let the upper layer of `link` use the lower layer's weights, transposed, on the signals that come up `link`.
+
+        It keeps its bias. The copies come over a link of their own, `link.weights`, as the numbers they are.
+        """
+        lower, upper = (self.layer(name) for name in (self.link(link).lower, self.link(link).upper))
+        dense = upper.inputs[link]
+        if isinstance(dense, Mirrored):
+            return
+        weight, label = lower.projection, f"{link}.weights"
+        xp = backend_of(weight.values)
+        copy = xp.asarray(xp.numpy(weight.values).mT.copy(), weight.values)
+        source = lower.name, weight.name
+        upper.inputs[link] = Mirrored(copy, dense.bias, source, label, direction=dense.direction, label=dense.name)
+        if label not in [x.name for x in self.links]:
+            number = parse(weight.number)
+            self.links.append(Link(number, number, lower.name, upper.name, label))
+
+    def synchronise(self, ledger: Ledger, changed: Collection[tuple[str, str]] | None = None) -> None:
+        """Send weights of which other layers hold copies: all, or those whose layer and name are among `changed`.
+
+        A message, for the purpose "weights", is the weights of one source to all neurons.
+        """
+        for layer in self.layers:
+            for projection in layer.inputs.values():
+                if isinstance(projection, Mirrored) and (changed is None or projection.source in changed):
+                    self._refresh(projection, ledger)
+
+    def _refresh(self, copy: Mirrored, ledger: Ledger) -> None:
+        owner, name = copy.source
+        link = self.link(copy.link)
+        weights = next(x for x in self.layer(owner).inputs.values() if x.name == name).values
+        direction = Direction.FORWARD if link.lower == owner else Direction.FEEDBACK
+        copy.refresh(link.send(weights, direction, "weights", ledger))
 
     @property
     def edges(self) -> list[Edge]:
@@ -211,12 +256,15 @@ class Network:
         for i, row in enumerate(description["layers"]):
             start = f"{row['name']}."
             arrays = {name.removeprefix(start): x for name, x in tensors.items() if name.startswith(start)}
-            inputs = row["inputs"] if "inputs" in row else _inputs_of_version_1(arrays, links[i:])
+            rows = row["inputs"] if "inputs" in row else _inputs_of_version_1(arrays, links[i:])
+            inputs: dict[str, Projection] = {}
+            for link, projection in rows.items():
+                inputs[link] = projection_of(projection, arrays, inputs)
             decoder = row.get("decoder_activation")
             layers.append(
                 Layer(
                     row["name"],
-                    {link: projection_of(projection, arrays) for link, projection in inputs.items()},
+                    inputs,
                     choose("activation", row["activation"], ACTIVATIONS),
                     choose("activation", decoder, ACTIVATIONS) if decoder else None,
                     {name: arrays[name] for name in row.get("buffers", ())},

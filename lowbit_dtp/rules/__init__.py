@@ -6,6 +6,7 @@ from dataclasses import is_dataclass
 from typing import TypeVar
 
 from ..choices import choose
+from .autoencoder import DTPAutoencoder
 from .backprop import Backprop, BackpropThenSign, FixedLower, StraightThrough
 from .drl import DRL, LDRL, DirectDTP
 from .dtp import DTP
@@ -18,6 +19,7 @@ from .rule import (
     is_few_bit,
     output_error,
     send_error,
+    summed,
     weight_gradients,
     with_gradient,
 )
@@ -36,6 +38,7 @@ RULES: dict[str, type[LearningRule]] = {
     "backprop": Backprop,
     "backprop-then-sign": BackpropThenSign,
     "fixed-lower": FixedLower,
+    "dtp-autoencoder": DTPAutoencoder,
 }
 """Every rule, by name."""
 
@@ -81,6 +84,7 @@ __all__ = [
     "SDTP",
     "Backprop",
     "BackpropThenSign",
+    "DTPAutoencoder",
     "DirectDTP",
     "FixedDTP",
     "FixedLower",
@@ -96,6 +100,7 @@ __all__ = [
     "register",
     "rule_named",
     "send_error",
+    "summed",
     "weight_gradients",
     "with_gradient",
 ]

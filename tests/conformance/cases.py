@@ -1,7 +1,7 @@
 """Every rule, format and backend, listed once: what is in these tables goes through every conformance test."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -78,6 +78,16 @@ class RuleCase:
         return np.array(self.task.target(inputs, LABELS if seed == 0 else LABELS[::-1]))
 
 
+AUTOENCODER = RuleCase(
+    rules.DTPAutoencoder(noise=0.4, input_noise=0.2),
+    oracle.dtp_autoencoder,
+    sizes=(6, 5, 6),
+    chains=((6, 5, 6), (4, 7, 4)),
+    task=TASKS["reconstruct"],
+    activations=("sigmoid", "tanh", "relu"),
+    output_activation="sigmoid",
+)
+
 RULES = {
     "dtp": RuleCase(rules.DTP(), oracle.target_propagation),
     "dtp-alternating": RuleCase(rules.DTP(schedule="alternating-epochs"), oracle.target_propagation),
@@ -98,6 +108,9 @@ RULES = {
     "backprop": RuleCase(rules.Backprop(), oracle.backpropagation),
     "backprop-then-sign": RuleCase(rules.BackpropThenSign(), oracle.backpropagation),
     "fixed-lower": RuleCase(rules.FixedLower(), oracle.backpropagation),
+    "dtp-autoencoder": AUTOENCODER,
+    "dtp-autoencoder-untied": replace(AUTOENCODER, rule=rules.DTPAutoencoder(tied=False)),
+    "dtp-autoencoder-contractive": replace(AUTOENCODER, rule=rules.DTPAutoencoder(target_step=0.5, contraction=0.3)),
 }
 
 CLASSIFIERS = {name: case.rule for name, case in RULES.items() if case.task.name == "classify" and case.sizes == SIZES}

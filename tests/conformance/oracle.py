@@ -133,5 +133,31 @@ def _backpropagation(rule: Any, net: Network, w: Any, inputs: Any, labels: Any, 
     return torch.nn.functional.cross_entropy(state, labels)
 
 
+def _dtp_autoencoder(rule: Any, net: Network, w: Any, x: Any, target: Any, stream: RandomStream) -> torch.Tensor:
+    inputs, middle = net.links[:2]
+    activation, output = (ACTIVATIONS[layer.activation.name] for layer in net.layers)
+
+    def encoder(received: torch.Tensor) -> torch.Tensor:
+        return activation(received @ w[0]["weight"] + w[0]["bias"])
+
+    def corrupted(state: torch.Tensor, sigma: float, name: str) -> torch.Tensor:
+        return state + sigma * torch.tensor(stream.normal(f"noise {name}", state.numpy()))
+
+    h = encoder(quantize(x, inputs.forward)).detach()
+    noisy = corrupted(h, rule.noise, "h1")
+    decoder = w[1]["weight"].detach() if rule.tied else w[1]["weight"]  # a copy of the encoder's, if tied
+    pre_activation = quantize(noisy, middle.forward) @ decoder + w[1]["bias"]
+    z = output(pre_activation)
+    total = square(z - target)
+    if rule.tied:  # of each sample's error, h1 knows what the link carries
+        (error,) = torch.autograd.grad(((z - target) ** 2).sum(), pre_activation, retain_graph=True)
+        total = total + (quantize(error, middle.feedback).T @ noisy * w[0]["weight"]).sum() / len(x)
+    back = encoder(quantize(z, middle.feedback)).detach()
+    wanted = h + rule.target_step * (h - back)
+    again = encoder(quantize(corrupted(x, rule.input_noise, "input"), inputs.forward))
+    return total + square(again - wanted) + rule.contraction * square(again - h)
+
+
 target_propagation = by_autograd(_target_propagation)
 backpropagation = by_autograd(_backpropagation)
+dtp_autoencoder = by_autograd(_dtp_autoencoder)

@@ -13,6 +13,7 @@ from lowbit_dtp.formats import fixed, float32, float64
 from lowbit_dtp.ledger import Direction, Ledger
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network
+from lowbit_dtp.optimizers import SGD
 from lowbit_dtp.randomness import RandomStream
 from lowbit_dtp.rules import LearningRule
 from lowbit_dtp.rules.rule import StepContext
@@ -147,6 +148,62 @@ class SkipsTheLinkAtTheTop(rules.StraightThrough):
 def test_a_rule_that_cheats_is_caught(cheat: LearningRule, message: str) -> None:
     with pytest.raises(LocalityError, match=f"^{re.escape(message)}$"):
         owned_step(RuleCase(cheat, oracle.target_propagation))
+
+
+def owned_copy() -> Network:
+    """A network whose output layer has a copy of the weights of h1; each layer owns its arrays."""
+    case = RULES["dtp-autoencoder"]
+    net = trainee(case.rule, case.network({}))
+    give_out(net)
+    return net
+
+
+@pytest.mark.usefixtures("locality")
+def test_a_copy_of_weights_comes_over_a_link_after_each_update() -> None:
+    net, ledger = owned_copy(), Ledger()
+    hidden, output = net.layers
+    before = np.array(hidden.weight)
+    assert np.array(output.weight).tolist() != before.T.tolist()
+    gradients = {("output", "bias"): own(np.ones(6, np.float32), "output")}
+    SGD(0.5).apply(net, gradients, ledger)
+    assert not ledger.traffic
+    gradients = {("h1", "weight"): own(np.ones((6, 5), np.float32), "h1")}
+    SGD(0.5).apply(net, gradients, ledger)
+    assert np.array(hidden.weight).tolist() == (before - np.float32(0.5)).tolist()
+    assert np.array(output.weight).tolist() == np.array(hidden.weight).T.tolist()
+    assert output.weight.owner == "output"
+    (message_type,) = ledger.traffic
+    assert message_type[:4] == ("h1-output.weights", Direction.FORWARD, "weights", "float32")
+    assert ledger.bits() == 6 * 5 * 32
+
+
+@pytest.mark.usefixtures("locality")
+def test_a_copy_that_came_over_no_link_is_caught() -> None:
+    hidden, output = owned_copy().layers
+    message = "assignment mixes arrays of ['h1', 'output']; send one over a link first"
+    with pytest.raises(LocalityError, match=f"^{re.escape(message)}$"):
+        output.weight[...] = hidden.weight.mT
+
+
+class DecodesWithTheEncodersWeights(rules.DTPAutoencoder):
+    """Multiplies in the output layer by the very array of h1."""
+
+    def prepare(self, net, seed):  # type: ignore[no-untyped-def]
+        link = net.edges[1].link.name
+        net.tie_feedback(link)
+        net.layers[1].inputs[link] = replace(net.layers[1].inputs[link], weight=net.layers[0].weight.T)
+
+
+@pytest.mark.usefixtures("locality")
+def test_weights_of_another_layer_without_a_copy_are_caught() -> None:
+    case = RULES["dtp-autoencoder"]
+    net = case.network({})
+    give_out(net)
+    rule = DecodesWithTheEncodersWeights()
+    rule.prepare(net, 0)
+    inputs, target = own(small_inputs(6), "input"), own(small_inputs(6), "output")
+    with pytest.raises(LocalityError, match=r"^affine_activation mixes arrays of \['h1', 'output'\]; send one over"):
+        rule.step(net, inputs, target, Ledger(), StepContext(task=case.task))
 
 
 # --- gradients ---------------------------------------------------------------------------------------------------
