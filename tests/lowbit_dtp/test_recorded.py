@@ -93,7 +93,7 @@ def assert_same(rule: LearningRule, samples: Samples, **settings: Any) -> None:
 
 
 RECORDED = {name: rule for name, rule in CLASSIFIERS.items() if "mirror" not in name}
-"""Mirrored weights are sent after the update, when an invalid number can no longer be taken back: that is not recorded."""
+"""Mirrored weights are sent after the update, when an invalid number cannot be taken back: that is not recorded."""
 
 
 @pytest.mark.parametrize("rule", RECORDED.values(), ids=RECORDED)
