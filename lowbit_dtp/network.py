@@ -13,7 +13,7 @@ from .activations import ACTIVATIONS
 from .backends import Array, backend_of
 from .backends.devices import mover, usable
 from .choices import choose
-from .formats import Float, UnknownFormatError, parse
+from .formats import Float, Format, UnknownFormatError, parse
 from .layers import Layer
 from .ledger import Direction, Ledger
 from .links import Link, Signal
@@ -122,6 +122,25 @@ class Network:
         if label not in [x.name for x in self.links]:
             number = parse(weight.number)
             self.links.append(Link(number, number, lower.name, upper.name, label))
+
+    def mirror_feedback(self, link: str, fmt: Format | None = None) -> None:
+        """Let the lower layer of `link` use the upper layer's weights, transposed, on signals that come down `link`.
+
+        Weights that it had for them are dropped; there is no bias. The copies come over a link of their own,
+        `link.weights`, in the format `fmt`, by default as the numbers they are.
+        """
+        lower, upper = (self.layer(name) for name in (self.link(link).lower, self.link(link).upper))
+        if isinstance(lower.inputs.get(link), Mirrored):
+            return
+        weight, label = upper.inputs[link], f"{link}.weights"
+        if label not in [x.name for x in self.links]:
+            number = parse(weight.number) if fmt is None else fmt
+            self.links.append(Link(number, number, lower.name, upper.name, label))
+        xp, source = backend_of(weight.values), (upper.name, weight.name)
+        values = xp.numpy(weight.values)
+        values = (values if fmt is None else fmt.quantize(values)).mT.copy()
+        copy = xp.asarray(values, weight.values)
+        lower.inputs[link] = Mirrored(copy, None, source, label, direction=Direction.FEEDBACK, label="feedback")
 
     def synchronise(self, ledger: Ledger, changed: Collection[tuple[str, str]] | None = None) -> None:
         """Send weights of which other layers hold copies: all, or those whose layer and name are among `changed`.

@@ -106,6 +106,9 @@ RULES = {
     "sdtp": RuleCase(rules.SDTP(), oracle_targets.target_propagation),
     "dtp-fixed": RuleCase(rules.FixedDTP(), oracle_targets.target_propagation),
     "dtp-fixed-linear": RuleCase(rules.FixedDTP(weights="sign", decoder="identity"), oracle_targets.target_propagation),
+    "dtp-fixed-mirror": RuleCase(
+        rules.FixedDTP(weights="mirror", decoder="identity", top="output"), oracle_targets.target_propagation
+    ),
     "drl": RuleCase(rules.DRL(), oracle_targets.target_propagation),
     "l-drl": RuleCase(rules.LDRL(), oracle_targets.target_propagation),
     "direct-dtp": RuleCase(rules.DirectDTP(), oracle_targets.target_propagation),

@@ -28,7 +28,7 @@ def _losses(rule: Any, net: Network, w: Any, inputs: Any, labels: Any, stream: R
         if direct and i < top - 1:
             name, array = f"output-h{i + 1}", "feedback_direct"
         g = ACTIVATIONS[rule.decoder] if rule.decoder else f[i]
-        return g(over(name, "feedback", above) @ w[i][array] + w[i][f"{array}_bias"])
+        return g(over(name, "feedback", above) @ w[i][array] + w[i].get(f"{array}_bias", 0))
 
     def noise(purpose: str, like: torch.Tensor) -> torch.Tensor:
         return rule.noise * torch.tensor(stream.normal(purpose, like.detach().numpy()))

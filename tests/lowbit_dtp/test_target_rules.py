@@ -174,6 +174,25 @@ def test_fixed_feedback_weights_of_one_size() -> None:
     assert net.layer("h1").decoder_activation.name == "identity"
 
 
+@pytest.mark.parametrize(("copied", "bits"), [(None, 32), ("ternary", 2)], ids=str)
+def test_mirrored_weights_are_sent_after_each_step(copied: str | None, bits: int) -> None:
+    rule = FixedDTP(weights="mirror", decoder="identity", copied=copied)
+    net, ledger = Network.build(SIZES, LINKS, seed=1), Ledger()
+    rule.prepare(net, 1)
+    inputs, optimizer = np.random.default_rng(0).random((7, 64)).astype(np.float32), SGD(0.1)
+    for step in (1, 2):
+        made = rule.step(net, inputs, np.arange(7), ledger, StepContext())
+        optimizer.apply(net, made.gradients, ledger)
+        forward, copy = net.layer("h2").weight, net.layer("h1").arrays()["feedback"]
+        wanted = forward if copied is None else net.link("h1-h2.weights").feedback.quantize(forward)
+        np.testing.assert_array_equal(copy, wanted.T)
+        sent = [
+            (kind.purpose, str(kind.direction), traffic.messages * kind.width * kind.bits)
+            for kind, traffic in ledger.message_types("h1-h2.weights")
+        ]
+        assert sent == [("weights", "feedback", step * 20 * 15 * bits)]
+
+
 def test_output_target_is_the_label_for_half_a_step_of_squared_error() -> None:
     """The note under eq. 3.7: with squared error and a step of 0.5, the target of the output is y."""
     net = Network.build([6, 5, 3], [Link()] * 2, output_activation="tanh")
@@ -208,7 +227,7 @@ def test_target_of_sdtp_is_the_label() -> None:
             lambda: DTP(layer_steps=[1.0]).prepare(Network.build(SIZES, LINKS), 0),
             "dtp: layer_steps must be 2 numbers, one for each hidden layer, lowest first, not [1.0]",
         ),
-        (lambda: FixedDTP(weights="ones"), "dtp-fixed: weights must be 'random' or 'sign', not 'ones'"),
+        (lambda: FixedDTP(weights="ones"), "dtp-fixed: weights must be 'random', 'sign' or 'mirror', not 'ones'"),
         (lambda: LDRL(decoder="tan"), "no activation 'tan'; there are: "),
     ],
 )
@@ -223,6 +242,7 @@ LEARNERS: dict[str, tuple[str, dict[str, Any], float]] = {
     "dtp-output": ("dtp", {"top": "output", "target_step": 0.945, "noise": 0.3, "learning_rate": 2.19e-4}, 25),
     "sdtp": ("sdtp", {}, 20),
     "dtp-fixed": ("dtp-fixed", {}, 20),
+    "dtp-mirror": ("dtp-fixed", {"weights": "mirror"}, 20),
     "drl": ("drl", {}, 25),
     "l-drl": ("l-drl", {}, 20),
     "direct-dtp": ("direct-dtp", {}, 15),
