@@ -9,6 +9,7 @@ import torch
 
 from lowbit_dtp import runs
 from lowbit_dtp.activations import ACTIVATIONS
+from lowbit_dtp.cli import main
 from lowbit_dtp.data import Samples, load
 from lowbit_dtp.diagnosis import AS_TRAINED, FLOAT, SPECTRUM_SAMPLES, angle_degrees, diagnose, jacobian, spectrum
 from lowbit_dtp.experiment import Comparison, Experiment
@@ -274,3 +275,19 @@ def test_members_of_an_ensemble_are_diagnosed_each(data, tmp_path):
     together, alone = lines(tmp_path / "1")[0], lines(tmp_path / "alone")[0]
     assert together["float"]["h1"]["angle_degrees"] == pytest.approx(alone["float"]["h1"]["angle_degrees"], abs=0.5)
     assert together["float"] != lines(tmp_path / "0")[0]["float"]
+
+
+def test_the_command_diagnoses_and_the_report_shows_it(tmp_path, monkeypatch):
+    def call(*arguments: str) -> None:
+        monkeypatch.setattr("sys.argv", ["lowbit-dtp", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
+
+    common = ("--data", "digits", "--sizes", "64-8-8-10", "--epochs", "1", "--batch", "500", "--diagnose")
+    call("train", *common, "--out", str(tmp_path / "run"))
+    assert [line["epoch"] for line in lines(tmp_path / "run")] == [1]
+    call("compare", *common, "--rules", "dtp,backprop", "--seeds", "1", "--no-export", "--out", str(tmp_path / "both"))
+    page = (tmp_path / "both" / "report.html").read_text()
+    assert 'id="diagnosis-0-reconstruction_error-desc"' in page  # of dtp
+    assert 'id="diagnosis-1-angle_degrees-desc"' in page and "diagnosis-1-reconstruction_error" not in page
