@@ -8,6 +8,7 @@ from typing import TypeVar
 from ..choices import choose
 from .backprop import Backprop, BackpropThenSign, FixedLower, StraightThrough
 from .dtp import DTP
+from .integer_dtp import IntegerDTP
 from .rule import (
     LearningRule,
     Step,
@@ -28,6 +29,7 @@ RULES: dict[str, type[LearningRule]] = {
     "backprop": Backprop,
     "backprop-then-sign": BackpropThenSign,
     "fixed-lower": FixedLower,
+    "integer-dtp": IntegerDTP,
 }
 """Every rule, by name."""
 
@@ -60,7 +62,8 @@ def rule_named(name: str) -> type[LearningRule]:
 
     >>> rule_named("dpt")
     Traceback (most recent call last):
-    ValueError: no rule 'dpt'; there are: backprop, backprop-then-sign, dtp, fixed-lower, straight-through, target-prop
+    ValueError: no rule 'dpt'; there are: backprop, backprop-then-sign, dtp, fixed-lower, integer-dtp,
+    straight-through, target-prop
     """
     return choose("rule", name, RULES)
 
@@ -71,6 +74,7 @@ __all__ = [
     "Backprop",
     "BackpropThenSign",
     "FixedLower",
+    "IntegerDTP",
     "LearningRule",
     "Step",
     "StepContext",
