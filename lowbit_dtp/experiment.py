@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _RENAMED = {"noise_half_life": "half_noise_epoch", "stabilizer": "epsilon"}
 """Settings of experiments of version 0.1.0, by today's names."""
-_OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate")
+_OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate", "shifts")
 
 
 class ExperimentError(ValueError):
@@ -250,6 +250,8 @@ class Comparison:
         if gradient:
             settings["gradient"] = gradient
         optimizer = dict(self.content["optimizer"])
+        if "optimizer" in settings:
+            optimizer["name"] = settings.pop("optimizer")
         for key in _OPTIMIZER_KEYS:
             if key in settings:
                 value = settings.pop(key)
@@ -403,11 +405,12 @@ def _check_choices(given: Mapping[str, Any], merged: Mapping[str, Any], sizes: S
         _check_formats(name, formats)
     if "optimizer" in given or "rules" in given:
         kind, optimizer = _optimizer(merged["optimizer"])
-        _made("optimizer", kind, {"learning_rate": 0.0} | optimizer)
+        _made("optimizer", kind, {"learning_rate": 1.0} | optimizer)
     for rule in given.get("rules", {}):
         settings = dict(merged["rules"][rule])
+        own, _ = _optimizer({"name": settings.pop("optimizer")}) if "optimizer" in settings else (kind, {})
         rates = {key: settings.pop(key) for key in _OPTIMIZER_KEYS if key in settings}
-        _made(f"rules.{rule}", kind, {"learning_rate": 0.0} | rates)
+        _made(f"rules.{rule}", own, {"learning_rate": 1.0} | rates)
         _made(f"rules.{rule}", rule_named(rule), settings)
     if "compare" in given and not given["compare"]:
         raise ExperimentError("compare must name at least one rule, not []")

@@ -22,7 +22,8 @@ _FRACTION_BITS = {"int8": STATE_FRACTION_BITS, "int32": SUM_FRACTION_BITS}
 _MOST_FRACTION_BITS = 16
 
 _EXP_BITS, _STEPS = 15, 16
-_EXP = tuple(round(2**_EXP_BITS * exp(-k / _STEPS)) for k in range(256))
+TABLE_SIZE = 256
+_EXP = tuple(round(2**_EXP_BITS * exp(-k / _STEPS)) for k in range(TABLE_SIZE))
 """2^15 exp(-k/16): what a softmax looks up."""
 
 
@@ -50,8 +51,7 @@ def levels_of(fmt: Format) -> IntegerLevels:
     """
     if isinstance(fmt, FixedPoint) and fmt.bits <= 8:
         fraction_bits, top = fmt.word - fmt.integer, 2 ** (fmt.word - 1) if fmt.signed else 0
-        plain = fmt.rounding == "nearest-even" and fmt.overflow == "saturate"
-        if plain and 0 <= fraction_bits <= _MOST_FRACTION_BITS:
+        if (fmt.rounding, fmt.overflow) == ("nearest-even", "saturate") and 0 <= fraction_bits <= _MOST_FRACTION_BITS:
             return IntegerLevels(-top, 1, 2**fmt.word - 1, top, fraction_bits, True)
     if isinstance(fmt, Table) and fmt.values in ((-1.0, 1.0), (-1.0, 0.0, 1.0)):
         return IntegerLevels(-1, 4 - len(fmt.values), len(fmt.values) - 1, 0, 0, False)
@@ -68,8 +68,10 @@ def fraction_bits_of(dtype: Any) -> int | None:
 
 
 def encode(x: Array, fmt: Format) -> Array:
-    """Codes of whole numbers `x`, as `fmt.encode` gives them for the numbers that `x` stands for. ValueError likewise
-    if `fmt` is not one of `levels_of`."""
+    """Codes of whole numbers `x`: what `fmt.encode` gives for the numbers that `x` stands for.
+
+    ValueError if `fmt` is none that `levels_of` takes.
+    """
     levels, xp = levels_of(fmt), backend_of(x)
     finer = (fraction_bits_of(x.dtype) or 0) - levels.fraction_bits
     wide = xp.cast(x, "int32") << max(-finer, 0)
@@ -117,7 +119,7 @@ def softmax_error(logits: Array, labels: Array) -> Array:
     """
     xp = backend_of(logits)
     below = (xp.largest(logits) - logits) >> (SUM_FRACTION_BITS - _STEPS.bit_length() + 1)
-    powers = xp.look_up(_EXP, xp.clip(below, 0, len(_EXP) - 1))
+    powers = xp.look_up(_EXP, xp.clip(below, 0, TABLE_SIZE - 1))
     total = xp.cast(powers.sum(-1), "int32")[..., None]
     probabilities = ((powers << STATE_FRACTION_BITS) + (total >> 1)) // total
     return saturated(probabilities - (xp.one_hot(labels, logits) << STATE_FRACTION_BITS))

@@ -299,9 +299,9 @@ class Layer:
             ledger.worked(Work(self.name, "softmax", operation, self.number), rows * self.neurons)
 
     def _count_integer_softmax(self, ledger: Ledger, rows: int) -> None:
-        # a look-up is charged as a read of the table, and a division as the multiplication by a reciprocal that does
-        for operation, times in (("add", 2), ("multiply", 1)):
+        for operation, times in (("add", 3), ("divide", 1)):
             ledger.worked(Work(self.name, "softmax", operation, self.number), rows * self.neurons * times)
+        self._accessed_state("exp table", "read", rows * self.neurons, ledger, integers.TABLE_SIZE)
 
     def _count_gradients(self, ledger: Ledger, projection: Projection, left: str, rows: int) -> None:
         size = rows * prod(projection.shape)

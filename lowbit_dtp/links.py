@@ -107,8 +107,9 @@ class Link:
         """Quantize `x` [..., batch, neurons], count it in `ledger` as `purpose`, and deliver it.
 
         What is in codes of the link's format already, as images are that are kept as bytes, is sent as it is.
-        Whole numbers stand for those that `integers` says. `stream` is needed by formats that round stochastically. Raises ValueError, naming the link, on NaN; where that
-        would keep a device waiting, the ledger raises it when its traffic is read.
+        Whole numbers are sent as the numbers that they stand for: see `integers`. `stream` is needed by formats that
+        round stochastically. Raises ValueError, naming the link, on NaN; where that would keep a device waiting, the
+        ledger raises it when its traffic is read.
         """
         fmt = self.format(direction)
         if isinstance(x, Signal) and (x.format != fmt or x.packed_neurons is not None):

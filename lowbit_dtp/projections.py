@@ -158,9 +158,9 @@ class Integer(Dense):
 
     fraction_bits: int = field(kw_only=True)
     kind: ClassVar[str] = "integer"
-    error_number: ClassVar[str] = f"fixed(8,{8 - integers.STATE_FRACTION_BITS})"  # type: ignore[misc]
-    sum_number: ClassVar[str] = f"fixed(32,{32 - integers.SUM_FRACTION_BITS})"  # type: ignore[misc]
-    sum_bits: ClassVar[int] = 32  # type: ignore[misc]
+    error_number: ClassVar[str] = f"fixed(8,{8 - integers.STATE_FRACTION_BITS})"
+    sum_number: ClassVar[str] = f"fixed(32,{32 - integers.SUM_FRACTION_BITS})"
+    sum_bits: ClassVar[int] = 32
 
     @classmethod
     def of(cls, dense: Dense, bits: int, fraction_bits: int) -> "Integer":

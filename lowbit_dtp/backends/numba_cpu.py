@@ -375,9 +375,7 @@ def _adam(optimizer: Any, parameter: Array, gradient: Array, state: Sequence[Arr
     return True
 
 
-def _shift_sgd(
-    optimizer: Any, parameter: Array, gradient: Array, state: Sequence[Array], shift: int, key: Key
-) -> bool:
+def _shift_sgd(optimizer: Any, parameter: Array, gradient: Array, state: Sequence[Array], shift: int, key: Key) -> bool:
     seeds = [key.seed] if isinstance(key.seed, int) else key.seed
     members = zip(*(x.reshape(len(seeds), -1) for x in (parameter, gradient)), seeds, strict=True)
     _require_contiguous(parameter)

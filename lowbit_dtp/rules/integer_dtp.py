@@ -49,7 +49,7 @@ class IntegerDTP(LearningRule):
     name: ClassVar[str] = "integer-dtp"
     source: ClassVar[str] = "Lee 2015, Algorithm 1, eqs. 3.13, 3.15; stochastic rounding: Gupta et al. 2015"
     crosses: ClassVar[str] = (
-        "activations, noisy activations up; reconstructions, states, targets down: one bit each; 8-bit errors at the top"
+        "activations, noisy activations up; reconstructions, states, targets down: 1 bit each; 8-bit error at the top"
     )
     uses_feedback_weights: ClassVar[bool] = True
 

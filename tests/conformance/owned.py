@@ -123,6 +123,8 @@ def _checked(name: str) -> Any:
     return method
 
 
+for _name in ("bits", "cast", "clip", "integer_matmul", "largest", "look_up", "one_hot"):  # of whole numbers
+    setattr(CheckedBackend, _name, _checked(_name))
 for _name in ("matmul", "tanh", "sigmoid", "relu", "activation_backward", "activation_backward_difference", "axpy"):
     setattr(CheckedBackend, _name, _checked(_name))
 

@@ -291,7 +291,7 @@ def test_help_imports_nothing_heavy():
     assert not loaded & {"torch", "numba", "matplotlib", "sklearn", "brevitas"}
 
 
-RULES = "backprop, backprop-then-sign, dtp, fixed-lower, straight-through, target-prop"
+RULES = "backprop, backprop-then-sign, dtp, fixed-lower, integer-dtp, straight-through, target-prop"
 KEYS = "activation, batch, compare, data, epochs, links, optimizer, placement, rules, seeds, sizes"
 FORMATS = "binary, binary01, ternary, float32, float64, fixed(W,I), ufixed(W,I), fixed(W,I,floor|stochastic,wrap), " + (
     "table(-1,0,0.5)"
