@@ -248,7 +248,7 @@ def _random_words(key: Key, like: Array) -> list[Array]:
 
 
 def _in_order(quarters: list[Array], like: Array, dtype: torch.dtype | None = None) -> Array:
-    """Numbers of the four words of each block, one word after the other, in the shape of `like`; its type or `dtype`."""
+    """Numbers of the four words of each block, word after word, in the shape of `like`, in its type or `dtype`."""
     members = len(quarters[0])
     numbers = torch.stack(quarters, -2).reshape(members, -1)[:, : prod(like.shape) // members]
     return numbers.reshape(like.shape).to(like.dtype if dtype is None else dtype)

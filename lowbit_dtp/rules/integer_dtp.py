@@ -19,7 +19,7 @@ from ..network import Edge, Network
 from ..projections import Dense, Integer
 from .rule import LearningRule, Step, StepContext
 
-_FRACTION_BITS = {8: 8, 16: 13}
+_FRACTION_BITS = {8: 8, 16: 12}
 """Bits after the binary point of weights of so many bits, unless a rule says otherwise."""
 
 
@@ -35,7 +35,10 @@ class IntegerDTP(LearningRule):
     weight_bits: int = 16
     """8 or 16."""
     fraction_bits: int | None = None
-    """Bits of a weight after the binary point; None for 13 of 16, or 8 of 8."""
+    """Bits of a weight after the binary point; None for 12 of 16, or 8 of 8.
+
+    At most `integers.SUM_FRACTION_BITS`, so that sums of bits need no rounding.
+    """
     error: str = "fixed(8,-1)"
     """Format of the gradient of the loss that crosses the top link, which needs a finer unit than states have."""
     target_shift: int = 2
@@ -56,7 +59,7 @@ class IntegerDTP(LearningRule):
     def __post_init__(self) -> None:
         if self.weight_bits not in _FRACTION_BITS:
             raise ValueError(f"{self.name}: weight_bits must be 8 or 16, not {self.weight_bits}")
-        for name, most in (("fraction_bits", self.weight_bits), ("target_shift", 15), ("noise_shift", 15)):
+        for name, most in (("fraction_bits", integers.SUM_FRACTION_BITS), ("target_shift", 15), ("noise_shift", 15)):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= most:
                 raise ValueError(f"{self.name}: {name} must be a whole number from 0 to {most}, not {value}")

@@ -240,7 +240,7 @@ def test_the_ledger_has_the_bits_of_the_algorithm() -> None:
         assert ledger.bits(link, direction, per="sample") == bits, (link, direction)
     assert ledger.bits(per="sample") == sum(per_sample.values())
     assert {work.right for work in ledger.work if work.operation == "multiply-accumulate"} == {
-        "fixed(16,3)",
+        "fixed(16,4)",
         "fixed(8,1)",
     }
     assert not any("float" in name for work in ledger.work for name in (work.left, work.right))
