@@ -100,7 +100,7 @@ class Optimizer(ABC):
         rate_factor: Array = 1.0,
         stream: RandomStream | None = None,
     ) -> None:
-        """Update every parameter of `net` that has a gradient.
+        """Update every parameter of `net` that has a gradient, and then the copies that other layers have of it.
 
         `rate_factor` multiplies the learning rates: a number, as the method of this name gives it for an epoch, or a
         float64 array of one that a recorded step reads. `stream` has the random numbers of the step, for optimizers
@@ -108,6 +108,7 @@ class Optimizer(ABC):
         """
         for (layer, name), gradient in gradients.items():
             net.layer(layer).update(name, gradient, self, ledger, rate_factor, stream)
+        net.synchronise(ledger, gradients.keys())
 
     def update(
         self,

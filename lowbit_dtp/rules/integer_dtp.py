@@ -21,6 +21,8 @@ from .rule import LearningRule, Step, StepContext
 
 _FRACTION_BITS = {8: 8, 16: 12}
 """Bits after the binary point of weights of so many bits, unless a rule says otherwise."""
+_ERROR = f"fixed(8,{8 - integers.STATE_FRACTION_BITS})"
+"""What the ledger calls the format of errors."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,11 @@ class IntegerDTP(LearningRule):
         """Each layer's gradient of its own loss; targets are sums, so that small changes can turn a bit."""
         *hidden, top = net.edges
         error = top.upper.integer_cross_entropy(sums[top.upper.name], labels, ledger)
-        gradients = top.upper.gradients(received[top.upper.name], error, ledger)
+        gradients = top.upper.gradients(received[top.upper.name], error, ledger, _ERROR)
         if top.lower is not None:
             error, target = self._top_target(top, error, sums[top.lower.name], ledger, context)
         for edge in reversed(hidden):
-            gradients |= edge.upper.gradients(received[edge.upper.name], error, ledger)
+            gradients |= edge.upper.gradients(received[edge.upper.name], error, ledger, _ERROR)
             if edge.lower is not None:
                 error, target = self._target_below(edge, target, sums, ledger, context)
         return gradients
@@ -139,7 +141,7 @@ class IntegerDTP(LearningRule):
         self, edge: Edge, error: Array, sums: Array, ledger: Ledger, context: StepContext
     ) -> tuple[Array, Array]:
         """Error and target of the top hidden layer: h - step dL/dh. The error is in the unit of what arrived."""
-        message = edge.upper.input_gradient(edge.link, error, ledger)
+        message = edge.upper.input_gradient(edge.link, error, ledger, error_format=_ERROR)
         arrived = edge.link.send(message, Direction.FEEDBACK, "error", ledger, context.stream)
         gradient = backend_of(sums).cast(arrived.integers, "int32")
         finer = integers.SUM_FRACTION_BITS - integers.levels_of(arrived.format).fraction_bits
@@ -176,7 +178,7 @@ class IntegerDTP(LearningRule):
             reconstruction = layer.decode(down, ledger, "inverse")
             inside = (reconstruction > -128) * (reconstruction < 127)
             error = (_wide(reconstruction) - _wide(integers.states(noisy))) * inside
-            gradients |= layer.gradients(down, integers.saturated(error), ledger)
+            gradients |= layer.gradients(down, integers.saturated(error), ledger, _ERROR)
         return gradients
 
     def _noise(self, layer: Layer, like: Array, context: StepContext) -> Array:
