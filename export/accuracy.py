@@ -11,7 +11,7 @@ from lowbit_dtp.activations import ACTIVATIONS
 from lowbit_dtp.formats import parse
 from lowbit_dtp.storage import read_tensors
 
-from .fixed import FixedNetwork, chain_links
+from .fixed import FixedNetwork, chain_links, integer_fraction_bits
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -56,13 +56,22 @@ def accuracy_lost(
 
 
 def simulate(network_path: Path, inputs: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> Floats:
-    """Logits [batch, classes] of the trained network for `inputs` [batch, inputs], in NumPy floats."""
+    """Logits [batch, classes] of the trained network for `inputs` [batch, inputs], in NumPy floats.
+
+    Networks that were trained in whole numbers are computed in float64, which holds their sums exactly.
+    """
     tensors, description = read_tensors(Path(network_path))
+    if any(integer_fraction_bits(layer) is not None for layer in description["layers"]):
+        dtype = np.float64
     state: Floats = np.asarray(inputs, dtype)
     for layer, link in zip(description["layers"], chain_links(description), strict=True):
         fmt = parse(link["forward"])
         arrived = fmt.decode(fmt.encode(state), dtype)
-        weight, bias = (tensors[f"{layer['name']}.{part}"].astype(dtype) for part in ("weight", "bias"))
+        weight, bias = (
+            tensors.get(f"{layer['name']}.{part}", np.zeros(1)).astype(dtype) for part in ("weight", "bias")
+        )
+        if (fraction_bits := integer_fraction_bits(layer)) is not None:
+            weight *= 2.0**-fraction_bits
         function = ACTIVATIONS[layer["activation"]].function
         if function is None:
             raise ValueError(f"layer {layer['name']}: its activation {layer['activation']} cannot be simulated")

@@ -6,7 +6,7 @@ hardware is held to.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -36,6 +36,9 @@ EXACT_BITS = 53
 
 LOGIT_FRACTION_BITS = 4
 """Bits after the binary point of a sum that the output's biases keep."""
+
+INTEGER_SUM_FRACTION_BITS = 12
+"""Bits after the binary point of the sums of a network that was trained in whole numbers: `integers` has it."""
 
 DEFAULT_FORMAT = "fixed(8,1)"
 
@@ -270,8 +273,9 @@ class FixedNetwork:
         weights: str | Mapping[str, str] = DEFAULT_FORMAT,
         signals: str = DEFAULT_FORMAT,
     ) -> "FixedNetwork":
-        """The network of `tensors` (float32) and its `description`, in integers.
+        """The network of `tensors` and its `description`, in integers.
 
+        Weights are float32, or whole numbers that a network was trained with, which keep their unit and their bits.
         `weights` names the format of all weights, or of those of some layers by name, fixed(8,1) for the rest; fixed
         point saturates symmetrically. `signals` replaces float formats of links. Raises ValueError naming the layer,
         link or tensor that cannot be exported.
@@ -284,12 +288,16 @@ class FixedNetwork:
         hidden: list[HiddenLayer] = []
         for index, (layer, below) in enumerate(zip(layers, links, strict=True)):
             name = layer["name"]
-            weight = _tensor(tensors, f"{name}.weight", (widths[index], layer["neurons"]))
-            bias = _tensor(tensors, f"{name}.bias", (layer["neurons"],))
-            levels = Levels.of(_weight_format(by_layer[name], name), f"weights of layer {name}")
-            plain = FixedLayer(name, below, levels.by_code[levels.format.encode(weight)], levels)
+            shape = widths[index], layer["neurons"]
+            if (fraction_bits := integer_fraction_bits(layer)) is not None:  # trained as whole numbers: taken as it is
+                plain, bias = _integer_layer(tensors, name, below, shape, fraction_bits), np.zeros(shape[1], np.float32)
+                _check_integer_links(layer, layers, links[index : index + 2], plain)
+            else:
+                weight, bias = _tensor(tensors, f"{name}.weight", shape), _tensor(tensors, f"{name}.bias", shape[1:])
+                levels = Levels.of(_weight_format(by_layer[name], name), f"weights of layer {name}")
+                plain = FixedLayer(name, below, levels.by_code[levels.format.encode(weight)], levels)
             _check_exact(plain)
-            parts = {"name": name, "below": below, "weight": plain.weight, "weight_levels": levels}
+            parts = {"name": name, "below": below, "weight": plain.weight, "weight_levels": plain.weight_levels}
             if layer is layers[-1]:
                 return cls(tuple(hidden), OutputLayer(**parts, bias=_output_bias(plain, bias)), description)
             above, activation = links[index + 1], layer["activation"]
@@ -393,6 +401,47 @@ def _tensor(tensors: Mapping[str, Floats], name: str, shape: tuple[int, ...]) ->
     if not np.isfinite(tensor).all():
         raise ValueError(f"tensor {name} holds NaN or infinity; all its values must be finite")
     return tensor.astype(np.float32)
+
+
+def integer_fraction_bits(layer: Mapping[str, Any]) -> int | None:
+    """Bits after the binary point of weights that were trained as whole numbers; None for floats."""
+    rows = layer.get("inputs", {}).values()
+    return next((row["fraction_bits"] for row in rows if row["name"] == "weight" and row["kind"] == "integer"), None)
+
+
+def _integer_layer(
+    tensors: Mapping[str, Any], name: str, below: FixedLink, shape: tuple[int, int], fraction_bits: int
+) -> FixedLayer:
+    """The layer `name` with its whole numbers as weights."""
+    weight = choose("tensor", f"{name}.weight", tensors)
+    if weight.shape != shape or weight.dtype not in (np.int8, np.int16):
+        found = f"{weight.dtype} {list(weight.shape)}"
+        raise ValueError(f"tensor {name}.weight must be int8 or int16 {list(shape)}, not {found}")
+    bits = 8 * weight.dtype.itemsize
+    fmt = FixedPoint(bits, bits - fraction_bits, overflow="saturate-symmetric")
+    levels = Levels(fmt, tuple(range(fmt.lowest_level, fmt.highest_level + 1)), -fraction_bits)
+    return FixedLayer(name, below, weight.astype(np.int64), levels)
+
+
+def _check_integer_links(
+    layer: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], links: Sequence[FixedLink], plain: FixedLayer
+) -> None:
+    """Raise ValueError if a neuron trained in whole numbers rounds its sum before it sends it, as hardware would not.
+
+    Bits and ternary codes are the same either way.
+    """
+    if layer is not layers[-1]:
+        above = links[1]
+        if above.levels.values not in ((-1, 1), (-1, 0, 1)) or above.levels.exponent:
+            raise ValueError(
+                f"link {above.name}: {above.levels.format.name} on a link of a network trained in whole numbers cannot "
+                "be exported exactly; binary and ternary can"
+            )
+    elif plain.exponent < -INTEGER_SUM_FRACTION_BITS:
+        raise ValueError(
+            f"layer {plain.name}: sums in units of 2^{plain.exponent} were rounded to 2^-{INTEGER_SUM_FRACTION_BITS} "
+            "in training, which exported logits are not; use fewer bits after the point for its weights or inputs"
+        )
 
 
 def _check_exact(layer: FixedLayer) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _RENAMED = {"noise_half_life": "half_noise_epoch", "stabilizer": "epsilon"}
 """Settings of experiments of version 0.1.0, by today's names."""
-OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate")
+OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate", "shifts")
 """Settings of a rule that are those of its optimizer."""
 OF_ONE_RULE = ("sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links")
 """What the table of a rule may say instead of the file, for its own experiments; `optimizer`, a name, as well."""
@@ -472,16 +472,15 @@ def _check_choices(given: Mapping[str, Any], merged: Mapping[str, Any], sizes: S
         _check_formats(name, formats)
     if "optimizer" in given or "rules" in given:
         kind, optimizer = _optimizer(merged["optimizer"])
-        _made("optimizer", kind, {"learning_rate": 0.0} | optimizer)
+        _made("optimizer", kind, {"learning_rate": 1.0} | optimizer)
     for rule in given.get("rules", {}):
         settings = dict(merged["rules"][rule])
         for key in OF_ONE_RULE:
             if key in settings:
                 _check_type(f"rules.{rule}.{key}", settings.pop(key), Comparison.TYPES[key])
-        if "optimizer" in settings:
-            kind, _ = _optimizer({"name": settings.pop("optimizer")})
+        own, _ = _optimizer({"name": settings.pop("optimizer")}) if "optimizer" in settings else (kind, {})
         rates = {key: settings.pop(key) for key in OPTIMIZER_KEYS if key in settings}
-        _made(f"rules.{rule}", kind, {"learning_rate": 0.0} | rates)
+        _made(f"rules.{rule}", own, {"learning_rate": 1.0} | rates)
         _made(f"rules.{rule}", rule_named(rule), settings)
     if "compare" in given and not given["compare"]:
         raise ExperimentError("compare must name at least one rule, not []")

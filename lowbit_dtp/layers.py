@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from math import prod
 from typing import Any, ClassVar, Protocol
 
+from . import integers
 from .activations import ACTIVATIONS, Activation
 from .backends import Array, LazyOuterProduct, backend_of
 from .ledger import Access, Direction, Ledger, Work
 from .links import Link, Signal
 from .projections import Projection, Slot
+from .randomness import RandomStream
 
 Gradients = dict[tuple[str, str], Array]
 """Gradient of each array that a step trains, by the names of its layer and of the array there."""
@@ -25,7 +26,13 @@ class Updates(Protocol):
     """Numbers kept for each parameter."""
 
     def update(
-        self, key: tuple[str, str], parameter: Array, gradient: Array, rate_factor: Array, direction: Direction
+        self,
+        key: tuple[str, str],
+        parameter: Array,
+        gradient: Array,
+        rate_factor: Array,
+        direction: Direction,
+        stream: RandomStream | None,
     ) -> None:
         """Change `parameter` in place."""
 
@@ -90,8 +97,8 @@ class Layer:
 
     @property
     def number(self) -> str:
-        """Name of the floating type of the neurons' arithmetic."""
-        return _number(self.projection.values.dtype)
+        """Name of the format of the neurons' arithmetic."""
+        return self.projection.sum_number
 
     def slots(self) -> Iterator[Slot]:
         """Where each array of the layer is held."""
@@ -244,6 +251,11 @@ class Layer:
         self._count(ledger, self._count_softmax, self._rows(logits))
         return backend_of(logits).cross_entropy(logits, labels)
 
+    def integer_cross_entropy(self, logits: Array, labels: Array, ledger: Ledger) -> Array:
+        """`integers.softmax_error` of `logits` that are whole numbers: int8."""
+        self._count(ledger, self._count_integer_softmax, self._rows(logits))
+        return integers.softmax_error(logits, labels)
+
     def classification_error(self, output: Array, labels: Array, ledger: Ledger) -> tuple[Array, Array]:
         """Gradient of each sample's loss at the pre-activation of a layer with one neuron for each class; its mean.
 
@@ -260,13 +272,21 @@ class Layer:
         error = backend_of(output).activation_backward(self.activation, output, difference, 2.0)
         return error, (difference * difference).sum(-1).mean(-1)
 
-    def update(self, name: str, gradient: Array, optimizer: Updates, ledger: Ledger, rate_factor: Array = 1.0) -> None:
+    def update(
+        self,
+        name: str,
+        gradient: Array,
+        optimizer: Updates,
+        ledger: Ledger,
+        rate_factor: Array = 1.0,
+        stream: RandomStream | None = None,
+    ) -> None:
         """Let `optimizer` change the array `name` by its `gradient`, in place, its rates times `rate_factor`.
 
-        `gradient` is used up: the layer's next gradient may be written over it.
+        `gradient` is used up: the layer's next gradient may be written over it. `stream` has the step's random numbers.
         """
         projection, held, key = self._slots[name]
-        optimizer.update((self.name, name), held[key], gradient, rate_factor, projection.direction)
+        optimizer.update((self.name, name), held[key], gradient, rate_factor, projection.direction, stream)
         if not isinstance(gradient, LazyOuterProduct):
             self._spent[name] = gradient
         self._count(ledger, self._count_update, projection, name, type(optimizer))
@@ -307,8 +327,7 @@ class Layer:
         if isinstance(signals, Signal):  # product, sum and activation are one kernel
             projection, rows = self._projection(signals), self._rows(signals)
             self._count(ledger, self._count_affine, projection, signals.format.name, rows, purpose)
-            xp = backend_of(projection.values)
-            state = xp.affine_activation(activation, signals, projection.values, projection.bias)
+            state = projection.respond(activation, signals)
         else:
             total = self.pre_activation(signals, ledger, purpose)
             rows = self._rows(total)
@@ -378,6 +397,11 @@ class Layer:
         for operation in ("exp", "add", "divide"):
             ledger.worked(Work(self.name, "softmax", operation, self.number), rows * self.neurons)
 
+    def _count_integer_softmax(self, ledger: Ledger, rows: int) -> None:
+        for operation, times in (("add", 3), ("divide", 1)):
+            ledger.worked(Work(self.name, "softmax", operation, self.number), rows * self.neurons * times)
+        self._accessed_state("exp table", "read", rows * self.neurons, ledger, integers.TABLE_SIZE)
+
     def _count_gradients(
         self, ledger: Ledger, projection: Projection, left: str, right: str, rows: int, names: tuple[str, ...]
     ) -> None:
@@ -397,7 +421,7 @@ class Layer:
         for operation, times in optimizer.operations.items():
             ledger.worked(Work(self.name, "update", operation, self.number), size * times)
         for operation in ("read", "write"):
-            self._accessed_state(name, operation, size, ledger, size)
+            self._accessed(projection, name, operation, size, ledger)
         self._accessed_state(f"{name} gradient", "read", size, ledger, size)
         if optimizer.state_words:
             words = size * optimizer.state_words
@@ -424,9 +448,4 @@ class Layer:
 
     @property
     def _number_bits(self) -> int:
-        return int(self.projection.values.dtype.itemsize) * 8
-
-
-@cache  # NumPy takes microseconds to name a type, and every entry in a ledger has it named
-def _number(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")
+        return self.projection.sum_bits

@@ -5,6 +5,7 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
+from . import integers
 from .backends import Array, backend_of
 from .formats import Format, float32, parse
 from .ledger import Direction, Ledger, MessageType, invalid_message
@@ -39,6 +40,11 @@ class Signal:
         if self.packed_neurons is None:
             return self.carried
         return backend_of(self.carried).unpack(self.carried, self.format, self.packed_neurons)
+
+    @property
+    def integers(self) -> Array:
+        """The whole numbers that the codes stand for, in a unit of the format's: see `integers.decode`."""
+        return integers.decode(self.codes, self.format)
 
     @property
     def values(self) -> Array:
@@ -106,12 +112,18 @@ class Link:
         """Quantize `x` [..., batch, neurons], count it in `ledger` as `purpose`, and deliver it.
 
         What is in codes of the link's format already, as images are that are kept as bytes, is sent as it is.
-        `stream` is needed by formats that round stochastically. Raises ValueError, naming the link, on NaN; where that
-        would keep a device waiting, the ledger raises it when its traffic is read.
+        Whole numbers are sent as the numbers that they stand for: see `integers`. `stream` is needed by formats that
+        round stochastically. Raises ValueError, naming the link, on NaN; where that would keep a device waiting, the
+        ledger raises it when its traffic is read.
         """
         fmt = self.format(direction)
         if isinstance(x, Signal) and (x.format != fmt or x.packed_neurons is not None):
             x = x.values
+        elif not isinstance(x, Signal) and integers.fraction_bits_of(x.dtype) is not None:
+            try:
+                x = Signal(integers.encode(x, fmt), fmt, x)
+            except ValueError as error:
+                raise ValueError(f"link {self.name}, {direction} {purpose!r}: {error}") from None
         messages, wire = prod(x.shape[:-1]), (self.name, direction)
         message_type, previous = self._message_type(direction, purpose, int(x.shape[-1])), ledger.wires.get(wire)
         if isinstance(x, Signal):

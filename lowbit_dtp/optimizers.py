@@ -30,15 +30,16 @@ In `OPTIMIZERS`, it has a name in experiment files too. A backend may do the sam
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from . import schedules
-from .backends import Array, Backend, backend_of, multiplied
+from .backends import Array, Backend, Key, backend_of, multiplied
 from .layers import Gradients
 from .ledger import Direction, Ledger
 from .network import Network
+from .randomness import RandomStream
 from .schedules import Schedule
 
 
@@ -62,6 +63,10 @@ class Optimizer(ABC):
     """Numbers kept for each number of a parameter."""
     state_numbers: ClassVar[int] = 0
     """Numbers kept for a parameter as a whole."""
+    draws: ClassVar[bool] = False
+    """Whether `change` is given, last, what to draw random numbers by: a `backends.Key` for `Backend.bits`, say."""
+    integer: ClassVar[bool] = False
+    """Whether parameters are whole numbers, rather than floats."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "feedback_learning_rate"):
@@ -87,14 +92,22 @@ class Optimizer(ABC):
         number or an array, to multiply by. What differs from update to update has to be in `state`.
         """
 
-    def apply(self, net: Network, gradients: Gradients, ledger: Ledger, rate_factor: Array = 1.0) -> None:
+    def apply(
+        self,
+        net: Network,
+        gradients: Gradients,
+        ledger: Ledger,
+        rate_factor: Array = 1.0,
+        stream: RandomStream | None = None,
+    ) -> None:
         """Update every parameter of `net` that has a gradient, and then the copies that other layers have of it.
 
         `rate_factor` multiplies the learning rates: a number, as the method of this name gives it for an epoch, or a
-        float64 array of one that a recorded step reads.
+        float64 array of one that a recorded step reads. `stream` has the random numbers of the step, for optimizers
+        that draw.
         """
         for (layer, name), gradient in gradients.items():
-            net.layer(layer).update(name, gradient, self, ledger, rate_factor)
+            net.layer(layer).update(name, gradient, self, ledger, rate_factor, stream)
         net.synchronise(ledger, gradients.keys())
 
     def update(
@@ -104,22 +117,35 @@ class Optimizer(ABC):
         gradient: Array,
         rate_factor: Array = 1.0,
         direction: Direction = Direction.FORWARD,
+        stream: RandomStream | None = None,
     ) -> None:
-        """Change `parameter` in place; `key` names its layer and itself, `direction` is that of its signals."""
+        """Change `parameter` in place; `key` names its layer and itself, `direction` is that of its signals.
+
+        `stream` has the random numbers of the step: 0 of seed 0, if there is none.
+        """
         xp = backend_of(parameter)
         if gradient.shape != parameter.shape:
             shapes = tuple(parameter.shape), tuple(gradient.shape)
             raise ValueError(f"a parameter of shape {shapes[0]} has no gradient of shape {shapes[1]}")
         if key not in self.state and self.state_words + self.state_numbers:
             self.state[key] = self._first_state(xp, parameter)
-        rate = self.learning_rate
-        if direction is Direction.FEEDBACK and self.feedback_learning_rate is not None:
-            rate = self.feedback_learning_rate
+        if xp.is_floating(parameter) == self.integer:
+            kind, wanted = type(self).__name__, "int8 or int16" if self.integer else "floating-point"
+            raise ValueError(f"{kind} changes {wanted} weights, not {'.'.join(key)} of type {parameter.dtype}")
         state = tuple(x if type(x) is type(parameter) else xp.traceable(x) for x in self.state.get(key, ()))
-        given = parameter, gradient, state, xp.each(rate, parameter, rate_factor)
+        given: tuple[Array, ...] = parameter, gradient, state, self._rate(key, parameter, rate_factor, direction)
+        if self.draws:
+            given = *given, (stream or RandomStream(0)).key(f"update {'.'.join(key)}")
         fused = xp.fused_update(type(self).change)
         if fused is None or not fused(self, *given):
             self.change(parameter, multiplied(gradient), *given[2:])
+
+    def _rate(self, key: tuple[str, str], parameter: Array, factor: Array, direction: Direction) -> Array:
+        """What `change` is given as `rate`."""
+        rate = self.learning_rate
+        if direction is Direction.FEEDBACK and self.feedback_learning_rate is not None:
+            rate = self.feedback_learning_rate
+        return backend_of(parameter).each(rate, parameter, factor)
 
     def _first_state(self, xp: Backend, parameter: Array) -> tuple[Array, ...]:
         shapes = [parameter.shape] * self.state_words + [(1,) * parameter.ndim] * self.state_numbers
@@ -162,6 +188,53 @@ class SGD(Optimizer):
 
 
 @dataclass
+class ShiftSGD(Optimizer):
+    """Stochastic gradient descent on int8 or int16 weights: parameter <- parameter - gradient / 2^shift, no floats.
+
+    The quotient is rounded stochastically (Gupta et al., ICML 2015); a weight is held to its type, but for the lowest
+    number. Gradients are whole numbers, sums over the minibatch. Learning rates are powers of two, 2^-shift; `shifts`
+    has those of single arrays, by `layer.name`: `{"h1.weight": 14}`.
+    """
+
+    shifts: dict[str, int] = field(default_factory=dict)
+
+    operations = {"add": 2}
+    draws = True
+    integer = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.schedule is not None:
+            raise ValueError("shift-sgd has no schedule: its learning rates are shifts")
+        for name in ("learning_rate", "feedback_learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and (isinstance(rate, Sequence) or rate not in _POWERS):
+                raise ValueError(f"{name} of shift-sgd must be a power of two from 2^-32 to 1, not {rate}")
+        for array, shift in self.shifts.items():
+            if not 0 <= shift <= 32:
+                raise ValueError(f"shifts.{array} must be 0 to 32 bits, not {shift}")
+
+    def _rate(self, key: tuple[str, str], parameter: Array, factor: Array, direction: Direction) -> int:
+        shift = self.shifts.get(".".join(key))
+        if shift is not None:
+            return shift
+        if direction is Direction.FEEDBACK and self.feedback_learning_rate is not None:
+            return _POWERS[self.feedback_learning_rate]
+        return _POWERS[self.learning_rate]
+
+    def change(  # type: ignore[override]
+        self, parameter: Array, gradient: Array, state: tuple[Array, ...], rate: int, key: Key
+    ) -> None:
+        xp, most = backend_of(parameter), 2 ** (8 * parameter.dtype.itemsize - 1) - 1
+        step = (gradient + (xp.bits(key, parameter) & ((1 << rate) - 1))) >> rate
+        parameter[...] = xp.clip(parameter - step, -most, most)
+
+
+_POWERS: dict[Any, int] = {2.0**-shift: shift for shift in range(33)}
+"""Shift of each learning rate that is one."""
+
+
+@dataclass
 class Adam(Optimizer):
     """Adam (Kingma and Ba, 2015, algorithm 1), with its bias correction and the epsilon outside the root.
 
@@ -198,5 +271,5 @@ class Adam(Optimizer):
         parameter -= rate / mean_of_one * mean / (root + self.epsilon)
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"rmsprop": RMSprop, "sgd": SGD, "adam": Adam}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"rmsprop": RMSprop, "sgd": SGD, "adam": Adam, "shift-sgd": ShiftSGD}
 """Every optimizer, by name."""

@@ -2,10 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from math import prod
 from typing import Any, ClassVar
 
+import numpy as np
+
+from . import integers
+from .activations import Activation
 from .backends import Array, backend_of
 from .ledger import Direction
 from .links import Signal
@@ -71,16 +76,30 @@ class Projection(ABC):
     @property
     def number(self) -> str:
         """What the ledger calls the format of the weights."""
-        return str(self.values.dtype).removeprefix("torch.")
+        return _number(self.values.dtype)
 
     @property
     def weight_bits(self) -> int:
         """Bits of one weight in memory."""
         return int(self.values.dtype.itemsize) * 8
 
+    @property
+    def sum_number(self) -> str:
+        """What the ledger calls the format of sums, and of gradients."""
+        return _number(self.values.dtype)
+
+    @property
+    def sum_bits(self) -> int:
+        """Bits of one sum in memory."""
+        return int(self.values.dtype.itemsize) * 8
+
     def apply(self, signal: Signal) -> Array:
         """`signal @ values + bias` [..., batch, neurons]."""
         return backend_of(self.values).pre_activation(signal, self.values, self.bias)
+
+    def respond(self, activation: Activation, signal: Signal) -> Array:
+        """`activation` of what `apply` gives."""
+        return backend_of(self.values).affine_activation(activation, signal, self.values, self.bias)
 
     def transpose(self, error: Array) -> Array:
         """`error @ values.T` [..., batch, sources]: an error at the pre-activation as a gradient at the signal."""
@@ -181,6 +200,9 @@ class Tied(Projection):
     def apply(self, signal: Signal) -> Array:
         return self.source.apply(signal)
 
+    def respond(self, activation: Activation, signal: Signal) -> Array:
+        return self.source.respond(activation, signal)
+
     def transpose(self, error: Array) -> Array:
         return self.source.transpose(error)
 
@@ -249,6 +271,50 @@ class Mirrored(Projection):
         return super().describe() | own
 
 
+@dataclass
+class Integer(Dense):
+    """Whole numbers of 8 or 16 bits as weights, in units of 2^-fraction_bits, with sums of 32 bits and no floats.
+
+    Signals, states, errors and sums are whole numbers, as `integers` has them; sums are exact and then rounded down to
+    their unit. There is no bias.
+    """
+
+    fraction_bits: int = field(kw_only=True)
+    kind: ClassVar[str] = "integer"
+    sum_number: ClassVar[str] = f"fixed(32,{32 - integers.SUM_FRACTION_BITS})"
+    sum_bits: ClassVar[int] = 32
+
+    @classmethod
+    def of(cls, dense: Dense, bits: int, fraction_bits: int) -> "Integer":
+        """`dense`, in NumPy arrays, its weights rounded to nearest and held to the range; the bias is left out."""
+        most = 2 ** (bits - 1) - 1
+        weight = np.rint(dense.weight * 2.0**fraction_bits).clip(-most, most).astype(f"int{bits}")
+        return cls(weight, None, dense.direction, dense.label, fraction_bits=fraction_bits)
+
+    @property
+    def number(self) -> str:
+        return f"fixed({self.weight_bits},{self.weight_bits - self.fraction_bits})"
+
+    def apply(self, signal: Signal) -> Array:
+        sums = backend_of(self.weight).integer_matmul(signal.integers, self.weight)
+        below = self.fraction_bits + integers.levels_of(signal.format).fraction_bits
+        return integers.shifted(sums, below - integers.SUM_FRACTION_BITS)
+
+    def respond(self, activation: Activation, signal: Signal) -> Array:
+        return integers.activation(activation.name)(self.apply(signal))
+
+    def transpose(self, error: Array) -> Array:
+        sums = backend_of(error).integer_matmul(error, self.weight.mT)
+        below = self.fraction_bits + integers.STATE_FRACTION_BITS
+        return integers.shifted(sums, below - integers.SUM_FRACTION_BITS)
+
+    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Array]:
+        return {self.name: backend_of(error).integer_matmul(signal.integers.mT, error)}
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"fraction_bits": self.fraction_bits}
+
+
 def projection_of(row: dict[str, Any], arrays: dict[str, Array], inputs: Mapping[str, Projection]) -> Projection:
     """The projection that `describe` gave `row` of, in a layer with `arrays` that has `inputs` so far.
 
@@ -257,6 +323,9 @@ def projection_of(row: dict[str, Any], arrays: dict[str, Array], inputs: Mapping
     direction = Direction(row["direction"])
     if row["kind"] == Tied.kind:
         return Tied(row["link"], inputs[row["link"]], direction)
+    if row["kind"] == Integer.kind:
+        name, fraction_bits = row["name"], row["fraction_bits"]
+        return Integer(arrays[name], None, direction, name, fraction_bits=fraction_bits)
     projection: Dense | Mirrored
     if row["kind"] == Dense.kind:
         projection = Dense(arrays[row["name"]], None, direction, row["name"])
@@ -268,3 +337,8 @@ def projection_of(row: dict[str, Any], arrays: dict[str, Array], inputs: Mapping
         raise KeyError(f"projection kind {row['kind']!r}")
     projection.offset = arrays.get(projection.bias_name)
     return projection
+
+
+@cache  # NumPy takes microseconds to name a type, and every entry in a ledger has it named
+def _number(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -35,13 +35,18 @@ class RandomStream:
 
     def normal(self, purpose: str, like: Array) -> Array:
         """Standard normal numbers of the shape, type and device of `like`: [batch, neurons], or [seeds, batch, ...]."""
-        return backend_of(like).normal(self._key(purpose), like)
+        return backend_of(like).normal(self.key(purpose), like)
 
     def uniform(self, purpose: str, like: Array) -> Array:
         """Uniform numbers in [0, 1), likewise."""
-        return backend_of(like).uniform(self._key(purpose), like)
+        return backend_of(like).uniform(self.key(purpose), like)
 
-    def _key(self, purpose: str) -> Key:
+    def bits(self, purpose: str, like: Array) -> Array:
+        """32 random bits, as whole numbers from 0 to 2^32 - 1, int64, of the shape of `like`."""
+        return backend_of(like).bits(self.key(purpose), like)
+
+    def key(self, purpose: str) -> Key:
+        """What the numbers for `purpose` depend on."""
         seed = self.seed if isinstance(self.seed, int) else tuple(self.seed)
         text = f"{purpose} {self.repetition}" if self.repetition else purpose
         return Key(seed, zlib.crc32(text.encode()), self.step)

@@ -85,7 +85,7 @@ class Training:
         net, samples, total = subject
         inputs, labels = samples.part(indices)
         step = self.rule.step(net, inputs, self.task.target(inputs, labels), ledger, context)
-        self.optimizer.apply(net, step.gradients, ledger, rate_factor)
+        self.optimizer.apply(net, step.gradients, ledger, rate_factor, context.stream)
         for (layer, name), value in step.buffers.items():
             net.layer(layer).buffers[name][...] = value
         if step.loss is not None:

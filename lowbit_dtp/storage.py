@@ -31,7 +31,7 @@ NETWORK = {
             "neurons": int,
             "activation": str,
             "decoder_activation?": str | None,
-            "inputs?": {str: {"kind": str, "name": str, "direction": str}},
+            "inputs?": {str: {"kind": str, "name": str, "direction": str, "fraction_bits?": int}},
             "buffers?": list[str],
         }
     ],

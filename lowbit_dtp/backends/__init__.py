@@ -133,6 +133,30 @@ class Backend(ABC):
         """Uniform numbers in [0, 1), multiples of 2^-24, of the shape and type of `like`."""
 
     @abstractmethod
+    def bits(self, key: Key, like: Array) -> Array:
+        """32 random bits, as whole numbers from 0 to 2^32 - 1, int64, of the shape of `like`."""
+
+    @abstractmethod
+    def is_floating(self, x: Array) -> bool:
+        """Whether `x` are floating-point numbers."""
+
+    @abstractmethod
+    def cast(self, x: Array, number: str) -> Array:
+        """Whole numbers `x` in the type called `number`: int8, int16, int32, int64 or uint8."""
+
+    @abstractmethod
+    def integer_matmul(self, a: Array, b: Array) -> Array:
+        """int8 or int16 `a` [..., m, k] times `b` [..., k, n]: int32, exact as long as a sum fits."""
+
+    @abstractmethod
+    def largest(self, x: Array) -> Array:
+        """Largest number along the last axis [..., 1]."""
+
+    @abstractmethod
+    def look_up(self, table: tuple[int, ...], index: Array) -> Array:
+        """`table[index]`, int32."""
+
+    @abstractmethod
     def encode(self, x: Array, fmt: Format, uniform: Array | None) -> Array:
         """Codes of `x`, as `fmt.encode` gives them. Raises ValueError on NaN."""
 

@@ -1197,3 +1197,21 @@ def _shift_sgd_part(begin, end, weights, gradient, shift, low, high, key, counte
         for i in range(place, min(place + DRAWN, stop)):
             step = (np.int64(gradient[i]) + (np.int64(bits[i - place]) & below)) >> np.int64(shift)
             weights[i] = min(max(np.int64(weights[i]) - step, low), high)
+
+
+@kernel
+def integer_matmul(a, b, product):
+    """int32 `product` [m, n] = int16 `a` [m, k] times int16 `b` [k, n]; what `a` has of zeros is left out."""
+    share_out(_integer_rows, len(a), (a, b, product))
+
+
+@subroutine
+def _integer_rows(begin, end, a, b, product):
+    for i in range(begin, end):
+        for j in range(product.shape[1]):
+            product[i, j] = 0
+        for k in range(a.shape[1]):
+            factor = np.int32(a[i, k])
+            if factor != 0:
+                for j in range(product.shape[1]):
+                    product[i, j] += np.int32(factor * np.int32(b[k, j]))

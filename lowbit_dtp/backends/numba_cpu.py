@@ -170,6 +170,13 @@ class NumbaBackend(NumpyBackend):
     def uniform(self, key: Key, like: Array) -> Array:
         return drawn(uniform, key, like)
 
+    def integer_matmul(self, a: Array, b: Array) -> Array:
+        product = empty((*a.shape[:-1], b.shape[-1]), np.int32)
+        factors = [np.ascontiguousarray(x, np.int16).reshape(-1, *x.shape[-2:]) for x in (a, b)]
+        for left, right, result in zip(*factors, product.reshape(-1, *product.shape[-2:]), strict=True):
+            kernels.integer_matmul(left, right, result)
+        return product
+
     def values(self, signal: "Signal") -> Array:
         if signal.packed_neurons is None or not _is_float32(signal) or signal.format.bits != 1:
             return super().values(signal)
@@ -368,10 +375,20 @@ def _adam(optimizer: Any, parameter: Array, gradient: Array, state: Sequence[Arr
     return True
 
 
+def _shift_sgd(optimizer: Any, parameter: Array, gradient: Array, state: Sequence[Array], shift: int, key: Key) -> bool:
+    seeds = [key.seed] if isinstance(key.seed, int) else key.seed
+    members = zip(*(x.reshape(len(seeds), -1) for x in (parameter, gradient)), seeds, strict=True)
+    _require_contiguous(parameter)
+    for weights, gradients, seed in members:
+        shift_sgd(weights, gradients, shift, seed, key.purpose, key.step)
+    return True
+
+
 _FUSED: dict[str, FusedUpdate] = {
     "lowbit_dtp.optimizers.Adam.change": _adam,
     "lowbit_dtp.optimizers.RMSprop.change": _rmsprop,
     "lowbit_dtp.optimizers.SGD.change": _sgd,
+    "lowbit_dtp.optimizers.ShiftSGD.change": _shift_sgd,
 }
 
 

@@ -34,6 +34,24 @@ class NumpyBackend(Backend):
     def uniform(self, key: Key, like: Array) -> Array:
         return drawn(uniform, key, like)
 
+    def bits(self, key: Key, like: Array) -> Array:
+        return drawn(bits, key, like, np.dtype(np.int64))
+
+    def is_floating(self, x: Array) -> bool:
+        return x.dtype.kind == "f"
+
+    def cast(self, x: Array, number: str) -> Array:
+        return x.astype(number, copy=False)
+
+    def integer_matmul(self, a: Array, b: Array) -> Array:
+        return np.matmul(a, b, dtype=np.int32)
+
+    def largest(self, x: Array) -> Array:
+        return x.max(-1, keepdims=True)
+
+    def look_up(self, table: tuple[int, ...], index: Array) -> Array:
+        return _table(table)[index]
+
     def shared(self, x: Array, members: int) -> Array:
         return np.broadcast_to(x, (members, *x.shape))
 
@@ -128,13 +146,18 @@ def uniform(seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.nd
     return _in_order([_unit(word) for word in _random_words(seed, purpose, step, prod(shape))], shape)
 
 
-def drawn(draw: Callable[..., np.ndarray], key: Key, like: Array) -> Array:
-    """What `draw` draws, for each member of an ensemble by itself."""
+def bits(seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
+    """32 random bits, int64 of `shape`, each number keyed as `normal` is."""
+    return _in_order(_random_words(seed, purpose, step, prod(shape)), shape, np.int64)
+
+
+def drawn(draw: Callable[..., np.ndarray], key: Key, like: Array, dtype: np.dtype | None = None) -> Array:
+    """What `draw` draws, for each member of an ensemble by itself, in the type of `like` or `dtype`."""
     if isinstance(key.seed, int):
         numbers = draw(key.seed, key.purpose, key.step, like.shape)
     else:
         numbers = np.stack([draw(seed, key.purpose, key.step, like.shape[1:]) for seed in key.seed])
-    return numbers.astype(like.dtype, copy=False)
+    return numbers.astype(like.dtype if dtype is None else dtype, copy=False)
 
 
 def _random_words(seed: int, purpose: int, step: int, size: int) -> list[np.ndarray]:
@@ -150,10 +173,10 @@ def _random_words(seed: int, purpose: int, step: int, size: int) -> list[np.ndar
     return [c0, c1, c2, c3]
 
 
-def _in_order(quarters: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers of the four words of each block, one word after the other, as float32 of `shape`."""
+def _in_order(quarters: list[np.ndarray], shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+    """Numbers of the four words of each block, one word after the other, as `dtype` of `shape`."""
     numbers = np.stack([x.reshape(-1, _BLOCK) for x in quarters], 1).reshape(-1)[: prod(shape)]
-    return numbers.reshape(shape).astype(np.float32)
+    return numbers.reshape(shape).astype(dtype)
 
 
 def _unit(word: np.ndarray) -> np.ndarray:
@@ -173,6 +196,11 @@ def _box_muller(radius_word: np.ndarray, angle_word: np.ndarray) -> tuple[np.nda
 
 
 # --- constants --------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _table(numbers: tuple[int, ...]) -> np.ndarray:
+    return np.array(numbers, np.int32)
 
 
 @cache

@@ -61,6 +61,26 @@ class TorchBackend(Backend):
     def uniform(self, key: Key, like: Array) -> Array:
         return _in_order([_unit(word) for word in _random_words(key, like)], like)
 
+    def bits(self, key: Key, like: Array) -> Array:
+        return _in_order(_random_words(key, like), like, torch.int64)
+
+    def is_floating(self, x: Array) -> bool:
+        return bool(x.is_floating_point())
+
+    def cast(self, x: Array, number: str) -> Array:
+        return x.to(getattr(torch, number))
+
+    def integer_matmul(self, a: Array, b: Array) -> Array:
+        if a.is_cuda:  # torch multiplies no integers there; float64 holds sums below 2^53 exactly
+            return (a.double() @ b.double()).to(torch.int32)
+        return a.int() @ b.int()
+
+    def largest(self, x: Array) -> Array:
+        return x.amax(-1, keepdim=True)
+
+    def look_up(self, table: tuple[int, ...], index: Array) -> Array:
+        return _table(table, index.device)[index]
+
     def shared(self, x: Array, members: int) -> Array:
         return x.expand(members, *x.shape)
 
@@ -230,11 +250,11 @@ def _random_words(key: Key, like: Array) -> list[Array]:
     return [c0, c1, c2, c3]
 
 
-def _in_order(quarters: list[Array], like: Array) -> Array:
-    """Numbers of the four words of each block, one word after the other, in the shape and type of `like`."""
+def _in_order(quarters: list[Array], like: Array, dtype: torch.dtype | None = None) -> Array:
+    """Numbers of the four words of each block, word after word, in the shape of `like`, in its type or `dtype`."""
     members = len(quarters[0])
     numbers = torch.stack(quarters, -2).reshape(members, -1)[:, : prod(like.shape) // members]
-    return numbers.reshape(like.shape).to(like.dtype)
+    return numbers.reshape(like.shape).to(like.dtype if dtype is None else dtype)
 
 
 def _unit(word: Array) -> Array:
@@ -264,6 +284,11 @@ def _lanes(step: int, end: int, device: torch.device) -> Array:
 @cache
 def _each(values: tuple[float, ...], dimensions: int, dtype: torch.dtype, device: torch.device) -> Array:
     return torch.tensor(values, dtype=dtype, device=device).reshape(-1, *[1] * (dimensions - 1))
+
+
+@cache
+def _table(numbers: tuple[int, ...], device: torch.device) -> Array:
+    return torch.tensor(numbers, dtype=torch.int32, device=device)
 
 
 @cache

@@ -15,6 +15,7 @@ from .dtp import DTP
 from .feedback_alignment import DirectFeedbackAlignment, FeedbackAlignment
 from .fixed_dtp import FixedDTP
 from .hebbian import Hebbian
+from .integer_dtp import IntegerDTP
 from .rule import (
     LearningRule,
     Step,
@@ -45,6 +46,7 @@ RULES: dict[str, type[LearningRule]] = {
     "backprop": Backprop,
     "backprop-then-sign": BackpropThenSign,
     "fixed-lower": FixedLower,
+    "integer-dtp": IntegerDTP,
     "hebbian": Hebbian,
     "delta": Delta,
     "perceptron": Perceptron,

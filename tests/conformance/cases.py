@@ -197,6 +197,12 @@ RULES = {
     "dtp-autoencoder-contractive": replace(AUTOENCODER, rule=rules.DTPAutoencoder(target_step=0.5, contraction=0.3)),
 }
 
+INTEGER_RULES = {
+    "integer-dtp": rules.IntegerDTP(),
+    "integer-dtp-int8": rules.IntegerDTP(weight_bits=8, noise_shift=4, target_shift=1),
+}
+"""Rules without floats, which have conformance tests of their own: `test_integers`."""
+
 CLASSIFIERS = {name: case.rule for name, case in RULES.items() if case.task.name == "classify" and case.sizes == SIZES}
 """Rules that train a chain of layers to classify."""
 

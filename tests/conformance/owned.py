@@ -140,6 +140,8 @@ def _checked(name: str) -> Any:
     return method
 
 
+for _name in ("bits", "cast", "clip", "integer_matmul", "largest", "look_up"):  # of whole numbers
+    setattr(CheckedBackend, _name, _checked(_name))
 _WITH_ONE_OWNER = (
     "matmul", "tanh", "sigmoid", "relu", "step", "one_hot", "axpy", "activation_backward",
     "activation_backward_difference",

@@ -21,6 +21,7 @@ from lowbit_dtp.tasks import TASKS, Task
 from tests.conformance import oracle
 from tests.conformance.cases import (
     BACKENDS,
+    INTEGER_RULES,
     LABELS,
     LINK_FORMATS,
     RULES,
@@ -446,7 +447,8 @@ def test_errors(act: Any, message: str) -> None:
 
 
 def test_every_rule_is_a_case() -> None:
-    assert {learner.rule.name for learner in RULES.values()} == set(rules.RULES)
+    cases = [learner.rule for learner in RULES.values()] + list(INTEGER_RULES.values())
+    assert {rule.name for rule in cases} == set(rules.RULES)
     for name, rule in rules.RULES.items():
         assert rule.name == name
         assert rule.source
