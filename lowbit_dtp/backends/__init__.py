@@ -225,6 +225,21 @@ class Backend(ABC):
         """`x` held within `low` and `high`; NaN stays."""
 
     @abstractmethod
+    def round(self, x: Array) -> Array:
+        """The nearest whole numbers; a half goes to the even one."""
+
+    @abstractmethod
+    def largest(self, x: Array) -> Array:
+        """The largest number over the last axis."""
+
+    @abstractmethod
+    def power_of_two(self, x: Array) -> Array:
+        """The nearest power of two to each number, which is positive; at least 2^-64 and at most 2^64.
+
+        A number halfway between two goes to the larger.
+        """
+
+    @abstractmethod
     def softmax(self, x: Array) -> Array:
         """`exp(x)` in proportion to its sum over the last axis."""
 

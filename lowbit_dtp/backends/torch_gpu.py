@@ -15,6 +15,7 @@ import torch
 from ..formats import FixedPoint, Float, Format, Table
 from ..packing import WORD_BITS
 from . import Array, Backend, FusedUpdate, Key, Recording, Transmission
+from .numpy_plain import FLOAT_BITS
 from .protocols import Signal
 
 _SIGNED = {np.uint8: torch.uint8, np.uint16: torch.int32, np.uint32: torch.int32, np.uint64: torch.int64}
@@ -131,6 +132,17 @@ class TorchBackend(Backend):
 
     def clip(self, x: Array, low: float, high: float) -> Array:
         return torch.clamp(x, low, high)
+
+    def round(self, x: Array) -> Array:
+        return torch.round(x)
+
+    def largest(self, x: Array) -> Array:
+        return x.amax(-1)
+
+    def power_of_two(self, x: Array) -> Array:
+        integer, fraction, exponent = FLOAT_BITS[x.dtype.itemsize]
+        bits = torch.clamp(x, 2.0**-64, 2.0**64).view(getattr(torch, integer))
+        return ((bits + (1 << (fraction - 1))) & exponent).view(x.dtype)
 
     def softmax(self, x: Array) -> Array:
         return torch.softmax(x, -1)
