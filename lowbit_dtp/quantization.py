@@ -29,9 +29,10 @@ def scale_of(fmt: WeightFormat, weights: Array) -> Array:
         return xp.power_of_two(_mean(abs(weights)))
     if fmt.levels == "ternary":
         magnitude = abs(weights)
-        mean = _mean(magnitude)
+        mean = xp.clip(_mean(magnitude), 2.0**-64, 2.0**64)
         above = magnitude > TERNARY_THRESHOLD * mean
-        return xp.power_of_two(_mean(magnitude * above) * mean / _mean(above * mean))
+        share = _mean(above * mean) / mean
+        return xp.power_of_two(_mean(magnitude * above) / xp.clip(share, 2.0**-32, 1.0))
     return xp.power_of_two(xp.sqrt(_mean(weights * weights)) * _LEAST_SQUARES[fmt.bits])
 
 

@@ -39,12 +39,21 @@ class RuleCase:
     """Activations of the hidden layers that it is tried with; the first is the usual one."""
     output_activation: str = "identity"
     has_loss: bool = True
+    weights: str = ""
+    """Few-bit format of the weights, forward and feedback, of hidden layers; none if empty.
+
+    The output layer then has fixed(4): with equal weights to all classes, a neuron's gradient is zero but for rounding.
+    """
 
     def network(self, at: dict[int, Link], other: Link | None = None, **options: Any) -> Network:
         """A network for the rule, with links `at` some indices and `other` elsewhere."""
         sizes = list(options.pop("sizes", self.sizes))
         options = {"activation": self.activations[0], "output_activation": self.output_activation} | options
-        return small_network(sizes, links_with(sizes, at, other), rule=self.rule, **options)
+        net = small_network(sizes, links_with(sizes, at, other), rule=self.rule, **options)
+        if self.weights:
+            names = (f"{layer.name}.{p.name}" for layer in net.layers for p in layer.inputs.values())
+            net.quantize_weights(dict.fromkeys(names, self.weights) | {"output.weight": "fixed(4)"})
+        return net
 
     def target(self, inputs: np.ndarray, outputs: int, seed: int = 0) -> np.ndarray:
         """What the output layer is given to learn from."""
@@ -61,11 +70,21 @@ RULES = {
     "straight-through-fixed(4,1)": RuleCase(rules.StraightThrough(gradient="fixed(4,1)"), oracle.backpropagation),
     "backprop": RuleCase(rules.Backprop(), oracle.backpropagation),
     "backprop-then-sign": RuleCase(rules.BackpropThenSign(), oracle.backpropagation),
+    "dtp-ternary-weights": RuleCase(rules.DTP(), oracle.target_propagation, weights="ternary"),
+    "dtp-binary-weights": RuleCase(rules.DTP(), oracle.target_propagation, weights="binary:0.5"),
+    "straight-through-binary-weights": RuleCase(rules.StraightThrough(), oracle.backpropagation, weights="binary"),
+    "straight-through-fixed(3)-weights": RuleCase(
+        rules.StraightThrough(), oracle.backpropagation, weights="fixed(3):largest"
+    ),
     "fixed-lower": RuleCase(rules.FixedLower(), oracle.backpropagation),
 }
 
-CLASSIFIERS = {name: case.rule for name, case in RULES.items() if case.task.name == "classify" and case.sizes == SIZES}
-"""Rules that train a chain of layers to classify."""
+CLASSIFIERS = {
+    name: case.rule
+    for name, case in RULES.items()
+    if case.task.name == "classify" and case.sizes == SIZES and not case.weights
+}
+"""Rules that train a chain of layers to classify, each once."""
 
 FORMATS = [
     binary,
