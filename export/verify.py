@@ -212,7 +212,8 @@ class _MemoryCheck:
                 codes = self._codes(index, sums)
                 self._compare(f"{folder}/{place}.codes.mem", place, codes, signed=False)
             else:
-                logits = sums * 16 + limits.T
+                exponent = self.layers[index]["sum_exponent"] - self.manifest["output"]["logit_exponent"]
+                logits = (sums << exponent) + limits.T
                 self._compare(f"{folder}/{place}.logits.mem", place, logits, signed=True)
                 self._compare(f"{folder}/{place}.classes.mem", place, _first_largest(logits), signed=False)
 

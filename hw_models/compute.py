@@ -15,7 +15,7 @@ A format of your own with other values is looked up as float32.
 
 from math import sqrt
 
-from lowbit_dtp.formats import FixedPoint, Float, Format, Table, parse
+from lowbit_dtp.formats import Bernoulli, FixedPoint, Float, Format, SharedExponent, Table, parse
 from lowbit_dtp.ledger import Work
 
 from .technology import Technology, Term
@@ -51,6 +51,10 @@ def _needs_no_multiplier(fmt: Format) -> bool:
     """Whether all values of `fmt` are -1, 0 or +1 times one scale."""
     if isinstance(fmt, FixedPoint):
         return fmt.lowest_level >= -1 and fmt.highest_level <= 1
+    if isinstance(fmt, SharedExponent):
+        return _needs_no_multiplier(fmt.element)
+    if isinstance(fmt, Bernoulli):
+        return True
     return isinstance(fmt, Table) and {abs(value) for value in fmt.values} <= {0.0, fmt.largest}
 
 
@@ -59,7 +63,7 @@ def _float(operands: list[Format]) -> str:
     floats = [fmt for fmt in operands if isinstance(fmt, Float)]
     if floats:
         return max(floats, key=lambda fmt: fmt.bits).name
-    integers = all(isinstance(fmt, FixedPoint) or _needs_no_multiplier(fmt) for fmt in operands)
+    integers = all(isinstance(fmt, FixedPoint | SharedExponent) or _needs_no_multiplier(fmt) for fmt in operands)
     return "" if integers else "float32"
 
 

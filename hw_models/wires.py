@@ -15,7 +15,7 @@ def crossing_terms(message_type: MessageType, traffic: Traffic, config: Hardware
     wire = config.wire(message_type.link)
     constant = Technology.load(wire.kind).constant("wire", f"link {message_type.link}")
     event, _, metre = constant.per.partition(" and ")
-    bits = traffic.messages * padded(message_type.width * message_type.bits, config.word_bits)
+    bits = traffic.messages * padded(message_type.message_bits, config.word_bits)
     counts = {"bit": bits, "transition": traffic.toggles}
     if event not in counts:
         raise ValueError(

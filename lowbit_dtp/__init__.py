@@ -7,17 +7,23 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from . import data, formats, optimizers, rules
+    from .comparison import compare
+    from .experiment import Comparison
     from .ledger import Direction, Ledger
     from .links import Link
     from .network import Network
+    from .summary import Summary
     from .training import Progress, evaluate, fit
 
 _HOMES = {
+    "Comparison": "experiment",
     "Direction": "ledger",
     "Ledger": "ledger",
     "Link": "links",
     "Network": "network",
     "Progress": "training",
+    "Summary": "summary",
+    "compare": "comparison",
     "evaluate": "training",
     "fit": "training",
 }
@@ -34,11 +40,14 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Comparison",
     "Direction",
     "Ledger",
     "Link",
     "Network",
     "Progress",
+    "Summary",
+    "compare",
     "data",
     "evaluate",
     "fit",

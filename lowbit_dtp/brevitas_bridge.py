@@ -48,7 +48,7 @@ except ImportError as error:
 
 from .activations import ACTIVATIONS, Activation
 from .choices import choose
-from .formats import MAX_TABLE_BITS, NAMED, FixedPoint, Float, Format, Table, float32, parse, table
+from .formats import MAX_TABLE_BITS, NAMED, FixedPoint, Format, Table, float32, parse, table
 from .layers import Layer
 from .links import Link
 from .network import Network, layer_names
@@ -281,7 +281,7 @@ def _format(proxy: Any) -> Format:
 
 def _plain_formats(found: Table, bits: int, scale: float) -> Iterator[Format]:
     """Formats with shorter names that may be `found`."""
-    yield from (fmt for fmt in NAMED.values() if not isinstance(fmt, Float))
+    yield from (fmt for fmt in NAMED.values() if isinstance(fmt, Table))
     signed, integer = found.values[0] < 0, bits + int(np.floor(np.log2(scale)))
     if bits > signed and abs(integer) <= 64:
         for rounding, overflow in product(("nearest-even", "floor"), ("saturate", "saturate-symmetric")):

@@ -24,6 +24,13 @@ class MessageType(NamedTuple):
     """Bits a code."""
     width: int
     """Codes a message; one message carries one sample."""
+    scale_bits: int = 0
+    """Bits of scales a message, which cross with its codes; none in files from before there were any."""
+
+    @property
+    def message_bits(self) -> int:
+        """Bits a message, scales included."""
+        return self.width * self.bits + self.scale_bits
 
 
 class Work(NamedTuple):

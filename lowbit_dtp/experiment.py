@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 _RENAMED = {"noise_half_life": "half_noise_epoch", "stabilizer": "epsilon"}
 """Settings of experiments of version 0.1.0, by today's names."""
-_OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate")
+OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate")
+"""Settings of a rule that are those of its optimizer."""
 
 
 class ExperimentError(ValueError):
@@ -259,7 +260,7 @@ class Comparison:
         if gradient:
             settings["gradient"] = gradient
         optimizer = dict(self.content["optimizer"])
-        for key in _OPTIMIZER_KEYS:
+        for key in OPTIMIZER_KEYS:
             if key in settings:
                 value = settings.pop(key)
                 optimizer.setdefault(key, value)
@@ -416,7 +417,7 @@ def _check_choices(given: Mapping[str, Any], merged: Mapping[str, Any], sizes: S
         _made("optimizer", kind, {"learning_rate": 0.0} | optimizer)
     for rule in given.get("rules", {}):
         settings = dict(merged["rules"][rule])
-        rates = {key: settings.pop(key) for key in _OPTIMIZER_KEYS if key in settings}
+        rates = {key: settings.pop(key) for key in OPTIMIZER_KEYS if key in settings}
         _made(f"rules.{rule}", kind, {"learning_rate": 0.0} | rates)
         _made(f"rules.{rule}", rule_named(rule), settings)
     if "compare" in given and not given["compare"]:

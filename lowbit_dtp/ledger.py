@@ -115,9 +115,9 @@ class Ledger:
         per: str = "run",
         word_bits: int = 1,
     ) -> float:
-        """Bits that crossed, each message padded to whole words of `word_bits`; 1 leaves the bare payload."""
+        """Bits that crossed, scales included, each message padded to whole words of `word_bits`; 1 adds no padding."""
         sent = sum(
-            t.messages * padded(c.width * c.bits, word_bits) for c, t in self.message_types(link, direction, purpose)
+            t.messages * padded(c.message_bits, word_bits) for c, t in self.message_types(link, direction, purpose)
         )
         return sent / self.per(per)
 

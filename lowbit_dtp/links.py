@@ -16,7 +16,7 @@ class Signal:
     """What arrived at the far end of a link, as codes or as packed words, and the format that reads them."""
 
     carried: Array
-    """Codes [..., batch, neurons]; or words of 64 bits [..., batch, words], see `packing`."""
+    """Codes [..., batch, neurons], scales included; or words of 64 bits [..., batch, words], see `packing`."""
     format: Format
     like: Array
     """An array of the sender's floating type, in which `values` are given."""
@@ -30,12 +30,12 @@ class Signal:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """[..., batch, neurons]."""
-        neurons = self.carried.shape[-1] if self.packed_neurons is None else self.packed_neurons
-        return (*self.carried.shape[:-1], int(neurons))
+        codes = self.carried.shape[-1] if self.packed_neurons is None else self.packed_neurons
+        return (*self.carried.shape[:-1], self.format.neurons_in_row(int(codes)))
 
     @property
     def codes(self) -> Array:
-        """Codes [..., batch, neurons]."""
+        """Codes [..., batch, neurons]; [..., batch, codes in a row] if the format sends scales along."""
         if self.packed_neurons is None:
             return self.carried
         return backend_of(self.carried).unpack(self.carried, self.format, self.packed_neurons)
@@ -86,7 +86,9 @@ class Link:
         key = direction, purpose, width
         if key not in self._message_types:
             fmt = self.format(direction)
-            self._message_types[key] = MessageType(self.name, direction, purpose, fmt.name, fmt.bits, width)
+            self._message_types[key] = MessageType(
+                self.name, direction, purpose, fmt.name, fmt.bits, width, fmt.scale_bits(width)
+            )
         return self._message_types[key]
 
     def format(self, direction: Direction) -> Format:

@@ -13,6 +13,7 @@ from .activations import ACTIVATIONS
 from .backends import Array
 from .backends.devices import mover, usable
 from .choices import choose
+from .formats import UnknownFormatError
 from .layers import Layer
 from .ledger import Direction, Ledger
 from .links import Link, Signal
@@ -260,6 +261,10 @@ class Network:
             return cls.of(tensors, description)
         except KeyError as error:
             raise StorageError(f"{path}: not a network, {error} is missing") from None
+        except UnknownFormatError as error:
+            raise StorageError(
+                f"{path}: {error}. If it is a format of your own, give it to lowbit_dtp.formats.register first"
+            ) from None
         except ValueError as error:
             raise StorageError(f"{path}: {error}") from None
 

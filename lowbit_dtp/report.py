@@ -1,4 +1,4 @@
-"""A comparison folder -> one HTML page, readable without network, on a phone and on paper.
+"""The report of a comparison or of a run: one HTML page, readable without network, on a phone and on paper.
 
 Only files of the folder are read: `summary.json`, and of each run `metrics.jsonl` and `network.safetensors`. Energy and
 export arrive as numbers in the summary, so nothing here knows a technology or a target.
@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .storage import StorageError, read_json, read_tensors, write_text
+from .storage import StorageError, read_tensors, write_text
+from .summary import LinkRow, Range, Row, Spread, Summary
+from .tasks import MEASURES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Told apart by colour-blind readers (Okabe and Ito, Color Universal Design, 2008), less the yellow, faint on white."""
 MARKERS = "os^DvP*"
-ERRORS = {"test_error_percent": "Test error", "valid_error_percent": "Validation error"}
-"""What `metrics.jsonl` follows over the epochs, and how the page calls it."""
+PARTS_OF_DATA = {"test": "Test", "valid": "Validation"}
+"""Parts of the data that `metrics.jsonl` follows over the epochs, and how the page calls them."""
 PARTS = {"link": "#D55E00", "compute": "#7FB3D5", "memory": "#C9CED6"}
 """Parts of the energy in the order they are stacked, with their colours: dark text is readable on each."""
 INK, MUTED = "#1c2430", "#5b6675"
@@ -55,18 +57,18 @@ THICKEST = 46.0
 GAP, BOX = 74, 34
 """Height of a link and of a layer in that drawing."""
 
-Row = Mapping[str, Any]
+DIRECTIONS = ("forward", "feedback")
 
 
-def write_report(folder: Path) -> Path:
-    """Write `report.html` into comparison `folder` and return its path. Raises `StorageError` as `render` does."""
+def write_report(folder: Path, summary: Summary | None = None) -> Path:
+    """Write `report.html` into `folder` and return its path. Raises `StorageError` as `render` does."""
     path = Path(folder) / "report.html"
-    write_text(path, render(folder))
+    write_text(path, render(folder, summary))
     return path
 
 
-def render(folder: Path) -> str:
-    """The page for comparison `folder`: the same files always give the same text.
+def render(folder: Path, summary: Summary | None = None) -> str:
+    """The page for `folder`, of which `summary`, by default its `summary.json`, tells: same files, same text.
 
     Raises `StorageError` naming `summary.json` if that is missing or is no summary. A seed without readable metrics,
     or filters that cannot be drawn, are left out, and the page says so.
@@ -74,8 +76,7 @@ def render(folder: Path) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
     from matplotlib import style
 
-    path = Path(folder) / "summary.json"
-    summary = read_json(path)
+    summary = summary or Summary.load(folder)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -91,29 +92,30 @@ def render(folder: Path) -> str:
             page = _page(Path(folder), summary)
         return template.render(page).lstrip()
     except (LookupError, TypeError, AttributeError, ValueError, UndefinedError) as error:
+        path = Path(folder) / "summary.json"
         raise StorageError(f"{path}: not the summary of a comparison ({type(error).__name__}: {error})") from error
 
 
-def _page(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+def _page(folder: Path, summary: Summary) -> dict[str, Any]:
     """Everything the template shows."""
-    rows: list[Row] = summary["rows"]
-    if not rows:
-        raise LookupError("it has no rows")
-    network = summary["network"]
-    links = [f"{link['lower']}-{link['upper']}" for link in network["links"]]
-    discrete = discrete_links(links, rows)
-    technologies = list(rows[0]["joules_per_sample"])
-    runs = [_read_metrics(folder / row["folder"], row["seeds"]) for row in rows]
-    filters, no_filters = _filters(folder / rows[0]["folder"] / "seed-0", summary["data"]["image_shape"])
+    rows, network = summary.rows, summary.network
+    links = all_links(summary)
+    discrete = discrete_links(summary)
+    technologies = list(rows[0].joules_per_sample)
+    runs = [_read_metrics(folder, row) for row in rows]
+    first = next(iter(rows[0].runs))
+    filters, no_filters = _filters(folder, rows[0].runs[first], summary.data.image_shape)
+    measure = rows[0].measure  # scores of other measures are not ranked beside it
     ranked = {
-        "test": [row["test_error_percent"]["mean"] for row in rows],
-        "valid": [row["valid_error_percent"]["mean"] for row in rows],
+        "test": [row.test_score.mean if row.measure == measure else math.nan for row in rows],
+        "valid": [row.valid_score.mean if row.measure == measure else math.nan for row in rows],
         "bits": [sum(traffic(row, discrete or links).values()) for row in rows],
-        **{f"joules {name}": [row["joules_per_sample"][name]["typical"] for row in rows] for name in technologies},
+        **{f"joules {name}": [row.joules_per_sample[name].typical for row in rows] for name in technologies},
     }
     return {
-        **summary,
-        "experiment": list(_flat(summary["experiment"])),
+        **vars(summary),
+        "measures": MEASURES,
+        "experiment": list(_flat(summary.experiment)),
         "links": links,
         "discrete": discrete,
         "technologies": technologies,
@@ -123,12 +125,13 @@ def _page(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         "close": _within_deviation(rows, ranking(ranked["test"])),
         "shares": dict(_link_shares(rows, technologies)),
         "traffic": traffic,
-        "drawings": _drawings(network, links, rows),
+        "drawings": _drawings(network, rows),
         "curves": _curves(rows, [seeds for seeds, _ in runs]),
-        "notes": [f"{row['rule']}: {note}" for row, (_, notes) in zip(rows, runs, strict=True) for note in notes],
+        "notes": [f"{row.rule}: {note}" for row, (_, notes) in zip(rows, runs, strict=True) for note in notes],
         "bars": _bars(rows, technologies),
         "parts": PARTS,
         "filters": filters,
+        "filters_seed": first,
         "no_filters": no_filters,
     }
 
@@ -146,6 +149,9 @@ def count(value: float) -> str:
     return f"{value:,.{decimals}f}".replace(",", "\u202f")
 
 
+PERCENT = "\xa0%"
+
+
 def percent(value: float) -> str:
     """A percentage to two decimals, or what it is instead of a number.
 
@@ -155,15 +161,26 @@ def percent(value: float) -> str:
     return f"{value:.2f}\xa0%" if math.isfinite(value) else "not finite"
 
 
-def spread(error: Mapping[str, float], seeds: int) -> str:
-    """Mean and standard deviation of an error in percent over `seeds`; of one seed only the value.
+def shown(value: float, measure: str) -> str:
+    """A score as text.
 
-    >>> spread({"mean": 2.5, "std": 0.125}, 3), spread({"mean": 2.5, "std": 0.0}, 1)
+    >>> shown(2.104, "error_percent"), shown(12.3456, "squared_error")
+    ('2.10\\xa0%', '12.35')
+    """
+    if measure.endswith("percent"):
+        return percent(value)
+    return f"{value:.4g}" if math.isfinite(value) else "not finite"
+
+
+def spread(score: Spread, seeds: int, measure: str = "error_percent") -> str:
+    """Mean and standard deviation of a score over `seeds`; of one seed only the value.
+
+    >>> spread(Spread(2.5, 0.125), 3), spread(Spread(2.5, 0.0), 1)
     ('2.50 ± 0.12\\xa0%', '2.50\\xa0%')
     """
-    if seeds == 1 or not math.isfinite(error["mean"]):
-        return percent(error["mean"])
-    return f"{error['mean']:.2f} ± {percent(error['std'])}"
+    if seeds == 1 or not math.isfinite(score.mean):
+        return shown(score.mean, measure)
+    return f"{shown(score.mean, measure).removesuffix(PERCENT)} ± {shown(score.std, measure)}"
 
 
 def share(value: float) -> str:
@@ -219,19 +236,29 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, s
 # What the numbers say
 
 
-def discrete_links(links: Sequence[str], rows: Sequence[Row]) -> list[str]:
+def all_links(summary: Summary) -> list[str]:
+    """The network's links from the inputs on, and then those that a rule brings along."""
+    own = [f"{link['lower']}-{link['upper']}" for link in summary.network["links"]]
+    return list(dict.fromkeys([*own, *(link for row in summary.rows for link in row.links)]))
+
+
+def discrete_links(summary: Summary) -> list[str]:
     """Links, other than the inputs' (the first), that some rule crosses either way in a format that is not a float."""
-    formats = ("forward_format", "feedback_format")
+
+    def is_discrete(link: LinkRow) -> bool:
+        return any(not (x.format or "float").startswith("float") for x in (link.forward, link.feedback))
+
     return [
-        link
-        for link in links[1:]
-        if any(not (row["links"][link][name] or "float").startswith("float") for row in rows for name in formats)
+        name
+        for name in all_links(summary)[1:]
+        if any(is_discrete(row.links[name]) for row in summary.rows if name in row.links)
     ]
 
 
-def traffic(row: Row, links: Iterable[str]) -> dict[str, float]:
-    """Bits that cross `links` in one training sample, up and down."""
-    return {way: sum(row["links"][link][f"{way}_bits_per_sample"] for link in links) for way in ("up", "down")}
+def traffic(row: Row, links: Iterable[str] | None = None) -> dict[str, float]:
+    """Bits that cross `links`, by default all, in one training sample, forward and feedback."""
+    crossed = [row.links[link] for link in (row.links if links is None else links) if link in row.links]
+    return {direction: sum(getattr(x, direction).bits_per_sample for x in crossed) for direction in DIRECTIONS}
 
 
 @dataclass(frozen=True)
@@ -263,26 +290,27 @@ def _within_deviation(rows: Sequence[Row], tests: Ranking) -> bool:
     """Whether the lowest test error and the next differ by no more than the larger of their standard deviations."""
     if not tests.next:
         return False
-    deviation = max(rows[i]["test_error_percent"]["std"] for i in tests.least + tests.next)
+    deviation = max(rows[i].test_score.std for i in tests.least + tests.next)
     return bool(tests.values[tests.next[0]] - tests.values[tests.least[0]] <= deviation)
 
 
 def _link_shares(rows: Sequence[Row], technologies: Sequence[str]) -> Iterable[tuple[str, str]]:
     """What links take of the training energy, from the rule of the least to that of the most, by technology."""
     for name in technologies:
-        shares = [row["links_share"][name] for row in rows if (row["links_share"] or {}).get(name) is not None]
+        shares = [part for row in rows if (part := row.links_share.get(name)) is not None]
         if shares:
-            yield name, " to ".join(dict.fromkeys(share(end) for end in (min(shares), max(shares))))
+            yield name, " to ".join(dict.fromkeys(map(share, (min(shares), max(shares)))))
 
 
-def _read_metrics(folder: Path, seeds: int) -> tuple[list[list[dict[str, Any]]], list[str]]:
+def _read_metrics(folder: Path, row: Row) -> tuple[list[list[dict[str, Any]]], list[str]]:
     """Lines of `metrics.jsonl` of each seed that has them, and a note for each that has not."""
     found, notes = [], []
-    for seed in range(seeds):
-        path = folder / f"seed-{seed}" / "metrics.jsonl"
+    for seed, run in row.runs.items():
+        path = folder / run / "metrics.jsonl"
         try:
             lines = [json.loads(line) for line in path.read_text().splitlines()]
-            found.append([{name: line[name] for name in ("epoch", *ERRORS)} for line in lines])
+            names = {part: f"{part}_{row.measure}" for part in PARTS_OF_DATA} | {"epoch": "epoch"}
+            found.append([{part: line[name] for part, name in names.items()} for line in lines])
         except FileNotFoundError:
             notes.append(f"seed {seed} has no metrics.jsonl, so the curves leave it out")
         except (ValueError, KeyError, TypeError):
@@ -293,11 +321,15 @@ def _read_metrics(folder: Path, seeds: int) -> tuple[list[list[dict[str, Any]]],
 # What is drawn
 
 
-def _drawings(network: Mapping[str, Any], links: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
-    """For each row the network as a column of layers, and the arrows between them, all to one scale."""
+def _drawings(network: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+    """For each row the network as a column of layers, and the arrows between them, all to one scale.
+
+    Links that a rule brings along join layers that are not neighbours; they are listed instead.
+    """
     layers = [network["input"], *network["layers"]]
-    sides = {"up": ("forward", 150.0), "down": ("feedback", 250.0)}
-    most = max(row["links"][link][f"{way}_bits_per_sample"] for row in rows for link in links for way in sides) or 1
+    links = [f"{link['lower']}-{link['upper']}" for link in network["links"]]
+    sides = {"forward": 150.0, "feedback": 250.0}
+    most = max(traffic(row, [link])[direction] for row in rows for link in links for direction in sides) or 1
     height = len(layers) * (BOX + GAP) - GAP
     boxes = [
         {"y": height - BOX - i * (BOX + GAP), "name": layer["name"], "neurons": layer["neurons"]}
@@ -307,22 +339,29 @@ def _drawings(network: Mapping[str, Any], links: Sequence[str], rows: Sequence[R
     for row in rows:
         arrows = []
         for box, link in zip(boxes[1:], links, strict=True):
-            for way, (direction, x) in sides.items():
-                bits = row["links"][link][f"{way}_bits_per_sample"]
+            for direction, x in sides.items():
+                bits = traffic(row, [link])[direction]
                 top, bottom = box["y"] + BOX + 4, box["y"] + BOX + GAP - 4
-                width = max(THICKEST * bits / most, 1.0)
+                tip, tail = (top, bottom) if direction == "forward" else (bottom, top)
                 arrows.append(
                     {
                         "link": link,
-                        "way": way,
+                        "direction": direction,
                         "bits": bits,
-                        "format": row["links"][link][f"{direction}_format"] or "",
-                        "points": _arrow(x, top, bottom, width) if way == "up" else _arrow(x, bottom, top, width),
+                        "format": (getattr(row.links[link], direction).format if link in row.links else None) or "",
+                        "points": _arrow(x, tip, tail, max(THICKEST * bits / most, 1.0)),
                         "x": x,
                         "y": (top + bottom) / 2,
                     }
                 )
-        drawings.append({"rule": row["rule"], "arrows": arrows})
+        others = [
+            f"{link} {direction} {count(crossed.bits_per_sample)} bits ({crossed.format})"
+            for link, both in row.links.items()
+            if link not in links
+            for direction in DIRECTIONS
+            if (crossed := getattr(both, direction)).format
+        ]
+        drawings.append({"rule": row.rule, "arrows": arrows, "others": others})
     return {"boxes": boxes, "height": height, "of": drawings, "box": BOX, "most": most}
 
 
@@ -339,11 +378,13 @@ def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> 
     import numpy as np
 
     figures = []
-    for key, title in ERRORS.items():
+    parts = [(measure, key) for measure in dict.fromkeys(row.measure for row in rows) for key in PARTS_OF_DATA]
+    for measure, key in parts:
+        title = f"{PARTS_OF_DATA[key]} {MEASURES[measure]}"
         curves = []
         for i, (row, seeds) in enumerate(zip(rows, runs, strict=True)):
             by_epoch: dict[int, list[float]] = {}
-            for line in (line for lines in seeds for line in lines):
+            for line in (line for lines in seeds for line in lines if row.measure == measure):
                 if math.isfinite(line[key]):
                     by_epoch.setdefault(line["epoch"], []).append(line[key])
             if by_epoch:
@@ -352,11 +393,13 @@ def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> 
                     np.array([np.mean(v) for v in values]),
                     np.array([np.std(v, ddof=len(v) > 1) for v in values]),
                 )
-                curves.append(_Curve(row["rule"], i, sorted(by_epoch), mean, std))
+                curves.append(_Curve(row.rule, i, sorted(by_epoch), mean, std))
         if curves:
-            last = "; ".join(f"{c.rule} {percent(c.mean[-1])} after epoch {c.epochs[-1]}" for c in curves)
+            last = "; ".join(f"{c.rule} {shown(c.mean[-1], measure)} after epoch {c.epochs[-1]}" for c in curves)
             description = f"Mean over seeds, with a band of one standard deviation to each side. {last}."
-            figures.append({"title": title, "svg": _plot(_curve_figure(curves), key, title, description)})
+            figures.append(
+                {"title": title, "svg": _plot(_curve_figure(curves), f"{key}_{measure}", title, description)}
+            )
     return figures
 
 
@@ -466,39 +509,39 @@ def _bars(rows: Sequence[Row], technologies: Sequence[str]) -> list[dict[str, st
     for name in technologies:
         for phase, key in (("training", "joules_per_sample"), ("inference", "joules_per_inference")):
             title = f"{name}: {'one training sample' if phase == 'training' else 'one inference'}"
-            totals = {row["rule"]: row[key][name] for row in rows}
+            totals = {row.rule: getattr(row, key)[name] for row in rows}
             described = "; ".join(
-                f"{rule} {si(total['typical'], 'J')} ({si_range(total['low'], total['high'], 'J')})"
+                f"{rule} {si(total.typical, 'J')} ({si_range(total.low, total.high, 'J')})"
                 for rule, total in totals.items()
             )
-            figure = _bar_figure([(row["rule"], row["energy_parts"][name][phase], row[key][name]) for row in rows])
+            figure = _bar_figure([(row.rule, row.energy_parts[name][phase], totals[row.rule]) for row in rows])
             figures.append({"title": title, "svg": _plot(figure, f"{name}-{phase}", title, f"{described}.")})
     return figures
 
 
-def _bar_figure(bars: Sequence[tuple[str, Mapping[str, Any], Mapping[str, float]]]) -> "Figure":
+def _bar_figure(bars: Sequence[tuple[str, Mapping[str, Range], Range]]) -> "Figure":
     from matplotlib.figure import Figure
 
-    unit, factor = prefix(max(total["typical"] for _, _, total in bars))
+    unit, factor = prefix(max(total.typical for _, _, total in bars))
     width, height = 5.0, 0.5 + 0.68 * len(bars)
     figure = Figure((width, height))
     axes = figure.add_axes((0.1 / width, 0.5 / height, 1 - 0.3 / width, 1 - 0.55 / height))
-    end = 1.04 * max(total["high"] for _, _, total in bars) / factor or 1.0
+    end = 1.04 * max(total.high for _, _, total in bars) / factor or 1.0
     axes.set(xlim=(0, end), ylim=(len(bars) - 0.5, -0.5), yticks=[], xlabel=f"{unit}J")
     for y, (rule, parts, total) in enumerate(bars):
         left = 0.0
         for part, colour in PARTS.items():
-            energy = parts[part]["typical"] / factor
+            energy = parts[part].typical / factor
             axes.barh(y, energy, 0.34, left, color=colour)
-            share = energy / (total["typical"] / factor or 1.0)
+            share = energy / (total.typical / factor or 1.0)
             if energy > 0.2 * end:
                 axes.text(left + energy / 2, y, f"{part} {100 * share:.0f}%", ha="center", va="center", size=8.5)
             left += energy
-        low, high = total["low"] / factor, total["high"] / factor
+        low, high = total.low / factor, total.high / factor
         axes.plot([low, high], [y + 0.27, y + 0.27], color=INK, linewidth=1.4, marker="|", markersize=6)
-        axes.plot(total["typical"] / factor, y + 0.27, color=INK, marker="o", markersize=3.5)
+        axes.plot(total.typical / factor, y + 0.27, color=INK, marker="o", markersize=3.5)
         axes.text(0, y - 0.22, rule, va="bottom", weight="bold")
-        axes.text(end, y - 0.22, si(total["typical"], "J"), va="bottom", ha="right")
+        axes.text(end, y - 0.22, si(total.typical, "J"), va="bottom", ha="right")
     return figure
 
 
@@ -518,7 +561,7 @@ def _plot(figure: "Figure", name: str, title: str, description: str) -> "Markup"
     return Markup(re.sub(r"<svg([^>]*)>", lambda match: f"<svg{match[1]} {label}>{words}", svg, count=1))
 
 
-def _filters(run: Path, image_shape: Sequence[int] | None) -> tuple[dict[str, Any] | None, str]:
+def _filters(folder: Path, run: str, image_shape: Sequence[int] | None) -> tuple[dict[str, Any] | None, str]:
     """A picture of what the first neurons above the inputs weigh, as a PNG in base64; or else why there is none."""
     import numpy as np
     from matplotlib import colormaps, image
@@ -526,10 +569,10 @@ def _filters(run: Path, image_shape: Sequence[int] | None) -> tuple[dict[str, An
     if image_shape is None or (len(image_shape) != 2 and (len(image_shape) != 3 or image_shape[0] != 3)):
         return None, "the samples are not pictures, grey or of three colours"
     try:
-        tensors, description = read_tensors(run / "network.safetensors")
+        tensors, description = read_tensors(folder / run / "network.safetensors")
         weight = tensors[f"{description['layers'][0]['name']}.weight"]
     except (StorageError, LookupError) as error:
-        return None, str(error).replace(str(run.parent.parent), "").lstrip("/")
+        return None, str(error).replace(str(folder), "").lstrip("/")
     if weight.shape[0] != math.prod(image_shape):
         return None, f"a neuron has {weight.shape[0]} weights, and a picture {math.prod(image_shape)} inputs"
     shown = min(FILTERS, weight.shape[1])

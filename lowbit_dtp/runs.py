@@ -32,6 +32,7 @@ from . import ledger as ledgers
 from .experiment import Experiment, ExperimentError
 from .ledger import Direction, Ledger
 from .storage import StorageError, append_text, locked, read_json, write_json, write_text
+from .summary import Row, Spread, link_rows
 
 if TYPE_CHECKING:
     from .data import DataSet
@@ -50,15 +51,23 @@ class Evaluation:
     """The state of a run after an epoch: one line of `metrics.jsonl`."""
 
     epoch: int
-    train_loss: float
-    """Mean negative log-likelihood over the epoch, as the network was at each step."""
-    valid_error_percent: float
-    test_error_percent: float
+    train_loss: float | None
+    """Mean loss over the epoch, as the network was at each step; None of a rule without a loss."""
+    valid_score: float
+    test_score: float
     seconds: float
     """Spent training in that epoch."""
     up_bits: float
     """Sent up over all links since the run began."""
     down_bits: float
+    measure: str = "error_percent"
+    """What the scores are: one of `tasks.MEASURES`. In a file they go by its name, `test_error_percent` say."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers by name."""
+        numbers = asdict(self)
+        measure = numbers.pop("measure")
+        return {name.replace("score", measure): value for name, value in numbers.items()}
 
 
 def run(
@@ -182,7 +191,8 @@ class _Member:
     def evaluated(self, evaluation: Evaluation) -> None:
         """Note the state after an epoch."""
         self.seconds = 0.0
-        self.lines.append(json.dumps(asdict(evaluation)))
+        # JSON has no NaN, which the loss may be
+        self.lines.append(json.dumps({key: x if x == x else None for key, x in evaluation.as_dict().items()}))
         append_text(self.folder / "metrics.jsonl", self.lines[-1] + "\n")
 
     def save(self, run: "Run") -> None:
@@ -252,8 +262,11 @@ def _train(
             spent()
             bits = [progress.ledger.bits(direction=direction) for direction in (Direction.FORWARD, Direction.FEEDBACK)]
             errors = [np.ravel(test()).tolist() for test in tests]
-            for member, loss, *wrong in zip(members, losses, *errors, strict=True):
-                evaluation = Evaluation(progress.epoch, loss, wrong[0], wrong[1], round(member.seconds, 4), *bits)
+            for member, loss, *scores in zip(members, losses, *errors, strict=True):
+                seconds = round(member.seconds, 4)
+                evaluation = Evaluation(
+                    progress.epoch, loss, scores[0], scores[1], seconds, bits[0], bits[1], task.measure
+                )
                 member.evaluated(evaluation)
                 on_evaluation(member.index, evaluation)
         now = time.perf_counter()
@@ -273,7 +286,8 @@ def _train(
     last = np.ravel(evaluate(inference, test, testing, task=task, rule=rule)), np.ravel(tests[0]())
     testings = [testing] if single else unstack_ledger(testing)
     for member, own, tested, *errors in zip(members, unstack(run), testings, *last, strict=True):
-        results = dict(zip(("test_error_percent", "valid_error_percent"), map(float, errors), strict=True))
+        named = zip((f"test_{task.measure}", f"valid_{task.measure}"), map(float, errors), strict=True)
+        results: dict[str, Any] = {"measure": task.measure, **dict(named)}
         member.finish(own, results, own.net.with_links(inference.links), tested)
 
 
@@ -342,7 +356,7 @@ def run_folders(folder: Path, rule: str | None = None, seed: int | None = None) 
     """
     folder = Path(folder)
     if (folder / "network.safetensors").exists():
-        found = [(_spec(Experiment.load(folder / "experiment.toml")), folder)]
+        found = [(rule_of(Experiment.load(folder / "experiment.toml")), folder)]
     else:
         summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {"rows": []}
         paths = [
@@ -363,7 +377,8 @@ def run_folders(folder: Path, rule: str | None = None, seed: int | None = None) 
     return chosen
 
 
-def _spec(experiment: Experiment) -> str:
+def rule_of(experiment: Experiment) -> str:
+    """The rule of `experiment`, as `rule` or `rule@gradient format`."""
     gradient = experiment.settings.get("gradient")
     return f"{experiment.rule}@{gradient}" if gradient not in (None, "float32") else experiment.rule
 
@@ -377,23 +392,29 @@ def folder_name(spec: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", spec).strip("_")
 
 
-def summary_row(spec: str, folder: Path, seeds: Sequence[int]) -> tuple[dict[str, Any], Ledger, Ledger]:
-    """A row of `summary.json` for the runs of rule `spec` with `seeds`, and their ledgers of training and inference."""
-    paths = [folder / folder_name(spec) / f"seed-{seed}" for seed in seeds]
+def summary_row(rule: str, folder: Path, runs: Mapping[int, str], where: str = "") -> tuple[Row, Ledger, Ledger]:
+    """The row of `rule` for `runs`, folders in `folder` by seed, and their ledgers of training and inference.
+
+    `where` is the folder in `folder` that holds all of them.
+    """
+    paths = [Path(folder) / run for run in runs.values()]
     results = [read_json(path / "run.json") for path in paths]
     books = [ledgers.load(path / "ledger.json") for path in paths]
     training = ledgers.merged(book["training"] for book in books)
     inference = ledgers.merged(book["inference"] for book in books)
-    row = {
-        "rule": spec,
-        "folder": folder_name(spec),
-        "seeds": len(seeds),
-        "test_error_percent": _spread([r["test_error_percent"] for r in results]),
-        "valid_error_percent": _spread([r["valid_error_percent"] for r in results]),
-        "links": {link: link_row(link, training, inference) for link in training.links()},
-        "seconds_per_epoch": _median([r["seconds_per_epoch"] for r in results]),
-        "device": ", ".join(dict.fromkeys(_devices(r.get("parts", [])) for r in results)),
-    }
+    measure = results[0].get("measure", "error_percent")
+    row = Row(
+        rule=rule,
+        folder=where,
+        seeds=len(runs),
+        runs=dict(runs),
+        measure=measure,
+        test_score=Spread.of([r[f"test_{measure}"] for r in results]),
+        valid_score=Spread.of([r[f"valid_{measure}"] for r in results]),
+        links=link_rows(training, inference),
+        seconds_per_epoch=_median([x for r in results if (x := r["seconds_per_epoch"]) is not None]),
+        device=", ".join(dict.fromkeys(_devices(r.get("parts", [])) for r in results)),
+    )
     return row, training, inference
 
 
@@ -402,23 +423,6 @@ def _devices(parts: Sequence[Mapping[str, Any]]) -> str:
     names = [part["device"] + (f", {part['members']} at a time" if part["members"] > 1 else "") for part in parts]
     ends = [f" to step {part['to_step']}" for part in parts] if len(parts) > 1 else [""]
     return ", then ".join(name + end for name, end in zip(names, ends, strict=True))
-
-
-def link_row(link: str, training: Ledger, inference: Ledger) -> dict[str, Any]:
-    """What crosses `link` in a training sample and in an inference, each way."""
-    row: dict[str, Any] = {}
-    for way, direction in (("up", Direction.FORWARD), ("down", Direction.FEEDBACK)):
-        message_types = [c for c, _ in training.message_types(link, direction)]
-        row |= {
-            f"{way}_bits_per_sample": training.bits(link, direction, per="sample"),
-            f"{way}_bytes_padded_per_sample": training.bits(link, direction, per="sample", word_bits=8) / 8,
-            f"{way}_ones_per_sample": training.ones(link, direction, per="sample"),
-            f"{way}_toggles_per_sample": training.toggles(link, direction, per="sample"),
-            f"{way}_bits_per_inference": inference.bits(link, direction, per="sample"),
-            f"{direction}_format": message_types[0].format if message_types else None,
-        }
-    row["width"] = next(c.width for c, _ in training.message_types(link))
-    return row
 
 
 def provenance() -> dict[str, Any]:
@@ -464,11 +468,6 @@ def _machine() -> str:
     return (
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs; at most {peak / 1e6:.0f} MB of memory used"
     )
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    """Mean and sample standard deviation, 0 of a single value."""
-    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
 
 
 def _median(values: Sequence[float]) -> float | None:

@@ -16,7 +16,7 @@ def check(where: str, value: Any, hint: Any) -> None:
     `hint` is a type as it is annotated: int, float, str, bool, None, unions, lists, sequences, tuples and dicts of
     them. A dict of hints stands for a table that has all these keys, but for those written `"key?"`, which it may have;
     `{str: hint}` for a table of any keys; a list of one hint for a list. Other types are not checked. A whole number is
-    a number, a truth value is neither, and NaN and infinity are none. `where` is the name of `value`: `rules.dtp.noise`.
+    a number, a truth value is neither, and NaN and infinity are none. `where` names `value`: `rules.dtp.noise`.
 
     >>> check("noise", 0.5, float | None)
     >>> check("rules", {"dtp": {"noise": "x"}}, dict[str, dict[str, float]])

@@ -97,6 +97,10 @@ TASKS: dict[str, Task] = {task.name: task for task in (Classify(), Associate(), 
 """Every task, by name."""
 
 
+MEASURES = {"error_percent": "error", "squared_error": "squared error"}
+"""What each measure is called in text. One whose name ends in `percent` is given in percent."""
+
+
 def score(task: Task, total: Any, samples: Any) -> Any:
     """The score of which `total` is the sum of distances over `samples`."""
     return task.scale * total / samples

@@ -4,6 +4,8 @@ Elementwise kernels over float32 are written once for a number of lanes, and use
 for what is left. Blocks of work depend on shapes alone, so the bits of a result do not depend on the number of threads.
 """
 
+import math
+
 import numpy as np
 from numba import types
 
@@ -72,6 +74,48 @@ def encode_fixed(x, per_step, low, high, mask, codes):
         nan |= x[i] != x[i]
         codes[i] = np.int32(np.rint(min(max(x[i] * per_step, low), high))) & mask
     return nan != 0
+
+
+@kernel
+def encode_shared(x, word, top, bias, each, codes):
+    """Codes of float32 `x` [rows, neurons], and the exponent of each row in the `each` codes after them.
+
+    `top` is the largest level over 2^(word - 1). Returns whether NaN was met.
+    """
+    (rows, neurons), bits, met = x.shape, x.view(np.int32), False
+    mask, held = (1 << word) - 1, np.empty(1, np.int32)
+    high = np.float32((1 << (word - 1)) - 1)
+    for i in range(rows):
+        largest = np.int32(0)  # magnitudes compare as their bits do
+        for j in range(neurons):
+            largest = max(largest, bits[i, j] & np.int32(0x7FFFFFFF))
+        met |= largest > 0x7F800000
+        held[0] = largest
+        fraction, exponent = math.frexp(held.view(np.float32)[0])
+        exponent += 1 - word + (fraction > top)
+        exponent = min(max(exponent, -bias), bias) if largest else -bias
+        if largest == 0x7F800000:  # infinity
+            exponent = bias
+        per_step = np.float32(math.ldexp(1.0, -exponent))
+        for j in range(neurons):
+            steps = np.rint(min(max(x[i, j] * per_step, -high), high))
+            codes[i, j] = np.int32(steps) & np.int32(mask)
+        for k in range(each):
+            codes[i, neurons + k] = (exponent + bias) >> (k * word) & mask
+    return met
+
+
+@kernel
+def decode_shared(codes, word, bias, each, numbers):
+    """The float32 `numbers` [rows, neurons] of which `encode_shared` gave the codes."""
+    (rows, neurons), half = numbers.shape, np.int32(1 << (word - 1))
+    for i in range(rows):
+        exponent = 0
+        for k in range(each):
+            exponent |= np.int64(codes[i, neurons + k]) << (k * word)
+        step = np.float32(math.ldexp(1.0, exponent - bias))
+        for j in range(neurons):
+            numbers[i, j] = np.float32((np.int32(codes[i, j]) ^ half) - half) * step
 
 
 @kernel

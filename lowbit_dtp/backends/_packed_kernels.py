@@ -144,6 +144,40 @@ def pack_float64(x, threshold, words):
     return _signs_float64(x, threshold, words, 0, x.shape[0])
 
 
+_load_float32, _splat_float32 = loader(types.float32, _WORD), splatter(types.float32, _WORD)
+
+
+@kernel
+def pack_draws(x, uniform, words):
+    """One bit for each of float32 `x` [rows, n]: whether it is 1 - `uniform` or more. Returns whether NaN was met."""
+    chunks = _chunks(x.shape[0], x.size)
+    met = np.zeros(chunks, np.uint8)
+    share_out(_draws_part, chunks, (x, uniform, words, met))
+    return met.any()
+
+
+@subroutine
+def _draws_part(begin, end, x, uniform, words, met):
+    (rows, columns), chunks, flat, drawn, out = x.shape, met.size, x.reshape(-1), uniform.reshape(-1), words.reshape(-1)
+    width, whole, one, late = words.shape[1], columns // _WORD, _splat_float32(np.float32(1)), False
+    seen = differs(one, one)
+    for i in range(rows * begin // chunks, rows * end // chunks):
+        at, to = np.uintp(i * columns), np.uintp(i * width)
+        for _ in range(whole):
+            numbers = _load_float32(flat, at)
+            out[to] = bits_of(at_least(numbers, one - _load_float32(drawn, at)))
+            seen = seen | differs(numbers, numbers)
+            at, to = at + np.uintp(_WORD), to + np.uintp(1)
+        if columns % _WORD:
+            bits = np.uint64(0)
+            for j in range(columns % _WORD):
+                number = flat[at + np.uintp(j)]
+                bits |= np.uint64(number >= np.float32(1) - drawn[at + np.uintp(j)]) << np.uint64(j)
+                late |= number != number
+            out[to] = bits
+    met[begin] = late or bits_of(seen) != np.uint64(0)
+
+
 _load_64, _load_32, _load_16, _load_8 = (loader(types.uint8, lanes) for lanes in (64, 32, 16, 8))
 _splat_64, _splat_32, _splat_16, _splat_8 = (splatter(types.uint8, lanes) for lanes in (64, 32, 16, 8))
 _splat_w32, _splat_w16 = splatter(types.uint32, 8), splatter(types.uint16, 8)

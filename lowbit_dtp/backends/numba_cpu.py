@@ -10,13 +10,13 @@ from math import prod
 # A thread that waits for work should sleep soon, not spin: where programs share the cores, spinning slows them all.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numba
 import numpy as np
 from numba.core import event
 
-from ..formats import FixedPoint, Float, Format, Table
+from ..formats import Bernoulli, FixedPoint, Float, Format, SharedExponent, SmallFloat, Table
 from . import (
     Array,
     CannotRecord,
@@ -125,13 +125,18 @@ class NumbaBackend(NumpyBackend):
     """`Backend` for NumPy arrays: compiled for float32 and few bits, plain NumPy for the rest."""
 
     def encode(self, x: Array, fmt: Format, uniform: Array | None) -> Array:
-        codes, flat = empty(x.shape, fmt.code_dtype), _contiguous(x).reshape(-1)
+        shape = (*x.shape[:-1], fmt.codes_in_row(x.shape[-1]))
+        codes, flat = empty(shape, fmt.code_dtype), _contiguous(x).reshape(-1)
         if isinstance(fmt, Table):
             nan = kernels.encode_table(flat, thresholds(fmt, x.dtype), codes.reshape(-1))
         elif isinstance(fmt, FixedPoint) and fmt.word <= 16 and (fmt.rounding, fmt.overflow) in _FAST_FIXED:
             numbers = (x.dtype.type(n) for n in (1 / fmt.step, fmt.lowest_level, fmt.highest_level))
             mask = np.int32(2**fmt.word - 1)
             nan = kernels.encode_fixed(flat, *numbers, mask, codes.reshape(-1))
+        elif _has_kernel(fmt) and x.dtype == np.float32:
+            rows, size = flat.reshape(-1, x.shape[-1]), shape[-1]
+            layout = np.int64(fmt.word), fmt.top, np.int64(fmt.bias), np.int64(size - x.shape[-1])
+            nan = kernels.encode_shared(rows, *layout, codes.reshape(-1, size))
         elif isinstance(fmt, Float) and flat.dtype == fmt.dtype:
             nan, codes = kernels.holds_nan(flat), flat.view(fmt.code_dtype).reshape(x.shape)
         else:
@@ -147,7 +152,13 @@ class NumbaBackend(NumpyBackend):
             numbers = empty(codes.shape, like.dtype)
             kernels.decode_unsigned(_flat(codes), like.dtype.type(fmt.step), numbers.reshape(-1))
             return numbers
-        if isinstance(fmt, Table) or (isinstance(fmt, FixedPoint) and fmt.word <= 8):
+        if _has_kernel(fmt) and like.dtype == np.float32:
+            size, neurons = codes.shape[-1], fmt.neurons_in_row(codes.shape[-1])
+            numbers = empty((*codes.shape[:-1], neurons), np.float32)
+            rows, each = _contiguous(codes).reshape(-1, size), np.int64(size - neurons)
+            kernels.decode_shared(rows, np.int64(fmt.word), np.int64(fmt.bias), each, numbers.reshape(-1, neurons))
+            return numbers
+        if isinstance(fmt, Table | Bernoulli) or (isinstance(fmt, FixedPoint | SmallFloat) and fmt.bits <= 8):
             numbers = empty(codes.shape, like.dtype)
             kernels.decode_table(_flat(codes), _values(fmt, like.dtype), numbers.reshape(-1))
             return numbers
@@ -168,9 +179,12 @@ class NumbaBackend(NumpyBackend):
         return signal.made["values"]
 
     def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Transmission:
-        if not (isinstance(fmt, Table) and len(fmt.values) == 2 and x.ndim == 2 and _is_plain(x)):
+        if x.ndim == 2 and _is_plain(x) and isinstance(fmt, Table) and len(fmt.values) == 2:
+            words, nan = packed.pack_signs(x, fmt.thresholds[0])
+        elif x.ndim == 2 and isinstance(fmt, Bernoulli) and uniform is not None and _are_alike(x, uniform):
+            words, nan = packed.pack_draws(x, uniform)
+        else:
             return super().transmit(x, fmt, uniform, previous)
-        words, nan = packed.pack_signs(x, fmt.thresholds[0])
         if nan:
             raise ValueError(f"{fmt.name} cannot send NaN")
         if previous is not None and previous.dtype != np.uint64:  # codes, of a run that was begun without kernels
@@ -420,6 +434,11 @@ def _by_numpy(function: Callable[..., Array], *arguments: Any) -> Array:
     """What a function makes of arrays in NumPy, which a tape notes as a whole."""
     tape = Tape.recording()
     return function(*arguments) if tape is None else tape.function(function, arguments, {})
+
+
+def _has_kernel(fmt: Format) -> TypeGuard[SharedExponent]:
+    """Whether codes that share an exponent have a kernel."""
+    return isinstance(fmt, SharedExponent) and fmt.rounding == "nearest-even"
 
 
 def _float32(number: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..formats import FixedPoint, Format, Table
+from ..formats import Bernoulli, FixedPoint, Format, Table
 from ..packing import WORD_BITS, packed_width
 from ..packing import pack as pack_any
 from ..packing import unpack as unpack_any
@@ -59,6 +59,12 @@ _PACK_SIGNS = {np.dtype(np.float32): "pack_float32", np.dtype(np.float64): "pack
 @cache
 def _least(threshold: float, dtype: np.dtype) -> Any:
     return rounded_up(np.array([threshold]), dtype)[0]
+
+
+def pack_draws(x: Floats, uniform: Floats) -> tuple[Words, bool]:
+    """A bit for each of `x` [rows, n], float32: 1 where it reaches 1 - `uniform`; and whether NaN was met."""
+    words = empty((len(x), packed_width(x.shape[1], 1)), np.uint64)
+    return words, kernels.pack_draws(x, uniform, words)
 
 
 def unpack_signs(words: Words, neurons: int, low: float, high: float) -> npt.NDArray[np.float32]:
@@ -149,6 +155,8 @@ def levels_of(fmt: Format) -> Levels:
     >>> levels_of(binary)
     Levels(bits=1, low=-1, step=2, highest=1, flip=0, unit=1.0)
     """
+    if isinstance(fmt, Bernoulli):
+        return Levels(1, 0, 1, 1)
     if fmt.bits <= 8 and isinstance(fmt, FixedPoint):
         top = 2 ** (fmt.bits - 1) if fmt.signed else 0
         return Levels(fmt.bits, -top, 1, 2**fmt.bits - 1, top, fmt.step)

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..formats import FixedPoint, Float, Format, Table
+from ..formats import Float, Format
 from ..packing import WORD_BITS
-from . import Array, Backend, FusedUpdate, Key, Recording, Transmission
+from . import Array, Backend, FusedUpdate, Key, Recording, Transmission, torch_formats
 from .numpy_plain import FLOAT_BITS
 from .protocols import Signal
+from .torch_formats import SIGNED
 
-_SIGNED = {np.uint8: torch.uint8, np.uint16: torch.int32, np.uint32: torch.int32, np.uint64: torch.int64}
 _COMPILE_FROM = 50_000
 """Steps of a run from which compiling is taken to pay; not measured on a GPU."""
 _LOW = 0xFFFFFFFF
@@ -68,24 +68,16 @@ class TorchBackend(Backend):
     def encode(self, x: Array, fmt: Format, uniform: Array | None) -> Array:
         if bool(torch.isnan(x).any()):
             raise ValueError(f"{fmt.name} cannot send NaN")
-        return _encode(x, fmt, uniform).to(_SIGNED[fmt.code_dtype])
+        return torch_formats.encode(fmt, x, uniform).to(SIGNED[fmt.code_dtype])
 
     def decode(self, codes: Array, fmt: Format, like: Array) -> Array:
-        if isinstance(fmt, Float):
-            return codes.view(_floating(fmt)).to(like.dtype)
-        if isinstance(fmt, Table):
-            return _values(fmt, like.dtype, codes.device)[codes.long()]
-        assert isinstance(fmt, FixedPoint)
-        levels = codes.long() & (2**fmt.word - 1)
-        if fmt.signed:
-            levels = levels - ((levels >> (fmt.word - 1)) << fmt.word)
-        return (levels.double() * fmt.step).to(like.dtype) if fmt.word > 24 else levels.to(like.dtype) * fmt.step
+        return torch_formats.decode(fmt, codes, like)
 
     def pack(self, codes: Array, fmt: Format) -> Array:
         return pack(codes, fmt.bits)
 
     def unpack(self, words: Array, fmt: Format, neurons: int) -> Array:
-        return unpack(words, fmt.bits, neurons).to(_SIGNED[fmt.code_dtype])
+        return unpack(words, fmt.bits, neurons).to(SIGNED[fmt.code_dtype])
 
     def ones_and_toggles(self, codes: Array, previous: Array | None) -> tuple[Array, Array]:
         toggles = _popcount(codes[..., 1:, :] ^ codes[..., :-1, :]).sum((-2, -1))
@@ -94,9 +86,8 @@ class TorchBackend(Backend):
         return _popcount(codes).sum((-2, -1)), toggles
 
     def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Transmission:
-        wraps = isinstance(fmt, FixedPoint) and fmt.overflow == "wrap"
-        invalid = (~torch.isfinite(x) if wraps else torch.isnan(x)).sum((-2, -1))
-        return self.carry(_encode(x, fmt, uniform), fmt, previous)._replace(invalid=invalid)
+        invalid = (~torch.isfinite(x) if torch_formats.refuses_infinity(fmt) else torch.isnan(x)).sum((-2, -1))
+        return self.carry(torch_formats.encode(fmt, x, uniform), fmt, previous)._replace(invalid=invalid)
 
     def carry(self, codes: Array, fmt: Format, previous: Array | None) -> Transmission:
         if isinstance(fmt, Float) or fmt.bits >= 32:
@@ -199,29 +190,6 @@ _FUSED: dict[str, FusedUpdate] = {"lowbit_dtp.optimizers.RMSprop.change": _rmspr
 # --- codes ------------------------------------------------------------------------------------------------------------
 
 
-def _encode(x: Array, fmt: Format, uniform: Array | None) -> Array:
-    """Codes of `x`, as some integer or boolean; those of a number that cannot be sent mean nothing."""
-    if isinstance(fmt, Table):
-        thresholds = _thresholds(fmt, x.dtype, x.device)
-        return x >= thresholds if len(thresholds) == 1 else torch.bucketize(x, thresholds, right=True)
-    if isinstance(fmt, Float):
-        return x.to(_floating(fmt)).contiguous().view(_SIGNED[fmt.code_dtype])
-    assert isinstance(fmt, FixedPoint)
-    if fmt.stochastic and uniform is None:
-        raise ValueError(f"{fmt.name} rounds stochastically: it needs uniform random numbers, one per value")
-    # a float32 has room for a step and its half, but neither for a sum with a random number nor for a remainder
-    steps = (x.double() if fmt.stochastic or fmt.overflow == "wrap" or fmt.word > 24 else x) * (1 / fmt.step)
-    if fmt.rounding == "nearest-even":
-        steps = torch.round(steps)
-    else:
-        steps = torch.floor(steps + uniform if fmt.stochastic else steps)
-    if fmt.overflow == "wrap":  # in this order, as rounding of the largest numbers depends on it
-        steps = torch.remainder(steps - fmt.lowest_level, 2.0**fmt.word) + fmt.lowest_level
-    else:
-        steps = torch.clamp(steps, fmt.lowest_level, fmt.highest_level)
-    return (steps.int() if fmt.word < 31 else steps.long()) & (2**fmt.word - 1)
-
-
 def pack(codes: Array, bits: int) -> Array:
     """`packing.pack`: codes [..., neurons] as words [..., words]. Bytes become words as they lie, lowest first."""
     if 8 % bits:  # codes lie across bytes: bit by bit
@@ -253,10 +221,6 @@ def _popcount(words: Array) -> Array:
     x = (x & 0x3333333333333333) + ((x >> 2) & 0x3333333333333333)
     x = (x + (x >> 4)) & 0x0F0F0F0F0F0F0F0F
     return (x * 0x0101010101010101) >> 56
-
-
-def _floating(fmt: Float) -> torch.dtype:
-    return {32: torch.float32, 64: torch.float64}[fmt.word]
 
 
 # --- random numbers ---------------------------------------------------------------------------------------------------
@@ -299,19 +263,6 @@ def _box_muller(radius_word: Array, angle_word: Array) -> tuple[Array, Array]:
 
 
 # --- constants, made once: a recorded step may not fetch them ---------------------------------------------------------
-
-
-@cache
-def _thresholds(fmt: Table, dtype: torch.dtype, device: torch.device) -> Array:
-    exact = torch.tensor(fmt.thresholds, dtype=torch.float64)
-    rounded = exact.to(dtype)
-    above = torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
-    return torch.where(rounded.double() < exact, above, rounded).to(device)
-
-
-@cache
-def _values(fmt: Table, dtype: torch.dtype, device: torch.device) -> Array:
-    return torch.tensor(fmt.values, dtype=dtype, device=device)
 
 
 @cache

@@ -30,13 +30,6 @@ class GradientRule(LearningRule):
     crosses: ClassVar[str] = "activations up; input gradients down"
     tasks: ClassVar[tuple[str, ...]] = ("classify", "associate", "reconstruct")
 
-    gradient: Any = None
-    """Format, or its name, in which constrained links carry gradients; None leaves each link its feedback format."""
-
-    def __post_init__(self) -> None:
-        if self.gradient is not None:
-            object.__setattr__(self, "gradient", as_format(self.gradient))
-
     def trained(self, net: Network) -> list[Edge]:
         """The upper part of the chain, whose weights learn."""
         return net.edges
@@ -59,7 +52,19 @@ class GradientRule(LearningRule):
 
 
 @dataclass(frozen=True)
-class StraightThrough(GradientRule):
+class FormattedGradientRule(GradientRule):
+    """A gradient rule that takes the format in which constrained links carry gradients."""
+
+    gradient: Any = None
+    """Format, or its name, in which constrained links carry gradients; None leaves each link its feedback format."""
+
+    def __post_init__(self) -> None:
+        if self.gradient is not None:
+            object.__setattr__(self, "gradient", as_format(self.gradient))
+
+
+@dataclass(frozen=True)
+class StraightThrough(FormattedGradientRule):
     """Straight-through estimator: quantized on the way up, and the quantizer taken for the identity on the way down."""
 
     name: ClassVar[str] = "straight-through"
@@ -70,7 +75,7 @@ class StraightThrough(GradientRule):
 
 
 @dataclass(frozen=True)
-class Backprop(GradientRule):
+class Backprop(FormattedGradientRule):
     """Plain backpropagation. A step function has no useful slope, so links between layers carry real numbers."""
 
     name: ClassVar[str] = "backprop"
@@ -101,7 +106,7 @@ class FixedLower(GradientRule):
 
     def training_links(self, links: Sequence[Link]) -> list[Link]:
         self._highest_discrete(links)
-        return [with_gradient(link, self.gradient) for link in links]
+        return list(links)
 
     def trained(self, net: Network) -> list[Edge]:
         return net.edges[self._highest_discrete(net.links) :]

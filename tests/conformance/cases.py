@@ -7,14 +7,39 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lowbit_dtp import rules
 from lowbit_dtp.backends import Backend
 from lowbit_dtp.backends.numba_cpu import NumbaBackend
 from lowbit_dtp.backends.torch_gpu import TorchBackend, tensor_of
-from lowbit_dtp.formats import binary, binary01, fixed, float32, float64, table, ternary, ufixed
+from lowbit_dtp.formats import (
+    bernoulli,
+    bfloat16,
+    binary,
+    binary01,
+    e2m1,
+    e4m3,
+    e5m2,
+    fixed,
+    float16,
+    float32,
+    float64,
+    mxfp4,
+    mxfp8_e4m3,
+    mxfp8_e5m2,
+    mxint8,
+    nvfp4,
+    scaled,
+    shared,
+    symmetric,
+    table,
+    ternary,
+    ufixed,
+)
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network, layer_names
+from lowbit_dtp.optimizers import SGD, Adam, Bop, RMSprop
 from lowbit_dtp.tasks import TASKS, Task
 from tests.conformance import oracle
 
@@ -107,9 +132,29 @@ FORMATS = [
     ufixed(32, 2),
     float32,
     float64,
+    scaled(binary, 0.25),
+    scaled(ternary, 0.05),
+    symmetric(2, -3),
+    bernoulli,
+    bfloat16,
+    float16,
+    e4m3,
+    e5m2,
+    e2m1,
+    shared(2),
+    shared(4),
+    shared(3, 4),
+    shared(12),
+    shared(4, 8, "stochastic"),
+    shared(5, 6, "floor"),
+    mxfp8_e4m3,
+    mxfp8_e5m2,
+    mxfp4,
+    mxint8,
+    nvfp4,
 ]
 
-LINK_FORMATS = [binary, ternary, fixed(4, 1), table([-1, -0.25, 0.25, 1]), float32]
+LINK_FORMATS = [binary, ternary, fixed(4, 1), table([-1, -0.25, 0.25, 1]), shared(4), float32]
 """Formats that every rule is made to use, both ways, on each link."""
 
 
@@ -164,3 +209,25 @@ def small_network(
 def small_inputs(width: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
     """As many samples as `LABELS`, in [0, 1)."""
     return np.random.default_rng(seed).random((len(LABELS), width)).astype(dtype)
+
+
+OPTIMIZERS = {
+    "sgd": (SGD(0.05), lambda p: torch.optim.SGD(p, 0.05)),
+    "adam": (Adam(0.003), lambda p: torch.optim.Adam(p, 0.003)),
+    "rmsprop": (
+        RMSprop(0.001, decay=0.9, momentum=0.8, epsilon=0.0),  # torch's epsilon is outside the root
+        lambda p: torch.optim.RMSprop(p, 0.001, 0.9, 0.0, momentum=0.8, centered=True),
+    ),
+    "bop": (  # for all but binary weights without a master
+        Bop(0.001, decay=0.9, momentum=0.8, epsilon=0.0),
+        lambda p: torch.optim.RMSprop(p, 0.001, 0.9, 0.0, momentum=0.8, centered=True),
+    ),
+}
+"""Optimizers, and torch's with the same settings."""
+
+PROCESSES = ["45nm", "7nm"]
+WIRES = ["board", "chip-to-chip", "interposer", "on-die", "serdes"]
+"""Technologies, by the name of their file."""
+
+TARGETS = ["c", "mem"]
+"""Targets of exports."""

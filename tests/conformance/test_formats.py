@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowbit_dtp import formats, packing
-from lowbit_dtp.formats import FixedPoint, Float, Format, Table, parse
+from lowbit_dtp.formats import Bernoulli, FixedPoint, Float, Format, ScaledFormat, SmallFloat, Table, parse
 from lowbit_dtp.links import Signal
 from tests.conformance.cases import BACKENDS, FORMATS, BackendCase
 
@@ -24,7 +24,11 @@ def numbers(fmt: Format, dtype: type) -> np.ndarray:
     edges = edges.astype(dtype)
     near = [np.nextafter(edges, dtype(way)) for way in (-np.inf, np.inf)]
     extremes = np.array([0.0, -0.0, reach, -reach, np.finfo(np.float32).max, np.finfo(np.float32).min], dtype)
-    return np.concatenate([random.uniform(-reach, reach, 500).astype(dtype), edges, *near, extremes])[None]
+    x = np.concatenate([random.uniform(-reach, reach, 500).astype(dtype), edges, *near, extremes])[None]
+    # rows of all sizes, for formats that take a scale from a row, or whose steps depend on a number's size
+    rows = random.standard_normal((40, x.shape[1])) * 10.0 ** random.uniform(-45, 37, (40, 1))
+    rows[::4] = rows[:1] * 10.0 ** random.uniform(-9, 9, (10, x.shape[1]))
+    return np.concatenate([x, rows.astype(dtype), np.zeros_like(x)])
 
 
 @every_format
@@ -33,13 +37,16 @@ def numbers(fmt: Format, dtype: type) -> np.ndarray:
 def test_codes_are_those_of_the_specification(case: BackendCase, fmt: Format, dtype: type) -> None:
     x = numbers(fmt, dtype)
     uniform = np.random.default_rng(1).random(x.shape).astype(dtype) if fmt.stochastic else None
-    expected = fmt.encode(x, uniform)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = fmt.encode(x, uniform)
+        numbers_expected = fmt.decode(expected, dtype)
     codes = case.backend.encode(case.array(x), fmt, None if uniform is None else case.array(uniform))
     bits = np.uint64(2**fmt.bits - 1) if fmt.bits < 64 else np.uint64(2**64 - 1)
     assert np.array_equal(case.numpy(codes).astype(np.int64).astype(np.uint64) & bits, expected.astype(np.uint64))
     arrived = case.numpy(case.backend.decode(codes, fmt, case.array(x)))
     assert arrived.dtype == dtype
-    assert np.array_equal(arrived, fmt.decode(expected, dtype))
+    assert arrived.shape == x.shape
+    assert np.array_equal(arrived, numbers_expected)
 
 
 @every_format
@@ -68,7 +75,7 @@ def test_ones_and_toggles(case: BackendCase, fmt: Format) -> None:
     assert toggles.tolist() == (bits[:, 1:] != bits[:, :-1]).sum((1, 2, 3)).tolist()
     _, toggles = case.backend.ones_and_toggles(mine, mine[..., -1, :])
     assert toggles.tolist() == (with_before[:, 1:] != with_before[:, :-1]).sum((1, 2, 3)).tolist()
-    assert before.shape == (2, 7)
+    assert before.shape == (2, fmt.codes_in_row(7))
 
 
 @every_format
@@ -89,6 +96,14 @@ def test_nearest_value_arrives(fmt: Format, x: float) -> None:
     elif isinstance(fmt, FixedPoint) and (fmt.rounding, fmt.overflow) == ("nearest-even", "saturate"):
         held = min(max(x, fmt.lowest_level * fmt.step), fmt.highest_level * fmt.step)
         assert abs(float(fmt.quantize(x)) - held) <= fmt.step / 2
+    elif isinstance(fmt, Bernoulli):
+        assert fmt.quantize(x, np.array(0.5)) == (x >= 0.5)
+    elif isinstance(fmt, SmallFloat):
+        held = min(max(x, -fmt.largest), fmt.largest)
+        assert abs(float(fmt.quantize(x)) - held) <= 2.0**-fmt.mantissa / 2 * max(abs(held), 2.0**fmt.lowest_exponent)
+    elif isinstance(fmt, ScaledFormat):
+        # a number alone takes a scale of its own, so it arrives as zero only if it is below the smallest there is
+        assert abs(float(fmt.quantize(x, np.array(0.5))) - x) <= max(abs(x), 2.0 ** -getattr(fmt, "bias", 126))
     else:
         arrived = float(fmt.quantize(x, np.array(0.5)))
         assert (arrived / fmt.step).is_integer()
@@ -134,6 +149,26 @@ def test_zero() -> None:
             lambda: formats.table([0, np.inf]),
             "table(0,inf): values and thresholds must be finite, not (0.0, inf)",
         ),
+        (lambda: parse("ternary*0"), "ternary*0: a table is scaled by a number above zero, not 0.0"),
+        (
+            lambda: parse("float32*2"),
+            "format 'float32*2': only tables are scaled by a factor, binary*0.25 say, and float32 is none",
+        ),
+        (lambda: parse("shared(1)"), "shared(1): a word has 2 to 16 bits, not 1"),
+        (lambda: parse("shared(4,9)"), "shared(4,9): an exponent has 2 to 8 bits, not 9"),
+        (
+            lambda: parse("shared(4,8,wrap)"),
+            "format 'shared(4,8,wrap)': no rounding 'wrap'; there are: nearest-even, floor, stochastic",
+        ),
+        (
+            lambda: formats.bernoulli.encode(0.3),
+            "bernoulli draws its codes: it needs uniform random numbers, one per value",
+        ),
+        (
+            lambda: formats.shared(4).table(),
+            "shared(4) is not a table of thresholds, since its scales depend on the message; choose a fixed-point or "
+            "few-bit format",
+        ),
         (lambda: formats.table([0, 1], [1, 2]), "table(0,1;1,2): 2 values need 1 ascending thresholds, not (1.0, 2.0)"),
         (
             lambda: formats.fixed(4, 1, "stochastic").encode(0.3),
@@ -171,7 +206,8 @@ def test_a_packed_signal_reads_the_same(fmt: Format) -> None:
     x = np.random.default_rng(3).standard_normal((2, 3, 70)).astype(np.float32)
     plain = Signal(fmt.encode(x, np.full(x.shape, 0.5)), fmt, x)
     packed = plain.packed()
-    assert packed.carried.shape == (2, 3, packing.packed_width(70, fmt.bits))
+    assert plain.shape == packed.shape == x.shape
+    assert packed.carried.shape == (2, 3, packing.packed_width(fmt.codes_in_row(70), fmt.bits))
     assert packed.packed() is packed
     assert packed.codes.dtype == plain.codes.dtype
     assert np.array_equal(packed.codes, plain.codes)

@@ -16,11 +16,12 @@ import export
 from export import TARGETS, AccuracyLost, FixedNetwork, VerificationError, accuracy_lost, export_network, verify, write
 from export.memory_files import hex_lines
 from lowbit_dtp.storage import StorageError, read_json
+from tests.conformance.cases import TARGETS as CASES
 
 PIXELS = np.random.default_rng(3).random((4, 5)).astype(np.float32)
 COMPILER = verify.c_compiler()
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler: neither $CC nor cc is there")
-BOTH = ["mem", pytest.param("c", marks=needs_compiler)]
+BOTH = [pytest.param(target, marks=needs_compiler if target == "c" else ()) for target in CASES]
 
 
 @pytest.fixture
@@ -385,7 +386,7 @@ def test_manifest_says_what_a_reader_needs(make_network, tmp_path):
     assert verify.changed_files(tmp_path / "mem") == []
 
 
-@pytest.mark.parametrize("target", ["mem", "c"])
+@pytest.mark.parametrize("target", CASES)
 def test_same_network_same_bytes(exported, target, tmp_path):
     first = {path.relative_to(tmp_path): path.read_bytes() for path in exported(target).rglob("*") if path.is_file()}
     second = {path.relative_to(tmp_path): path.read_bytes() for path in exported(target).rglob("*") if path.is_file()}
@@ -505,3 +506,7 @@ def test_the_page_about_exports_does_what_it_says(saved, tmp_path, monkeypatch):
     passed, codes, *_ = shown.stdout.splitlines()
     assert passed.startswith("passed: ")
     assert codes.startswith("input-h1 codes ")
+
+
+def test_every_target_is_a_case():
+    assert sorted(TARGETS) == sorted(CASES)

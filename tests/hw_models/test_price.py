@@ -114,6 +114,27 @@ def test_wide_codes_cost_by_the_bit():
     assert bill.total.typical == near(10 * 6272 * 10 * PJ)
 
 
+def test_scales_cost_as_codes_do():
+    ledger = Ledger(steps=1, samples=10)
+    message = MessageType("h1-h2", Direction.FEEDBACK, "error", "shared(4)", 4, 500, scale_bits=8)
+    ledger.crossed(message, 10, 100, 100)
+    board = HardwareConfig.parse("rest=board")
+    assert price(ledger, board, T45).total.typical == near(10 * 2008 * 10 * PJ)
+    words = HardwareConfig.parse("rest=board", word_bits=64)
+    assert price(ledger, words, T45).total.typical == near(10 * 2048 * 10 * PJ)
+
+
+def test_a_shared_exponent_leaves_integers():
+    """A scale for a whole message is a power of two of the sum; its codes multiply as fixed point does."""
+    for fmt, alike in (("shared(8)", "fixed(8,1)"), ("shared(2)", "ternary"), ("bernoulli", "binary01")):
+        prices = []
+        for name in (fmt, alike):
+            ledger = Ledger(samples=1)
+            ledger.worked(Work("h1", "activations", MAC, name, "fixed(8,1)"), 100)
+            prices.append(price(ledger, HardwareConfig(), T45).total)
+        assert prices[0] == prices[1]
+
+
 def wire_file(tmp_path, per):
     path = tmp_path / "mine.toml"
     path.write_text(

@@ -8,8 +8,8 @@ import pytest
 from hw_models import Range, Technology
 from hw_models.technology import EVIDENCE, FOLDER, PER
 from lowbit_dtp.storage import StorageError
+from tests.conformance.cases import PROCESSES, WIRES
 
-PROCESSES, WIRES = ["45nm", "7nm"], ["board", "chip-to-chip", "interposer", "on-die", "serdes"]
 RIGHT = {
     "low": "1e-12",
     "typical": "2e-12",

@@ -1,5 +1,6 @@
 """The command, as a person meets it: what it writes and prints, says of mistakes, and does when it is stopped."""
 
+import html
 import io
 import json
 import os
@@ -9,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -17,8 +20,16 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from lowbit_dtp import __version__
+from lowbit_dtp import Comparison, Summary, __version__, compare
 from lowbit_dtp.cli import main
+from lowbit_dtp.commands.printing import print_summary
+from lowbit_dtp.experiment import Experiment
+from lowbit_dtp.ledger import Direction, Ledger
+from lowbit_dtp.links import Link
+from lowbit_dtp.report import all_links, traffic
+from lowbit_dtp.rules import RULES, Step, StraightThrough
+from lowbit_dtp.runs import folder_name
+from lowbit_dtp.storage import FORMAT_VERSION
 
 COMPARE = ("compare", "--data", "digits", "--rules", "dtp,straight-through", "--seeds", "1", "--epochs", "2", "--json")
 LONG = (
@@ -112,7 +123,7 @@ def test_compare_prints_only_json_and_writes_what_it_prints(comparison):
     folder, said = comparison
     assert said.status == 0, said.err
     summary = json.loads(said.out)
-    assert json.loads((folder / "summary.json").read_text()) == {"format_version": 2, **summary}
+    assert json.loads((folder / "summary.json").read_text()) == {"format_version": FORMAT_VERSION, **summary}
     assert (folder / "report.html").read_text().lower().startswith("<!doctype html>")
     compiler = any(map(shutil.which, ("cc", "gcc", "clang")))
     assert summary["exported"]["verify"] == ("passed" if compiler else "not run: no C compiler")
@@ -122,8 +133,10 @@ def test_compare_prints_only_json_and_writes_what_it_prints(comparison):
     assert {"python", "numpy", "numba", "scikit-learn"} <= set(summary["versions"])
 
 
-@pytest.mark.parametrize(("index", "rule", "up", "down"), [(0, "dtp", 200, 300), (1, "straight-through", 100, 3200)])
-def test_summary_keeps_its_contract(index, rule, up, down, comparison):
+@pytest.mark.parametrize(
+    ("index", "rule", "forward", "feedback"), [(0, "dtp", 200, 300), (1, "straight-through", 100, 3200)]
+)
+def test_summary_keeps_its_contract(index, rule, forward, feedback, comparison):
     row = json.loads(comparison[1].out)["rows"][index]
     assert (row["rule"], row["seeds"]) == (rule, 1)
     for part in ("test_error_percent", "valid_error_percent"):
@@ -132,8 +145,8 @@ def test_summary_keeps_its_contract(index, rule, up, down, comparison):
         assert row[part]["std"] == 0
     assert list(row["links"]) == ["input-h1", "h1-h2", "h2-output"]
     link = row["links"]["h1-h2"]
-    assert (link["up_bits_per_sample"], link["down_bits_per_sample"]) == (up, down)
-    assert (link["up_bits_per_inference"], link["down_bits_per_inference"]) == (100, 0)
+    assert [link[way]["bits_per_sample"] for way in ("forward", "feedback")] == [forward, feedback]
+    assert [link[way]["bits_per_inference"] for way in ("forward", "feedback")] == [100, 0]
     assert row["joules_per_sample"].keys() == {"45nm", "7nm"}
     for joules in row["joules_per_sample"].values():
         assert 0 < joules["low"] <= joules["typical"] <= joules["high"]
@@ -219,15 +232,15 @@ def test_threads_change_no_number(tmp_path):
 def test_config_goes_before_the_data_set_and_options_before_it(tmp_path):
     config = tmp_path / "mine.toml"
     config.write_text(
-        'data = "digits"\nsizes = [64, 8, 8, 10]\nepochs = 3\nlinks.h1-h2.feedback = "ternary"\n'
-        'links.h1-h2.forward = "binary"\n'
+        'data = "digits"\nsizes = [64, 8, 8, 10]\nepochs = 3\n'
+        'links.h1-h2.forward = "binary"\nlinks.h1-h2.feedback = "ternary"\n'
         "rules.dtp.noise = 0.125\n"
     )
     said = call("train", "--config", config, "--epochs", 1, "--out", tmp_path / "run", "--json")
     assert said.status == 0, said.err
     link = json.loads(said.out)["links"]["h1-h2"]
-    assert (link["forward_format"], link["feedback_format"]) == ("binary", "ternary")
-    assert (link["up_bits_per_sample"], link["down_bits_per_sample"]) == (2 * 8, 3 * 8 * 2)
+    assert [link[way]["format"] for way in ("forward", "feedback")] == ["binary", "ternary"]
+    assert [link[way]["bits_per_sample"] for way in ("forward", "feedback")] == [2 * 8, 3 * 8 * 2]
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
     assert "noise = 0.125\n" in (tmp_path / "run" / "experiment.toml").read_text()
 
@@ -240,7 +253,11 @@ COMMANDS = {
     "price elsewhere": ("price", "{run}", "--placement", "h1-h2=on-die:5mm", "--weights", "fixed(8,1)"),
     "export mem": ("export", "{run}", "--target", "mem", "--out", "{out}"),
     "export c": ("export", "{run}", "--rule", "straight-through", "--weights", "fixed<8,1>", "--out", "{out}"),
+    "price a run": ("price", "{run}/dtp/seed-0"),
+    "export a run": ("export", "{run}/dtp/seed-0", "--out", "{out}"),
     "report": ("report", "{run}"),
+    "report of a run": ("report", "{run}/dtp/seed-0"),
+    "rules": ("rules",),
     "data": ("data",),
 }
 
@@ -291,21 +308,69 @@ def test_help_imports_nothing_heavy():
     assert not loaded & {"torch", "numba", "matplotlib", "sklearn", "brevitas"}
 
 
-RULES = "backprop, backprop-then-sign, dtp, fixed-lower, straight-through, target-prop"
-KEYS = "activation, batch, compare, data, epochs, links, optimizer, placement, rules, seeds, sizes"
+RULE_NAMES = "backprop, backprop-then-sign, dtp, fixed-lower, straight-through, target-prop"
+KEYS = (
+    "activation, batch, compare, data, epochs, initial_weights, links, optimizer, output_activation, placement, rules, "
+    "seeds, sizes, task"
+)
 FORMATS = "binary, binary01, ternary, float32, float64, fixed(W,I), ufixed(W,I), fixed(W,I,floor|stochastic,wrap), " + (
     "table(-1,0,0.5)"
 )
 TECHNOLOGIES = "45nm, 7nm, board, chip-to-chip, interposer, on-die, serdes"
 MISTAKES = {
-    "rule": ("train --rule dpt", f"no rule 'dpt'; there are: {RULES}"),
-    "rules": ("compare --rules dtp,dpt", f"no rule 'dpt'; there are: {RULES}"),
+    "rule": ("train --rule dpt", f"no rule 'dpt'; there are: {RULE_NAMES}"),
+    "rules": ("compare --rules dtp,dpt", f"no rule 'dpt'; there are: {RULE_NAMES}"),
     "gradient": (
         "compare --rules dtp@binary",
-        "rule 'dtp@binary': dtp sends no gradients over links, so it takes no format",
+        "rule 'dtp@binary': dtp takes no gradient format",
     ),
+    "gradient of fixed-lower": (
+        "compare --rules fixed-lower@ternary",
+        "rule 'fixed-lower@ternary': fixed-lower takes no gradient format",
+    ),
+    "gradient option": (
+        "train --rule fixed-lower --gradient ternary",
+        "--gradient ternary: fixed-lower takes no gradient format; rules that take one: "
+        "backprop, backprop-then-sign, straight-through",
+    ),
+    "two gradients": (
+        "train --rule straight-through@binary --gradient ternary",
+        "--gradient ternary: rule 'straight-through@binary' names a gradient format already",
+    ),
+    "gradient of no rule": (
+        "compare --rules dtp,backprop --gradient ternary",
+        "--gradient is the format of straight-through, which is not among the rules: dtp, backprop",
+    ),
+    "rule twice": (
+        "compare --rules dtp,straight-through@fixed(4,-2),straight-through@fixed<4,-2>",
+        "rule 'straight-through@fixed(4,-2)' is named 2 times; each rule is compared once",
+    ),
+    "set": ("train --set epochs", "--set 'epochs': write KEY=VALUE, rules.dtp.target_step=2.8 say"),
+    "set key": (
+        "compare --set epoch=3",
+        f"--set epoch=3: no key 'epoch' in an experiment file; there are: {KEYS.replace(' data,', '')}",
+    ),
+    "set rule": (
+        "train --set rules.dpt.noise=3",
+        f"--set rules.dpt.noise=3: no key 'dpt' in table rules; there are: {RULE_NAMES}",
+    ),
+    "set rule's key": (
+        "train --set rules.backprop.step=3",
+        "--set rules.backprop.step=3: no key 'step' in table rules.backprop; there are: "
+        "feedback_learning_rate, gradient, learning_rate",
+    ),
+    "set table": ("train --set rules.dtp=3", "--set rules.dtp=3: rules.dtp is a table; write rules.dtp.KEY=VALUE"),
+    "set in no table": ("train --set epochs.x=3", "--set epochs.x=3: epochs is no table, so it has no keys"),
+    "set value": (
+        "train --set batch={{",
+        "--set batch={{: '{{' is no TOML value: a number, a word, \"text\", [1, 2]",
+    ),
+    "optimizer": ("train --optimizer ada", "no optimizer 'ada'; there are: rmsprop, sgd"),
     "format": ("train --link h1-h2=bin", f"no format 'bin'; there are: {FORMATS}"),
-    "link syntax": ("train --link h1-h2", "--link 'h1-h2': write LINK=FORMAT or LINK=UP/DOWN, h1-h2=binary say"),
+    "link syntax": (
+        "train --link h1-h2",
+        "--link 'h1-h2': write LINK=FORMAT or LINK=FORWARD/FEEDBACK, h1-h2=binary say",
+    ),
     "link": (
         "train --link h1-h9=binary",
         "links: no link 'h1-h9' in a network 64-100-100-10; there are: input-h1, h1-h2, h2-output",
@@ -388,8 +453,11 @@ def test_folder_of_another_run_is_refused(option, message, comparison):
 def test_newer_run_is_refused_by_name(comparison, tmp_path):
     folder = shutil.copytree(comparison[0], tmp_path / "newer")
     path = folder / "dtp" / "seed-0" / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 3}))
-    message = f"lowbit-dtp: {path}: format version 3 is newer than 2, the newest this program reads; upgrade lowbit-dtp"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": FORMAT_VERSION + 1}))
+    message = (
+        f"lowbit-dtp: {path}: format version {FORMAT_VERSION + 1} is newer than {FORMAT_VERSION}, the newest this "
+        "program reads; upgrade lowbit-dtp"
+    )
     for line in (("evaluate",), ("price",), ("export", "--out", tmp_path / "out")):
         for where in (folder, path.parent):
             assert call(line[0], where, *line[1:]) == Said(2, "", f"{message}\n")
@@ -415,7 +483,8 @@ def test_compare_trains_all_seeds_of_a_rule_at_a_time_on_a_device(tmp_path):
     for *rows, within in zip(*summaries, rules.values(), strict=True):
         errors = [row["test_error_percent"]["mean"] for row in rows]
         assert errors[:2] == pytest.approx([errors[2]] * 2, abs=within)
-        assert rows[0]["links"]["h1-h2"]["up_bits_per_sample"] == rows[2]["links"]["h1-h2"]["up_bits_per_sample"]
+        links = [row["links"]["h1-h2"]["forward"] for row in rows]
+        assert links[0]["bits_per_sample"] == links[2]["bits_per_sample"]
     assert "cpu (torch), 3 at a time" in (tmp_path / "all" / "report.html").read_text()
     seen = [call("evaluate", tmp_path / "all", "--device", x, "--json") for x in ("numpy", "cpu")]
     rows = [json.loads(said.out) for said in seen]
@@ -447,3 +516,200 @@ def test_a_run_on_data_of_ones_own_stays_under_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "runs")
     found = json.loads(call("evaluate", tmp_path / "runs" / "mine-train", "--json").out)
     assert [row["samples"] for row in found] == [2]
+
+
+OLD = Path(__file__).parents[1] / "data" / "run-0.1.0"
+"""A comparison that version 0.1.0 wrote: dtp and straight-through@fixed(4,-2) on digits, 64-12-12-10, two epochs."""
+
+
+@pytest.mark.parametrize("run", [".", "dtp/seed-0"])
+@pytest.mark.parametrize("line", [("report",), ("evaluate",), ("price",), ("export", "--out", "{out}")])
+def test_folders_of_version_0_1_0_are_read(line, run, tmp_path):
+    shutil.copytree(OLD, tmp_path / "old")
+    arguments = [part.format(out=tmp_path / "out") for part in line[1:]]
+    said = call(line[0], tmp_path / "old" / run, *arguments, "--json")
+    assert (said.status, said.err) == (0, "")
+    assert json.loads(said.out)
+
+
+def test_numbers_of_version_0_1_0_are_kept(tmp_path):
+    recorded = json.loads((OLD / "summary.json").read_text())
+    rows = Summary.load(OLD).rows
+    assert [row.rule for row in rows] == ["dtp", "straight-through@fixed(4,-2)"]
+    for row, old in zip(rows, recorded["rows"], strict=True):
+        assert list(row.links) == list(old["links"])
+        for link, told in row.links.items():
+            for name, direction in (("up", told.forward), ("down", told.feedback)):
+                for count in ("bits_per_sample", "ones_per_sample", "toggles_per_sample", "bits_per_inference"):
+                    assert getattr(direction, count) == old["links"][link][f"{name}_{count}"]
+        for technology, joules in old["joules_per_sample"].items():
+            assert asdict(row.joules_per_sample[technology]) == joules
+    errors = [row["error_percent"] for row in json.loads(call("evaluate", OLD, "--json").out)]
+    assert errors == [row["test_error_percent"]["mean"] for row in recorded["rows"]]
+    bills = json.loads(call("price", OLD, "--json").out)
+    even = {bill["rule"]: bill["break_even_gradient_bits"] for bill in bills if bill["use"] == "training"}
+    assert even == {row["rule"]: row["break_even_gradient_bits"] for row in recorded["rows"]}
+    shutil.copytree(OLD, tmp_path / "old")
+    assert call("report", tmp_path / "old").status == 0
+    page = (tmp_path / "old" / "report.html").read_text()
+    assert "87.75" in page and "30.75" in page
+
+
+def test_summary_is_read_as_it_was_returned(tmp_path):
+    summary = compare(
+        Comparison.load("digits", sizes=[64, 8, 8, 10], epochs=1, seeds=2, compare=["fixed-lower"],
+                        links={"h1-h2": {"forward": "binary", "feedback": "binary"}}),
+        tmp_path, technologies=["7nm"], export=False,
+    )  # fmt: skip
+    assert Summary.load(tmp_path) == summary
+    assert Summary.from_dict(json.loads(json.dumps(summary.as_dict()))) == summary
+    assert summary.rows[0].runs == {0: "fixed-lower/seed-0", 1: "fixed-lower/seed-1"}
+    assert (summary.exported, summary.not_exported) == (None, "it was not asked for")
+
+
+def test_networks_that_are_not_trained_are_compared(tmp_path):
+    line = ("compare", "--data", "digits", "--rules", "dtp,backprop", "--seeds", "1", "--epochs", "0")
+    said = call(*line, "--out", tmp_path / "run", "--json")
+    assert said.status == 0, said.err
+    for row in json.loads(said.out)["rows"]:
+        assert row["seconds_per_epoch"] is None
+        assert {link["forward"]["bits_per_sample"] for link in row["links"].values()} == {0}
+        assert row["links"]["h1-h2"]["forward"]["bits_per_inference"] == (100 if row["rule"] == "dtp" else 3200)
+        assert {joules["typical"] for joules in row["joules_per_sample"].values()} == {0}
+        assert all(joules["typical"] > 0 for joules in row["joules_per_inference"].values())
+    assert "No curves can be drawn." in (tmp_path / "run" / "report.html").read_text()
+    for command in ("report", "price", "evaluate"):
+        assert call(command, tmp_path / "run").status == 0
+        assert call(command, tmp_path / "run" / "dtp" / "seed-0").status == 0
+
+
+SMALL = ("--data", "digits", "--sizes", "64-8-8-10", "--link", "input-h1=ufixed(5,1)", "--link", "h1-h2=binary",
+         "--epochs", "1")  # fmt: skip
+
+
+def test_a_network_that_cannot_be_exported_is_reported_all_the_same(tmp_path):
+    line = ("compare", *SMALL, "--rules", "fixed-lower", "--seeds", "1", "--out", tmp_path / "run")
+    said = call(*line, "--link", "h1-h2=fixed(4,1,stochastic)")
+    assert said.status == 0, said.err
+    summary = Summary.load(tmp_path / "run")
+    assert summary.exported is None
+    assert "stochastic" in summary.not_exported
+    assert f"export    none: {summary.not_exported}" in said.out
+    page = html.unescape((tmp_path / "run" / "report.html").read_text())
+    assert f"No network was exported: {summary.not_exported}." in page
+    assert call(*line, "--link", "h1-h2=fixed(4,1,stochastic)", "--no-export").status == 0
+    assert Summary.load(tmp_path / "run").not_exported == "it was not asked for"
+    assert not (tmp_path / "run" / "export").exists()
+
+
+class _Quiet(StraightThrough):
+    """Straight-through without a loss, that also sends the error at the output straight down to the lowest layer."""
+
+    own = Link("ternary", "ternary", "output", "h1")
+
+    def step(self, net, inputs, labels, ledger, context):
+        step = super().step(net, inputs, labels, ledger, context)
+        error = net.forward(inputs, Ledger(), context.stream).output
+        self.own.send(error, Direction.FEEDBACK, "error", ledger, context.stream)
+        return Step(step.gradients, None)
+
+
+def test_links_that_a_rule_brings_along_are_counted_and_a_missing_loss_is_none(tmp_path, monkeypatch):
+    monkeypatch.setitem(RULES, "straight-through", _Quiet)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        said = call("compare", *SMALL, "--rules", "straight-through,backprop", "--seeds", "1", "--no-export",
+                    "--out", tmp_path / "run", "--json")  # fmt: skip
+    assert said.status == 0, said.err
+    rows = json.loads(said.out)["rows"]
+    assert list(rows[0]["links"]) == ["input-h1", "h1-h2", "h2-output", "output-h1"]
+    assert rows[0]["links"]["output-h1"]["feedback"] | {"ones_per_sample": 0, "toggles_per_sample": 0} == {
+        "format": "ternary", "bits_per_sample": 20, "bytes_padded_per_sample": 3, "ones_per_sample": 0,
+        "toggles_per_sample": 0, "bits_per_inference": 0,
+    }  # fmt: skip
+    assert list(rows[1]["links"]) == ["input-h1", "h1-h2", "h2-output"]
+    summary = Summary.load(tmp_path / "run")
+    assert all_links(summary)[-1] == "output-h1"
+    without = traffic(summary.rows[0], ["input-h1", "h1-h2", "h2-output"])
+    assert traffic(summary.rows[0]) == without | {"feedback": without["feedback"] + 20}
+    assert "Other links: output-h1 feedback 20 bits (ternary)" in (tmp_path / "run" / "report.html").read_text()
+    [line] = (tmp_path / "run" / "straight-through" / "seed-0" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["train_loss"] is None
+
+
+def test_a_format_of_gradients_names_the_row(tmp_path):
+    line = ("compare", *SMALL, "--rules", "straight-through", "--seeds", "1", "--no-export", "--json")
+    rows = [
+        json.loads(call(*line, *options, "--out", tmp_path / str(i)).out)["rows"][0]
+        for i, options in enumerate((("--gradient", "fixed<4,-2>"), ("--rules", "straight-through@fixed(4,-2)")))
+    ]
+    for row in rows:
+        assert row.pop("seconds_per_epoch") > 0
+    assert rows[0]["rule"] == "straight-through@fixed(4,-2)"
+    assert rows[0] == rows[1]
+
+
+def test_set_and_options_reach_the_experiment(tmp_path):
+    said = call("train", *SMALL, "--rule", "dtp", "--set", "rules.dtp.target_step=2.8", "--set", "batch = 200",
+                "--optimizer", "sgd", "--learning-rate", "0.25", "--activation", "sigmoid", "--set",
+                "links.h1-h2.feedback=ternary", "--set", "activation=relu", "--out", tmp_path / "run")  # fmt: skip
+    assert said.status == 0, said.err
+    experiment = Experiment.load(tmp_path / "run" / "experiment.toml")
+    assert (experiment.settings["target_step"], experiment.batch, experiment.activation) == (2.8, 200, "relu")
+    assert experiment.optimizer["name"] == "sgd"
+    assert experiment.optimizer["learning_rate"] == 0.25
+    assert experiment.links["h1-h2"] == {"forward": "binary", "feedback": "ternary"}
+    said = call("compare", *SMALL, "--rules", "fixed-lower", "--seeds", "1", "--no-export", "--optimizer", "sgd",
+                "--learning-rate", "0.5", "--activation", "relu", "--set", "batch=300", "--out", tmp_path / "both",
+                "--json")  # fmt: skip
+    settings = json.loads(said.out)["experiment"]
+    assert settings["optimizer"] == {"name": "sgd", "learning_rate": 0.5}
+    assert (settings["activation"], settings["batch"]) == ("relu", 300)
+
+
+def test_each_network_and_each_epoch_is_a_line_where_nobody_watches(tmp_path):
+    line = ("compare", *SMALL, "--rules", "straight-through@ternary,backprop", "--seeds", "2", "--no-export")
+    said = call(*line, "--epochs", "2", "--out", tmp_path / "run")
+    lines = [x for x in said.err.splitlines() if not x.startswith("compiling")]
+    assert lines[:2] == [
+        "straight-through@ternary: network 64-8-8-10; links input-h1 ufixed(5,1) forward; h1-h2 binary forward, "
+        "ternary feedback; h2-output float32 forward, float32 feedback",
+        "backprop: network 64-8-8-10; links input-h1 ufixed(5,1) forward; h1-h2 float32 forward, float32 feedback; "
+        "h2-output float32 forward, float32 feedback",
+    ]
+    for rule in ("straight-through@ternary", "backprop"):
+        for seed in (0, 1):
+            run = tmp_path / "run" / folder_name(rule) / f"seed-{seed}" / "metrics.jsonl"
+            for told in map(json.loads, run.read_text().splitlines()):
+                assert (
+                    f"{rule} seed {seed}: epoch {told['epoch']} of 2, test error "
+                    f"{told['test_error_percent']:.2f} %, {told['seconds']:.2f} s"
+                ) in lines
+    assert len(lines) == 2 + 8
+
+
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("command", ["price", "compare"])
+def test_headings_are_whole_on_a_narrow_terminal(command, width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    if command == "compare":
+        print_summary(Summary.load(OLD))
+        out, headings = capsys.readouterr().out, ("error %", "h1-h2 bits", "forward/feedback", "45nm", "a sample")
+    else:
+        out, headings = call("price", OLD).out, ("total", "links", "compute", "memory", "links' share")
+    assert all(heading in out for heading in headings)
+    assert "…" not in out
+    table = [line for line in out.splitlines() if not line.startswith(("dtp, h1-h2: ", "Joules"))]
+    assert max(map(len, table)) <= width
+
+
+def test_rules_lists_every_rule_with_its_source():
+    rows = json.loads(call("rules", "--json").out)
+    assert [row["name"] for row in rows] == list(RULES)
+    for row in rows:
+        kind = RULES[row["name"]]
+        assert row["source"] == kind.source
+        assert row["description"] == kind.__doc__.splitlines()[0]
+        assert row["tasks"]
+    text = call("rules").out
+    assert all(f"\n{name}\n" in f"\n{text}" for name in RULES)

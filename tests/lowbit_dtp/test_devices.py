@@ -127,9 +127,9 @@ def test_a_run_goes_on_on_another_device(
     (tmp_path / rule).mkdir()
     for folder in folders:
         folder.rename(tmp_path / rule / folder.name)
-    row, *_ = summary_row(rule, tmp_path, SEEDS)
+    row, *_ = summary_row(rule, tmp_path, {seed: f"{rule}/seed-{seed}" for seed in SEEDS})
     names = [x["device"] + (", 3 at a time" if x["members"] == 3 else "") for x in parts]
-    assert row["device"] == f"{names[0]} to step {steps}, then {names[1]} to step {EPOCHS * STEPS_AN_EPOCH}"
+    assert row.device == f"{names[0]} to step {steps}, then {names[1]} to step {EPOCHS * STEPS_AN_EPOCH}"
 
 
 def test_members_that_were_stopped_apart_go_on_apart(

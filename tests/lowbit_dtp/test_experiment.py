@@ -14,8 +14,10 @@ import pytest
 import tomli_w
 
 from lowbit_dtp import runs, storage
-from lowbit_dtp.data import load
+from lowbit_dtp.activations import ACTIVATIONS
+from lowbit_dtp.data import SOURCES, load
 from lowbit_dtp.experiment import Comparison, Experiment, ExperimentError
+from lowbit_dtp.optimizers import OPTIMIZERS
 from lowbit_dtp.rules import RULES as ALL_RULES
 from lowbit_dtp.runs import folder_name, run, run_folders
 from lowbit_dtp.storage import StorageError
@@ -165,8 +167,11 @@ def test_folder_of_another_experiment_is_refused(other, said, uninterrupted, dat
 def test_newer_run_is_refused_by_name(data, tmp_path):
     run(small(), tmp_path, data)
     path = tmp_path / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 3}))
-    message = f"{path}: format version 3 is newer than 2, the newest this program reads; upgrade lowbit-dtp"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": storage.FORMAT_VERSION + 1}))
+    message = (
+        f"{path}: format version {storage.FORMAT_VERSION + 1} is newer than {storage.FORMAT_VERSION}, the newest this "
+        "program reads; upgrade lowbit-dtp"
+    )
     for use in (lambda: run(small(), tmp_path, data), lambda: run_folders(tmp_path)):
         with pytest.raises(StorageError) as error:
             use()
@@ -389,8 +394,8 @@ WRONG = {
     "sizes = [63, 10]": "sizes: digits has 64 inputs, not 63",
     "sizes = [64, 9]": "sizes: digits has 10 classes, so 9 outputs are few",
     "activation = 1": "activation must be text, not 1",
-    'activation = "tan"': "no activation 'tan'; there are: identity, relu, sigmoid, tanh",
-    'data = "mnits"': "no data set 'mnits'; there are: digits, fashion-mnist, mnist",
+    'activation = "tan"': f"no activation 'tan'; there are: {', '.join(sorted(ACTIVATIONS))}",
+    'data = "mnits"': f"no data set 'mnits'; there are: {', '.join(sorted(SOURCES))}",
     "data = 1": "data must be text, not 1",
     "placement = 1": "placement must be text, not 1",
     'compare = "dtp"': "compare must be a list of texts, not 'dtp'",
@@ -421,7 +426,7 @@ WRONG = {
     'rules.straight-through.gradient = "x"': "rules.straight-through.gradient: no format 'x'; there are: ",
     'optimizer = "sgd"': "optimizer must be a table, not 'sgd'",
     "optimizer.name = 1": "optimizer.name must be text, not 1",
-    'optimizer.name = "sdg"': "no optimizer 'sdg'; there are: rmsprop, sgd",
+    'optimizer.name = "sdg"': f"no optimizer 'sdg'; there are: {', '.join(sorted(OPTIMIZERS))}",
     'optimizer.learning_rate = "fast"': "optimizer.learning_rate must be a number, not 'fast'",
     "optimizer.learning_rate = -1": "optimizer: learning_rate must be a finite number, zero or more, not -1",
     "optimizer.decay = true": "optimizer.decay must be a number, not True",

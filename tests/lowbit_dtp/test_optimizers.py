@@ -23,6 +23,7 @@ from lowbit_dtp.network import Network
 from lowbit_dtp.optimizers import OPTIMIZERS, SGD, Adam, Optimizer, RMSprop
 from lowbit_dtp.rules import DTP
 from lowbit_dtp.training import Progress, fit
+from tests.conformance.cases import OPTIMIZERS as CASES
 
 SIZES, LINKS = [64, 80, 70, 10], [Link("ufixed(5,1)"), Link("binary", "binary"), Link()]
 SEEDS = (5, 6, 7)
@@ -44,17 +45,11 @@ class HeavyBall(Optimizer):
         parameter -= rate * velocity
 
 
-EVERY = {
-    "sgd": (SGD(0.05), lambda p: torch.optim.SGD(p, 0.05)),
+EVERY = CASES | {
     "heavy-ball": (HeavyBall(0.01), lambda p: torch.optim.SGD(p, 0.01, momentum=0.9)),
-    "adam": (Adam(0.003), lambda p: torch.optim.Adam(p, 0.003)),
     "adam-decays": (
         Adam(0.01, decay=0.8, square_decay=0.95, epsilon=0.01),
         lambda p: torch.optim.Adam(p, 0.01, (0.8, 0.95), 0.01),
-    ),
-    "rmsprop": (
-        RMSprop(0.001, decay=0.9, momentum=0.8, epsilon=0.0),  # torch's epsilon is outside the root
-        lambda p: torch.optim.RMSprop(p, 0.001, 0.9, 0.0, momentum=0.8, centered=True),
     ),
 }
 """Optimizers, and torch's with the same settings."""
@@ -357,3 +352,7 @@ def test_an_experiment_names_its_schedule() -> None:
     given = {"name": "adam", "learning_rate": 0.5, "schedule": "cosine(100)"}
     experiment = Experiment("digits", [64, 5, 10], "dtp", 1, 10, 0, optimizer=given)
     assert experiment.make_optimizer() == Adam(0.5, schedule=schedules.Cosine(100))
+
+
+def test_every_optimizer_is_a_case() -> None:
+    assert CASES.keys() == OPTIMIZERS.keys()

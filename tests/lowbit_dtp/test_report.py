@@ -18,7 +18,7 @@ from lowbit_dtp.storage import StorageError, read_json, read_tensors, write_json
 
 SIZES = {"input": 784, "h1": 500, "h2": 500, "output": 10}
 LINKS = ["input-h1", "h1-h2", "h2-output"]
-# rule: final test error, (forward, feedback) on h1-h2, bits up and down there, training joules at 45 nm
+# rule: final test error, (forward, feedback) on h1-h2, bits forward and feedback there, training joules at 45 nm
 RULES = {
     "dtp": (2.61, ("binary", "binary"), (1000, 1500), 1.93e-5),
     "straight-through": (1.84, ("binary", "float32"), (500, 16000), 1.21e-5),
@@ -43,27 +43,37 @@ def parts(typical: float) -> dict[str, dict[str, float]]:
 
 
 def row(rule: str, seeds: int) -> dict:
-    error, formats, (up, down), joules = RULES[rule]
-    traffic = {"input-h1": (6272, 0), "h1-h2": (up, down), "h2-output": (16000, 16000)}
+    error, formats, crossed, joules = RULES[rule]
+    traffic = {"input-h1": (6272, 0), "h1-h2": crossed, "h2-output": (16000, 16000)}
+    folder = re.sub(r"[^A-Za-z0-9._-]", "_", rule)
     return {
         "rule": rule,
-        "folder": re.sub(r"[^A-Za-z0-9._-]", "_", rule),
+        "folder": folder,
         "seeds": seeds,
+        "runs": {str(seed): f"{folder}/seed-{seed}" for seed in range(seeds)},
         "test_error_percent": {"mean": error, "std": 0.11 if seeds > 1 else 0.0},
         "valid_error_percent": {"mean": error + 0.2, "std": 0.09 if seeds > 1 else 0.0},
         "links": {
             link: {
-                "up_bits_per_sample": up,
-                "down_bits_per_sample": down,
-                "up_bits_per_inference": min(up, 500) if link == "h1-h2" else up,
-                "down_bits_per_inference": 0,
-                "up_toggles_per_sample": 0.23 * up,
-                "down_toggles_per_sample": 0.35 * down,
-                "forward_format": formats[0] if link == "h1-h2" else "ufixed(8,0)" if link == "input-h1" else "float32",
-                "feedback_format": formats[1] if link == "h1-h2" else "float32",
                 "width": 500,
+                "forward": {
+                    "format": formats[0] if link == "h1-h2" else "ufixed(8,0)" if link == "input-h1" else "float32",
+                    "bits_per_sample": forward,
+                    "bytes_padded_per_sample": -(-forward // 8),
+                    "ones_per_sample": 0.5 * forward,
+                    "toggles_per_sample": 0.23 * forward,
+                    "bits_per_inference": min(forward, 500) if link == "h1-h2" else forward,
+                },
+                "feedback": {
+                    "format": formats[1] if link == "h1-h2" else "float32",
+                    "bits_per_sample": feedback,
+                    "bytes_padded_per_sample": -(-feedback // 8),
+                    "ones_per_sample": 0.5 * feedback,
+                    "toggles_per_sample": 0.35 * feedback,
+                    "bits_per_inference": 0,
+                },
             }
-            for link, (up, down) in traffic.items()
+            for link, (forward, feedback) in traffic.items()
         },
         "joules_per_sample": energies(joules),
         "joules_per_inference": energies(joules / 5),
@@ -104,7 +114,7 @@ def comparison(folder: Path, rules=tuple(RULES), seeds: int = 3, epochs: int = 2
             "rule": "dtp",
             "target": "c",
             "weights": "fixed(8,1)",
-            "signals": "binary",
+            "signals": {"h2-output": "fixed(8,1)"},
             "folder": "export-c",
             "verify": "passed",
             "test_error_percent_float": 2.61,
@@ -166,8 +176,8 @@ def test_findings_say_who_is_best_whoever_it_is_and_name_ties(folder):
     assert (
         "The lowest test error is 1.84 %, with straight-through; next is 1.86 %, with backprop. "
         "These differ by no more than a standard deviation over seeds. "
-        "The lowest traffic, up and down together, over link h1-h2 is 500 bits a training sample, with fixed-lower; "
-        "next is 2 500 bits, with dtp and straight-through@fixed(4,-2). "
+        "The lowest traffic, forward and feedback together, over link h1-h2 is 500 bits a training sample, "
+        "with fixed-lower; next is 2 500 bits, with dtp and straight-through@fixed(4,-2). "
         "The lowest energy at 45nm is 6.40 µJ a training sample, with fixed-lower; "
         "next is 11.7 µJ, with straight-through@fixed(4,-2). "
         "The lowest energy at 7nm is 1.60 µJ a training sample, with fixed-lower; "
@@ -197,12 +207,12 @@ def test_break_even_export_and_how_to_repeat_it_are_told(folder):
         "Break-even: on link h1-h2, dtp sends as many bits in a training sample as straight-through does with a "
         "gradient of 4 bits. With a narrower gradient straight-through sends fewer, with a wider one more.",
         "The network of dtp was exported as c, 12 files; verification: passed. Quantizing its weights takes the test "
-        "error from 2.61 % to 2.70 % (+0.09 points). weights fixed(8,1) signals binary folder export-c",
-        "To repeat this lowbit-dtp compare --data mnist --epochs 20 --seeds 3 seeds dtp: 0 to 2; straight-through: ",
+        "error from 2.61 % to 2.70 % (+0.09 points). weights fixed(8,1) signals h2-output fixed(8,1) folder export-c",
+        "To repeat this lowbit-dtp compare --data mnist --epochs 20 --seeds 3 seeds dtp: 0, 1, 2; straight-through: ",
         "commit 0123abcd machine x86_64, 2 cores versions lowbit-dtp 0.1.0, python 3.11.2",
-        "data mnist, from a cache folder; pixels as ufixed(8,0) placement h1-h2=board, all others on-die",
+        "data mnist, from a cache folder; inputs as ufixed(8,0) placement h1-h2=board, all others on-die",
         "Settings sizes [784, 500, 500, 10] seed 0 links.h1-h2 binary rule.noise 0.5",
-        "Weights from the pixels to the first 40 of 500 neurons, dtp, seed 0.",
+        "Weights from the inputs to the first 40 of 500 neurons, dtp, seed 0.",
     ):
         assert told in text
 
@@ -214,9 +224,9 @@ def test_arrows_are_as_thick_as_the_bits_that_cross(folder):
     for way, points in re.findall(r'<polygon class="(\w+)" points="([^"]*)"', drawing):
         corners = [float(point.split(",")[0]) for point in points.split()]
         thickness.setdefault(way, []).append(corners[-1] - corners[0])
-    assert thickness["up"] == pytest.approx([46 * 6272 / 16000, 46 * 1000 / 16000, 46], abs=0.11)
-    assert thickness["down"] == pytest.approx([46 * 1500 / 16000, 46], abs=0.11), "none down to the inputs"
-    assert "h1-h2 up 1\u202f000 bits; h1-h2 down 1\u202f500 bits" in drawing
+    assert thickness["forward"] == pytest.approx([46 * 6272 / 16000, 46 * 1000 / 16000, 46], abs=0.11)
+    assert thickness["feedback"] == pytest.approx([46 * 1500 / 16000, 46], abs=0.11), "none down to the inputs"
+    assert "h1-h2 forward 1\u202f000 bits; h1-h2 feedback 1\u202f500 bits" in drawing
 
 
 def test_same_files_same_page(folder):
@@ -239,10 +249,11 @@ def test_whatever_a_user_wrote_stays_text(tmp_path):
     folder = comparison(tmp_path, rules=("dtp", "backprop"), seeds=1, epochs=2)
     summary = read_json(folder / "summary.json")
     rows = [summary["rows"][0] | {"rule": evil, "device": evil}, summary["rows"][1]]
-    rows = [one | {"links": one["links"] | {"h1-h2": one["links"]["h1-h2"] | {"forward_format": evil}}} for one in rows]
+    for one in rows:
+        one["links"]["h1-h2"]["forward"]["format"] = evil
     told = dict.fromkeys(("command", "commit", "machine", "placement"), evil) | {"versions": {evil: evil}}
     names = {"data": summary["data"] | {"name": evil, "source": evil}, "experiment": {evil: evil}}
-    exported = summary["exported"] | dict.fromkeys(("rule", "target", "weights", "signals", "folder", "verify"), evil)
+    exported = summary["exported"] | dict.fromkeys(("rule", "target", "weights", "folder", "verify"), evil)
     page = render(change(folder, rows=rows, exported=exported, **told, **names))
     assert not [tag for tag, _ in Elements(page).found if tag == "script"]
     assert words(page).count(evil) > 15
@@ -254,7 +265,7 @@ def test_one_rule_of_one_seed_claims_no_comparison_and_no_spread(tmp_path):
     assert (
         "Network 784-500-500-10 · dtp · 1 epoch · 1 seed a rule With dtp, test error is 2.61 %. "
         "Only one seed was run, so chance is not ruled out. "
-        "With dtp, traffic, up and down together, over link h1-h2 is 2 500 bits a training sample."
+        "With dtp, traffic, forward and feedback together, over link h1-h2 is 2 500 bits a training sample."
     ) in text
     assert "lowest" not in text.lower() and "±" not in text and 'class="best"' not in page
 
@@ -269,9 +280,11 @@ def test_nothing_exported_priced_or_drawn_is_said(tmp_path):
         "links_share": None,
     }
     data = summary["data"] | {"image_shape": None}
-    text = words(render(change(folder, rows=[one], exported=None, commit=None, data=data)))
+    text = words(
+        render(change(folder, rows=[one], exported=None, not_exported="it was not asked for", commit=None, data=data))
+    )
     for told in (
-        "No network of this comparison was exported.",
+        "No network was exported: it was not asked for.",
         "Nothing was priced.",
         "No filters are drawn: the samples are not pictures, grey or of three colours.",
         "commit not known",
@@ -358,8 +371,8 @@ def test_an_error_that_is_not_finite_is_never_the_lowest(tmp_path):
 
 def test_rules_that_tie_are_told_alike(tmp_path):
     folder = comparison(tmp_path, rules=("dtp", "straight-through@fixed(4,-2)"), seeds=1, epochs=1)
-    told = "With dtp and straight-through@fixed(4,-2), traffic, up and down together, over link h1-h2 is 2 500 bits"
-    assert f"{told} a training sample alike." in words(render(folder))
+    told = "With dtp and straight-through@fixed(4,-2), traffic, forward and feedback together, over link h1-h2 is 2 500"
+    assert f"{told} bits a training sample alike." in words(render(folder))
 
 
 def test_ranking_of_nothing_finite_has_no_least():
@@ -377,7 +390,7 @@ def test_a_folder_without_summary_is_refused(tmp_path):
     [
         ({}, "KeyError: 'rows'"),
         ({"rows": []}, "LookupError: it has no rows"),
-        ({"rows": [{}], "network": {"links": []}}, "KeyError: 'joules_per_sample'"),
+        ({"rows": [{}], "network": {"links": []}, "exported": None}, "KeyError: 'seeds'"),
     ],
 )
 def test_a_broken_summary_is_refused_by_name(tmp_path, fields, reason):
@@ -392,7 +405,7 @@ def test_a_summary_that_lacks_what_only_the_page_shows_is_refused(folder, tmp_pa
     summary = read_json(folder / "summary.json")
     del summary["machine"]
     write_json(tmp_path / "summary.json", summary)
-    message = f"{tmp_path / 'summary.json'}: not the summary of a comparison (UndefinedError: 'machine' is undefined)"
+    message = f"{tmp_path / 'summary.json'}: not the summary of a comparison (KeyError: 'machine')"
     with pytest.raises(StorageError, match=f"^{re.escape(message)}$"):
         render(tmp_path)
 

@@ -157,7 +157,8 @@ def test_optimizers_follow_their_equations(optimizer: Optimizer) -> None:
         twin, mean, square, velocity = parameter.copy(), 0.0, 0.0, 0.0
         for _ in range(4):
             gradient = random.standard_normal((7, 5))
-            optimizer.update(("h1", name), parameter, gradient)
+            direction = Direction.FEEDBACK if name == "feedback" else Direction.FORWARD
+            optimizer.update(("h1", name), parameter, gradient, direction=direction)
             if isinstance(optimizer, SGD):
                 twin = twin - rate * gradient
                 continue

@@ -27,5 +27,5 @@ def test_errors_and_memory_after_five_epochs(tmp_path):
     errors = {rule: rows[rule]["test_error_percent"]["mean"] for rule in MOST_PERCENT}
     assert all(errors[rule] <= most for rule, most in MOST_PERCENT.items()), errors
     link = rows["dtp"]["links"]["h1-h2"]
-    assert (link["up_bits_per_sample"], link["down_bits_per_sample"]) == (1000, 1500)
+    assert (link["forward"]["bits_per_sample"], link["feedback"]["bits_per_sample"]) == (1000, 1500)
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < 1.5e9

@@ -1,0 +1,161 @@
+"""What commands that train or test share: device, threads, progress on standard error, and logs."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ..observer import Observer
+
+if TYPE_CHECKING:
+    from ..experiment import Experiment
+    from ..runs import Evaluation
+
+
+def usable_device(device: str, tf32: bool) -> str:
+    """The device to use, checked before anything else; its products are float32 unless `tf32`."""
+    from ..backends.devices import DeviceError, multiply_in_tf32, usable
+
+    device = usable(device)
+    if tf32 and not device.startswith("cuda"):
+        raise DeviceError(f"--tf32 is for products on a GPU: give --device cuda, not {device}")
+    if device != "numpy":
+        multiply_in_tf32(tf32)
+    return device
+
+
+def use_threads(threads: int | None) -> None:
+    """Use so many threads, if any number is given, and say when kernels have to be compiled first."""
+    if os.environ.get("LOWBIT_DTP_KERNELS") == "plain":  # there are none, and perhaps no Numba
+        return
+    from ..backends.numba_cpu import on_compile, set_threads
+
+    on_compile(_report_compiling)
+    if threads is not None:
+        set_threads(threads)
+
+
+def _report_compiling(kernel: str) -> None:
+    """A line for each kernel where somebody watches, else one for all."""
+    if sys.stderr.isatty():
+        print(f"compiling, once for this machine: {kernel}", file=sys.stderr, flush=True)
+    elif not _compiled:
+        print("compiling kernels, once for this machine", file=sys.stderr, flush=True)
+    _compiled.append(kernel)
+
+
+_compiled: list[str] = []
+"""Kernels compiled so far."""
+
+
+@contextmanager
+def observer(tensorboard: bool) -> Iterator[Observer]:
+    """Progress on standard error: bars on a terminal, else a line an epoch. Curves for TensorBoard if asked for."""
+    writer = _summary_writer() if tensorboard else None
+    if not sys.stderr.isatty():
+        yield _Lines(writer)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield _Bars(bars, writer)
+
+
+class _Log(Observer):
+    """Says which links carry what, and logs for TensorBoard what is evaluated if there is a `writer` for it."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+        self._writers: list[Any] = []
+
+    def announce(self, rule: str, experiment: "Experiment") -> None:
+        self.say(f"{rule}: {links_in_words(experiment)}")
+
+    def begin(self, rule: str, experiments: Sequence["Experiment"], folders: Sequence[Path], samples: int) -> None:
+        self.rule, self.experiments = rule, experiments
+        self._writers = [self._writer(str(folder / "tensorboard")) for folder in folders] if self._writer else []
+
+    def say(self, line: str) -> None:
+        """Print `line` on standard error."""
+        print(line, file=sys.stderr, flush=True)
+
+    def evaluated(self, index: int, evaluation: "Evaluation") -> None:
+        for name, value in evaluation.as_dict().items() if self._writers else ():
+            if name != "epoch" and value is not None:  # a rule may have no loss
+                self._writers[index].add_scalar(name, value, evaluation.epoch)
+
+    def end(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+def score_text(score: float, measure: str) -> str:
+    """A score with its name.
+
+    >>> score_text(2.104, "error_percent"), score_text(12.3456, "squared_error")
+    ('error 2.10 %', 'squared error 12.35')
+    """
+    from ..tasks import MEASURES
+
+    return f"{MEASURES[measure]} " + (f"{score:.2f} %" if measure.endswith("percent") else f"{score:.4g}")
+
+
+class _Lines(_Log):
+    """A line for each epoch of each run."""
+
+    def evaluated(self, index: int, evaluation: "Evaluation") -> None:
+        super().evaluated(index, evaluation)
+        experiment = self.experiments[index]
+        self.say(
+            f"{self.rule} seed {experiment.seed}: epoch {evaluation.epoch} of {experiment.epochs}, "
+            f"test {score_text(evaluation.test_score, evaluation.measure)}, {evaluation.seconds:.2f} s"
+        )
+
+
+class _Bars(_Log):
+    """A bar for the runs that are trained at a time."""
+
+    def __init__(self, bars: Any, writer: Any) -> None:
+        super().__init__(writer)
+        self._bars = bars
+
+    def say(self, line: str) -> None:
+        self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def begin(self, rule: str, experiments: Sequence["Experiment"], folders: Sequence[Path], samples: int) -> None:
+        super().begin(rule, experiments, folders, samples)
+        first, last = experiments[0].seed, experiments[-1].seed
+        label = f"{rule} {first}" + (f"-{last}" if last > first else "")
+        self._total, self._shown = experiments[0].steps(samples), 0.0
+        self._task = self._bars.add_task(label, total=self._total)
+
+    def step(self, done: int) -> None:
+        if done == self._total or monotonic() - self._shown > 0.1:  # a step may take less than showing it
+            self._shown = monotonic()
+            self._bars.update(self._task, completed=done)
+
+
+def links_in_words(experiment: "Experiment") -> str:
+    """What each link of `experiment` carries in training.
+
+    A rule may bring along links of its own; the ledger and the report have those as well.
+    """
+    net, rule, _ = experiment.built()
+    parts = []
+    for i, link in enumerate(rule.training_links(net.links)):
+        feedback = f", {link.feedback.name} feedback" if i else ""  # nothing is sent back to the inputs
+        parts.append(f"{link.name} {link.forward.name} forward{feedback}")
+    return f"network {'-'.join(map(str, experiment.sizes))}; links {'; '.join(parts)}"
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ImportError("--tensorboard needs TensorBoard: pip install 'lowbit-dtp[tensorboard]'") from None
+    return SummaryWriter

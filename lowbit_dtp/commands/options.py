@@ -1,0 +1,202 @@
+"""Options that commands share, and what their texts mean."""
+
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..experiment import Comparison
+
+TECHNOLOGIES = "45nm,7nm"
+
+Run = Annotated[Path, typer.Argument(help="A run folder, or a comparison of several.", metavar="RUN")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="digits, mnist, fashion-mnist, cifar10, or a .npz file or folder of IDX files."),
+]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder to look for data sets in first.")]
+Rule = Annotated[str | None, typer.Option("--rule", help="Only runs of this rule.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Only the run with this seed.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder to write.  (default: runs/DATA)")]
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file whose keys override the data set's.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training data.")]
+Batch = Annotated[int | None, typer.Option("--batch", help="Samples a minibatch.")]
+Sizes = Annotated[str | None, typer.Option("--sizes", help="Neurons of each layer: 784-500-500-10.")]
+Links = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--link", help="Formats of a link: h1-h2=binary, or h1-h2=ternary/binary for forward/feedback. Repeatable."
+    ),
+]
+FewBitWeights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weight", help="Few-bit weights to train: h1=ternary, h1.feedback=binary, rest=fixed(4). Repeatable."
+    ),
+]
+Gradient = Annotated[
+    str | None, typer.Option("--gradient", help="Format in which straight-through sends gradients: fixed(4,-2), ...")
+]
+Activation = Annotated[str | None, typer.Option("--activation", help="Of the hidden layers: tanh, relu, ...")]
+Optimizer = Annotated[str | None, typer.Option("--optimizer", help="rmsprop, sgd, ...")]
+Rate = Annotated[float | None, typer.Option("--learning-rate", help="Of the forward weights, for every rule.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="A key of the experiment file and its TOML value: rules.dtp.target_step=2.8. Repeatable."
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="numpy: compiled kernels; cpu, cuda: torch, all seeds in one batch; auto: cuda if there is one.",
+    ),
+]
+TF32 = Annotated[bool, typer.Option("--tf32", help="Let a GPU round the factors of float32 products to 11 bits.")]
+Threads = Annotated[int | None, typer.Option("--threads", help="Threads to use. Changes the speed, never a number.")]
+Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Log curves for TensorBoard, too.")]
+PlacementOption = Annotated[
+    str | None, typer.Option("--placement", help="Which wire each link is: h1-h2=board,rest=on-die:2mm.")
+]
+Technologies = Annotated[str, typer.Option("--technology", help="Technologies to price on, comma-separated.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights", help="Format of the weights: fixed(W,I).  (default: as trained, and fixed(8,1) of floats)"
+    ),
+]
+Signals = Annotated[str, typer.Option("--signals", help="Format for links that were trained with real numbers.")]
+
+
+def comparison_of(
+    data: str | None, config: Path | None, *, sizes: str | None, link: Sequence[str] | None, optimizer: str | None,
+    learning_rate: float | None, settings: Sequence[str] | None, weight: Sequence[str] | None = None, **more: Any,
+) -> "Comparison":  # fmt: skip
+    """The data set's experiment file, the user's, and the options, in rising order of precedence.
+
+    `settings` are the texts of `--set`, and go before every other option.
+    """
+    from ..experiment import Comparison, ExperimentError
+
+    if sizes and not re.fullmatch(r"\d+(-\d+)+", sizes):
+        raise ExperimentError(f"--sizes {sizes!r}: write the neurons of each layer with dashes between, 784-500-10 say")
+    optimizing = {"name": optimizer, "learning_rate": learning_rate}
+    overrides: dict[str, Any] = more | {
+        "sizes": [int(size) for size in sizes.split("-")] if sizes else None,
+        "links": _links(link or []) or None,
+        "weights": _weights(weight or []) or None,
+        "optimizer": {key: value for key, value in optimizing.items() if value is not None} or None,
+    }
+    for text in settings or []:
+        keys, value = setting(text)
+        table = overrides
+        for key in keys[:-1]:
+            table[key] = table.get(key) or {}
+            table = table[key]
+        table[keys[-1]] = value
+    return Comparison.load(data, config, **overrides)
+
+
+def _links(texts: Sequence[str]) -> dict[str, dict[str, str]]:
+    from ..experiment import ExperimentError
+    from ..formats import parse
+
+    links = {}
+    for text in texts:
+        name, equals, formats = text.partition("=")
+        if not equals:
+            raise ExperimentError(f"--link {text!r}: write LINK=FORMAT or LINK=FORWARD/FEEDBACK, h1-h2=binary say")
+        forward, _, feedback = formats.partition("/")
+        links[name] = {"forward": parse(forward).name, "feedback": parse(feedback or forward).name}
+    return links
+
+
+def _weights(texts: Sequence[str]) -> dict[str, str]:
+    from ..experiment import ExperimentError
+
+    weights = {}
+    for text in texts:
+        name, equals, given = (part.strip() for part in text.partition("="))
+        if not (name and equals and given):
+            raise ExperimentError(f"--weight {text!r}: write LAYER=FORMAT or LAYER.ARRAY=FORMAT, h1=ternary say")
+        weights[name] = given
+    return weights
+
+
+def setting(text: str) -> tuple[list[str], Any]:
+    """Keys and value of a `--set`; a word that is no TOML value is a string.
+
+    Raises ExperimentError if it cannot be read, or names no key of an experiment file.
+
+    >>> setting("rules.dtp.target_step=2.8"), setting("activation=relu")
+    ((['rules', 'dtp', 'target_step'], 2.8), (['activation'], 'relu'))
+    """
+    from ..experiment import ExperimentError
+
+    name, equals, given = (part.strip() for part in text.partition("="))
+    if not (name and equals and given):
+        raise ExperimentError(f"--set {text!r}: write KEY=VALUE, rules.dtp.target_step=2.8 say")
+    keys = name.split(".")
+    for depth in range(len(keys)):
+        known = _keys_in(keys[:depth])
+        if known and keys[depth] not in known:
+            table = f"table {'.'.join(keys[:depth])}" if depth else "an experiment file"
+            raise ExperimentError(f"--set {text}: no key {keys[depth]!r} in {table}; there are: {', '.join(known)}")
+        if known is None:
+            raise ExperimentError(f"--set {text}: {'.'.join(keys[:depth])} is no table, so it has no keys")
+    if _keys_in(keys) is not None:
+        raise ExperimentError(f"--set {text}: {name} is a table; write {name}.KEY=VALUE")
+    try:
+        return keys, tomllib.loads(f"value = {given}")["value"]
+    except tomllib.TOMLDecodeError:
+        if not re.fullmatch(r"[A-Za-z][\w@().,*<> -]*", given):
+            raise ExperimentError(
+                f'--set {text}: {given!r} is no TOML value: a number, a word, "text", [1, 2]'
+            ) from None
+        return keys, given
+
+
+def _keys_in(table: Sequence[str]) -> list[str] | None:
+    """Known keys of a table of an experiment file; none if they may be any, None if it is no table."""
+    from ..experiment import OPTIMIZER_KEYS, Comparison
+    from ..optimizers import OPTIMIZERS
+    from ..rules import RULES
+
+    match table:
+        case []:
+            return sorted(key for key in Comparison.TYPES if key != "data")
+        case ["rules"]:
+            return sorted(RULES)
+        case ["rules", rule]:
+            return sorted({*(field.name for field in fields(RULES[rule])), *OPTIMIZER_KEYS})  # type: ignore[arg-type]
+        case ["optimizer"]:
+            names = {field.name for kind in OPTIMIZERS.values() for field in fields(kind)}
+            return sorted({"name", *names} - {"state"})
+        case ["links"] | ["weights"]:
+            return []
+        case ["links", _]:
+            return ["feedback", "forward"]
+    return None
+
+
+def takes_gradient(rule: str) -> bool:
+    """Whether a rule takes the format in which links carry gradients."""
+    from ..rules import rule_named
+
+    return "gradient" in {field.name for field in fields(rule_named(rule))}  # type: ignore[arg-type]
+
+
+def split(text: str) -> list[str]:
+    """Parts between commas, but for commas in brackets.
+
+    >>> split("dtp,straight-through@fixed(4,-2)")
+    ['dtp', 'straight-through@fixed(4,-2)']
+    """
+    return [part.strip() for part in re.split(r",(?![^(<]*[)>])", text) if part.strip()]

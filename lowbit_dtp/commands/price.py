@@ -1,0 +1,64 @@
+"""`lowbit-dtp price`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import TECHNOLOGIES, Json, PlacementOption, Rule, Run, Seed, Technologies, split
+from .printing import print_bills
+
+
+def price(
+    run: Run,
+    rule: Rule = None,
+    seed: Seed = None,
+    technology: Technologies = TECHNOLOGIES,
+    placement: PlacementOption = None,
+    memory: Annotated[str, typer.Option("--memory", help="Where weights are kept: sram or dram.")] = "sram",
+    reuse: Annotated[int, typer.Option("--reuse", help="Samples for which a weight, once read, is used.")] = 1,
+    word_bits: Annotated[int, typer.Option("--word-bits", help="Pad each message to words of so many bits.")] = 1,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="Price inference with weights of this format.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Joules per sample, in training and in inference, split by link, layer and memory, with their range.
+
+    [bold]Example[/bold]: lowbit-dtp price runs/demo --rule dtp --technology 7nm --placement h1-h2=board --reuse 50
+    """
+    from hw_models import Technology, price, with_weights
+
+    from .. import ledger as ledgers
+    from ..comparison import break_even, placement_of
+    from ..runs import run_folders
+
+    runs = run_folders(run, rule, seed)
+    where = placement_of(_recorded_placement(run) if placement is None else placement,
+                       memory=memory, reuse=reuse, word_bits=word_bits)  # fmt: skip
+    result = []
+    for spec in dict.fromkeys(spec for spec, _, _ in runs):
+        books = [ledgers.load(folder / "ledger.json") for other, _, folder in runs if other == spec]
+        for use in ("training", "inference"):
+            book = ledgers.merged(b[use] for b in books)
+            if not book.samples:  # of epochs 0, there is no training to price
+                continue
+            if use == "inference" and weights:
+                book = with_weights(book, weights)
+            for name in split(technology):
+                bill = price(book, where, Technology.load(name)).per("sample")
+                result.append(
+                    {"rule": spec, "use": use, **bill.as_dict(), "break_even_gradient_bits": break_even(book)}
+                )
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        print_bills(result)
+
+
+def _recorded_placement(run: Path) -> str:
+    from ..storage import read_json
+
+    path = Path(run) / "summary.json"
+    return str(read_json(path).get("placement", "")) if path.exists() else ""

@@ -1,0 +1,117 @@
+"""Results on standard output: JSON, lines of names and values, or tables."""
+
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ..summary import Summary
+
+
+def print_result(result: Any, as_json: bool) -> None:
+    """Print `result` as JSON, or as lines of names and values."""
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    for row in result if isinstance(result, list) else [result]:
+        for key, value in row.items():
+            if isinstance(value, dict):
+                print(f"{key}:")
+                for name, part in value.items():
+                    print(f"  {name:20} {_plain(part)}")
+            else:
+                print(f"{key:28} {_plain(value)}")
+        if isinstance(result, list):
+            print()
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items() if v)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def print_facts(names: Sequence[str], values: Sequence[str]) -> None:
+    """Names and values, one below the other, indented; long values are wrapped. What is empty is left out."""
+    width = max(map(len, names))
+    for name, value in zip(names, values, strict=True):
+        if value:
+            lines = textwrap.wrap(value, max(20, Console().width - width - 4)) or [""]
+            print(f"  {name:{width}}  {lines[0]}")
+            for line in lines[1:]:
+                print(f"  {'':{width}}  {line}")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """A table with the first `left` columns to the left; where it is too wide, each row as names and values."""
+    table = Table(title=title)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console = Console()
+    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
+        console.print(table)
+        return
+    print(textwrap.fill(title, console.width))
+    for row in rows:
+        print(", ".join(cell.replace("\n", "") for cell in row[:left]))
+        names = [column.replace("\n", " ") for column in columns[left:]]
+        print_facts(names, [value.replace("\n", " ") for value in row[left:]])
+
+
+def print_summary(summary: "Summary") -> None:
+    """The table of a comparison."""
+    from ..report import discrete_links, si
+    from ..tasks import MEASURES
+
+    rows = summary.rows
+    technologies = list(rows[0].joules_per_sample)
+    links = discrete_links(summary)
+    columns = [
+        "rule",
+        "test\n" + MEASURES[rows[0].measure] + (" %" if rows[0].measure.endswith("percent") else ""),
+        *(f"{link} bits\nforward/feedback" for link in links),
+        *(f"{technology}\na sample" for technology in technologies),
+    ]
+    lines = []
+    for row in rows:
+        error, digits = row.test_score, ".2f" if row.measure.endswith("percent") else ".4g"
+        bits = [row.links.get(link) for link in links]
+        lines.append([
+            row.rule.replace("@", "\n@"),
+            f"{error.mean:{digits}}" + (f"±{error.std:{digits}}" if row.seeds > 1 else ""),
+            *(f"{x.forward.bits_per_sample:g}/{x.feedback.bits_per_sample:g}" if x else "0/0" for x in bits),
+            *(si(row.joules_per_sample[name].typical, "J") for name in technologies),
+        ])  # fmt: skip
+    print_table(f"{summary.data.name}: training, a mean over {rows[0].seeds} seed(s)", columns, lines)
+
+
+def print_bills(bills: Sequence[Mapping[str, Any]]) -> None:
+    """Bills as a table: a row for each rule, use and technology, and the break-even widths under it."""
+    from ..report import si, si_range
+
+    columns = ("rule", "use", "technology", "total", "links", "compute", "memory", "links' share")
+    rows = []
+    for bill in bills:
+        parts = [bill["total"], *(bill["by_part"].get(part) for part in ("link", "compute", "memory"))]
+        share = bill["links_share"]
+        rows.append([
+            bill["rule"], bill["use"], bill["technology"],
+            *(f"{si(p['typical'], 'J')}\n({si_range(p['low'], p['high'], 'J')})" if p else "0" for p in parts),
+            f"{100 * share['typical']:.2g} %" if share else "",
+        ])  # fmt: skip
+    print_table("Joules a sample: typical (low to high)", columns, rows, left=3)
+    even = {(b["rule"], x): bits for b in bills for x, bits in b["break_even_gradient_bits"].items()}
+    for (rule, link), bits in even.items():
+        print(f"{rule}, {link}: straight-through sends as many bits with a gradient of {bits:g} bits")
+    constants = {json.dumps(constant) for bill in bills for constant in bill["constants"]}
+    print(f"{len(constants)} constants used; --json lists each with its source")

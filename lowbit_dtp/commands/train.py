@@ -1,0 +1,77 @@
+"""`lowbit-dtp train`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+from .execution import observer, usable_device, use_threads
+from .printing import print_result
+
+
+def train(
+    data: options.Data = None,
+    rule: Annotated[str, typer.Option("--rule", help="Learning rule, or rule@gradient format.")] = "dtp",
+    epochs: options.Epochs = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of weights, noise and order.")] = 0,
+    out: options.Out = None,
+    config: options.Config = None,
+    data_dir: options.DataDir = None,
+    batch: options.Batch = None,
+    sizes: options.Sizes = None,
+    activation: options.Activation = None,
+    link: options.Links = None,
+    weight: options.FewBitWeights = None,
+    gradient: options.Gradient = None,
+    optimizer: options.Optimizer = None,
+    learning_rate: options.Rate = None,
+    settings: options.Set = None,
+    threads: options.Threads = None,
+    device: options.Device = "numpy",
+    tf32: options.TF32 = False,
+    tensorboard: options.Tensorboard = False,
+    as_json: options.Json = False,
+) -> None:
+    """Train one network by one rule, into one run folder. The same command again goes on where it was stopped.
+
+    [bold]Example[/bold]: lowbit-dtp train --data digits --rule dtp --link h1-h2=ternary --out runs/ternary
+    """
+    from .. import ledger as ledgers
+    from ..comparison import train as train_observed
+    from ..data import load
+    from ..storage import read_json
+    from ..summary import link_rows
+
+    device = usable_device(device, tf32)
+    comparison = options.comparison_of(
+        data, config, epochs=epochs, batch=batch, sizes=sizes, link=link, activation=activation, optimizer=optimizer,
+        learning_rate=learning_rate, settings=settings, weight=weight,
+    )  # fmt: skip
+    folder = out or Path("runs") / f"{Path(comparison.content['data']).stem}-train"
+    rule = _with_gradient(rule, gradient) if gradient else rule
+    experiment = comparison.experiment(rule, seed)
+    experiment.built()  # raises now what training would raise
+    use_threads(threads)
+    samples = load(comparison.content["data"], data_dir)
+    with observer(tensorboard) as watching:
+        watching.announce(rule, experiment)
+        train_observed(rule, [experiment], [folder], samples, device, watching)
+    links = link_rows(**ledgers.load(folder / "ledger.json"))
+    result = {key: value for key, value in read_json(folder / "run.json").items() if key.endswith(("percent", "epoch"))}
+    result |= {"folder": str(folder), "links": {name: asdict(row) for name, row in links.items()}}
+    print_result(result, as_json)
+
+
+def _with_gradient(rule: str, gradient: str) -> str:
+    """`rule` with the format of its gradients."""
+    from ..experiment import ExperimentError
+    from ..rules import RULES
+
+    if "@" in rule:
+        raise ExperimentError(f"--gradient {gradient}: rule {rule!r} names a gradient format already")
+    if not options.takes_gradient(rule):
+        known = ", ".join(name for name in sorted(RULES) if options.takes_gradient(name))
+        raise ExperimentError(f"--gradient {gradient}: {rule} takes no gradient format; rules that take one: {known}")
+    return f"{rule}@{gradient}"

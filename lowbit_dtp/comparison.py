@@ -1,0 +1,242 @@
+"""Comparisons: the same network trained by several rules, beside each other in error, bits and joules."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .choices import choose
+from .experiment import Comparison, Experiment, ExperimentError
+from .formats import parse
+from .ledger import Direction, Ledger
+from .network import link_names
+from .observer import Observer
+from .runs import folder_name, provenance, run_ensemble, run_folders, summary_row
+from .storage import read_json, read_tensors
+from .summary import DataRow, ExportRow, Range, Row, Summary
+
+if TYPE_CHECKING:
+    from hw_models import HardwareConfig, Technology
+
+    from .data import DataSet
+
+TECHNOLOGIES = ("45nm", "7nm")
+"""Technologies that are priced unless others are named."""
+GOLDEN_SAMPLES = 32
+"""Test inputs that become golden vectors, beside those made for each neuron."""
+
+
+def train(
+    rule: str,
+    experiments: Sequence[Experiment],
+    folders: Sequence[Path],
+    data: "DataSet",
+    device: str,
+    observer: Observer,
+) -> None:
+    """`run_ensemble`, followed by `observer`."""
+    observer.begin(rule, experiments, folders, len(data.train))
+    try:
+        run_ensemble(experiments, folders, data, device=device, on_step=observer.step, on_evaluation=observer.evaluated)
+    finally:
+        observer.end()
+
+
+def compare(
+    comparison: Comparison,
+    folder: Path | str,
+    *,
+    data_dir: Path | None = None,
+    technologies: Sequence[str] = TECHNOLOGIES,
+    export: bool = True,
+    weights: str | None = None,
+    signals: str = "fixed(8,1)",
+    device: str = "numpy",
+    ensemble: int | None = None,
+    observer: Observer | None = None,
+) -> Summary:
+    """Train every rule and seed of `comparison` into `folder`; return the summary, and write it and a report there.
+
+    Runs that are finished are left as they are, and those that were stopped go on. Joules are priced on `technologies`.
+    With `export`, the first rule's network of seed 0 is exported as C, with weights and real-valued links in the
+    formats `weights` (None: as they were trained, and fixed(8,1) for floats) and `signals`; if that fails, the summary
+    says why. A `device` other than `numpy` trains `ensemble` seeds in one batch, or all. Raises ValueError, before any training, if something cannot be run as said.
+    """
+    from hw_models import Technology
+
+    from .backends.devices import usable
+    from .data import load
+    from .report import write_report
+
+    folder, device, observer = Path(folder), usable(device), observer or Observer()
+    rules = named_rules(comparison)
+    seeds = range(comparison.seeds)
+    if not rules or not seeds:
+        raise ExperimentError("compare needs at least one rule and one seed")
+    with comparison.naming("placement"):
+        placement = placement_of(comparison.placement)
+        for link in placement.links:
+            choose("link", link, dict.fromkeys(link_names(comparison.content["sizes"])))
+    processes = [Technology.load(name) for name in technologies]
+    experiments = {rule: [comparison.experiment(rule, seed) for seed in seeds] for rule in rules}
+    for experiment in (x for each in experiments.values() for x in each):
+        experiment.built()  # raises now what training would raise
+    data = load(comparison.content["data"], data_dir)
+    runs = {rule: {seed: f"{folder_name(rule)}/seed-{seed}" for seed in seeds} for rule in rules}
+    for rule in rules:
+        observer.announce(rule, experiments[rule][0])
+    at_a_time = 1 if device == "numpy" else ensemble or len(seeds)
+    for rule in rules:
+        for start in range(0, len(seeds), at_a_time):
+            batch = seeds[start : start + at_a_time]
+            folders = [folder / runs[rule][seed] for seed in batch]
+            train(rule, [experiments[rule][seed] for seed in batch], folders, data, device, observer)
+    rows = []
+    for rule in rules:
+        row, training, inference = summary_row(rule, folder, runs[rule], folder_name(rule))
+        rows.append(priced(row, training, inference, placement, processes))
+    exported, reason = None, "it was not asked for"
+    if export:
+        exported, reason = _exported(rules[0], folder / runs[rules[0]][0], folder / "export", weights, signals, data)
+    summary = Summary(
+        rows=tuple(rows),
+        network=experiments[rules[0]][0].network().describe(),
+        data=_data_row(data),
+        experiment=comparison.content,
+        placement=comparison.placement,
+        exported=exported,
+        not_exported=reason,
+        **provenance(),
+    )
+    summary.save(folder)
+    write_report(folder)
+    return summary
+
+
+def summarize_run(folder: Path, technologies: Sequence[str] = TECHNOLOGIES, data_dir: Path | None = None) -> Summary:
+    """The summary of a single run, with every link a default wire. Raises StorageError if `folder` is none."""
+    from hw_models import Technology
+
+    from .data import load
+
+    [(rule, seed, _)] = run_folders(folder)
+    experiment = Experiment.load(folder / "experiment.toml")
+    row, training, inference = summary_row(rule, folder, {seed: "."})
+    _, network = read_tensors(folder / "network.safetensors")
+    recorded = read_json(folder / "run.json")
+    try:
+        data = _data_row(load(experiment.data, data_dir))
+    except (OSError, ValueError) as error:  # all but the picture of the filters can do without
+        data = DataRow(experiment.data, f"not found ({error})", None, network["links"][0]["forward"])
+    return Summary(
+        rows=(priced(row, training, inference, placement_of(""), [Technology.load(name) for name in technologies]),),
+        network=network,
+        data=data,
+        experiment=asdict(experiment),
+        placement="",
+        exported=None,
+        not_exported="this is a single run; lowbit-dtp export exports it",
+        **{name: recorded[name] for name in ("command", "versions", "commit", "machine")},
+    )
+
+
+def named_rules(comparison: Comparison) -> list[str]:
+    """Rules of `comparison`, as `rule` or `rule@gradient format`. Raises ExperimentError if one is named twice."""
+    rules = []
+    for name, at, gradient in (rule.partition("@") for rule in comparison.rules):
+        rules.append(f"{name}@{parse(gradient).name}" if at else name)
+    for rule in rules:
+        if rules.count(rule) > 1:
+            raise ExperimentError(f"rule {rule!r} is named {rules.count(rule)} times; each rule is compared once")
+    return rules
+
+
+def placement_of(text: str, **options: Any) -> "HardwareConfig":
+    """The placement that `text` names; a link that it does not name is a default wire."""
+    from hw_models import HardwareConfig
+
+    return HardwareConfig.parse(text, **options) if text else HardwareConfig(**options)
+
+
+def priced(
+    row: Row, training: Ledger, inference: Ledger, placement: "HardwareConfig", technologies: "Sequence[Technology]"
+) -> Row:
+    """`row` with its columns of energy. A ledger without samples costs nothing."""
+    from hw_models import price
+
+    bills: dict[str, dict[str, dict[str, Any]]] = {
+        technology.name: {
+            use: price(book, placement, technology).per("sample").as_dict() if book.samples else _FREE
+            for use, book in (("training", training), ("inference", inference))
+        }
+        for technology in technologies
+    }
+    return replace(
+        row,
+        joules_per_sample={name: Range(**bill["training"]["total"]) for name, bill in bills.items()},
+        joules_per_inference={name: Range(**bill["inference"]["total"]) for name, bill in bills.items()},
+        energy_parts={
+            name: {
+                use: {part: Range(**bill["by_part"].get(part, _NOTHING)) for part in _PARTS}
+                for use, bill in uses.items()
+            }
+            for name, uses in bills.items()
+        },
+        links_share={name: (bill["training"]["links_share"] or {}).get("typical") for name, bill in bills.items()},
+        break_even_gradient_bits=break_even(training),
+    )
+
+
+_PARTS = ("link", "compute", "memory")
+_NOTHING = {"low": 0.0, "typical": 0.0, "high": 0.0}
+_FREE: dict[str, Any] = {"total": _NOTHING, "by_part": {}, "links_share": None}
+"""The bill of nothing."""
+
+
+def break_even(ledger: Ledger) -> dict[str, float]:
+    """For each link that carries targets, the gradient width at which straight-through would send as many bits."""
+    from hw_models import break_even_gradient_bits
+
+    links = [link for link in ledger.links() if any(ledger.message_types(link, Direction.FEEDBACK, "target"))]
+    return {link: break_even_gradient_bits(ledger, link) for link in links}
+
+
+def export_run(
+    rule: str, run: Path, folder: Path, target: str, weights: str | None, signals: str, verify: bool, data: "DataSet"
+) -> ExportRow:
+    """Export the network of `run`, a run of `rule`, into `folder`."""
+    from export import export_network
+
+    inputs = data.test.inputs
+    made = export_network(
+        run / "network.safetensors", target, folder, weights, signals,
+        inputs[:GOLDEN_SAMPLES], verify, (inputs, data.test.labels),
+    )  # fmt: skip
+    accuracy = made.accuracy.as_dict() if made.accuracy else {}
+    return ExportRow(
+        rule=rule,
+        target=target,
+        weights=", ".join(dict.fromkeys(made.weights.values())),
+        signals=made.quantized_links,
+        folder=str(folder),
+        files=len(made.files),
+        accumulator_bits=made.sum_bits,
+        verify=made.verification.status if made.verification else "not asked for",
+        test_error_percent_float=accuracy.get("trained_error_percent"),
+        test_error_percent_integer=accuracy.get("integer_error_percent"),
+        agreement_percent=accuracy.get("agreement_percent"),
+    )
+
+
+def _exported(
+    rule: str, run: Path, folder: Path, weights: str | None, signals: str, data: "DataSet"
+) -> tuple[ExportRow | None, str]:
+    """The export as C, or why there is none: training is not lost to a format that cannot be exported."""
+    try:
+        return export_run(rule, run, folder, "c", weights, signals, True, data), ""
+    except (ValueError, OSError, RuntimeError) as error:
+        return None, str(error)
+
+
+def _data_row(data: "DataSet") -> DataRow:
+    return DataRow(data.name, data.source, list(data.image_shape), data.input_format.name)

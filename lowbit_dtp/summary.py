@@ -1,0 +1,267 @@
+"""The summary of a comparison: a row for each rule, what crossed each link, and what it takes to repeat it.
+
+`summary.json`, the report and `compare` share this schema. Files of version 0.1.0 are read under today's names.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, TypeVar
+
+from .ledger import Direction, Ledger
+from .storage import StorageError, read_json, write_json
+
+T = TypeVar("T")
+_DIRECTIONS = {Direction.FORWARD: "up", Direction.FEEDBACK: "down"}
+"""Directions, with the names that they have in files of version 0.1.0."""
+
+
+def _made(kind: type[T], content: Mapping[str, Any]) -> T:
+    """A `kind`, a dataclass, of `content`. KeyError if a field is missing; what is no field is left out."""
+    known = fields(kind)  # type: ignore[arg-type]
+    needed = [x.name for x in known if x.default is MISSING and x.default_factory is MISSING]
+    for name in needed:
+        if name not in content:
+            raise KeyError(name)
+    return kind(**{x.name: content[x.name] for x in known if x.name in content})
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over seeds; 0 of a single one."""
+
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """The spread of `values`."""
+        return cls(fmean(values), stdev(values) if len(values) > 1 else 0.0)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Joules with the low, typical and high constants of a technology."""
+
+    low: float
+    typical: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LinkDirection:
+    """What crosses a link in one direction: mean counts of a training sample and of an inference."""
+
+    format: str | None
+    """Format in training, or in inference if training sends nothing; several are joined by commas, None if none."""
+    bits_per_sample: float
+    bytes_padded_per_sample: float
+    """Each message padded to whole bytes."""
+    ones_per_sample: float
+    toggles_per_sample: float
+    bits_per_inference: float
+
+    @classmethod
+    def of(cls, link: str, direction: Direction, training: Ledger, inference: Ledger) -> "LinkDirection":
+        """What the ledgers counted. A ledger without samples counts nothing."""
+        crossed = [m for ledger in (training, inference) for m, _ in ledger.message_types(link, direction)]
+        in_training = [m for m, _ in training.message_types(link, direction)]
+        count = (link, direction, None, "sample")
+        trained = training.samples > 0
+        return cls(
+            format=", ".join(dict.fromkeys(m.format for m in in_training or crossed)) or None,
+            bits_per_sample=training.bits(*count) if trained else 0.0,
+            bytes_padded_per_sample=training.bits(*count, word_bits=8) / 8 if trained else 0.0,
+            ones_per_sample=training.ones(*count) if trained else 0.0,
+            toggles_per_sample=training.toggles(*count) if trained else 0.0,
+            bits_per_inference=inference.bits(*count) if inference.samples else 0.0,
+        )
+
+
+@dataclass(frozen=True)
+class LinkRow:
+    """What crosses a link in each direction."""
+
+    width: int
+    """Codes of its first kind of message."""
+    forward: LinkDirection
+    feedback: LinkDirection
+
+    @classmethod
+    def of(cls, link: str, training: Ledger, inference: Ledger) -> "LinkRow":
+        """What the ledgers counted on `link`."""
+        widths = [m.width for ledger in (training, inference) for m, _ in ledger.message_types(link)]
+        directions = [LinkDirection.of(link, direction, training, inference) for direction in _DIRECTIONS]
+        return cls(widths[0], *directions)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "LinkRow":
+        """The inverse of `asdict`, also for the flat row of version 0.1.0."""
+        directions = [content.get(direction) or _flat_direction(content, direction) for direction in _DIRECTIONS]
+        return cls(content["width"], *(_made(LinkDirection, direction) for direction in directions))
+
+
+def link_rows(training: Ledger, inference: Ledger) -> dict[str, LinkRow]:
+    """A row for each link that either ledger knows, those that a rule brings along included."""
+    links = dict.fromkeys([*training.links(), *inference.links()])
+    return {link: LinkRow.of(link, training, inference) for link in links}
+
+
+def _flat_direction(content: Mapping[str, Any], direction: Direction) -> dict[str, Any]:
+    names = ("bits_per_sample", "bytes_padded_per_sample", "ones_per_sample", "toggles_per_sample",
+             "bits_per_inference")  # fmt: skip
+    counts = {name: content[f"{_DIRECTIONS[direction]}_{name}"] for name in names}
+    return {"format": content[f"{direction}_format"], **counts}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one rule came to, over all its seeds."""
+
+    rule: str
+    folder: str
+    """Folder of its runs, in the folder of the comparison."""
+    seeds: int
+    """How many runs."""
+    runs: dict[int, str]
+    """Folder of each run, in the folder of the comparison, by seed."""
+    test_score: Spread
+    """In a file, `test_` and the name of the measure: `test_error_percent`, say."""
+    valid_score: Spread
+    links: dict[str, LinkRow]
+    seconds_per_epoch: float | None
+    """Median; None if nothing was trained."""
+    device: str
+    joules_per_sample: dict[str, Range] = field(default_factory=dict)
+    """Of a training sample, by technology."""
+    joules_per_inference: dict[str, Range] = field(default_factory=dict)
+    energy_parts: dict[str, dict[str, dict[str, Range]]] = field(default_factory=dict)
+    """By technology, use (`training` or `inference`) and part (`link`, `compute` or `memory`)."""
+    links_share: dict[str, float | None] = field(default_factory=dict)
+    """What links take of the joules of a training sample, by technology; None if these are none."""
+    break_even_gradient_bits: dict[str, float] = field(default_factory=dict)
+    """Gradient width at which straight-through sends as many bits, by link that carries targets."""
+    measure: str = "error_percent"
+    """What the scores are: one of `tasks.MEASURES`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values by name."""
+        return {name.replace("score", self.measure): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Row":
+        """The inverse of `as_dict`."""
+        measure = content.get("measure", "error_percent")
+        runs = content.get("runs") or {i: f"{content['folder']}/seed-{i}" for i in range(content["seeds"])}
+        changed = {
+            "runs": {int(seed): folder for seed, folder in runs.items()},
+            "test_score": _made(Spread, content[f"test_{measure}"]),
+            "valid_score": _made(Spread, content[f"valid_{measure}"]),
+            "links": {link: LinkRow.from_dict(row) for link, row in content["links"].items()},
+            "joules_per_sample": _ranges(content["joules_per_sample"]),
+            "joules_per_inference": _ranges(content["joules_per_inference"]),
+            "energy_parts": {
+                technology: {use: _ranges(parts) for use, parts in uses.items()}
+                for technology, uses in content["energy_parts"].items()
+            },
+            "links_share": content["links_share"] or {},
+        }
+        return _made(cls, {**content, **changed})
+
+
+def _ranges(content: Mapping[str, Mapping[str, float]]) -> dict[str, Range]:
+    return {name: _made(Range, joules) for name, joules in content.items()}
+
+
+@dataclass(frozen=True)
+class DataRow:
+    """The data set."""
+
+    name: str
+    source: str
+    image_shape: list[int] | None
+    """Of a sample that is a picture."""
+    input_format: str
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "DataRow":
+        """The inverse of `asdict`."""
+        content = dict(content)
+        if "pixel_format" in content:  # as version 0.1.0 has it
+            content["input_format"] = content.pop("pixel_format")
+        return _made(cls, content)
+
+
+@dataclass(frozen=True)
+class ExportRow:
+    """The export of one trained network."""
+
+    rule: str
+    target: str
+    weights: str
+    """Formats of the weights."""
+    signals: dict[str, str]
+    """Format of each link that was trained with real numbers."""
+    folder: str
+    files: int
+    verify: str
+    """`passed`, or why not."""
+    accumulator_bits: dict[str, int] = field(default_factory=dict)
+    """By layer."""
+    test_error_percent_float: float | None = None
+    test_error_percent_integer: float | None = None
+    agreement_percent: float | None = None
+    """Test samples that both put in the same class."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A comparison, or a single run as the only row of one."""
+
+    rows: tuple[Row, ...]
+    network: dict[str, Any]
+    """`Network.describe`."""
+    data: DataRow
+    experiment: dict[str, Any]
+    """Settings, as `experiment.Comparison` has them."""
+    placement: str
+    exported: ExportRow | None
+    command: str
+    versions: dict[str, str]
+    commit: str | None
+    machine: str
+    not_exported: str = ""
+    """Why nothing was exported."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON."""
+        return {**asdict(self), "rows": [row.as_dict() for row in self.rows]}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Summary":
+        """The inverse of `as_dict`. LookupError, TypeError, AttributeError or ValueError if it is not that."""
+        if not content["rows"]:
+            raise LookupError("it has no rows")
+        exported = content["exported"]
+        changed = {
+            "rows": tuple(Row.from_dict(row) for row in content["rows"]),
+            "data": DataRow.from_dict(content["data"]),
+            "exported": _made(ExportRow, exported) if exported else None,
+        }
+        return _made(cls, {**content, **changed})
+
+    def save(self, folder: Path) -> None:
+        """Write `summary.json` into `folder`."""
+        write_json(Path(folder) / "summary.json", self.as_dict())
+
+    @classmethod
+    def load(cls, folder: Path) -> "Summary":
+        """The summary in `folder`. Raises StorageError naming the file if there is none, or it cannot be read."""
+        path = Path(folder) / "summary.json"
+        content = read_json(path)
+        try:
+            return cls.from_dict(content)
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            message = f"{path}: not the summary of a comparison ({type(error).__name__}: {error})"
+            raise StorageError(message) from None
