@@ -60,7 +60,8 @@ def compare(
     Runs that are finished are left as they are, and those that were stopped go on. Joules are priced on `technologies`.
     With `export`, the first rule's network of seed 0 is exported as C, with weights and real-valued links in the
     formats `weights` (None: as they were trained, and fixed(8,1) for floats) and `signals`; if that fails, the summary
-    says why. A `device` other than `numpy` trains `ensemble` seeds in one batch, or all. Raises ValueError, before any training, if something cannot be run as said.
+    says why. A `device` other than `numpy` trains `ensemble` seeds in one batch, or all. Raises ValueError, before any
+    training, if something cannot be run as said.
     """
     from hw_models import Technology
 
