@@ -9,7 +9,7 @@ from .choices import choose
 from .experiment import Comparison, Experiment, ExperimentError
 from .formats import parse
 from .ledger import Direction, Ledger
-from .network import link_names
+from .network import link_names, long_link_names
 from .observer import Observer
 from .runs import folder_name, provenance, run_ensemble, run_folders, summary_row
 from .storage import read_json, read_tensors
@@ -77,7 +77,8 @@ def compare(
     with comparison.naming("placement"):
         placement = placement_of(comparison.placement)
         for link in placement.links:
-            choose("link", link, dict.fromkeys(link_names(comparison.content["sizes"])))
+            if link not in long_link_names(comparison.content["sizes"]):
+                choose("link", link, dict.fromkeys(link_names(comparison.content["sizes"])))
     processes = [Technology.load(name) for name in technologies]
     experiments = {rule: [comparison.experiment(rule, seed) for seed in seeds] for rule in rules}
     for experiment in (x for each in experiments.values() for x in each):

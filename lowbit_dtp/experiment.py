@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,6 +25,8 @@ _RENAMED = {"noise_half_life": "half_noise_epoch", "stabilizer": "epsilon"}
 """Settings of experiments of version 0.1.0, by today's names."""
 OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate")
 """Settings of a rule that are those of its optimizer."""
+OF_ONE_RULE = ("sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links")
+"""What the table of a rule may say instead of the file, for its own experiments; `optimizer`, a name, as well."""
 
 
 class ExperimentError(ValueError):
@@ -54,6 +56,8 @@ class Experiment:
     """What the rule takes, `gradient` or `target_step` say."""
     optimizer: dict[str, Any] = field(default_factory=dict)
     """`name`, `learning_rate` and what else the optimizer takes."""
+    start: str = ""
+    """A run folder or network file, from which layers take their first weights: see `Network.start_from`. "": none."""
     plugins: list[str] = field(default_factory=list, compare=False)
     """Files, and packages, of the plug-ins that define the rule, the data set or a format."""
 
@@ -65,11 +69,11 @@ class Experiment:
     def network(self) -> "Network":
         """The untrained network, with its links as built."""
         from .links import Link
-        from .network import Network, link_names
+        from .network import Network, link_names, long_link_names
 
         names = link_names(self.sizes)
         for name, given in self.links.items():
-            if name not in names:
+            if name not in (*names, *long_link_names(self.sizes)):
                 sizes = "-".join(map(str, self.sizes))
                 raise ExperimentError(f"links: no link {name!r} in a network {sizes}; there are: {', '.join(names)}")
             _check_formats(name, given)
@@ -115,6 +119,11 @@ class Experiment:
         net, rule, optimizer = self.network(), self.learning_rule(), self.make_optimizer()
         self.learned_task()
         rule.prepare(net, self.seed)
+        names = [link.name for link in net.links]
+        for name, given in self.links.items():
+            if name not in names:
+                raise ExperimentError(f"links: {self.rule} uses no link {name!r}; there are: {', '.join(names)}")
+            net.links[names.index(name)] = replace(net.link(name), **given)  # type: ignore[arg-type]
         net.quantize_weights(self.weights, optimizer.keeps_master)
         if not optimizer.keeps_master and not any(p.flips(p.name) for x in net.layers for p in x.inputs.values()):
             raise ExperimentError(
@@ -123,7 +132,23 @@ class Experiment:
             )
         rule.training_links(net.links)
         rule.inference_links(net.links)
+        if self.start:
+            self._begin(net)
         return net, rule, optimizer
+
+    def _begin(self, net: "Network") -> None:
+        from .ledger import Ledger
+        from .network import Network
+
+        path = Path(self.start)
+        path = path / "network.safetensors" if path.is_dir() else path
+        try:
+            net.start_from(Network.load(path))
+        except StorageError as error:
+            raise StorageError(f"start: {error}") from None
+        except ValueError as error:
+            raise ExperimentError(f"start: {path}: {error}") from None
+        net.synchronise(Ledger())
 
     def check_sizes(self, data: "DataSet") -> None:
         """Raise ExperimentError if the network does not fit `data`."""
@@ -139,6 +164,8 @@ class Experiment:
         import tomli_w
 
         content = asdict(self)
+        if not self.start:
+            del content["start"]
         if not self.plugins:
             del content["plugins"]
         return tomli_w.dumps(content)
@@ -188,6 +215,7 @@ class Comparison:
         "task": str, "epochs": int, "batch": int, "seeds": int, "compare": list[str], "placement": str,
         "links": dict[str, dict[str, str]], "weights": dict[str, str | dict[str, str]], "optimizer": dict[str, Any],
         "rules": dict[str, dict[str, Any]],
+        "start": str,
     }  # fmt: skip
     """What a file may say, and as what."""
 
@@ -195,9 +223,10 @@ class Comparison:
     def load(cls, data: str | None = None, config: Path | None = None, **overrides: Any) -> "Comparison":
         """The file of data set `data`, overridden by the file `config` and then by what is not None in `overrides`.
 
-        `config` may name its data set itself; a relative path in it is taken from its folder, and `data` from the
-        working directory. Data of one's own has the defaults of `_defaults`. Tables are merged key by key. In a network
-        of other sizes, the links of the data set's file do not count, but for the first one, which carries its inputs.
+        `data` may also be another file of the package, `table3.1` say, which names its data set. `config` may name its
+        data set itself; a relative path in it is taken from its folder, and `data` from the working directory. Data of
+        one's own has the defaults of `_defaults`. Tables are merged key by key. In a network of other sizes, the links
+        of the data set's file do not count, but for the first one, which carries its inputs.
         Errors in `config` name it.
         """
         with _naming(config):
@@ -207,6 +236,7 @@ class Comparison:
             data = _located(data, Path()) or _located(over.get("data"), Path(config or "").parent) or "digits"
             base = tomllib.loads(known[data].read_text()) if data in known else _defaults(data)
         overrides = {key: value for key, value in overrides.items() if value is not None}
+        base["rules"] = _without(base["rules"], over, overrides)
         sizes: list[int] = _merge(_merge(base, over), overrides)["sizes"]
         is_of_file = "sizes" in over and "sizes" not in overrides
         with _naming(config if is_of_file else None):
@@ -217,7 +247,7 @@ class Comparison:
         with _naming(config):
             _check_choices(over, _merge(base, over), sizes)
         content = _merge(_merge(base, over), overrides)
-        content["data"] = data
+        content["data"] = base["data"] if data in known else data
         return cls(content, {key: config for key in over if config and key not in overrides})
 
     def naming(self, key: str) -> AbstractContextManager[None]:
@@ -260,15 +290,23 @@ class Comparison:
         if gradient:
             settings["gradient"] = gradient
         optimizer = dict(self.content["optimizer"])
+        if "optimizer" in settings:
+            optimizer["name"] = settings.pop("optimizer")
         for key in OPTIMIZER_KEYS:
             if key in settings:
                 value = settings.pop(key)
                 optimizer.setdefault(key, value)
         names = (
             "data", "sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links",
-            "weights",
+            "weights", "start",
         )  # fmt: skip
         common = {name: deepcopy(self.content[name]) for name in names if name in self.content}
+        own = {name: deepcopy(settings.pop(name)) for name in OF_ONE_RULE if name in settings}
+        links = own.pop("links", {})
+        common |= own
+        if common["sizes"] != self.content["sizes"]:
+            common["links"] = deepcopy(_links_of_one_rule(common["sizes"], self.content))
+        common["links"] = _merge(common.get("links", {}), links)
         formats = [text for link in common.get("links", {}).values() for text in link.values()]
         formats += [settings["gradient"]] if "gradient" in settings else []
         plugins = origins([("rule", rule), ("data set", common["data"]), *(("format", text) for text in formats)])
@@ -289,6 +327,11 @@ def _defaults(data: str) -> dict[str, Any]:
     samples = load(data)
     base = tomllib.loads((files(__package__) / "experiments" / "digits.toml").read_text())
     sizes = [samples.inputs, 100, 100, samples.classes]
+    for table in base["rules"].values():
+        if "sizes" in table:  # outputs of its own, as for digits, or one for each class
+            last = table["sizes"][-1]
+            ends = {base["sizes"][0]: samples.inputs, base["sizes"][-1]: samples.classes}
+            table["sizes"] = [samples.inputs, *table["sizes"][1:-1], ends.get(last, last)]
     return {**base, "sizes": sizes, "links": {}, "placement": "", "compare": ["dtp", "straight-through", "backprop"]}
 
 
@@ -393,6 +436,29 @@ def _links_in(sizes: Sequence[int], base: Mapping[str, Any]) -> dict[str, Any]:
     return {name: link for name, link in links.items() if name == names[0] and sizes[0] == base["sizes"][0]}
 
 
+def _links_of_one_rule(sizes: Sequence[int], content: Mapping[str, Any]) -> dict[str, Any]:
+    """Links in `content` for a rule with `sizes` of its own: inputs cross the first as they do in other networks."""
+    from .network import link_names
+
+    names, links = link_names(sizes), content.get("links", {})
+    inputs = links.get(link_names(content["sizes"])[0])
+    first = {names[0]: inputs} if inputs and sizes[0] == content["sizes"][0] else {}
+    return first | {name: link for name, link in links.items() if name in names}
+
+
+def _without(rules: Mapping[str, Mapping[str, Any]], *given: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables of `rules` without what is `given` for all of them: the last word is the user's, link by link."""
+    names = {name for over in given for name in OF_ONE_RULE if name in over} - {"links"}
+    if any("name" in over.get("optimizer", {}) for over in given):
+        names.add("optimizer")
+    kept = {rule: {key: x for key, x in table.items() if key not in names} for rule, table in rules.items()}
+    links = {name for over in given for name in over.get("links", {})}
+    for table in kept.values():
+        if "links" in table:
+            table["links"] = {name: x for name, x in table["links"].items() if name not in links}
+    return kept
+
+
 def _placement_in(sizes: Sequence[int], base: Mapping[str, Any]) -> str:
     """What the data set's file `base` says of wires that are in a network of `sizes`."""
     from .network import link_names
@@ -404,19 +470,25 @@ def _placement_in(sizes: Sequence[int], base: Mapping[str, Any]) -> str:
 def _check_choices(given: Mapping[str, Any], merged: Mapping[str, Any], sizes: Sequence[int]) -> None:
     """Raise ValueError if a file chooses what there is not, in a network of `sizes`. `merged` is with its defaults."""
     from .activations import ACTIVATIONS
-    from .network import link_names
+    from .network import link_names, long_link_names
     from .rules import rule_named
 
     if "activation" in given:
         choose("activation", given["activation"], ACTIVATIONS)
     for name, formats in given.get("links", {}).items():
-        choose("link", name, dict.fromkeys(link_names(sizes)))
+        if name not in long_link_names(sizes):
+            choose("link", name, dict.fromkeys(link_names(sizes)))
         _check_formats(name, formats)
     if "optimizer" in given or "rules" in given:
         kind, optimizer = _optimizer(merged["optimizer"])
         _made("optimizer", kind, {"learning_rate": 0.0} | optimizer)
     for rule in given.get("rules", {}):
         settings = dict(merged["rules"][rule])
+        for key in OF_ONE_RULE:
+            if key in settings:
+                _check_type(f"rules.{rule}.{key}", settings.pop(key), Comparison.TYPES[key])
+        if "optimizer" in settings:
+            kind, _ = _optimizer({"name": settings.pop("optimizer")})
         rates = {key: settings.pop(key) for key in OPTIMIZER_KEYS if key in settings}
         _made(f"rules.{rule}", kind, {"learning_rate": 0.0} | rates)
         _made(f"rules.{rule}", rule_named(rule), settings)

@@ -72,6 +72,12 @@ class Layer:
     def bias(self, x: Array) -> None:
         self.put(self.projection.bias_name, x)
 
+    def drop_bias(self) -> None:
+        """Leave the projection of the first link without a bias, for rules that train none."""
+        link = next(iter(self.inputs))
+        self.inputs[link] = replace(self.projection, offset=None)  # type: ignore[type-var]
+        self._costs.clear()
+
     @property
     def neurons(self) -> int:
         """How many neurons the layer has."""
@@ -106,9 +112,16 @@ class Layer:
                 return
         raise KeyError(f"layer {self.name} has no array {name!r}; there are: {', '.join(self.arrays())}")
 
+    def receive(self, link: str, projection: Projection) -> None:
+        """Let signals of the link called `link` arrive through `projection`, in place of what was there."""
+        self.inputs[link] = projection
+        self._costs.clear()
+
     def each_array(self, make: Callable[[str, Array], Array]) -> "Layer":
         """The layer with what `make` makes of the name and value of each of its arrays."""
-        inputs = {link: replace(projection) for link, projection in self.inputs.items()}  # type: ignore[type-var]
+        inputs: dict[str, Projection] = {}
+        for link, projection in self.inputs.items():
+            inputs[link] = projection.copy(inputs)
         layer = replace(self, inputs=inputs, buffers=dict(self.buffers), _costs={}, _spent={})
         for name, held, key in list(layer.slots()):
             held[key] = make(name, held[key])
@@ -126,6 +139,11 @@ class Layer:
     def state(self, signals: Signal | Sequence[Signal], ledger: Ledger, purpose: str = "activations") -> Array:
         """State [..., batch, neurons] of the neurons, given the signals that arrived over one or more links."""
         return self._respond(self.activation, signals, ledger, purpose)
+
+    def activate(self, pre_activation: Array, ledger: Ledger, purpose: str = "activations") -> Array:
+        """State of neurons whose inputs add up to `pre_activation` [..., batch, neurons], which may be written over."""
+        self._count(ledger, self._count_activation, self.activation, self._rows(pre_activation), purpose)
+        return self.activation.apply(backend_of(pre_activation), pre_activation)
 
     def decode(self, above: Signal, ledger: Ledger, purpose: str) -> Array:
         """This layer's state as the signal from above implies it: eq. 3.11 of the thesis, g(h above).
@@ -149,18 +167,77 @@ class Layer:
         xp = backend_of(projection.values)
         return xp.change(activation, before, after, projection.values, projection.bias)
 
-    def input_gradient(self, link: Link, error: Array, ledger: Ledger) -> Array:
-        """Backpropagation's message over `link`: the error at the pre-activation times the weights transposed."""
+    def input_gradient(
+        self, link: Link, error: Array, ledger: Ledger, purpose: str = "error", error_format: str = ""
+    ) -> Array:
+        """Backpropagation's message over `link`: the error at the pre-activation times the weights transposed.
+
+        Work is counted as `purpose`. `error_format` is the format whose values the error has, if it is a few-bit one:
+        products are counted so.
+        """
         projection = self.inputs[link.name]
-        self._count(ledger, self._count_product, projection, self.number, self._rows(error), "error")
+        self._count(ledger, self._count_product, projection, error_format or self.number, self._rows(error), purpose)
         return projection.transpose(error)
 
-    def gradients(self, signal: Signal, error: Array, ledger: Ledger) -> Gradients:
-        """Gradients of what is trained in the projection of `signal`, for an error [..., batch, neurons] in its sum."""
+    def match(self, signal: Signal, ledger: Ledger, nearest: bool = True) -> Array:
+        """How well the weights w of each neuron match the signal x [..., batch, neurons]: x.w - |w|^2 / 2, or x.w.
+
+        The first is largest for the w that is nearest to x: it is (|x|^2 - |x - w|^2) / 2. |w|^2 / 2 is counted once
+        for each minibatch, as weights change no more often.
+        """
+        match = self.pre_activation(signal, ledger, "match")
+        if not nearest:
+            return match
         projection = self._projection(signal)
-        self._count(ledger, self._count_gradients, projection, signal.format.name, self._rows(error))
+        self._count(ledger, self._count_norms, projection, self._rows(signal))
+        weight = projection.values
+        return match - 0.5 * (weight * weight).sum(-2)[..., None, :]
+
+    def winner(self, match: Array, ledger: Ledger) -> Array:
+        """1 for the neuron with the largest `match` [..., batch, neurons], the first of equals, and 0 for the others.
+
+        A comparison is counted as an addition: a comparator subtracts.
+        """
+        self._count(ledger, self._count_winner, self._rows(match))
+        return backend_of(match).one_hot(match.argmax(-1), match)
+
+    def code_vector(self, link: Link, winner: Array, ledger: Ledger) -> Array:
+        """Weights of the winning neuron [..., batch, sources] in the projection of `link`.
+
+        `winner` is as `winner` gives it. Counted as a read of the addressed weights, without arithmetic.
+        """
+        projection = self.inputs[link.name]
+        self._count(ledger, self._count_code_vector, projection, self._rows(winner))
+        return projection.transpose(winner)
+
+    def buffer_row(self, name: str, winner: Array, ledger: Ledger) -> Array:
+        """The row of the buffer `name` [..., neurons, width] that belongs to the winning neuron, likewise."""
+        rows, (neurons, width) = self._rows(winner), self.buffers[name].shape[-2:]
+        self._count(ledger, self._count_buffer_row, name, rows, int(neurons), int(width))
+        return backend_of(winner).matmul(winner, self.buffers[name])
+
+    def gradients(self, signal: Signal, error: Array, ledger: Ledger, error_format: str = "") -> Gradients:
+        """Gradients of what is trained in the projection of `signal`, for an error [..., batch, neurons] in its sum.
+
+        `error_format` is as `input_gradient` has it; a factor for the whole batch does not matter.
+        """
+        projection, right, rows = self._projection(signal), error_format or self.number, self._rows(error)
+        names = projection.trained
+        self._count(ledger, self._count_gradients, projection, signal.format.name, right, rows, names)
         made = projection.gradients(signal, error, self._spent.pop(projection.name, None))
         return {(self.name, name): gradient for name, gradient in made.items()}
+
+    def transposed_gradients(self, error: Signal, state: Array, ledger: Ledger) -> Gradients:
+        """Gradients of the weights in the projection of `error`, as the layer that sent it uses them: transposed.
+
+        `error` [..., batch, sources] is that of the other layer, at its pre-activation; `state` [..., batch, neurons]
+        is what this layer had sent it.
+        """
+        projection = self._projection(error)
+        names, rows = (projection.name,), self._rows(state)
+        self._count(ledger, self._count_gradients, projection, error.format.name, self.number, rows, names)
+        made = projection.gradients(error, state, self._spent.pop(projection.name, None))
+        return {(self.name, name): made[name] for name in names}
 
     def cross_entropy(self, logits: Array, labels: Array, ledger: Ledger) -> tuple[Array, Array]:
         """Gradient of each sample's loss at the `logits`, softmax - one-hot, and the mean loss over the batch."""
@@ -170,7 +247,7 @@ class Layer:
     def classification_error(self, output: Array, labels: Array, ledger: Ledger) -> tuple[Array, Array]:
         """Gradient of each sample's loss at the pre-activation of a layer with one neuron for each class; its mean.
 
-        Linear and softmax outputs: negative log-likelihood under the softmax. Others: squared distance from the one-hot
+        Linear outputs: negative log-likelihood under the softmax of them. Others: squared distance from the one-hot
         label.
         """
         if self.activation.name == "identity":
@@ -221,6 +298,11 @@ class Layer:
     def error_of(self, state: Array, input_gradient: Array) -> Array:
         """Gradient at the pre-activation for an `input_gradient`, the gradient at `state`."""
         return backend_of(state).activation_backward(self.activation, state, input_gradient)
+
+    def decoder_error_of(self, state: Array, input_gradient: Array) -> Array:
+        """`error_of` for a state that `decode` gave."""
+        activation = self.decoder_activation or self.activation
+        return backend_of(state).activation_backward(activation, state, input_gradient)
 
     @property
     def _slots(self) -> dict[str, tuple[Projection, dict[str, Any], str]]:
@@ -291,19 +373,39 @@ class Layer:
         for operation in activation.operations:
             ledger.worked(Work(self.name, purpose, operation, self.number), rows * self.neurons)
 
+    def _count_norms(self, ledger: Ledger, projection: Projection, rows: int) -> None:
+        size = prod(projection.shape)
+        ledger.worked(Work(self.name, "match", "multiply-accumulate", projection.number, projection.number), size)
+        self._accessed(projection, projection.name, "read", size, ledger)
+        ledger.worked(Work(self.name, "match", "add", self.number), rows * self.neurons)
+        for operation, words in (("write", self.neurons), ("read", rows * self.neurons)):
+            self._accessed_state(f"{projection.name} norm", operation, words, ledger, self.neurons)
+
+    def _count_winner(self, ledger: Ledger, rows: int) -> None:
+        ledger.worked(Work(self.name, "winner", "add", self.number), rows * (self.neurons - 1))
+
+    def _count_code_vector(self, ledger: Ledger, projection: Projection, rows: int) -> None:
+        self._accessed(projection, projection.name, "read", rows * projection.shape[0], ledger)
+
+    def _count_buffer_row(self, ledger: Ledger, name: str, rows: int, neurons: int, width: int) -> None:
+        self._accessed_state(name, "read", rows * width, ledger, neurons * width)
+
     def _count_softmax(self, ledger: Ledger, rows: int) -> None:
         for operation in ("exp", "add", "divide"):
             ledger.worked(Work(self.name, "softmax", operation, self.number), rows * self.neurons)
 
-    def _count_gradients(self, ledger: Ledger, projection: Projection, left: str, rows: int) -> None:
-        size = rows * prod(projection.shape)
-        ledger.worked(Work(self.name, "gradient", "multiply-accumulate", left, self.number), size)
-        for operation, times in projection.gradient_operations.items():
-            ledger.worked(Work(self.name, "gradient", operation, self.number), prod(projection.shape) * times)
-        arrays = {projection.name: size}
-        if projection.bias is not None:
-            ledger.worked(Work(self.name, "gradient", "add", self.number), rows * self.neurons)
+    def _count_gradients(
+        self, ledger: Ledger, projection: Projection, left: str, right: str, rows: int, names: tuple[str, ...]
+    ) -> None:
+        arrays = {}
+        if projection.name in names:
+            arrays[projection.name] = rows * prod(projection.shape)
+            ledger.worked(Work(self.name, "gradient", "multiply-accumulate", left, right), arrays[projection.name])
+            for operation, times in projection.gradient_operations.items():
+                ledger.worked(Work(self.name, "gradient", operation, self.number), prod(projection.shape) * times)
+        if projection.bias_name in names:
             arrays[projection.bias_name] = rows * self.neurons
+            ledger.worked(Work(self.name, "gradient", "add", self.number), rows * self.neurons)
         for name, words in arrays.items():
             for operation in ("read", "write"):
                 self._accessed_state(f"{name} gradient", operation, words, ledger, projection.size(name))

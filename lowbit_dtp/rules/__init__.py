@@ -6,8 +6,15 @@ from dataclasses import is_dataclass
 from typing import TypeVar
 
 from ..choices import choose
+from .autoencoder import DTPAutoencoder
 from .backprop import Backprop, BackpropThenSign, FixedLower, StraightThrough
+from .competitive import SOM, Competitive, VectorQuantization
+from .delta import Delta, Perceptron
+from .drl import DRL, LDRL, DirectDTP
 from .dtp import DTP
+from .feedback_alignment import DirectFeedbackAlignment, FeedbackAlignment
+from .fixed_dtp import FixedDTP
+from .hebbian import Hebbian
 from .rule import (
     LearningRule,
     Step,
@@ -16,18 +23,42 @@ from .rule import (
     is_few_bit,
     output_error,
     send_error,
+    summed,
     weight_gradients,
     with_gradient,
 )
-from .target_prop import TargetProp
+from .sdtp import SDTP
+from .settling import ContrastiveHebbian, GeneRec
+from .stochastic import StochasticDTP, StochasticStraightThrough
+from .target_prop import TargetProp, TargetRule
+from .ternary_errors import TernaryErrors
 
 RULES: dict[str, type[LearningRule]] = {
     "dtp": DTP,
     "target-prop": TargetProp,
+    "sdtp": SDTP,
+    "direct-dtp": DirectDTP,
+    "dtp-fixed": FixedDTP,
+    "drl": DRL,
+    "l-drl": LDRL,
     "straight-through": StraightThrough,
     "backprop": Backprop,
     "backprop-then-sign": BackpropThenSign,
     "fixed-lower": FixedLower,
+    "hebbian": Hebbian,
+    "delta": Delta,
+    "perceptron": Perceptron,
+    "competitive": Competitive,
+    "vector-quantization": VectorQuantization,
+    "som": SOM,
+    "feedback-alignment": FeedbackAlignment,
+    "direct-feedback-alignment": DirectFeedbackAlignment,
+    "ternary-errors": TernaryErrors,
+    "stochastic-dtp": StochasticDTP,
+    "stochastic-straight-through": StochasticStraightThrough,
+    "contrastive-hebbian": ContrastiveHebbian,
+    "generec": GeneRec,
+    "dtp-autoencoder": DTPAutoencoder,
 }
 """Every rule, by name."""
 
@@ -58,30 +89,51 @@ def register(rule: Kind) -> Kind:
 def rule_named(name: str) -> type[LearningRule]:
     """The rule called `name`.
 
-    >>> rule_named("dpt")
+    >>> rule_named("dpt")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: no rule 'dpt'; there are: backprop, backprop-then-sign, dtp, fixed-lower, straight-through, target-prop
+    ValueError: no rule 'dpt'; there are: backprop, backprop-then-sign, ...
     """
     return choose("rule", name, RULES)
 
 
 __all__ = [
+    "DRL",
     "DTP",
+    "LDRL",
     "RULES",
+    "SDTP",
+    "SOM",
     "Backprop",
     "BackpropThenSign",
+    "Competitive",
+    "ContrastiveHebbian",
+    "DTPAutoencoder",
+    "Delta",
+    "DirectDTP",
+    "DirectFeedbackAlignment",
+    "FeedbackAlignment",
+    "FixedDTP",
     "FixedLower",
+    "GeneRec",
+    "Hebbian",
     "LearningRule",
+    "Perceptron",
     "Step",
     "StepContext",
+    "StochasticDTP",
+    "StochasticStraightThrough",
     "StraightThrough",
     "TargetProp",
+    "TargetRule",
+    "TernaryErrors",
+    "VectorQuantization",
     "as_format",
     "is_few_bit",
     "output_error",
     "register",
     "rule_named",
     "send_error",
+    "summed",
     "weight_gradients",
     "with_gradient",
 ]

@@ -1,7 +1,7 @@
 """Every rule, format and backend, listed once: what is in these tables goes through every conformance test."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +14,7 @@ from lowbit_dtp.backends import Backend
 from lowbit_dtp.backends.numba_cpu import NumbaBackend
 from lowbit_dtp.backends.torch_gpu import TorchBackend, tensor_of
 from lowbit_dtp.formats import (
+    Format,
     bernoulli,
     bfloat16,
     binary,
@@ -41,11 +42,14 @@ from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network, layer_names
 from lowbit_dtp.optimizers import SGD, Adam, Bop, RMSprop
 from lowbit_dtp.tasks import TASKS, Task
-from tests.conformance import oracle
+from tests.conformance import oracle, oracle_alignment, oracle_settling, oracle_single_layer, oracle_targets
 
 SIZES = (6, 7, 5, 4, 3)
 CHAINS = ((6, 5, 3), (6, 7, 5, 3), SIZES, (6, 7, 5, 4, 6, 3))
 LABELS = np.array([0, 2, 1, 1, 2])
+
+
+ONE_LAYER: dict[str, Any] = {"sizes": (6, 3), "chains": ((6, 3), (4, 6)), "activations": ("tanh",)}
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class RuleCase:
 
     The output layer then has fixed(4): with equal weights to all classes, a neuron's gradient is zero but for rounding.
     """
+    sends: Format | None = None
+    """Format in which hidden layers send activations, if links are not asked; None if they are."""
 
     def network(self, at: dict[int, Link], other: Link | None = None, **options: Any) -> Network:
         """A network for the rule, with links `at` some indices and `other` elsewhere."""
@@ -87,21 +93,123 @@ class RuleCase:
         return np.array(self.task.target(inputs, LABELS if seed == 0 else LABELS[::-1]))
 
 
+AUTOENCODER = RuleCase(
+    rules.DTPAutoencoder(noise=0.4, input_noise=0.2),
+    oracle.dtp_autoencoder,
+    sizes=(6, 5, 6),
+    chains=((6, 5, 6), (4, 7, 4)),
+    task=TASKS["reconstruct"],
+    activations=("sigmoid", "tanh", "relu"),
+    output_activation="sigmoid",
+)
+
 RULES = {
     "dtp": RuleCase(rules.DTP(), oracle.target_propagation),
     "dtp-alternating": RuleCase(rules.DTP(schedule="alternating-epochs"), oracle.target_propagation),
     "target-prop": RuleCase(rules.TargetProp(), oracle.target_propagation),
+    "target-prop-output": RuleCase(rules.TargetProp(top="output"), oracle_targets.target_propagation),
+    "dtp-output": RuleCase(rules.DTP(top="output"), oracle_targets.target_propagation),
+    "dtp-steps": RuleCase(
+        rules.DTP(layer_steps=(0.5, 2)), oracle_targets.target_propagation, sizes=(6, 7, 5, 3), chains=((6, 7, 5, 3),)
+    ),
+    "sdtp": RuleCase(rules.SDTP(), oracle_targets.target_propagation),
+    "dtp-fixed": RuleCase(rules.FixedDTP(), oracle_targets.target_propagation),
+    "dtp-fixed-linear": RuleCase(rules.FixedDTP(weights="sign", decoder="identity"), oracle_targets.target_propagation),
+    "dtp-fixed-mirror": RuleCase(
+        rules.FixedDTP(weights="mirror", decoder="identity", top="output"), oracle_targets.target_propagation
+    ),
+    "drl": RuleCase(rules.DRL(), oracle_targets.target_propagation),
+    "l-drl": RuleCase(rules.LDRL(), oracle_targets.target_propagation),
+    "direct-dtp": RuleCase(rules.DirectDTP(), oracle_targets.target_propagation),
     "straight-through": RuleCase(rules.StraightThrough(), oracle.backpropagation),
     "straight-through-fixed(4,1)": RuleCase(rules.StraightThrough(gradient="fixed(4,1)"), oracle.backpropagation),
-    "backprop": RuleCase(rules.Backprop(), oracle.backpropagation),
-    "backprop-then-sign": RuleCase(rules.BackpropThenSign(), oracle.backpropagation),
     "dtp-ternary-weights": RuleCase(rules.DTP(), oracle.target_propagation, weights="ternary"),
     "dtp-binary-weights": RuleCase(rules.DTP(), oracle.target_propagation, weights="binary:0.5"),
     "straight-through-binary-weights": RuleCase(rules.StraightThrough(), oracle.backpropagation, weights="binary"),
     "straight-through-fixed(3)-weights": RuleCase(
         rules.StraightThrough(), oracle.backpropagation, weights="fixed(3):largest"
     ),
+    "backprop": RuleCase(rules.Backprop(), oracle.backpropagation, sends=float32),
+    "backprop-then-sign": RuleCase(rules.BackpropThenSign(), oracle.backpropagation, sends=float32),
     "fixed-lower": RuleCase(rules.FixedLower(), oracle.backpropagation),
+    "hebbian": RuleCase(
+        rules.Hebbian(), oracle_single_layer.hebbian, task=TASKS["associate"], has_loss=False, **ONE_LAYER
+    ),
+    "hebbian-covariance": RuleCase(
+        rules.Hebbian("covariance"), oracle_single_layer.hebbian, has_loss=False, **ONE_LAYER
+    ),
+    "hebbian-oja": RuleCase(
+        rules.Hebbian("oja", supervised=False),
+        oracle_single_layer.hebbian,
+        task=TASKS["reconstruct"],
+        has_loss=False,
+        **ONE_LAYER,
+    ),
+    "delta": RuleCase(rules.Delta(), oracle_single_layer.delta, **ONE_LAYER),
+    "delta-associate": RuleCase(
+        rules.Delta(), oracle_single_layer.delta, task=TASKS["associate"], output_activation="sigmoid", **ONE_LAYER
+    ),
+    "delta-cross-entropy": RuleCase(
+        rules.Delta("cross-entropy"), oracle_single_layer.delta, output_activation="sigmoid", **ONE_LAYER
+    ),
+    "perceptron": RuleCase(rules.Perceptron(), oracle_single_layer.delta, **ONE_LAYER),
+    "perceptron-winner": RuleCase(rules.Perceptron("winner-take-all"), oracle_single_layer.delta, **ONE_LAYER),
+    "competitive": RuleCase(rules.Competitive(), oracle_single_layer.competitive, task=TASKS["quantize"], **ONE_LAYER),
+    "competitive-largest": RuleCase(
+        rules.Competitive("largest"),
+        oracle_single_layer.competitive,
+        task=TASKS["quantize"],
+        has_loss=False,
+        **ONE_LAYER,
+    ),
+    "vector-quantization": RuleCase(
+        rules.VectorQuantization(conscience=3.0, half_conscience_epoch=2.0),
+        oracle_single_layer.competitive,
+        task=TASKS["quantize"],
+        **ONE_LAYER,
+    ),
+    "som": RuleCase(
+        rules.SOM(rows=1, columns=6, width=1.5),
+        oracle_single_layer.competitive,
+        task=TASKS["quantize"],
+        **ONE_LAYER | {"sizes": (4, 6), "chains": ((4, 6),)},
+    ),
+    "som-grid": RuleCase(
+        rules.SOM(rows=3, columns=2, width=1.0),
+        oracle_single_layer.competitive,
+        task=TASKS["quantize"],
+        **ONE_LAYER | {"sizes": (4, 6), "chains": ((4, 6),)},
+    ),
+    "feedback-alignment": RuleCase(rules.FeedbackAlignment(), oracle_alignment.feedback_alignment),
+    "feedback-alignment-signs": RuleCase(
+        rules.FeedbackAlignment(feedback_weights="signs", gradient="fixed(4,1)"), oracle_alignment.feedback_alignment
+    ),
+    "direct-feedback-alignment": RuleCase(rules.DirectFeedbackAlignment(), oracle_alignment.direct_feedback_alignment),
+    "direct-feedback-alignment-ternary": RuleCase(
+        rules.DirectFeedbackAlignment(gradient="ternary"), oracle_alignment.direct_feedback_alignment
+    ),
+    "ternary-errors": RuleCase(
+        rules.TernaryErrors(), oracle_alignment.ternary_errors, activations=("tanh", "hard-tanh", "relu")
+    ),
+    "stochastic-straight-through": RuleCase(
+        rules.StochasticStraightThrough(samples=3),
+        oracle_alignment.stochastic_straight_through,
+        sends=bernoulli,
+    ),
+    "stochastic-dtp": RuleCase(rules.StochasticDTP(samples=3), oracle_alignment.stochastic_dtp, sends=bernoulli),
+    "contrastive-hebbian": RuleCase(
+        rules.ContrastiveHebbian(steps=3, gamma=0.5), oracle_settling.contrast, output_activation="sigmoid"
+    ),
+    "generec": RuleCase(rules.GeneRec(steps=3), oracle_settling.contrast, output_activation="sigmoid"),
+    "generec-symmetric": RuleCase(
+        rules.GeneRec(steps=2, gamma=0.5, symmetric=True), oracle_settling.contrast, output_activation="sigmoid"
+    ),
+    "generec-midpoint": RuleCase(
+        rules.GeneRec(steps=2, gamma=0.7, midpoint=True), oracle_settling.contrast, output_activation="sigmoid"
+    ),
+    "dtp-autoencoder": AUTOENCODER,
+    "dtp-autoencoder-untied": replace(AUTOENCODER, rule=rules.DTPAutoencoder(tied=False)),
+    "dtp-autoencoder-contractive": replace(AUTOENCODER, rule=rules.DTPAutoencoder(target_step=0.5, contraction=0.3)),
 }
 
 CLASSIFIERS = {

@@ -58,6 +58,14 @@ def owner_of(what: str, *values: Any) -> str:
     return owners.pop()
 
 
+class CheckedSignal(Signal):
+    """A signal that crossed a link: the layer that sent it owns what `sent` gives, as it was when it was sent."""
+
+    @property
+    def sent(self) -> Owned:
+        return self.__dict__.get("_sent", self.values)  # `replace` makes a signal that was never sent
+
+
 def checked_send(
     link: Link, x: Any, direction: Direction, purpose: str, ledger: Ledger, stream: Any = None, plain: Any = Link.send
 ) -> Signal:
@@ -68,7 +76,9 @@ def checked_send(
             f"link {link.name} was given an array of {getattr(x, 'owner', '')!r} to send {direction}, not of {here!r}"
         )
     signal = plain(link, np.asarray(x), direction, purpose, ledger, stream)
-    return Signal(own(signal.codes, there), signal.format, own(signal.like, there), link=signal.link)
+    arrived = CheckedSignal(own(signal.codes, there), signal.format, own(signal.like, there), link=signal.link)
+    object.__setattr__(arrived, "_sent", own(signal.values.copy(), here))
+    return arrived
 
 
 _PLAIN = NumbaBackend()
@@ -89,15 +99,15 @@ class CheckedBackend(NumbaBackend):
     def decode(self, codes: Owned, fmt: Format, like: Owned) -> Owned:
         return own(_PLAIN.decode(np.asarray(codes), fmt, np.asarray(like)), owner_of("decode", codes, like))
 
-    def pre_activation(self, signal: Signal, weight: Owned, bias: Owned) -> Owned:
+    def pre_activation(self, signal: Signal, weight: Owned, bias: Owned | None) -> Owned:
         return own(
-            _PLAIN.pre_activation(_plain(signal), np.asarray(weight), np.asarray(bias)),
+            _PLAIN.pre_activation(_plain(signal), np.asarray(weight), _bare(bias)),
             owner_of("pre_activation", signal.carried, weight, bias),
         )
 
     def affine_activation(self, activation: Activation, signal: Signal, weight: Owned, bias: Owned) -> Owned:
         return own(
-            _PLAIN.affine_activation(activation, _plain(signal), np.asarray(weight), np.asarray(bias)),
+            _PLAIN.affine_activation(activation, _plain(signal), np.asarray(weight), _bare(bias)),
             owner_of("affine_activation", signal.carried, weight, bias),
         )
 
@@ -106,9 +116,16 @@ class CheckedBackend(NumbaBackend):
         weight, bias = _PLAIN.gradients(_plain(signal), np.asarray(error), None)
         return own(multiplied(weight), owner), own(bias, owner)
 
+    def one_hot(self, labels: Owned, like: Owned) -> Owned:
+        return own(_PLAIN.one_hot(np.asarray(labels), np.asarray(like)), owner_of("one_hot", labels, like))
+
     def cross_entropy(self, logits: Owned, labels: Owned) -> tuple[Owned, Any]:
         error, loss = _PLAIN.cross_entropy(np.asarray(logits), np.asarray(labels))
         return own(error, owner_of("cross_entropy", logits, labels)), loss
+
+
+def _bare(bias: Owned | None) -> np.ndarray | None:
+    return None if bias is None else np.asarray(bias)
 
 
 def _plain(signal: Signal) -> Signal:
@@ -123,7 +140,11 @@ def _checked(name: str) -> Any:
     return method
 
 
-for _name in ("matmul", "tanh", "sigmoid", "relu", "activation_backward", "activation_backward_difference", "axpy"):
+_WITH_ONE_OWNER = (
+    "matmul", "tanh", "sigmoid", "relu", "step", "one_hot", "axpy", "activation_backward",
+    "activation_backward_difference",
+)  # fmt: skip
+for _name in _WITH_ONE_OWNER:
     setattr(CheckedBackend, _name, _checked(_name))
 
 
