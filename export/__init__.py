@@ -101,7 +101,7 @@ def export_network(
     network_path: Path,
     target: str,
     folder: Path,
-    weights: str | Mapping[str, str],
+    weights: str | Mapping[str, str] | None,
     signals: str,
     samples: npt.ArrayLike,
     verify: bool,
@@ -109,8 +109,8 @@ def export_network(
 ) -> ExportReport:
     """Export the network in the file `network_path`: load, write, and on request verify and measure.
 
-    `samples` [samples, inputs] are the inputs of the golden vectors; `labelled` are inputs and labels on which to
-    measure the accuracy lost.
+    `weights` and `signals` are as `FixedNetwork.of` takes them. `samples` [samples, inputs] are the inputs of the
+    golden vectors; `labelled` are inputs and labels on which to measure the accuracy lost.
     """
     network = FixedNetwork.load(network_path, weights, signals)
     files = write(network, target, folder, samples)

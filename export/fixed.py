@@ -19,6 +19,7 @@ import numpy.typing as npt
 from lowbit_dtp.choices import choose
 from lowbit_dtp.formats import FixedPoint, Float, Format, parse
 from lowbit_dtp.storage import read_network
+from lowbit_dtp.weight_formats import parse_weights
 
 from .thresholds import ACTIVATIONS, integer_thresholds
 
@@ -41,6 +42,7 @@ INTEGER_SUM_FRACTION_BITS = 12
 """Bits after the binary point of the sums of a network that was trained in whole numbers: `integers` has it."""
 
 DEFAULT_FORMAT = "fixed(8,1)"
+"""Of weights that were trained as floats, and of links that carry floats."""
 
 
 def signed_bits(low: int, high: int) -> int:
@@ -256,7 +258,7 @@ class FixedNetwork:
 
     @classmethod
     def load(
-        cls, path: Path, weights: str | Mapping[str, str] = DEFAULT_FORMAT, signals: str = DEFAULT_FORMAT
+        cls, path: Path, weights: str | Mapping[str, str] | None = None, signals: str = DEFAULT_FORMAT
     ) -> "FixedNetwork":
         """The network in the file `path`, in integers; see `of`."""
         tensors, description = read_network(Path(path))
@@ -270,19 +272,21 @@ class FixedNetwork:
         cls,
         tensors: Mapping[str, Floats],
         description: Mapping[str, Any],
-        weights: str | Mapping[str, str] = DEFAULT_FORMAT,
+        weights: str | Mapping[str, str] | None = None,
         signals: str = DEFAULT_FORMAT,
     ) -> "FixedNetwork":
         """The network of `tensors` and its `description`, in integers.
 
         Weights are float32, or whole numbers that a network was trained with, which keep their unit and their bits.
-        `weights` names the format of all weights, or of those of some layers by name, fixed(8,1) for the rest; fixed
-        point saturates symmetrically. `signals` replaces float formats of links. Raises ValueError naming the layer,
+        `weights` names the format of all weights, or of those of some layers by name. The rest keep the few-bit format
+        and scale that they were trained with, and are not rounded; or else have fixed(8,1). Fixed point saturates
+        symmetrically. `signals` replaces float formats of links. Raises ValueError naming the layer,
         link or tensor that cannot be exported.
         """
         layers = description["layers"]
         _check_chain(description)
         by_layer = _by_layer(weights, [layer["name"] for layer in layers])
+        trained = {layer["name"]: _trained_format(layer, tensors) for layer in layers}
         widths = [description["input"]["neurons"], *(x["neurons"] for x in layers)]
         links = [_link(x, width, signals) for x, width in zip(chain_links(description), widths, strict=False)]
         hidden: list[HiddenLayer] = []
@@ -294,7 +298,8 @@ class FixedNetwork:
                 _check_integer_links(layer, layers, links[index : index + 2], plain)
             else:
                 weight, bias = _tensor(tensors, f"{name}.weight", shape), _tensor(tensors, f"{name}.bias", shape[1:])
-                levels = Levels.of(_weight_format(by_layer[name], name), f"weights of layer {name}")
+                fmt = by_layer[name] or trained[name] or DEFAULT_FORMAT
+                levels = Levels.of(_weight_format(fmt, name), f"weights of layer {name}")
                 plain = FixedLayer(name, below, levels.by_code[levels.format.encode(weight)], levels)
             _check_exact(plain)
             parts = {"name": name, "below": below, "weight": plain.weight, "weight_levels": plain.weight_levels}
@@ -339,11 +344,12 @@ class FixedNetwork:
         return Trace(trace_sums, trace_codes, logits, self.output.classes(logits))
 
 
-def _by_layer(weights: str | Mapping[str, str], names: list[str]) -> dict[str, str]:
+def _by_layer(weights: str | Mapping[str, str] | None, names: list[str]) -> dict[str, str]:
+    """The format that is given for the weights of each layer; empty where none is."""
     if isinstance(weights, str):
         return dict.fromkeys(names, weights)
-    formats = dict.fromkeys(names, DEFAULT_FORMAT)
-    for name, text in weights.items():
+    formats = dict.fromkeys(names, "")
+    for name, text in (weights or {}).items():
         choose("layer", name, formats)
         formats[name] = text
     return formats
@@ -382,8 +388,18 @@ def _link(link: Mapping[str, str], neurons: int, signals: str) -> FixedLink:
     return FixedLink(name, neurons, Levels.of(fmt, f"link {name}"), link["forward"])
 
 
-def _weight_format(text: str, layer: str) -> Format:
-    fmt = parse(text)
+def _trained_format(layer: Mapping[str, Any], tensors: Mapping[str, Floats]) -> Format | None:
+    """The few-bit format, with its scale, that the weights of `layer` were trained with; None if they were floats."""
+    rows = [row for row in layer.get("inputs", {}).values() if row["name"] == "weight" and "format" in row]
+    fmt = parse_weights(rows[0]["format"]) if rows else None
+    if fmt is None:
+        return None
+    scale = _tensor(tensors, f"{layer['name']}.weight_scale", (1, 1))
+    return fmt.with_scale(scale.item())
+
+
+def _weight_format(given: str | Format, layer: str) -> Format:
+    fmt = parse(given) if isinstance(given, str) else given
     if not isinstance(fmt, FixedPoint):
         return fmt
     if fmt.rounding != "nearest-even" or fmt.overflow == "wrap":

@@ -53,7 +53,7 @@ def compare(
     data_dir: Path | None = None,
     technologies: Sequence[str] = TECHNOLOGIES,
     export: bool = True,
-    weights: str = "fixed(8,1)",
+    weights: str | None = None,
     signals: str = "fixed(8,1)",
     device: str = "numpy",
     ensemble: int | None = None,
@@ -64,9 +64,10 @@ def compare(
 
     Runs that are finished are left as they are, and those that were stopped go on. Joules are priced on `technologies`.
     With `export`, the first rule's network of seed 0 is exported as C, with weights and real-valued links in the
-    formats `weights` and `signals`; if that fails, the summary says why. A `device` other than `numpy` trains
-    `ensemble` seeds in one batch, or all. With `diagnose`, rules are diagnosed after each epoch: see `diagnosis`.
-    Raises ValueError, before any training, if something cannot be run as said.
+    formats `weights` (None: as they were trained, and fixed(8,1) for floats) and `signals`; if that fails, the summary
+    says why. A `device` other than `numpy` trains `ensemble` seeds in one batch, or all. With `diagnose`, rules are
+    diagnosed after each epoch: see `diagnosis`. Raises ValueError, before any training, if something cannot be run as
+    said.
     """
     from hw_models import Technology
 
@@ -209,7 +210,7 @@ def break_even(ledger: Ledger) -> dict[str, float]:
 
 
 def export_run(
-    rule: str, run: Path, folder: Path, target: str, weights: str, signals: str, verify: bool, data: "DataSet"
+    rule: str, run: Path, folder: Path, target: str, weights: str | None, signals: str, verify: bool, data: "DataSet"
 ) -> ExportRow:
     """Export the network of `run`, a run of `rule`, into `folder`."""
     from export import export_network
@@ -236,7 +237,7 @@ def export_run(
 
 
 def _exported(
-    rule: str, run: Path, folder: Path, weights: str, signals: str, data: "DataSet"
+    rule: str, run: Path, folder: Path, weights: str | None, signals: str, data: "DataSet"
 ) -> tuple[ExportRow | None, str]:
     """The export as C, or why there is none: training is not lost to a format that cannot be exported."""
     try:

@@ -50,6 +50,8 @@ class Experiment:
     """What is learned; "" is the first of the rule's tasks."""
     links: dict[str, dict[str, str]] = field(default_factory=dict)
     """Formats `forward` and `feedback` of each link by name; float32 where not given."""
+    weights: dict[str, str | dict[str, str]] = field(default_factory=dict)
+    """Few-bit formats of weights, as `Network.quantize_weights` takes them; float32 where not given."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What the rule takes, `gradient` or `target_step` say."""
     optimizer: dict[str, Any] = field(default_factory=dict)
@@ -122,6 +124,12 @@ class Experiment:
             if name not in names:
                 raise ExperimentError(f"links: {self.rule} uses no link {name!r}; there are: {', '.join(names)}")
             net.links[names.index(name)] = replace(net.link(name), **given)  # type: ignore[arg-type]
+        net.quantize_weights(self.weights, optimizer.keeps_master)
+        if not optimizer.keeps_master and not any(p.flips(p.name) for x in net.layers for p in x.inputs.values()):
+            raise ExperimentError(
+                f"optimizer: {self.optimizer['name']} trains binary weights, and there are none; "
+                'give some by weights, rest = "binary" say, or another optimizer'
+            )
         rule.training_links(net.links)
         rule.inference_links(net.links)
         if self.start:
@@ -205,7 +213,8 @@ class Comparison:
     TYPES: ClassVar[dict[str, Any]] = {
         "data": str, "sizes": list[int], "activation": str, "output_activation": str, "initial_weights": str,
         "task": str, "epochs": int, "batch": int, "seeds": int, "compare": list[str], "placement": str,
-        "links": dict[str, dict[str, str]], "optimizer": dict[str, Any], "rules": dict[str, dict[str, Any]],
+        "links": dict[str, dict[str, str]], "weights": dict[str, str | dict[str, str]], "optimizer": dict[str, Any],
+        "rules": dict[str, dict[str, Any]],
         "start": str,
     }  # fmt: skip
     """What a file may say, and as what."""
@@ -289,7 +298,7 @@ class Comparison:
                 optimizer.setdefault(key, value)
         names = (
             "data", "sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links",
-            "start",
+            "weights", "start",
         )  # fmt: skip
         common = {name: deepcopy(self.content[name]) for name in names if name in self.content}
         own = {name: deepcopy(settings.pop(name)) for name in OF_ONE_RULE if name in settings}

@@ -286,10 +286,26 @@ class Layer:
         `gradient` is used up: the layer's next gradient may be written over it. `stream` has the step's random numbers.
         """
         projection, held, key = self._slots[name]
-        optimizer.update((self.name, name), held[key], gradient, rate_factor, projection.direction, stream)
+        if projection.flips(name):
+            self._flip(name, held[key], gradient, optimizer, rate_factor)
+            self._count(ledger, self._count_flip, projection, name, type(optimizer))
+        else:
+            master = projection.parameter(name)
+            parameter = held[key] if master is None else master
+            optimizer.update((self.name, name), parameter, gradient, rate_factor, projection.direction, stream)
+            projection.updated(name)
+            self._count(ledger, self._count_update, projection, name, type(optimizer))
         if not isinstance(gradient, LazyOuterProduct):
             self._spent[name] = gradient
-        self._count(ledger, self._count_update, projection, name, type(optimizer))
+
+    def _flip(self, name: str, weights: Array, gradient: Array, optimizer: Updates, rate_factor: Array) -> None:
+        if not hasattr(optimizer, "flip"):
+            kind = type(optimizer).__name__
+            raise ValueError(
+                f"layer {self.name}: {name!r} is binary without a float master copy, which {kind} cannot train; "
+                "quantize it with a master copy, or use bop"
+            )
+        optimizer.flip((self.name, name), weights, gradient, rate_factor)
 
     def local_error(self, state: Array, target: Array) -> Array:
         """Gradient at the pre-activation of the batch mean of ||state - target||^2."""
@@ -409,6 +425,8 @@ class Layer:
         if projection.name in names:
             arrays[projection.name] = rows * prod(projection.shape)
             ledger.worked(Work(self.name, "gradient", "multiply-accumulate", left, right), arrays[projection.name])
+            for operation, times in projection.gradient_operations.items():
+                ledger.worked(Work(self.name, "gradient", operation, self.number), prod(projection.shape) * times)
         if projection.bias_name in names:
             arrays[projection.bias_name] = rows * self.neurons
             ledger.worked(Work(self.name, "gradient", "add", self.number), rows * self.neurons)
@@ -420,13 +438,30 @@ class Layer:
         size = projection.size(name)
         for operation, times in optimizer.operations.items():
             ledger.worked(Work(self.name, "update", operation, self.number), size * times)
+        master = projection.parameter(name) is not None
         for operation in ("read", "write"):
-            self._accessed(projection, name, operation, size, ledger)
+            if master:
+                self._accessed_state(f"{name}_master", operation, size, ledger, size)
+            else:
+                self._accessed(projection, name, operation, size, ledger)
+        if master:
+            for operation, times in projection.update_operations.items():
+                ledger.worked(Work(self.name, "quantization", operation, self.number), size * times)
+            self._accessed(projection, name, "write", size, ledger)
         self._accessed_state(f"{name} gradient", "read", size, ledger, size)
         if optimizer.state_words:
             words = size * optimizer.state_words
             for operation in ("read", "write"):
                 self._accessed_state(f"{name} optimizer state", operation, words, ledger, size)
+
+    def _count_flip(self, ledger: Ledger, projection: Projection, name: str, optimizer: Any) -> None:
+        size = projection.size(name)
+        for operation, times in optimizer.flip_operations.items():
+            ledger.worked(Work(self.name, "update", operation, self.number), size * times)
+        for operation in ("read", "write"):
+            self._accessed(projection, name, operation, size, ledger)
+            self._accessed_state(f"{name} optimizer state", operation, size, ledger, size)
+        self._accessed_state(f"{name} gradient", "read", size, ledger, size)
 
     def _count_product(self, ledger: Ledger, projection: Projection, left: str, rows: int, purpose: str) -> None:
         times = rows * prod(projection.shape)

@@ -1,6 +1,6 @@
 """A network: layers, and the link below each."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -17,9 +17,10 @@ from .formats import Float, Format, UnknownFormatError, parse
 from .layers import Layer
 from .ledger import Direction, Ledger
 from .links import Link, Signal
-from .projections import Dense, Mirrored, Projection, Tied, projection_of
+from .projections import Dense, Mirrored, Projection, Quantized, Tied, projection_of
 from .randomness import RandomStream, generator
 from .storage import StorageError, read_network, write_tensors
+from .weight_formats import WeightFormat, parse_weights
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,39 @@ class Network:
         layer.inputs[link] = dense(
             layer.name, above.neurons, layer.neurons, seed, "feedback", Direction.FEEDBACK, initial_weights, dtype
         )
+
+    def quantize_weights(self, formats: Mapping[str, Any], keep_master: bool = True) -> None:
+        """Give weights few-bit formats, in place, as `parse_weights` spells them; the weights so far become the master.
+
+        Keys are `LAYER` for the weights of the link from below, `LAYER.ARRAY` for others, `h1.feedback` say, and `rest`
+        or `rest.ARRAY` for those of all layers that are not named; a table `LAYER` of `ARRAY` will do, too. Without
+        `keep_master`, binary weights have none, for an optimizer that turns their signs. Weights that have a few-bit
+        format already stay as they are, and copies of other weights follow those. ValueError, naming the key, if it
+        names no weights or no format.
+        """
+        given = _by_array(formats)
+        known = [(layer.name, projection.name) for layer in self.layers for projection in layer.inputs.values()]
+        for key in given:
+            if not any(key in (f"{layer}.{array}", f"rest.{array}") for layer, array in known):
+                there = ", ".join(_short(f"{layer}.{array}") for layer, array in known)
+                raise ValueError(f"weights {_short(key)!r}: there are none; there are: {there}, and rest")
+        for layer in self.layers:
+            for link, projection in list(layer.inputs.items()):
+                own = f"{layer.name}.{projection.name}"
+                fmt = given[own] if own in given else given.get(f"rest.{projection.name}")
+                if isinstance(projection, Tied):
+                    layer.inputs[link] = projection.copy(layer.inputs)
+                    continue
+                if (
+                    fmt is None
+                    or isinstance(projection, Quantized)
+                    or (own not in given and type(projection) is not Dense)
+                ):
+                    continue
+                if type(projection) is not Dense:
+                    raise ValueError(f"weights {_short(own)!r}: {projection.kind} weights have no few-bit format")
+                layer.inputs[link] = Quantized.of(projection, fmt, keep_master or fmt.levels != "binary")
+        self.synchronise(Ledger())
 
     def tie_feedback(self, link: str) -> None:
         """Let the lower layer of `link` use the weights for its first link on the signals that come down `link`, too.
@@ -336,6 +370,30 @@ class Network:
             ) from None
         except ValueError as error:
             raise StorageError(f"{path}: {error}") from None
+
+
+def _by_array(formats: Mapping[str, Any]) -> dict[str, WeightFormat | None]:
+    """What `quantize_weights` takes, by `LAYER.ARRAY`. ValueError, naming the key, if one is no format."""
+    flat: dict[str, Any] = {}
+    for key, value in formats.items():
+        arrays = value if isinstance(value, Mapping) else {"": value}
+        for array, text in arrays.items():
+            name = f"{key}.{array}" if array else key if "." in key else f"{key}.weight"
+            if name in flat:
+                raise ValueError(f"weights {_short(name)!r}: given twice")
+            flat[name] = text
+    given = {}
+    for name, text in flat.items():
+        try:
+            given[name] = parse_weights(text)
+        except ValueError as error:
+            raise ValueError(f"weights {_short(name)!r}: {error}") from None
+    return given
+
+
+def _short(name: str) -> str:
+    """`LAYER.ARRAY` as a user writes it."""
+    return name.removesuffix(".weight")
 
 
 def layer_names(sizes: Sequence[int]) -> list[str]:

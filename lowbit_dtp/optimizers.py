@@ -61,6 +61,8 @@ class Optimizer(ABC):
     """Arithmetic of one update of one number, by `ledger.OPERATIONS`."""
     state_words: ClassVar[int] = 0
     """Numbers kept for each number of a parameter."""
+    keeps_master: ClassVar[bool] = True
+    """Whether few-bit weights are trained through a float master copy; else binary ones have a method `flip`."""
     state_numbers: ClassVar[int] = 0
     """Numbers kept for a parameter as a whole."""
     draws: ClassVar[bool] = False
@@ -271,5 +273,45 @@ class Adam(Optimizer):
         parameter -= rate / mean_of_one * mean / (root + self.epsilon)
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"rmsprop": RMSprop, "sgd": SGD, "adam": Adam, "shift-sgd": ShiftSGD}
+@dataclass
+class Bop(RMSprop):
+    """Bop, the binary optimizer without latent weights (Helwegen et al., NeurIPS 2019, algorithm 1).
+
+    mean <- (1 - adaptivity) mean + adaptivity g; a weight turns its sign where |mean| exceeds `threshold` and has the
+    sign of the weight. Binary weights without a master copy are trained so; all other parameters by RMSprop, with its
+    learning rates. A schedule multiplies the adaptivity, too, which the paper lets decay.
+    """
+
+    adaptivity: float = 1e-4
+    threshold: float = 1e-6
+
+    keeps_master = False
+    flip_operations: ClassVar[dict[str, int]] = {"multiply": 2, "add": 2}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.adaptivity <= 1:
+            raise ValueError(f"adaptivity must be above 0 and at most 1, not {self.adaptivity}")
+        if not 0 <= self.threshold < np.inf:
+            raise ValueError(f"threshold must be a finite number, zero or more, not {self.threshold}")
+
+    def flip(self, key: tuple[str, str], weights: Array, gradient: Array, rate_factor: Array = 1.0) -> None:
+        """Turn signs of binary `weights`, in place; `key` names their layer and themselves."""
+        xp = backend_of(weights)
+        if key not in self.state:
+            self.state[key] = (xp.asarray(np.zeros(weights.shape), weights),)
+        (mean,) = self.state[key]
+        mean = mean if type(mean) is type(weights) else xp.traceable(mean)
+        mean += xp.each(self.adaptivity, weights, rate_factor) * (multiplied(gradient) - mean)
+        turned = mean * weights > self.threshold * abs(weights)
+        weights -= 2 * weights * turned
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "rmsprop": RMSprop,
+    "sgd": SGD,
+    "adam": Adam,
+    "bop": Bop,
+    "shift-sgd": ShiftSGD,
+}
 """Every optimizer, by name."""

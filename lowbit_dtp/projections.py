@@ -4,16 +4,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from math import prod
+from math import log, prod, sqrt
 from typing import Any, ClassVar
 
 import numpy as np
 
 from . import integers
 from .activations import Activation
-from .backends import Array, backend_of
+from .backends import Array, backend_of, multiplied
 from .ledger import Direction
 from .links import Signal
+from .quantization import quantize, scale_of
+from .weight_formats import SCALINGS, WeightFormat, parse_weights
 
 Slot = tuple[str, dict[str, Any], str]
 """Where an array is held: its name in the layer, and a mapping and the key under which it lies there."""
@@ -113,6 +115,27 @@ class Projection(ABC):
         weight, bias = backend_of(error).gradients(signal, error, spent)
         return {self.name: weight} | ({self.bias_name: bias} if self.bias is not None else {})
 
+    def parameter(self, name: str) -> Array | None:
+        """What an optimizer changes by the gradient of the array `name`, if it is not that array."""
+        return None
+
+    def flips(self, name: str) -> bool:
+        """Whether the array `name` is trained by turning signs of its numbers: binary weights without a float copy."""
+        return False
+
+    def updated(self, name: str) -> None:  # noqa: B027 - most projections need nothing
+        """Bring up to date, in place, what depends on the array `name`, whose parameter has just been updated."""
+
+    @property
+    def gradient_operations(self) -> dict[str, int]:
+        """Arithmetic of `gradients` for each weight, beside the product."""
+        return {}
+
+    @property
+    def update_operations(self) -> dict[str, int]:
+        """Arithmetic of `updated` for each weight."""
+        return {}
+
     def size(self, name: str) -> int:
         """Numbers that each member has in the array `name`."""
         return prod(self.shape) if name == self.name else self.shape[1]
@@ -150,6 +173,110 @@ class Dense(Projection):
         yield self.name, vars(self), "weight"
         if self.offset is not None:
             yield self.bias_name, vars(self), "offset"
+
+
+@dataclass
+class Quantized(Dense):
+    """`Dense` with few-bit weights, which products, ledgers and exporters use, trained with the quantizer in the loop.
+
+    An optimizer changes the float copy `master` by the gradient of the few-bit weights (the straight-through estimator:
+    Courbariaux, Bengio, David, BinaryConnect, NeurIPS 2015); `updated` quantizes it again. A master is clipped to the
+    range of the levels, beyond which it would have to come back before a weight can change, unless the scale follows
+    the master: clipping would then make both shrink. Binary weights may have no master, for an optimizer that turns
+    their signs.
+    """
+
+    format: WeightFormat = field(kw_only=True)
+    scale: Array = field(kw_only=True)
+    """[..., 1, 1], a power of two: `weight` is whole levels times it."""
+    master: Array | None = None
+    """[..., sources, neurons], float."""
+    log2_scale: Array | None = None
+    """[..., 1, 1], if the scale is learned: its logarithm, before it is rounded to a power of two."""
+    kind: ClassVar[str] = "quantized"
+
+    @classmethod
+    def of(cls, dense: Dense, fmt: WeightFormat, keep_master: bool = True) -> "Quantized":
+        """`dense`, its weights quantized; they become the master, if that is kept."""
+        weights, scale = dense.weight, scale_of(fmt, dense.weight)
+        if fmt.scaling not in SCALINGS:
+            scale[...] = float(fmt.scaling)
+        xp = backend_of(weights)
+        learned = xp.asarray(np.log2(xp.numpy(scale)), weights) if fmt.scaling == "learned" else None
+        made = cls(
+            quantize(fmt, weights, scale), dense.offset, dense.direction, dense.label, format=fmt, scale=scale,
+            master=weights if keep_master else None, log2_scale=learned,
+        )  # fmt: skip
+        made.updated(made.name)
+        return made
+
+    @property
+    def number(self) -> str:
+        return self.format.number
+
+    @property
+    def weight_bits(self) -> int:
+        return self.format.bits
+
+    def slots(self) -> Iterator[Slot]:
+        yield from super().slots()
+        for part in ("scale", "master", "log2_scale"):
+            if getattr(self, part) is not None:
+                yield f"{self.name}_{part}", vars(self), part
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        return super().trained + (() if self.log2_scale is None else (f"{self.name}_log2_scale",))
+
+    def parameter(self, name: str) -> Array | None:
+        return self.master if name == self.name else None
+
+    def flips(self, name: str) -> bool:
+        return name == self.name and self.master is None
+
+    def updated(self, name: str) -> None:
+        if self.master is None or name == self.bias_name:
+            return
+        xp = backend_of(self.master)
+        if self.log2_scale is not None:
+            self.scale[...] = xp.power_of_two(2.0**self.log2_scale)
+        if self.format.follows:
+            self.scale[...] = scale_of(self.format, self.master)
+        else:
+            most = self.format.highest * self.scale
+            self.master[...] = xp.clip(self.master, -most, most)
+        self.weight[...] = quantize(self.format, self.master, self.scale)
+
+    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Array]:
+        made = super().gradients(signal, error, spent)
+        if self.log2_scale is not None:
+            made[f"{self.name}_log2_scale"] = self._scale_gradient(multiplied(made[self.name]))
+        return made
+
+    def _scale_gradient(self, gradient: Array) -> Array:
+        """Gradient of the scale's logarithm: Esser et al. 2020, eq. 3 and section 2.2, times scale ln 2."""
+        slope, most = self.weight / self.scale, self.format.highest
+        if self.format.levels != "binary":
+            steps = self.master / self.scale
+            slope = slope - steps * (abs(steps) < most)
+        total = (gradient * slope).reshape(*self.members, -1).sum(-1)[..., None, None]
+        return total * self.scale * (log(2) / sqrt(prod(self.shape) * most))
+
+    @property
+    def gradient_operations(self) -> dict[str, int]:
+        if self.log2_scale is None:
+            return {}
+        return {"multiply": 1, "add": 1 if self.format.levels == "binary" else 3}
+
+    @property
+    def update_operations(self) -> dict[str, int]:
+        return self.format.operations
+
+    def size(self, name: str) -> int:
+        return 1 if name == f"{self.name}_log2_scale" else super().size(name)
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"format": self.format.name}
 
 
 @dataclass
@@ -327,7 +454,15 @@ def projection_of(row: dict[str, Any], arrays: dict[str, Array], inputs: Mapping
         name, fraction_bits = row["name"], row["fraction_bits"]
         return Integer(arrays[name], None, direction, name, fraction_bits=fraction_bits)
     projection: Dense | Mirrored
-    if row["kind"] == Dense.kind:
+    if row["kind"] == Quantized.kind:
+        name, fmt = row["name"], parse_weights(row["format"])
+        if fmt is None:
+            raise KeyError(f"few-bit format of {name}")
+        projection = Quantized(
+            arrays[name], None, direction, name, format=fmt, scale=arrays[f"{name}_scale"],
+            master=arrays.get(f"{name}_master"), log2_scale=arrays.get(f"{name}_log2_scale"),
+        )  # fmt: skip
+    elif row["kind"] == Dense.kind:
         projection = Dense(arrays[row["name"]], None, direction, row["name"])
     elif row["kind"] == Mirrored.kind:
         owner, name = row["source"]

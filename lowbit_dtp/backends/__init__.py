@@ -253,6 +253,17 @@ class Backend(ABC):
         """`x` held within `low` and `high`; NaN stays."""
 
     @abstractmethod
+    def round(self, x: Array) -> Array:
+        """The nearest whole numbers; a half goes to the even one."""
+
+    @abstractmethod
+    def power_of_two(self, x: Array) -> Array:
+        """The nearest power of two to each number, which is positive; at least 2^-64 and at most 2^64.
+
+        A number halfway between two goes to the larger.
+        """
+
+    @abstractmethod
     def softmax(self, x: Array) -> Array:
         """`exp(x)` in proportion to its sum over the last axis."""
 

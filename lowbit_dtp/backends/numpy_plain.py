@@ -19,6 +19,10 @@ def blas() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
+FLOAT_BITS = {4: ("int32", 23, 0xFF << 23), 8: ("int64", 52, 0x7FF << 52)}
+"""By bytes of an IEEE 754 number: the integer of its size, the bits of its fraction, and where its exponent is."""
+
+
 class NumpyBackend(Backend):
     """`Backend` for NumPy arrays, in plain NumPy."""
 
@@ -111,6 +115,14 @@ class NumpyBackend(Backend):
 
     def clip(self, x: Array, low: float, high: float) -> Array:
         return np.minimum(np.maximum(x, low), high)
+
+    def round(self, x: Array) -> Array:
+        return np.rint(x)
+
+    def power_of_two(self, x: Array) -> Array:
+        integer, fraction, exponent = FLOAT_BITS[x.dtype.itemsize]
+        bits = self.clip(x, 2.0**-64, 2.0**64).view(integer)  # where half a unit of the exponent is half the fraction
+        return ((bits + (1 << (fraction - 1))) & exponent).view(x.dtype)
 
     def softmax(self, x: Array) -> Array:
         powers = np.exp(x - x.max(-1, keepdims=True))

@@ -15,6 +15,7 @@ import torch
 from ..formats import Float, Format
 from ..packing import WORD_BITS
 from . import Array, Backend, FusedUpdate, Key, Recording, Transmission, torch_formats
+from .numpy_plain import FLOAT_BITS
 from .protocols import Signal
 from .torch_formats import SIGNED
 
@@ -145,6 +146,14 @@ class TorchBackend(Backend):
 
     def clip(self, x: Array, low: float, high: float) -> Array:
         return torch.clamp(x, low, high)
+
+    def round(self, x: Array) -> Array:
+        return torch.round(x)
+
+    def power_of_two(self, x: Array) -> Array:
+        integer, fraction, exponent = FLOAT_BITS[x.dtype.itemsize]
+        bits = torch.clamp(x, 2.0**-64, 2.0**64).view(getattr(torch, integer))
+        return ((bits + (1 << (fraction - 1))) & exponent).view(x.dtype)
 
     def softmax(self, x: Array) -> Array:
         return torch.softmax(x, -1)

@@ -26,6 +26,7 @@ def compare(
     sizes: options.Sizes = None,
     activation: options.Activation = None,
     link: options.Links = None,
+    weight: options.FewBitWeights = None,
     gradient: options.Gradient = None,
     optimizer: options.Optimizer = None,
     learning_rate: options.Rate = None,
@@ -33,7 +34,7 @@ def compare(
     placement: options.PlacementOption = None,
     technology: options.Technologies = options.TECHNOLOGIES,
     export: Annotated[bool, typer.Option("--export/--no-export", help="Export the first rule's network as C.")] = True,
-    weights: options.Weights = "fixed(8,1)",
+    weights: options.Weights = None,
     signals: options.Signals = "fixed(8,1)",
     threads: options.Threads = None,
     device: options.Device = "numpy",
@@ -56,7 +57,7 @@ def compare(
     device = usable_device(device, tf32)
     comparison = options.comparison_of(
         data, config, epochs=epochs, batch=batch, sizes=sizes, link=link, placement=placement, activation=activation,
-        optimizer=optimizer, learning_rate=learning_rate, settings=settings, seeds=seeds,
+        optimizer=optimizer, learning_rate=learning_rate, settings=settings, weight=weight, seeds=seeds,
         compare=options.split(rules) if rules else None,
     )  # fmt: skip
     if gradient:

@@ -15,7 +15,7 @@ def export(
     rule: Rule = None,
     seed: Seed = None,
     target: Annotated[str, typer.Option("--target", help="mem ($readmemh files) or c (C99).")] = "c",
-    weights: Weights = "fixed(8,1)",
+    weights: Weights = None,
     signals: Signals = "fixed(8,1)",
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write.  (default: RUN/export-TARGET)")] = None,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Run what was written, and compare.")] = True,

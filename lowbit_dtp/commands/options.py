@@ -34,6 +34,12 @@ Links = Annotated[
         "--link", help="Formats of a link: h1-h2=binary, or h1-h2=ternary/binary for forward/feedback. Repeatable."
     ),
 ]
+FewBitWeights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weight", help="Few-bit weights to train: h1=ternary, h1.feedback=binary, rest=fixed(4). Repeatable."
+    ),
+]
 Gradient = Annotated[
     str | None, typer.Option("--gradient", help="Format in which straight-through sends gradients: fixed(4,-2), ...")
 ]
@@ -73,13 +79,18 @@ PlacementOption = Annotated[
     str | None, typer.Option("--placement", help="Which wire each link is: h1-h2=board,rest=on-die:2mm.")
 ]
 Technologies = Annotated[str, typer.Option("--technology", help="Technologies to price on, comma-separated.")]
-Weights = Annotated[str, typer.Option("--weights", help="Fixed-point format of the weights: fixed(W,I).")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights", help="Format of the weights: fixed(W,I).  (default: as trained, and fixed(8,1) of floats)"
+    ),
+]
 Signals = Annotated[str, typer.Option("--signals", help="Format for links that were trained with real numbers.")]
 
 
 def comparison_of(
     data: str | None, config: Path | None, *, sizes: str | None, link: Sequence[str] | None, optimizer: str | None,
-    learning_rate: float | None, settings: Sequence[str] | None, **more: Any,
+    learning_rate: float | None, settings: Sequence[str] | None, weight: Sequence[str] | None = None, **more: Any,
 ) -> "Comparison":  # fmt: skip
     """The data set's experiment file, the user's, and the options, in rising order of precedence.
 
@@ -93,6 +104,7 @@ def comparison_of(
     overrides: dict[str, Any] = more | {
         "sizes": [int(size) for size in sizes.split("-")] if sizes else None,
         "links": _links(link or []) or None,
+        "weights": _weights(weight or []) or None,
         "optimizer": {key: value for key, value in optimizing.items() if value is not None} or None,
     }
     for text in settings or []:
@@ -117,6 +129,18 @@ def _links(texts: Sequence[str]) -> dict[str, dict[str, str]]:
         forward, _, feedback = formats.partition("/")
         links[name] = {"forward": parse(forward).name, "feedback": parse(feedback or forward).name}
     return links
+
+
+def _weights(texts: Sequence[str]) -> dict[str, str]:
+    from ..experiment import ExperimentError
+
+    weights = {}
+    for text in texts:
+        name, equals, given = (part.strip() for part in text.partition("="))
+        if not (name and equals and given):
+            raise ExperimentError(f"--weight {text!r}: write LAYER=FORMAT or LAYER.ARRAY=FORMAT, h1=ternary say")
+        weights[name] = given
+    return weights
 
 
 def setting(text: str) -> tuple[list[str], Any]:
@@ -169,7 +193,7 @@ def _keys_in(table: Sequence[str]) -> list[str] | None:
         case ["optimizer"]:
             names = {field.name for kind in OPTIMIZERS.values() for field in fields(kind)}
             return sorted({"name", *names} - {"state"})
-        case ["links"]:
+        case ["links"] | ["weights"]:
             return []
         case ["links", _]:
             return ["feedback", "forward"]

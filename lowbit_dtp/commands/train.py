@@ -23,6 +23,7 @@ def train(
     sizes: options.Sizes = None,
     activation: options.Activation = None,
     link: options.Links = None,
+    weight: options.FewBitWeights = None,
     gradient: options.Gradient = None,
     optimizer: options.Optimizer = None,
     learning_rate: options.Rate = None,
@@ -48,7 +49,7 @@ def train(
     device = usable_device(device, tf32)
     comparison = options.comparison_of(
         data, config, epochs=epochs, batch=batch, sizes=sizes, link=link, activation=activation, optimizer=optimizer,
-        learning_rate=learning_rate, settings=settings, start=str(start) if start else None,
+        learning_rate=learning_rate, settings=settings, weight=weight, start=str(start) if start else None,
     )  # fmt: skip
     folder = out or Path("runs") / f"{Path(comparison.content['data']).stem}-train"
     rule = _with_gradient(rule, gradient) if gradient else rule

@@ -40,7 +40,7 @@ from lowbit_dtp.formats import (
 )
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network, layer_names
-from lowbit_dtp.optimizers import SGD, Adam, RMSprop
+from lowbit_dtp.optimizers import SGD, Adam, Bop, RMSprop
 from lowbit_dtp.tasks import TASKS, Task
 from tests.conformance import oracle, oracle_alignment, oracle_settling, oracle_single_layer, oracle_targets
 
@@ -68,6 +68,11 @@ class RuleCase:
     """Activations of the hidden layers that it is tried with; the first is the usual one."""
     output_activation: str = "identity"
     has_loss: bool = True
+    weights: str = ""
+    """Few-bit format of the weights, forward and feedback, of hidden layers; none if empty.
+
+    The output layer then has fixed(4): with equal weights to all classes, a neuron's gradient is zero but for rounding.
+    """
     sends: Format | None = None
     """Format in which hidden layers send activations, if links are not asked; None if they are."""
 
@@ -75,7 +80,11 @@ class RuleCase:
         """A network for the rule, with links `at` some indices and `other` elsewhere."""
         sizes = list(options.pop("sizes", self.sizes))
         options = {"activation": self.activations[0], "output_activation": self.output_activation} | options
-        return small_network(sizes, links_with(sizes, at, other), rule=self.rule, **options)
+        net = small_network(sizes, links_with(sizes, at, other), rule=self.rule, **options)
+        if self.weights:
+            names = (f"{layer.name}.{p.name}" for layer in net.layers for p in layer.inputs.values())
+            net.quantize_weights(dict.fromkeys(names, self.weights) | {"output.weight": "fixed(4)"})
+        return net
 
     def target(self, inputs: np.ndarray, outputs: int, seed: int = 0) -> np.ndarray:
         """What the output layer is given to learn from."""
@@ -114,6 +123,12 @@ RULES = {
     "direct-dtp": RuleCase(rules.DirectDTP(), oracle_targets.target_propagation),
     "straight-through": RuleCase(rules.StraightThrough(), oracle.backpropagation),
     "straight-through-fixed(4,1)": RuleCase(rules.StraightThrough(gradient="fixed(4,1)"), oracle.backpropagation),
+    "dtp-ternary-weights": RuleCase(rules.DTP(), oracle.target_propagation, weights="ternary"),
+    "dtp-binary-weights": RuleCase(rules.DTP(), oracle.target_propagation, weights="binary:0.5"),
+    "straight-through-binary-weights": RuleCase(rules.StraightThrough(), oracle.backpropagation, weights="binary"),
+    "straight-through-fixed(3)-weights": RuleCase(
+        rules.StraightThrough(), oracle.backpropagation, weights="fixed(3):largest"
+    ),
     "backprop": RuleCase(rules.Backprop(), oracle.backpropagation, sends=float32),
     "backprop-then-sign": RuleCase(rules.BackpropThenSign(), oracle.backpropagation, sends=float32),
     "fixed-lower": RuleCase(rules.FixedLower(), oracle.backpropagation),
@@ -203,8 +218,12 @@ INTEGER_RULES = {
 }
 """Rules without floats, which have conformance tests of their own: `test_integers`."""
 
-CLASSIFIERS = {name: case.rule for name, case in RULES.items() if case.task.name == "classify" and case.sizes == SIZES}
-"""Rules that train a chain of layers to classify."""
+CLASSIFIERS = {
+    name: case.rule
+    for name, case in RULES.items()
+    if case.task.name == "classify" and case.sizes == SIZES and not case.weights
+}
+"""Rules that train a chain of layers to classify, each once."""
 
 FORMATS = [
     binary,
@@ -311,6 +330,10 @@ OPTIMIZERS = {
     "adam": (Adam(0.003), lambda p: torch.optim.Adam(p, 0.003)),
     "rmsprop": (
         RMSprop(0.001, decay=0.9, momentum=0.8, epsilon=0.0),  # torch's epsilon is outside the root
+        lambda p: torch.optim.RMSprop(p, 0.001, 0.9, 0.0, momentum=0.8, centered=True),
+    ),
+    "bop": (  # for all but binary weights without a master
+        Bop(0.001, decay=0.9, momentum=0.8, epsilon=0.0),
         lambda p: torch.optim.RMSprop(p, 0.001, 0.9, 0.0, momentum=0.8, centered=True),
     ),
 }

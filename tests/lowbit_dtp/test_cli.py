@@ -311,7 +311,7 @@ def test_help_imports_nothing_heavy():
 RULE_NAMES = ", ".join(sorted(RULES))
 KEYS = (
     "activation, batch, compare, data, epochs, initial_weights, links, optimizer, output_activation, placement, rules, "
-    "seeds, sizes, task"
+    "seeds, sizes, task, weights"
 )
 FORMATS = "binary, binary01, ternary, float32, float64, fixed(W,I), ufixed(W,I), fixed(W,I,floor|stochastic,wrap), " + (
     "table(-1,0,0.5)"
