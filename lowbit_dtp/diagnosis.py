@@ -85,7 +85,12 @@ def angle_degrees(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def spectrum(matrix: np.ndarray) -> dict[str, float]:
-    """Largest modulus of the eigenvalues of a square matrix, and its largest and median singular value."""
+    """Largest modulus of the eigenvalues of a square matrix, and its largest and median singular value.
+
+    NaN if it is not finite, as in a run that has diverged.
+    """
+    if not np.isfinite(matrix).all():
+        return dict.fromkeys(("spectral_radius", "largest_singular_value", "median_singular_value"), np.nan)
     singular = np.linalg.svd(matrix, compute_uv=False)
     return {
         "spectral_radius": float(np.abs(np.linalg.eigvals(matrix)).max()),

@@ -161,6 +161,10 @@ def test_spectrum_of_a_matrix_whose_spectrum_is_known():
     assert found == pytest.approx({"spectral_radius": 1.0, "largest_singular_value": 2.0, "median_singular_value": 0.5})
 
 
+def test_spectrum_of_what_is_not_finite_is_not_finite():
+    assert np.isnan(list(spectrum(np.array([[np.inf, 0.0], [0.0, 1.0]])).values())).all()
+
+
 @pytest.mark.parametrize("degrees", [0.0, 1e-6, 30.0, 90.0, 179.999999, 180.0])
 def test_angles_are_exact_near_their_ends(degrees):
     turned = np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
