@@ -10,8 +10,8 @@ import pytest
 from lowbit_dtp.data import find
 
 MISSING = [file.name for file, path in find("mnist") if path is None]
-MOST_PERCENT = {"dtp": 7.0, "straight-through": 4.0, "fixed-lower": 5.0}
-"""Test error after 5 epochs of seed 0 that a correct implementation stays under (measured: 5.8, 2.9, 3.6)."""
+MOST_PERCENT = {"dtp": 7.0, "straight-through": 4.0, "fixed-lower": 5.0, "integer-dtp": 8.0}
+"""Test error after 5 epochs of seed 0 that a correct implementation stays under (measured: 5.8, 2.9, 3.6, 4.9)."""
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"needs MNIST; not found: {', '.join(MISSING)}")
