@@ -25,6 +25,8 @@ _RENAMED = {"noise_half_life": "half_noise_epoch", "stabilizer": "epsilon"}
 """Settings of experiments of version 0.1.0, by today's names."""
 OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate")
 """Settings of a rule that are those of its optimizer."""
+OF_ONE_RULE = ("sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task")
+"""What the table of a rule may say instead of the file, for its own experiments; `optimizer`, a name, as well."""
 
 
 class ExperimentError(ValueError):
@@ -204,6 +206,7 @@ class Comparison:
             data = _located(data, Path()) or _located(over.get("data"), Path(config or "").parent) or "digits"
             base = tomllib.loads(known[data].read_text()) if data in known else _defaults(data)
         overrides = {key: value for key, value in overrides.items() if value is not None}
+        base["rules"] = _without(base["rules"], over, overrides)
         sizes: list[int] = _merge(_merge(base, over), overrides)["sizes"]
         is_of_file = "sizes" in over and "sizes" not in overrides
         with _naming(config if is_of_file else None):
@@ -257,6 +260,8 @@ class Comparison:
         if gradient:
             settings["gradient"] = gradient
         optimizer = dict(self.content["optimizer"])
+        if "optimizer" in settings:
+            optimizer["name"] = settings.pop("optimizer")
         for key in OPTIMIZER_KEYS:
             if key in settings:
                 value = settings.pop(key)
@@ -265,6 +270,9 @@ class Comparison:
             "data", "sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links",
         )  # fmt: skip
         common = {name: deepcopy(self.content[name]) for name in names if name in self.content}
+        common |= {name: deepcopy(settings.pop(name)) for name in OF_ONE_RULE if name in settings}
+        if common["sizes"] != self.content["sizes"]:
+            common["links"] = deepcopy(_links_of_one_rule(common["sizes"], self.content))
         formats = [text for link in common.get("links", {}).values() for text in link.values()]
         formats += [settings["gradient"]] if "gradient" in settings else []
         plugins = origins([("rule", rule), ("data set", common["data"]), *(("format", text) for text in formats)])
@@ -285,6 +293,11 @@ def _defaults(data: str) -> dict[str, Any]:
     samples = load(data)
     base = tomllib.loads((files(__package__) / "experiments" / "digits.toml").read_text())
     sizes = [samples.inputs, 100, 100, samples.classes]
+    for table in base["rules"].values():
+        if "sizes" in table:  # outputs of its own, as for digits, or one for each class
+            last = table["sizes"][-1]
+            ends = {base["sizes"][0]: samples.inputs, base["sizes"][-1]: samples.classes}
+            table["sizes"] = [samples.inputs, *table["sizes"][1:-1], ends.get(last, last)]
     return {**base, "sizes": sizes, "links": {}, "placement": "", "compare": ["dtp", "straight-through", "backprop"]}
 
 
@@ -389,6 +402,24 @@ def _links_in(sizes: Sequence[int], base: Mapping[str, Any]) -> dict[str, Any]:
     return {name: link for name, link in links.items() if name == names[0] and sizes[0] == base["sizes"][0]}
 
 
+def _links_of_one_rule(sizes: Sequence[int], content: Mapping[str, Any]) -> dict[str, Any]:
+    """Links in `content` for a rule with `sizes` of its own: inputs cross the first as they do in other networks."""
+    from .network import link_names
+
+    names, links = link_names(sizes), content.get("links", {})
+    inputs = links.get(link_names(content["sizes"])[0])
+    first = {names[0]: inputs} if inputs and sizes[0] == content["sizes"][0] else {}
+    return first | {name: link for name, link in links.items() if name in names}
+
+
+def _without(rules: Mapping[str, Mapping[str, Any]], *given: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables of `rules` without what is `given` for all of them: the last word is the user's."""
+    names = {name for over in given for name in OF_ONE_RULE if name in over}
+    if any("name" in over.get("optimizer", {}) for over in given):
+        names.add("optimizer")
+    return {rule: {key: value for key, value in table.items() if key not in names} for rule, table in rules.items()}
+
+
 def _placement_in(sizes: Sequence[int], base: Mapping[str, Any]) -> str:
     """What the data set's file `base` says of wires that are in a network of `sizes`."""
     from .network import link_names
@@ -414,6 +445,11 @@ def _check_choices(given: Mapping[str, Any], merged: Mapping[str, Any], sizes: S
         _made("optimizer", kind, {"learning_rate": 0.0} | optimizer)
     for rule in given.get("rules", {}):
         settings = dict(merged["rules"][rule])
+        for key in OF_ONE_RULE:
+            if key in settings:
+                _check_type(f"rules.{rule}.{key}", settings.pop(key), Comparison.TYPES[key])
+        if "optimizer" in settings:
+            kind, _ = _optimizer({"name": settings.pop("optimizer")})
         rates = {key: settings.pop(key) for key in OPTIMIZER_KEYS if key in settings}
         _made(f"rules.{rule}", kind, {"learning_rate": 0.0} | rates)
         _made(f"rules.{rule}", rule_named(rule), settings)

@@ -72,6 +72,12 @@ class Layer:
     def bias(self, x: Array) -> None:
         self.put(self.projection.bias_name, x)
 
+    def drop_bias(self) -> None:
+        """Leave the projection of the first link without a bias, for rules that train none."""
+        link = next(iter(self.inputs))
+        self.inputs[link] = replace(self.projection, offset=None)  # type: ignore[type-var]
+        self._costs.clear()
+
     @property
     def neurons(self) -> int:
         """How many neurons the layer has."""
@@ -154,14 +160,53 @@ class Layer:
         xp = backend_of(projection.values)
         return xp.change(activation, before, after, projection.values, projection.bias)
 
-    def input_gradient(self, link: Link, error: Array, ledger: Ledger, error_format: str = "") -> Array:
+    def input_gradient(
+        self, link: Link, error: Array, ledger: Ledger, purpose: str = "error", error_format: str = ""
+    ) -> Array:
         """Backpropagation's message over `link`: the error at the pre-activation times the weights transposed.
 
-        `error_format` is the format whose values the error has, if it is a few-bit one: products are counted so.
+        Work is counted as `purpose`, and as products of numbers in `error_format`, if the error is in a few-bit one.
         """
         projection = self.inputs[link.name]
-        self._count(ledger, self._count_product, projection, error_format or self.number, self._rows(error), "error")
+        self._count(ledger, self._count_product, projection, error_format or self.number, self._rows(error), purpose)
         return projection.transpose(error)
+
+    def match(self, signal: Signal, ledger: Ledger, nearest: bool = True) -> Array:
+        """How well the weights w of each neuron match the signal x [..., batch, neurons]: x.w - |w|^2 / 2, or x.w.
+
+        The first is largest for the w that is nearest to x: it is (|x|^2 - |x - w|^2) / 2. |w|^2 / 2 is counted once
+        for each minibatch, as weights change no more often.
+        """
+        match = self.pre_activation(signal, ledger, "match")
+        if not nearest:
+            return match
+        projection = self._projection(signal)
+        self._count(ledger, self._count_norms, projection, self._rows(signal))
+        weight = projection.values
+        return match - 0.5 * (weight * weight).sum(-2)[..., None, :]
+
+    def winner(self, match: Array, ledger: Ledger) -> Array:
+        """1 for the neuron with the largest `match` [..., batch, neurons], the first of equals, and 0 for the others.
+
+        A comparison is counted as an addition: a comparator subtracts.
+        """
+        self._count(ledger, self._count_winner, self._rows(match))
+        return backend_of(match).one_hot(match.argmax(-1), match)
+
+    def code_vector(self, link: Link, winner: Array, ledger: Ledger) -> Array:
+        """Weights of the winning neuron [..., batch, sources] in the projection of `link`.
+
+        `winner` is as `winner` gives it. Counted as a read of the addressed weights, without arithmetic.
+        """
+        projection = self.inputs[link.name]
+        self._count(ledger, self._count_code_vector, projection, self._rows(winner))
+        return projection.transpose(winner)
+
+    def buffer_row(self, name: str, winner: Array, ledger: Ledger) -> Array:
+        """The row of the buffer `name` [..., neurons, width] that belongs to the winning neuron, likewise."""
+        rows, (neurons, width) = self._rows(winner), self.buffers[name].shape[-2:]
+        self._count(ledger, self._count_buffer_row, name, rows, int(neurons), int(width))
+        return backend_of(winner).matmul(winner, self.buffers[name])
 
     def gradients(self, signal: Signal, error: Array, ledger: Ledger, error_format: str = "") -> Gradients:
         """Gradients of what is trained in the projection of `signal`, for an error [..., batch, neurons] in its sum.
@@ -286,6 +331,23 @@ class Layer:
     def _count_activation(self, ledger: Ledger, activation: Activation, rows: int, purpose: str) -> None:
         for operation in activation.operations:
             ledger.worked(Work(self.name, purpose, operation, self.number), rows * self.neurons)
+
+    def _count_norms(self, ledger: Ledger, projection: Projection, rows: int) -> None:
+        size = prod(projection.shape)
+        ledger.worked(Work(self.name, "match", "multiply-accumulate", projection.number, projection.number), size)
+        self._accessed(projection, projection.name, "read", size, ledger)
+        ledger.worked(Work(self.name, "match", "add", self.number), rows * self.neurons)
+        for operation, words in (("write", self.neurons), ("read", rows * self.neurons)):
+            self._accessed_state(f"{projection.name} norm", operation, words, ledger, self.neurons)
+
+    def _count_winner(self, ledger: Ledger, rows: int) -> None:
+        ledger.worked(Work(self.name, "winner", "add", self.number), rows * (self.neurons - 1))
+
+    def _count_code_vector(self, ledger: Ledger, projection: Projection, rows: int) -> None:
+        self._accessed(projection, projection.name, "read", rows * projection.shape[0], ledger)
+
+    def _count_buffer_row(self, ledger: Ledger, name: str, rows: int, neurons: int, width: int) -> None:
+        self._accessed_state(name, "read", rows * width, ledger, neurons * width)
 
     def _count_softmax(self, ledger: Ledger, rows: int) -> None:
         for operation in ("exp", "add", "divide"):

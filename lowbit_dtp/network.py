@@ -323,9 +323,15 @@ def signs(rows: int, columns: int, seed: int, purpose: str) -> np.ndarray:
     return size * (2.0 * generator(seed, purpose).integers(0, 2, (rows, columns)) - 1)
 
 
+def zeros(rows: int, columns: int, seed: int, purpose: str) -> np.ndarray:
+    """Zeros [rows, columns], float64: for rules of a single layer, whose weights then are what it has learned."""
+    return np.zeros((rows, columns))
+
+
 INITIALIZERS: dict[str, Callable[[int, int, int, str], np.ndarray]] = {
     "orthogonal": orthogonal,
     "uniform": uniform,
     "signs": signs,
+    "zeros": zeros,
 }
 """Ways to draw the first weights [sources, neurons] from a seed, for a purpose."""

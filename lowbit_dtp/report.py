@@ -575,8 +575,9 @@ def _filters(folder: Path, run: str, image_shape: Sequence[int] | None) -> tuple
         return None, str(error).replace(str(folder), "").lstrip("/")
     if weight.shape[0] != math.prod(image_shape):
         return None, f"a neuron has {weight.shape[0]} weights, and a picture {math.prod(image_shape)} inputs"
-    shown = min(FILTERS, weight.shape[1])
-    columns = min(10, shown)
+    grid = _map_columns(folder / run)
+    shown = weight.shape[1] if grid else min(FILTERS, weight.shape[1])
+    columns = grid or min(10, shown)
     *channels, tall, wide = image_shape
     picture = np.ones((-(-shown // columns) * (tall + 1) - 1, columns * (wide + 1) - 1, 4))
     for i, column in enumerate(weight.T[:shown]):
@@ -592,3 +593,13 @@ def _filters(folder: Path, run: str, image_shape: Sequence[int] | None) -> tuple
     image.imsave(png, picture, format="png")
     drawn = base64.b64encode(png.getvalue()).decode()
     return {"png": drawn, "shown": shown, "of": weight.shape[1], "colour": bool(channels)}, ""
+
+
+def _map_columns(run: Path) -> int:
+    """Columns of the grid on which the neurons of a self-organizing map lie; 0 if the rule of `run` has no grid."""
+    from .experiment import read_toml
+
+    try:
+        return int(read_toml(run / "experiment.toml")["settings"]["columns"])
+    except (StorageError, LookupError):
+        return 0

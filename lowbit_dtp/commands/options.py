@@ -141,7 +141,7 @@ def setting(text: str) -> tuple[list[str], Any]:
 
 def _keys_in(table: Sequence[str]) -> list[str] | None:
     """Known keys of a table of an experiment file; none if they may be any, None if it is no table."""
-    from ..experiment import OPTIMIZER_KEYS, Comparison
+    from ..experiment import OF_ONE_RULE, OPTIMIZER_KEYS, Comparison
     from ..optimizers import OPTIMIZERS
     from ..rules import RULES
 
@@ -151,7 +151,8 @@ def _keys_in(table: Sequence[str]) -> list[str] | None:
         case ["rules"]:
             return sorted(RULES)
         case ["rules", rule]:
-            return sorted({*(field.name for field in fields(RULES[rule])), *OPTIMIZER_KEYS})  # type: ignore[arg-type]
+            own = (field.name for field in fields(RULES[rule]))  # type: ignore[arg-type]
+            return sorted({*own, *OPTIMIZER_KEYS, *OF_ONE_RULE, "optimizer"})
         case ["optimizer"]:
             names = {field.name for kind in OPTIMIZERS.values() for field in fields(kind)}
             return sorted({"name", *names} - {"state"})

@@ -7,8 +7,11 @@ from typing import TypeVar
 
 from ..choices import choose
 from .backprop import Backprop, BackpropThenSign, FixedLower, StraightThrough
+from .competitive import SOM, Competitive, VectorQuantization
+from .delta import Delta, Perceptron
 from .dtp import DTP
 from .feedback_alignment import DirectFeedbackAlignment, FeedbackAlignment
+from .hebbian import Hebbian
 from .rule import (
     LearningRule,
     Step,
@@ -36,6 +39,12 @@ RULES: dict[str, type[LearningRule]] = {
     "ternary-errors": TernaryErrors,
     "stochastic-dtp": StochasticDTP,
     "stochastic-straight-through": StochasticStraightThrough,
+    "hebbian": Hebbian,
+    "delta": Delta,
+    "perceptron": Perceptron,
+    "competitive": Competitive,
+    "vector-quantization": VectorQuantization,
+    "som": SOM,
 }
 """Every rule, by name."""
 
@@ -66,9 +75,9 @@ def register(rule: Kind) -> Kind:
 def rule_named(name: str) -> type[LearningRule]:
     """The rule called `name`.
 
-    >>> rule_named("dpt")
+    >>> rule_named("dpt")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: no rule 'dpt'; there are: backprop, backprop-then-sign, dtp, fixed-lower, straight-through, target-prop
+    ValueError: no rule 'dpt'; there are: backprop, backprop-then-sign, ...
     """
     return choose("rule", name, RULES)
 
@@ -76,12 +85,17 @@ def rule_named(name: str) -> type[LearningRule]:
 __all__ = [
     "DTP",
     "RULES",
+    "SOM",
     "Backprop",
     "BackpropThenSign",
+    "Competitive",
+    "Delta",
     "DirectFeedbackAlignment",
     "FeedbackAlignment",
     "FixedLower",
+    "Hebbian",
     "LearningRule",
+    "Perceptron",
     "Step",
     "StepContext",
     "StochasticDTP",
@@ -89,6 +103,7 @@ __all__ = [
     "StraightThrough",
     "TargetProp",
     "TernaryErrors",
+    "VectorQuantization",
     "as_format",
     "is_few_bit",
     "output_error",

@@ -42,11 +42,14 @@ from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network, layer_names
 from lowbit_dtp.optimizers import SGD, Adam, RMSprop
 from lowbit_dtp.tasks import TASKS, Task
-from tests.conformance import oracle, oracle_alignment
+from tests.conformance import oracle, oracle_alignment, oracle_single_layer
 
 SIZES = (6, 7, 5, 4, 3)
 CHAINS = ((6, 5, 3), (6, 7, 5, 3), SIZES, (6, 7, 5, 4, 6, 3))
 LABELS = np.array([0, 2, 1, 1, 2])
+
+
+ONE_LAYER: dict[str, Any] = {"sizes": (6, 3), "chains": ((6, 3), (4, 6)), "activations": ("tanh",)}
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,54 @@ RULES = {
         sends=bernoulli,
     ),
     "stochastic-dtp": RuleCase(rules.StochasticDTP(samples=3), oracle_alignment.stochastic_dtp, sends=bernoulli),
+    "hebbian": RuleCase(
+        rules.Hebbian(), oracle_single_layer.hebbian, task=TASKS["associate"], has_loss=False, **ONE_LAYER
+    ),
+    "hebbian-covariance": RuleCase(
+        rules.Hebbian("covariance"), oracle_single_layer.hebbian, has_loss=False, **ONE_LAYER
+    ),
+    "hebbian-oja": RuleCase(
+        rules.Hebbian("oja", supervised=False),
+        oracle_single_layer.hebbian,
+        task=TASKS["reconstruct"],
+        has_loss=False,
+        **ONE_LAYER,
+    ),
+    "delta": RuleCase(rules.Delta(), oracle_single_layer.delta, **ONE_LAYER),
+    "delta-associate": RuleCase(
+        rules.Delta(), oracle_single_layer.delta, task=TASKS["associate"], output_activation="sigmoid", **ONE_LAYER
+    ),
+    "delta-cross-entropy": RuleCase(
+        rules.Delta("cross-entropy"), oracle_single_layer.delta, output_activation="sigmoid", **ONE_LAYER
+    ),
+    "perceptron": RuleCase(rules.Perceptron(), oracle_single_layer.delta, **ONE_LAYER),
+    "perceptron-winner": RuleCase(rules.Perceptron("winner-take-all"), oracle_single_layer.delta, **ONE_LAYER),
+    "competitive": RuleCase(rules.Competitive(), oracle_single_layer.competitive, task=TASKS["quantize"], **ONE_LAYER),
+    "competitive-largest": RuleCase(
+        rules.Competitive("largest"),
+        oracle_single_layer.competitive,
+        task=TASKS["quantize"],
+        has_loss=False,
+        **ONE_LAYER,
+    ),
+    "vector-quantization": RuleCase(
+        rules.VectorQuantization(conscience=3.0, half_conscience_epoch=2.0),
+        oracle_single_layer.competitive,
+        task=TASKS["quantize"],
+        **ONE_LAYER,
+    ),
+    "som": RuleCase(
+        rules.SOM(rows=1, columns=6, width=1.5),
+        oracle_single_layer.competitive,
+        task=TASKS["quantize"],
+        **ONE_LAYER | {"sizes": (4, 6), "chains": ((4, 6),)},
+    ),
+    "som-grid": RuleCase(
+        rules.SOM(rows=3, columns=2, width=1.0),
+        oracle_single_layer.competitive,
+        task=TASKS["quantize"],
+        **ONE_LAYER | {"sizes": (4, 6), "chains": ((4, 6),)},
+    ),
 }
 
 CLASSIFIERS = {name: case.rule for name, case in RULES.items() if case.task.name == "classify" and case.sizes == SIZES}

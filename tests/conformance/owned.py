@@ -91,13 +91,13 @@ class CheckedBackend(NumbaBackend):
 
     def pre_activation(self, signal: Signal, weight: Owned, bias: Owned | None) -> Owned:
         return own(
-            _PLAIN.pre_activation(_plain(signal), np.asarray(weight), None if bias is None else np.asarray(bias)),
-            owner_of("pre_activation", signal.carried, weight, *([] if bias is None else [bias])),
+            _PLAIN.pre_activation(_plain(signal), np.asarray(weight), _bare(bias)),
+            owner_of("pre_activation", signal.carried, weight, bias),
         )
 
     def affine_activation(self, activation: Activation, signal: Signal, weight: Owned, bias: Owned) -> Owned:
         return own(
-            _PLAIN.affine_activation(activation, _plain(signal), np.asarray(weight), np.asarray(bias)),
+            _PLAIN.affine_activation(activation, _plain(signal), np.asarray(weight), _bare(bias)),
             owner_of("affine_activation", signal.carried, weight, bias),
         )
 
@@ -109,6 +109,10 @@ class CheckedBackend(NumbaBackend):
     def cross_entropy(self, logits: Owned, labels: Owned) -> tuple[Owned, Any]:
         error, loss = _PLAIN.cross_entropy(np.asarray(logits), np.asarray(labels))
         return own(error, owner_of("cross_entropy", logits, labels)), loss
+
+
+def _bare(bias: Owned | None) -> np.ndarray | None:
+    return None if bias is None else np.asarray(bias)
 
 
 def _plain(signal: Signal) -> Signal:
@@ -123,9 +127,11 @@ def _checked(name: str) -> Any:
     return method
 
 
-for _name in (
-    "matmul", "tanh", "sigmoid", "relu", "step", "activation_backward", "activation_backward_difference", "axpy",
-):  # fmt: skip
+_WITH_ONE_OWNER = (
+    "matmul", "tanh", "sigmoid", "relu", "step", "one_hot", "axpy", "activation_backward",
+    "activation_backward_difference",
+)  # fmt: skip
+for _name in _WITH_ONE_OWNER:
     setattr(CheckedBackend, _name, _checked(_name))
 
 

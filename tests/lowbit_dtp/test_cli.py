@@ -308,7 +308,7 @@ def test_help_imports_nothing_heavy():
     assert not loaded & {"torch", "numba", "matplotlib", "sklearn", "brevitas"}
 
 
-RULE_NAMES = "backprop, backprop-then-sign, dtp, fixed-lower, straight-through, target-prop"
+RULE_NAMES = ", ".join(sorted(RULES))
 KEYS = (
     "activation, batch, compare, data, epochs, initial_weights, links, optimizer, output_activation, placement, rules, "
     "seeds, sizes, task"
@@ -357,7 +357,8 @@ MISTAKES = {
     "set rule's key": (
         "train --set rules.backprop.step=3",
         "--set rules.backprop.step=3: no key 'step' in table rules.backprop; there are: "
-        "feedback_learning_rate, gradient, learning_rate",
+        "activation, batch, epochs, feedback_learning_rate, gradient, initial_weights, learning_rate, "
+        "optimizer, output_activation, sizes, task",
     ),
     "set table": ("train --set rules.dtp=3", "--set rules.dtp=3: rules.dtp is a table; write rules.dtp.KEY=VALUE"),
     "set in no table": ("train --set epochs.x=3", "--set epochs.x=3: epochs is no table, so it has no keys"),

@@ -1,0 +1,200 @@
+"""Competitive learning: the neuron whose weights match the input best moves them towards it. Thesis, section 1.2.3.
+
+The weights of a neuron are a code vector, and a trained layer is the encoder of a vector quantizer. The competition is
+inside the layer, so training sends inputs up and nothing else. In use, the winner's code vector goes back down the link
+to where the inputs come from, in the link's feedback format: inputs x bits for each sample. A receiver with a copy of
+all code vectors would need the winner's address only, ceil(log2(neurons)) bits; here only the layer has its weights.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..backends import Array, multiplied
+from ..choices import choose
+from ..layers import Layer
+from ..ledger import Direction, Ledger
+from ..links import Signal
+from ..network import Network
+from ..randomness import RandomStream
+from .rule import Step, StepContext
+from .single_layer import SingleLayerRule, same_type, single_edge
+
+WINNERS = {
+    "nearest": "the neuron whose weights are nearest to the input",
+    "largest": "the neuron with the largest sum; for inputs and weights of one length that is the nearest",
+}
+"""Who wins."""
+
+Buffers = dict[tuple[str, str], Array]
+
+
+class _Quantizer(SingleLayerRule):
+    """What competitive rules share; they differ in who learns how much from a sample."""
+
+    crosses: ClassVar[str] = "inputs up; in use, the winner's code vector down: inputs x feedback bits a sample"
+    tasks: ClassVar[tuple[str, ...]] = ("quantize",)
+    winner: str = "nearest"
+
+    def prepare(self, net: Network, seed: int) -> None:
+        super().prepare(net, seed)
+        if net.layers[0].bias is not None:
+            net.layers[0].drop_bias()
+
+    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+        edge = single_edge(net)
+        layer = edge.upper
+        received = edge.link.send(inputs, Direction.FORWARD, "activations", ledger, context.stream)
+        match = layer.match(received, ledger, self.winner == "nearest")
+        winner = layer.winner(self.handicapped(layer, match, context), ledger)
+        share, buffers = self.learning(layer, winner, ledger, context)
+        key = layer.name, layer.projection.name
+        # sum over samples of share (w - x) = w (sum of shares) - sum of share x
+        gradient = multiplied(layer.gradients(received, share * -1.0, ledger)[key])
+        gradient = gradient + layer.weight * share.sum(-2)[..., None, :]
+        return Step({key: gradient}, self._distortion(received, match * winner), buffers)
+
+    def handicapped(self, layer: Layer, match: Array, context: StepContext) -> Array:
+        """`match` [..., batch, neurons] as it counts in the competition."""
+        return match
+
+    @abstractmethod
+    def learning(self, layer: Layer, winner: Array, ledger: Ledger, context: StepContext) -> tuple[Array, Buffers]:
+        """Share [..., batch, neurons] of each sample in the update of each neuron, and new values of buffers."""
+
+    def _distortion(self, received: Signal, match: Array) -> Array | None:
+        """Mean squared distance from the winner, for its `match` and zeros; None if distances were not computed."""
+        if self.winner != "nearest":
+            return None
+        x = received.values
+        return ((x * x).sum(-1) - 2 * match.sum(-1)).mean(-1)
+
+    def infer(self, net: Network, inputs: Any, ledger: Ledger, stream: RandomStream | None = None) -> Array:
+        edge = single_edge(net)
+        link, layer = edge.link, edge.upper
+        received = link.send(inputs, Direction.FORWARD, "activations", ledger, stream)
+        winner = layer.winner(layer.match(received, ledger, self.winner == "nearest"), ledger)
+        vector = layer.code_vector(link, winner, ledger)
+        return link.send(vector, Direction.FEEDBACK, "code vector", ledger, stream).values
+
+
+@dataclass(frozen=True)
+class Competitive(_Quantizer):
+    """Competitive learning, eq. 1.9, winner takes all: dw = eta (x - w) for the winner, the same eta for all.
+
+    A neuron that never wins never learns. A conscience helps: in training, who wins often is handicapped (DeSieno,
+    ICNN 1988), by conscience x (share of wins x neurons - 1) in squared distance.
+    """
+
+    winner: str = "nearest"
+    """One of `WINNERS`."""
+    conscience: float = 0.0
+    """Handicap, in squared distance, of a neuron that wins twice as often as the mean of all; 0 for none."""
+    half_conscience_epoch: float | None = None
+    """Epoch E at which a quarter of it is left: c(e) = c / (1 + e / E)^2. None keeps it constant."""
+    memory: float = 0.95
+    """Share that the count of wins keeps from one minibatch to the next."""
+
+    name: ClassVar[str] = "competitive"
+    source: ClassVar[str] = "Rumelhart, Zipser 1985; Lee 2018, eq. 1.9"
+
+    def __post_init__(self) -> None:
+        choose("winner", self.winner, WINNERS)
+        for name, positive in (("conscience", False), ("half_conscience_epoch", True)):
+            value = getattr(self, name)
+            if value is not None and not (0 < value < np.inf if positive else 0 <= value < np.inf):
+                kind = "a finite number above zero" if positive else "a finite number, zero or more"
+                raise ValueError(f"{self.name}: {name} must be {kind}, not {value}")
+        if not 0 <= self.memory <= 1:
+            raise ValueError(f"{self.name}: memory must be a number from 0 to 1, not {self.memory}")
+
+    def prepare(self, net: Network, seed: int) -> None:
+        super().prepare(net, seed)
+        layer = net.layers[0]
+        layer.buffers.setdefault("wins", np.ones(layer.neurons, layer.weight.dtype))
+
+    def handicapped(self, layer: Layer, match: Array, context: StepContext) -> Array:
+        if not self.conscience:
+            return match
+        wins = layer.buffers["wins"]
+        often = wins * layer.neurons / wins.sum(-1)[..., None] - 1
+        half = same_type(0.5 * self._conscience_at(context.epoch), wins)
+        return match - (half * often)[..., None, :]
+
+    def learning(self, layer: Layer, winner: Array, ledger: Ledger, context: StepContext) -> tuple[Array, Buffers]:
+        wins = self.memory * layer.buffers["wins"] + winner.sum(-2)
+        return self.rates(winner, wins), {(layer.name, "wins"): wins}
+
+    def rates(self, winner: Array, wins: Array) -> Array:
+        """eta_i of eq. 1.9, but for the optimizer's learning rate, for the winners [..., batch, neurons] of samples."""
+        return winner / winner.shape[-2]
+
+    def _conscience_at(self, epoch: Any) -> Any:
+        fading = 1 + epoch / self.half_conscience_epoch if self.half_conscience_epoch else 1.0
+        return self.conscience / (fading * fading)
+
+
+@dataclass(frozen=True)
+class VectorQuantization(Competitive):
+    """Vector quantization: eq. 1.9 with a rate for each neuron, eta_i = 1 / its wins, so w is the mean of what it won.
+
+    For this, the optimizer is `sgd` with a learning rate of 1. With a `memory` of 1 it is MacQueen's k-means; with
+    less, old samples count less, as the code vectors were elsewhere then.
+    """
+
+    name: ClassVar[str] = "vector-quantization"
+    source: ClassVar[str] = "MacQueen 1967; Burton, Shore, Buck 1983; Lee 2018, eq. 1.9"
+
+    def rates(self, winner: Array, wins: Array) -> Array:
+        return winner / (wins + (wins == 0))[..., None, :]  # 0 wins in all, so none here
+
+
+@dataclass(frozen=True)
+class SOM(_Quantizer):
+    """Self-organizing map: neurons lie on a grid, and the neighbours of the winner learn with it.
+
+    dw = eta h (x - w), h = exp(-d^2 / (2 width^2)) for a neuron at a distance d from the winner on the grid.
+    """
+
+    rows: int = 10
+    columns: int = 10
+    """Neurons of the grid; neuron r x columns + c is in row r and column c."""
+    width: float = 3.0
+    """Width of the neighbourhood at the start, in neurons."""
+    half_width_epoch: float | None = 2.0
+    """Epoch E at which the width is half of that: width(e) = width / (1 + e / E). None keeps it constant."""
+
+    name: ClassVar[str] = "som"
+    source: ClassVar[str] = "Kohonen 1982; Lee 2018, section 1.2.3"
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "columns"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{self.name}: {name} must be a whole number, 1 or more, not {value!r}")
+        for name in ("width", "half_width_epoch"):
+            value = getattr(self, name)
+            if not (value is None and name != "width") and not 0 < value < np.inf:
+                raise ValueError(f"{self.name}: {name} must be a finite number above zero, not {value}")
+
+    def prepare(self, net: Network, seed: int) -> None:
+        super().prepare(net, seed)
+        layer = net.layers[0]
+        if self.rows * self.columns != layer.neurons:
+            raise ValueError(
+                f"som: a grid of {self.rows} x {self.columns} has {self.rows * self.columns} neurons, but layer "
+                f"{layer.name} has {layer.neurons}"
+            )
+        if "neighbourhood" not in layer.buffers:
+            row, column = np.divmod(np.arange(layer.neurons), self.columns)
+            squares = np.subtract.outer(row, row) ** 2 + np.subtract.outer(column, column) ** 2
+            layer.buffers["neighbourhood"] = np.exp(-squares / (2 * self.width**2)).astype(layer.weight.dtype)
+
+    def learning(self, layer: Layer, winner: Array, ledger: Ledger, context: StepContext) -> tuple[Array, Buffers]:
+        near = layer.buffer_row("neighbourhood", winner, ledger)
+        if self.half_width_epoch:
+            narrower = 1 + context.epoch / self.half_width_epoch
+            near = near ** same_type(narrower * narrower, near)  # h at a smaller width, of h at the first
+        return near / near.shape[-2], {}

@@ -1,0 +1,94 @@
+"""The delta rule and the perceptron: a layer learns from the difference of wanted and given output. Section 1.2.2."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..backends import Array, backend_of
+from ..choices import choose
+from ..ledger import Direction, Ledger
+from ..network import Network
+from ..randomness import RandomStream
+from .rule import Step, StepContext, weight_gradients
+from .single_layer import SingleLayerRule, single_edge, wanted_output
+
+LOSSES = {
+    "squared": "eq. 1.7: dw = eta (y - h) s'(a) x",
+    "cross-entropy": "eq. 1.8: dw = eta (y - h) x, for sigmoid neurons",
+}
+"""Losses of the delta rule, for a wanted output y and the neuron's h = s(a). Linear neurons make 1.8 of 1.7."""
+
+UNITS = {
+    "step": "a step unit for each class, 1 from a sum of 0 on, each of which learns when it is wrong",
+    "winner-take-all": "the neuron with the largest sum answers; if it is wrong, it and the right one learn",
+}
+"""How the perceptron's neurons decide."""
+
+
+@dataclass(frozen=True)
+class Delta(SingleLayerRule):
+    """The delta rule: eq. 1.7 or, with the cross-entropy, 1.8. Neurons are those of the network, linear say.
+
+    The loss that is reported is that of eq. 1.7, half the squared error, either way.
+    """
+
+    loss: str = "squared"
+    """One of `LOSSES`."""
+
+    name: ClassVar[str] = "delta"
+    source: ClassVar[str] = "Widrow, Hoff 1960; Lee 2018, eqs. 1.7, 1.8"
+    crosses: ClassVar[str] = "inputs up"
+    tasks: ClassVar[tuple[str, ...]] = ("classify", "associate")
+
+    def __post_init__(self) -> None:
+        choose("loss", self.loss, LOSSES)
+
+    def prepare(self, net: Network, seed: int) -> None:
+        super().prepare(net, seed)
+        activation = net.layers[-1].activation.name
+        if self.loss == "cross-entropy" and activation != "sigmoid":
+            raise ValueError(
+                f"delta: the loss cross-entropy needs output_activation = sigmoid, not {activation}; "
+                "or choose the loss squared"
+            )
+
+    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+        edge = single_edge(net)
+        run = net.forward(inputs, ledger, context.stream)
+        wanted = wanted_output(context.task, target, run.output)
+        error, loss = edge.upper.squared_error(run.output, wanted)
+        error = run.output - wanted if self.loss == "cross-entropy" else 0.5 * error
+        return Step(weight_gradients(edge, run, error, ledger), 0.5 * loss)
+
+
+@dataclass(frozen=True)
+class Perceptron(SingleLayerRule):
+    """The perceptron: eq. 1.8 with outputs of 0 and 1, so it learns from mistakes only.
+
+    The answer is the class of the largest sum. The loss that is reported is the number of wrong units in a sample.
+    """
+
+    units: str = "step"
+    """One of `UNITS`."""
+
+    name: ClassVar[str] = "perceptron"
+    source: ClassVar[str] = "Rosenblatt 1958; Lee 2018, section 1.2.2"
+    crosses: ClassVar[str] = "inputs up"
+
+    def __post_init__(self) -> None:
+        choose("units", self.units, UNITS)
+
+    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+        edge = single_edge(net)
+        layer = edge.upper
+        received = edge.link.send(inputs, Direction.FORWARD, "activations", ledger, context.stream)
+        total = layer.pre_activation(received, ledger)
+        wanted = wanted_output(context.task, target, total)
+        output = layer.winner(total, ledger) if self.units == "winner-take-all" else backend_of(total).step(total)
+        error = output - wanted
+        loss = (error * error).sum(-1).mean(-1)
+        return Step(layer.gradients(received, error / error.shape[-2], ledger), loss)
+
+    def infer(self, net: Network, inputs: Any, ledger: Ledger, stream: RandomStream | None = None) -> Array:
+        edge = single_edge(net)
+        received = edge.link.send(inputs, Direction.FORWARD, "activations", ledger, stream)
+        return edge.upper.pre_activation(received, ledger)

@@ -1,0 +1,41 @@
+"""What rules of networks with one layer have in common: section 1.2 of the thesis."""
+
+from typing import Any
+
+from ..backends import Array, backend_of
+from ..network import Edge, Network
+from ..tasks import Task
+from .rule import LearningRule
+
+
+class SingleLayerRule(LearningRule):
+    """A rule for `[inputs, neurons]`. A gradient is of the minibatch's mean, so that SGD makes the rule's own update.
+
+    With one sample a minibatch that is the update of the thesis, with the optimizer's learning rate for its eta.
+    """
+
+    def prepare(self, net: Network, seed: int) -> None:
+        sizes = net.sizes
+        if len(sizes) != 2:
+            raise ValueError(f"{self.name} trains one layer, so sizes must be [inputs, neurons], not {sizes}")
+
+
+def single_edge(net: Network) -> Edge:
+    """The link from the inputs to the only layer."""
+    (edge,) = net.edges
+    return edge
+
+
+def wanted_output(task: Task, target: Array, like: Array) -> Array:
+    """What the neurons should give [..., batch, neurons]: the one-hot label if the task is to classify."""
+    return backend_of(like).one_hot(target, like) if task.name == "classify" else target
+
+
+def same_type(value: Any, like: Array) -> Array:
+    """`value`, a number or an array of one on the device, as an array of the shape and type of `like`.
+
+    NumPy would compute with an array of one in float64, and round otherwise than with a number.
+    """
+    filled = like * 0
+    filled += value
+    return filled
