@@ -25,7 +25,7 @@ _RENAMED = {"noise_half_life": "half_noise_epoch", "stabilizer": "epsilon"}
 """Settings of experiments of version 0.1.0, by today's names."""
 OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate")
 """Settings of a rule that are those of its optimizer."""
-OF_ONE_RULE = ("sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task")
+OF_ONE_RULE = ("sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links")
 """What the table of a rule may say instead of the file, for its own experiments; `optimizer`, a name, as well."""
 
 
@@ -54,6 +54,8 @@ class Experiment:
     """What the rule takes, `gradient` or `target_step` say."""
     optimizer: dict[str, Any] = field(default_factory=dict)
     """`name`, `learning_rate` and what else the optimizer takes."""
+    start: str = ""
+    """A run folder or network file, from which layers take their first weights: see `Network.start_from`. "": none."""
     plugins: list[str] = field(default_factory=list, compare=False)
     """Files, and packages, of the plug-ins that define the rule, the data set or a format."""
 
@@ -122,7 +124,23 @@ class Experiment:
             net.links[names.index(name)] = replace(net.link(name), **given)  # type: ignore[arg-type]
         rule.training_links(net.links)
         rule.inference_links(net.links)
+        if self.start:
+            self._begin(net)
         return net, rule, optimizer
+
+    def _begin(self, net: "Network") -> None:
+        from .ledger import Ledger
+        from .network import Network
+
+        path = Path(self.start)
+        path = path / "network.safetensors" if path.is_dir() else path
+        try:
+            net.start_from(Network.load(path))
+        except StorageError as error:
+            raise StorageError(f"start: {error}") from None
+        except ValueError as error:
+            raise ExperimentError(f"start: {path}: {error}") from None
+        net.synchronise(Ledger())
 
     def check_sizes(self, data: "DataSet") -> None:
         """Raise ExperimentError if the network does not fit `data`."""
@@ -138,6 +156,8 @@ class Experiment:
         import tomli_w
 
         content = asdict(self)
+        if not self.start:
+            del content["start"]
         if not self.plugins:
             del content["plugins"]
         return tomli_w.dumps(content)
@@ -186,6 +206,7 @@ class Comparison:
         "data": str, "sizes": list[int], "activation": str, "output_activation": str, "initial_weights": str,
         "task": str, "epochs": int, "batch": int, "seeds": int, "compare": list[str], "placement": str,
         "links": dict[str, dict[str, str]], "optimizer": dict[str, Any], "rules": dict[str, dict[str, Any]],
+        "start": str,
     }  # fmt: skip
     """What a file may say, and as what."""
 
@@ -268,11 +289,15 @@ class Comparison:
                 optimizer.setdefault(key, value)
         names = (
             "data", "sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links",
+            "start",
         )  # fmt: skip
         common = {name: deepcopy(self.content[name]) for name in names if name in self.content}
-        common |= {name: deepcopy(settings.pop(name)) for name in OF_ONE_RULE if name in settings}
+        own = {name: deepcopy(settings.pop(name)) for name in OF_ONE_RULE if name in settings}
+        links = own.pop("links", {})
+        common |= own
         if common["sizes"] != self.content["sizes"]:
             common["links"] = deepcopy(_links_of_one_rule(common["sizes"], self.content))
+        common["links"] = _merge(common.get("links", {}), links)
         formats = [text for link in common.get("links", {}).values() for text in link.values()]
         formats += [settings["gradient"]] if "gradient" in settings else []
         plugins = origins([("rule", rule), ("data set", common["data"]), *(("format", text) for text in formats)])
@@ -413,11 +438,16 @@ def _links_of_one_rule(sizes: Sequence[int], content: Mapping[str, Any]) -> dict
 
 
 def _without(rules: Mapping[str, Mapping[str, Any]], *given: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables of `rules` without what is `given` for all of them: the last word is the user's."""
-    names = {name for over in given for name in OF_ONE_RULE if name in over}
+    """Tables of `rules` without what is `given` for all of them: the last word is the user's, link by link."""
+    names = {name for over in given for name in OF_ONE_RULE if name in over} - {"links"}
     if any("name" in over.get("optimizer", {}) for over in given):
         names.add("optimizer")
-    return {rule: {key: value for key, value in table.items() if key not in names} for rule, table in rules.items()}
+    kept = {rule: {key: x for key, x in table.items() if key not in names} for rule, table in rules.items()}
+    links = {name for over in given for name in over.get("links", {})}
+    for table in kept.values():
+        if "links" in table:
+            table["links"] = {name: x for name, x in table["links"].items() if name not in links}
+    return kept
 
 
 def _placement_in(sizes: Sequence[int], base: Mapping[str, Any]) -> str:

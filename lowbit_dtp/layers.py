@@ -119,7 +119,9 @@ class Layer:
 
     def each_array(self, make: Callable[[str, Array], Array]) -> "Layer":
         """The layer with what `make` makes of the name and value of each of its arrays."""
-        inputs = {link: replace(projection) for link, projection in self.inputs.items()}  # type: ignore[type-var]
+        inputs: dict[str, Projection] = {}
+        for link, projection in self.inputs.items():
+            inputs[link] = projection.copy(inputs)
         layer = replace(self, inputs=inputs, buffers=dict(self.buffers), _costs={}, _spent={})
         for name, held, key in list(layer.slots()):
             held[key] = make(name, held[key])
@@ -137,6 +139,11 @@ class Layer:
     def state(self, signals: Signal | Sequence[Signal], ledger: Ledger, purpose: str = "activations") -> Array:
         """State [..., batch, neurons] of the neurons, given the signals that arrived over one or more links."""
         return self._respond(self.activation, signals, ledger, purpose)
+
+    def activate(self, pre_activation: Array, ledger: Ledger, purpose: str = "activations") -> Array:
+        """State of neurons whose inputs add up to `pre_activation` [..., batch, neurons], which may be written over."""
+        self._count(ledger, self._count_activation, self.activation, self._rows(pre_activation), purpose)
+        return self.activation.apply(backend_of(pre_activation), pre_activation)
 
     def decode(self, above: Signal, ledger: Ledger, purpose: str) -> Array:
         """This layer's state as the signal from above implies it: eq. 3.11 of the thesis, g(h above).
@@ -165,7 +172,8 @@ class Layer:
     ) -> Array:
         """Backpropagation's message over `link`: the error at the pre-activation times the weights transposed.
 
-        Work is counted as `purpose`, and as products of numbers in `error_format`, if the error is in a few-bit one.
+        Work is counted as `purpose`. `error_format` is the format whose values the error has, if it is a few-bit one:
+        products are counted so.
         """
         projection = self.inputs[link.name]
         self._count(ledger, self._count_product, projection, error_format or self.number, self._rows(error), purpose)
@@ -213,11 +221,23 @@ class Layer:
 
         `error_format` is as `input_gradient` has it; a factor for the whole batch does not matter.
         """
-        projection = self._projection(signal)
-        right = error_format or self.number
-        self._count(ledger, self._count_gradients, projection, signal.format.name, right, self._rows(error))
+        projection, right, rows = self._projection(signal), error_format or self.number, self._rows(error)
+        names = projection.trained
+        self._count(ledger, self._count_gradients, projection, signal.format.name, right, rows, names)
         made = projection.gradients(signal, error, self._spent.pop(projection.name, None))
         return {(self.name, name): gradient for name, gradient in made.items()}
+
+    def transposed_gradients(self, error: Signal, state: Array, ledger: Ledger) -> Gradients:
+        """Gradients of the weights in the projection of `error`, as the layer that sent it uses them: transposed.
+
+        `error` [..., batch, sources] is that of the other layer, at its pre-activation; `state` [..., batch, neurons]
+        is what this layer had sent it.
+        """
+        projection = self._projection(error)
+        names, rows = (projection.name,), self._rows(state)
+        self._count(ledger, self._count_gradients, projection, error.format.name, self.number, rows, names)
+        made = projection.gradients(error, state, self._spent.pop(projection.name, None))
+        return {(self.name, name): made[name] for name in names}
 
     def cross_entropy(self, logits: Array, labels: Array, ledger: Ledger) -> tuple[Array, Array]:
         """Gradient of each sample's loss at the `logits`, softmax - one-hot, and the mean loss over the batch."""
@@ -227,7 +247,7 @@ class Layer:
     def classification_error(self, output: Array, labels: Array, ledger: Ledger) -> tuple[Array, Array]:
         """Gradient of each sample's loss at the pre-activation of a layer with one neuron for each class; its mean.
 
-        Linear and softmax outputs: negative log-likelihood under the softmax. Others: squared distance from the one-hot
+        Linear outputs: negative log-likelihood under the softmax of them. Others: squared distance from the one-hot
         label.
         """
         if self.activation.name == "identity":
@@ -262,6 +282,11 @@ class Layer:
     def error_of(self, state: Array, input_gradient: Array) -> Array:
         """Gradient at the pre-activation for an `input_gradient`, the gradient at `state`."""
         return backend_of(state).activation_backward(self.activation, state, input_gradient)
+
+    def decoder_error_of(self, state: Array, input_gradient: Array) -> Array:
+        """`error_of` for a state that `decode` gave."""
+        activation = self.decoder_activation or self.activation
+        return backend_of(state).activation_backward(activation, state, input_gradient)
 
     @property
     def _slots(self) -> dict[str, tuple[Projection, dict[str, Any], str]]:
@@ -353,13 +378,16 @@ class Layer:
         for operation in ("exp", "add", "divide"):
             ledger.worked(Work(self.name, "softmax", operation, self.number), rows * self.neurons)
 
-    def _count_gradients(self, ledger: Ledger, projection: Projection, left: str, right: str, rows: int) -> None:
-        size = rows * prod(projection.shape)
-        ledger.worked(Work(self.name, "gradient", "multiply-accumulate", left, right), size)
-        arrays = {projection.name: size}
-        if projection.bias is not None:
-            ledger.worked(Work(self.name, "gradient", "add", self.number), rows * self.neurons)
+    def _count_gradients(
+        self, ledger: Ledger, projection: Projection, left: str, right: str, rows: int, names: tuple[str, ...]
+    ) -> None:
+        arrays = {}
+        if projection.name in names:
+            arrays[projection.name] = rows * prod(projection.shape)
+            ledger.worked(Work(self.name, "gradient", "multiply-accumulate", left, right), arrays[projection.name])
+        if projection.bias_name in names:
             arrays[projection.bias_name] = rows * self.neurons
+            ledger.worked(Work(self.name, "gradient", "add", self.number), rows * self.neurons)
         for name, words in arrays.items():
             for operation in ("read", "write"):
                 self._accessed_state(f"{name} gradient", operation, words, ledger, projection.size(name))

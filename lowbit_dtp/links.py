@@ -45,6 +45,11 @@ class Signal:
         """The numbers the codes stand for."""
         return backend_of(self.carried).values(self)
 
+    @property
+    def sent(self) -> Array:
+        """`values` as the layer that sent them knows them: both ends of a link hold the same numbers."""
+        return self.values
+
     def packed(self) -> "Signal":
         """The same signal, held as packed words."""
         if self.packed_neurons is not None:

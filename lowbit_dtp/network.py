@@ -1,6 +1,6 @@
 """A network: layers, and the link below each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from .activations import ACTIVATIONS
-from .backends import Array
+from .backends import Array, backend_of
 from .backends.devices import mover, usable
 from .choices import choose
-from .formats import UnknownFormatError
+from .formats import Float, Format, UnknownFormatError, parse
 from .layers import Layer
 from .ledger import Direction, Ledger
 from .links import Link, Signal
-from .projections import Dense, projection_of
+from .projections import Dense, Mirrored, Projection, Tied, projection_of
 from .randomness import RandomStream, generator
 from .storage import StorageError, read_network, write_tensors
 
@@ -94,6 +94,97 @@ class Network:
         layer.inputs[link] = dense(
             layer.name, above.neurons, layer.neurons, seed, "feedback", Direction.FEEDBACK, initial_weights, dtype
         )
+
+    def tie_feedback(self, link: str) -> None:
+        """Let the lower layer of `link` use the weights for its first link on the signals that come down `link`, too.
+
+        Weights that it had for them are dropped.
+        """
+        layer = self.layer(self.link(link).lower)
+        first = next(iter(layer.inputs))
+        if not isinstance(layer.inputs.get(link), Tied):
+            layer.inputs[link] = Tied(first, layer.inputs[first])
+
+    def mirror(self, link: str) -> None:
+        """Let the upper layer of `link` use the lower layer's weights, transposed, on the signals that come up `link`.
+
+        It keeps its bias. The copies come over a link of their own, `link.weights`, as the numbers they are.
+        """
+        lower, upper = (self.layer(name) for name in (self.link(link).lower, self.link(link).upper))
+        dense = upper.inputs[link]
+        if isinstance(dense, Mirrored):
+            return
+        weight, label = lower.projection, f"{link}.weights"
+        xp = backend_of(weight.values)
+        copy = xp.asarray(xp.numpy(weight.values).mT.copy(), weight.values)
+        source = lower.name, weight.name
+        upper.inputs[link] = Mirrored(copy, dense.bias, source, label, direction=dense.direction, label=dense.name)
+        if label not in [x.name for x in self.links]:
+            number = parse(weight.number)
+            self.links.append(Link(number, number, lower.name, upper.name, label))
+
+    def mirror_feedback(self, link: str, fmt: Format | None = None) -> None:
+        """Let the lower layer of `link` use the upper layer's weights, transposed, on signals that come down `link`.
+
+        Weights that it had for them are dropped; there is no bias. The copies come over a link of their own,
+        `link.weights`, in the format `fmt`, by default as the numbers they are.
+        """
+        lower, upper = (self.layer(name) for name in (self.link(link).lower, self.link(link).upper))
+        if isinstance(lower.inputs.get(link), Mirrored):
+            return
+        weight, label = upper.inputs[link], f"{link}.weights"
+        if label not in [x.name for x in self.links]:
+            number = parse(weight.number) if fmt is None else fmt
+            self.links.append(Link(number, number, lower.name, upper.name, label))
+        xp, source = backend_of(weight.values), (upper.name, weight.name)
+        values = xp.numpy(weight.values)
+        values = (values if fmt is None else fmt.quantize(values)).mT.copy()
+        copy = xp.asarray(values, weight.values)
+        lower.inputs[link] = Mirrored(copy, None, source, label, direction=Direction.FEEDBACK, label="feedback")
+
+    def synchronise(self, ledger: Ledger, changed: Collection[tuple[str, str]] | None = None) -> None:
+        """Send weights of which other layers hold copies: all, or those whose layer and name are among `changed`.
+
+        A message, for the purpose "weights", is the weights of one source to all neurons.
+        """
+        for layer in self.layers:
+            for projection in layer.inputs.values():
+                if isinstance(projection, Mirrored) and (changed is None or projection.source in changed):
+                    self._refresh(projection, ledger)
+
+    def _refresh(self, copy: Mirrored, ledger: Ledger) -> None:
+        owner, name = copy.source
+        link = self.link(copy.link)
+        weights = next(x for x in self.layer(owner).inputs.values() if x.name == name).values
+        direction = Direction.FORWARD if link.lower == owner else Direction.FEEDBACK
+        fmt = link.format(direction)
+        # as codes, since a recorded step cannot stop at a NaN once it has changed something; activations will
+        sent = Signal(backend_of(weights).float_codes(weights), fmt, weights) if isinstance(fmt, Float) else weights
+        copy.refresh(link.send(sent, direction, "weights", ledger))
+
+    def start_from(self, other: "Network") -> None:
+        """Copy, in place, the arrays that hidden layers of the same name have in `other`.
+
+        Those of the output layer, too, if both networks have the same sizes. What only one of the two layers has, the
+        other's feedback weights say, is left. Raises ValueError if there is no such layer, or one does not fit.
+        """
+        there = {layer.name: layer for layer in other.layers[:-1]}
+        if self.sizes == other.sizes:
+            there[other.layers[-1].name] = other.layers[-1]
+        common = [(layer, there[layer.name]) for layer in self.layers if layer.name in there]
+        if not common:
+            sizes = ["-".join(map(str, net.sizes)) for net in (other, self)]
+            raise ValueError(f"a network {sizes[0]} has no hidden layer for one of {sizes[1]}")
+        for layer, source in common:
+            given, arrays = source.arrays(), layer.arrays()
+            if layer.activation != source.activation:
+                names = source.activation.name, layer.activation.name
+                raise ValueError(f"{layer.name} has the activation {names[0]}, not {names[1]}")
+            for name in [name for name in arrays if name in given]:
+                if given[name].shape != arrays[name].shape:
+                    shapes = [list(x[name].shape) for x in (given, arrays)]
+                    raise ValueError(f"{name} of {layer.name} is {shapes[0]}, not {shapes[1]}")
+                layer.put(name, given[name].astype(arrays[name].dtype))
 
     @property
     def edges(self) -> list[Edge]:
@@ -211,12 +302,15 @@ class Network:
         for i, row in enumerate(description["layers"]):
             start = f"{row['name']}."
             arrays = {name.removeprefix(start): x for name, x in tensors.items() if name.startswith(start)}
-            inputs = row["inputs"] if "inputs" in row else _inputs_of_version_1(arrays, links[i:])
+            rows = row["inputs"] if "inputs" in row else _inputs_of_version_1(arrays, links[i:])
+            inputs: dict[str, Projection] = {}
+            for link, projection in rows.items():
+                inputs[link] = projection_of(projection, arrays, inputs)
             decoder = row.get("decoder_activation")
             layers.append(
                 Layer(
                     row["name"],
-                    {link: projection_of(projection, arrays) for link, projection in inputs.items()},
+                    inputs,
                     choose("activation", row["activation"], ACTIVATIONS),
                     choose("activation", decoder, ACTIVATIONS) if decoder else None,
                     {name: arrays[name] for name in row.get("buffers", ())},
@@ -317,21 +411,21 @@ def uniform(rows: int, columns: int, seed: int, purpose: str) -> np.ndarray:
     return generator(seed, purpose).uniform(-limit, limit, (rows, columns))
 
 
+def zeros(rows: int, columns: int, seed: int, purpose: str) -> np.ndarray:
+    """Zeros [rows, columns], float64: for rules of a single layer, whose weights then are what it has learned."""
+    return np.zeros((rows, columns))
+
+
 def signs(rows: int, columns: int, seed: int, purpose: str) -> np.ndarray:
     """Random [rows, columns], float64, +-s, with s the power of two nearest the size of a weight in `orthogonal`."""
     size = 2.0 ** -np.rint(np.log2(max(rows, columns)) / 2)
     return size * (2.0 * generator(seed, purpose).integers(0, 2, (rows, columns)) - 1)
 
 
-def zeros(rows: int, columns: int, seed: int, purpose: str) -> np.ndarray:
-    """Zeros [rows, columns], float64: for rules of a single layer, whose weights then are what it has learned."""
-    return np.zeros((rows, columns))
-
-
 INITIALIZERS: dict[str, Callable[[int, int, int, str], np.ndarray]] = {
     "orthogonal": orthogonal,
     "uniform": uniform,
-    "signs": signs,
     "zeros": zeros,
+    "signs": signs,
 }
 """Ways to draw the first weights [sources, neurons] from a seed, for a purpose."""

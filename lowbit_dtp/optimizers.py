@@ -88,13 +88,14 @@ class Optimizer(ABC):
         """
 
     def apply(self, net: Network, gradients: Gradients, ledger: Ledger, rate_factor: Array = 1.0) -> None:
-        """Update every parameter of `net` that has a gradient.
+        """Update every parameter of `net` that has a gradient, and then the copies that other layers have of it.
 
         `rate_factor` multiplies the learning rates: a number, as the method of this name gives it for an epoch, or a
         float64 array of one that a recorded step reads.
         """
         for (layer, name), gradient in gradients.items():
             net.layer(layer).update(name, gradient, self, ledger, rate_factor)
+        net.synchronise(ledger, gradients.keys())
 
     def update(
         self,

@@ -338,7 +338,7 @@ def _drawings(network: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]
     drawings = []
     for row in rows:
         arrows = []
-        for box, link in zip(boxes[1:], links, strict=True):
+        for box, link in zip(boxes[1:], links, strict=False):  # links beyond the chain come last
             for direction, x in sides.items():
                 bits = traffic(row, [link])[direction]
                 top, bottom = box["y"] + BOX + 4, box["y"] + BOX + GAP - 4

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .backends import Array
+from .backends import Array, backend_of
 from .layers import Layer
 from .ledger import Ledger
 from .links import Signal
@@ -24,6 +24,10 @@ class Task(ABC):
     def target(self, inputs: Array | Signal, labels: Array) -> Array:
         """What the output layer is given to learn from: of a minibatch's inputs and labels, the latter."""
         return labels
+
+    def desired_output(self, target: Array, output: Array) -> Array:
+        """The output for which the loss is least, in the shape and type of `output`: of a `target`, itself."""
+        return target
 
     @abstractmethod
     def error(self, layer: Layer, output: Array, target: Array, ledger: Ledger) -> tuple[Array, Array]:
@@ -51,6 +55,9 @@ class Classify(Task):
 
     def error(self, layer: Layer, output: Array, target: Array, ledger: Ledger) -> tuple[Array, Array]:
         return layer.classification_error(output, target, ledger)
+
+    def desired_output(self, target: Array, output: Array) -> Array:
+        return backend_of(output).one_hot(target, output)
 
     def distance(self, output: Array, target: Array) -> Array:
         return (output.argmax(-1) != target).sum(-1)

@@ -137,6 +137,10 @@ class Backend(ABC):
         """Codes of `x`, as `fmt.encode` gives them. Raises ValueError on NaN."""
 
     @abstractmethod
+    def float_codes(self, x: Array) -> Array:
+        """Codes of `x` in the float format of its own type, in memory of their own. NaN is let through."""
+
+    @abstractmethod
     def decode(self, codes: Array, fmt: Format, like: Array) -> Array:
         """The numbers `codes` stand for, in the floating type of `like`."""
 

@@ -44,6 +44,9 @@ class NumpyBackend(Backend):
             return np.searchsorted(thresholds(fmt, x.dtype), x, side="right").astype(fmt.code_dtype)
         return fmt.encode(x, uniform)
 
+    def float_codes(self, x: Array) -> Array:
+        return x.copy().view({4: np.uint32, 8: np.uint64}[x.dtype.itemsize])
+
     def decode(self, codes: Array, fmt: Format, like: Array) -> Array:
         return fmt.decode(codes, like.dtype)
 

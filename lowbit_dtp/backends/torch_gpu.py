@@ -69,6 +69,9 @@ class TorchBackend(Backend):
             raise ValueError(f"{fmt.name} cannot send NaN")
         return torch_formats.encode(fmt, x, uniform).to(SIGNED[fmt.code_dtype])
 
+    def float_codes(self, x: Array) -> Array:
+        return x.clone().view({4: torch.int32, 8: torch.int64}[x.dtype.itemsize])
+
     def decode(self, codes: Array, fmt: Format, like: Array) -> Array:
         return torch_formats.decode(fmt, codes, like)
 

@@ -46,6 +46,12 @@ Set = Annotated[
         "--set", help="A key of the experiment file and its TOML value: rules.dtp.target_step=2.8. Repeatable."
     ),
 ]
+Start = Annotated[
+    Path | None,
+    typer.Option(
+        "--start", help="Run folder or network file whose hidden layers give the first weights.", metavar="RUN"
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(

@@ -27,6 +27,7 @@ def train(
     optimizer: options.Optimizer = None,
     learning_rate: options.Rate = None,
     settings: options.Set = None,
+    start: options.Start = None,
     threads: options.Threads = None,
     device: options.Device = "numpy",
     tf32: options.TF32 = False,
@@ -46,7 +47,7 @@ def train(
     device = usable_device(device, tf32)
     comparison = options.comparison_of(
         data, config, epochs=epochs, batch=batch, sizes=sizes, link=link, activation=activation, optimizer=optimizer,
-        learning_rate=learning_rate, settings=settings,
+        learning_rate=learning_rate, settings=settings, start=str(start) if start else None,
     )  # fmt: skip
     folder = out or Path("runs") / f"{Path(comparison.content['data']).stem}-train"
     rule = _with_gradient(rule, gradient) if gradient else rule

@@ -6,11 +6,14 @@ from dataclasses import is_dataclass
 from typing import TypeVar
 
 from ..choices import choose
+from .autoencoder import DTPAutoencoder
 from .backprop import Backprop, BackpropThenSign, FixedLower, StraightThrough
 from .competitive import SOM, Competitive, VectorQuantization
 from .delta import Delta, Perceptron
+from .drl import DRL, LDRL, DirectDTP
 from .dtp import DTP
 from .feedback_alignment import DirectFeedbackAlignment, FeedbackAlignment
+from .fixed_dtp import FixedDTP
 from .hebbian import Hebbian
 from .rule import (
     LearningRule,
@@ -20,31 +23,42 @@ from .rule import (
     is_few_bit,
     output_error,
     send_error,
+    summed,
     weight_gradients,
     with_gradient,
 )
+from .sdtp import SDTP
+from .settling import ContrastiveHebbian, GeneRec
 from .stochastic import StochasticDTP, StochasticStraightThrough
-from .target_prop import TargetProp
+from .target_prop import TargetProp, TargetRule
 from .ternary_errors import TernaryErrors
 
 RULES: dict[str, type[LearningRule]] = {
     "dtp": DTP,
     "target-prop": TargetProp,
+    "sdtp": SDTP,
+    "direct-dtp": DirectDTP,
+    "dtp-fixed": FixedDTP,
+    "drl": DRL,
+    "l-drl": LDRL,
     "straight-through": StraightThrough,
     "backprop": Backprop,
     "backprop-then-sign": BackpropThenSign,
     "fixed-lower": FixedLower,
-    "feedback-alignment": FeedbackAlignment,
-    "direct-feedback-alignment": DirectFeedbackAlignment,
-    "ternary-errors": TernaryErrors,
-    "stochastic-dtp": StochasticDTP,
-    "stochastic-straight-through": StochasticStraightThrough,
     "hebbian": Hebbian,
     "delta": Delta,
     "perceptron": Perceptron,
     "competitive": Competitive,
     "vector-quantization": VectorQuantization,
     "som": SOM,
+    "feedback-alignment": FeedbackAlignment,
+    "direct-feedback-alignment": DirectFeedbackAlignment,
+    "ternary-errors": TernaryErrors,
+    "stochastic-dtp": StochasticDTP,
+    "stochastic-straight-through": StochasticStraightThrough,
+    "contrastive-hebbian": ContrastiveHebbian,
+    "generec": GeneRec,
+    "dtp-autoencoder": DTPAutoencoder,
 }
 """Every rule, by name."""
 
@@ -83,16 +97,24 @@ def rule_named(name: str) -> type[LearningRule]:
 
 
 __all__ = [
+    "DRL",
     "DTP",
+    "LDRL",
     "RULES",
+    "SDTP",
     "SOM",
     "Backprop",
     "BackpropThenSign",
     "Competitive",
+    "ContrastiveHebbian",
+    "DTPAutoencoder",
     "Delta",
+    "DirectDTP",
     "DirectFeedbackAlignment",
     "FeedbackAlignment",
+    "FixedDTP",
     "FixedLower",
+    "GeneRec",
     "Hebbian",
     "LearningRule",
     "Perceptron",
@@ -102,6 +124,7 @@ __all__ = [
     "StochasticStraightThrough",
     "StraightThrough",
     "TargetProp",
+    "TargetRule",
     "TernaryErrors",
     "VectorQuantization",
     "as_format",
@@ -110,6 +133,7 @@ __all__ = [
     "register",
     "rule_named",
     "send_error",
+    "summed",
     "weight_gradients",
     "with_gradient",
 ]

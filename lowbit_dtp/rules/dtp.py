@@ -10,16 +10,12 @@ from ..backends import Array
 from ..ledger import Direction, Ledger
 from ..network import Edge, Pass
 from .rule import StepContext
-from .target_prop import TargetProp
+from .target_prop import TargetProp, TargetRule
 
 
 @dataclass(frozen=True)
-class DTP(TargetProp):
-    """Difference target propagation, eq. 3.15: a layer's target is its state, moved as the change above implies."""
-
-    name: ClassVar[str] = "dtp"
-    source: ClassVar[str] = "Lee 2015, Algorithm 1, eqs. 3.13, 3.15"
-    crosses: ClassVar[str] = "activations, noisy activations up; reconstructions, states, targets down"
+class DifferenceTargets(TargetRule):
+    """Targets by eq. 3.15: a layer's state, moved as the change above implies."""
 
     def target_below(self, edge: Edge, run: Pass, target: Array, ledger: Ledger, context: StepContext) -> Array:
         """Target of the lower layer: h + (g(target above) - g(state above)), eq. 3.15.
@@ -31,3 +27,12 @@ class DTP(TargetProp):
         said = link.send(run.states[edge.upper.name], Direction.FEEDBACK, "state", ledger, context.stream)
         asked = link.send(target, Direction.FEEDBACK, "target", ledger, context.stream)
         return run.states[lower.name] + lower.decode_change(said, asked, ledger, "target")
+
+
+@dataclass(frozen=True)
+class DTP(DifferenceTargets, TargetProp):
+    """Difference target propagation, eq. 3.15, with inverses learned by eq. 3.13."""
+
+    name: ClassVar[str] = "dtp"
+    source: ClassVar[str] = "Lee 2015, Algorithm 1, eqs. 3.7, 3.13, 3.15"
+    crosses: ClassVar[str] = "activations, noisy activations up; reconstructions, states, targets down"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from ..backends import Array
+from ..backends import Array, multiplied
 from ..formats import Float, Format, float32, parse
 from ..layers import Gradients
 from ..ledger import Direction, Ledger
@@ -102,6 +102,19 @@ def weight_gradients(edge: Edge, run: Pass, error: Array, ledger: Ledger, error_
     `error_format` is as `Layer.gradients` has it.
     """
     return edge.upper.gradients(run.received[edge.link.name], error / error.shape[-2], ledger, error_format)
+
+
+def summed(*parts: Gradients) -> Gradients:
+    """All gradients in `parts`, added up where several are of one array. What is in `parts` is used up."""
+    total: Gradients = {}
+    for part in parts:
+        for key, gradient in part.items():
+            if key in total:
+                total[key] = multiplied(total[key])
+                total[key] += multiplied(gradient)
+            else:
+                total[key] = gradient
+    return total
 
 
 def is_few_bit(fmt: Format) -> bool:

@@ -11,7 +11,6 @@ from typing import ClassVar
 
 from ..activations import ACTIVATIONS
 from ..backends import Array, backend_of
-from ..choices import choose
 from ..formats import bernoulli, binary, binary01
 from ..ledger import Direction, Ledger
 from ..links import Link, Signal
@@ -114,19 +113,9 @@ class StochasticDTP(StochasticUnits, DTP):
     )
     tasks: ClassVar[tuple[str, ...]] = ("classify",)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.decoder:
-            choose("activation", self.decoder, ACTIVATIONS)
-
     def training_links(self, links: Sequence[Link]) -> list[Link]:
         lower = {link.lower for link in links}
         return [
             replace(link, feedback=binary01) if link.feedback == binary and link.upper in lower else link
             for link in super().training_links(links)
         ]
-
-    def prepare(self, net: Network, seed: int) -> None:
-        super().prepare(net, seed)
-        for edge in self._inverses(net):
-            edge.lower.decoder_activation = ACTIVATIONS[self.decoder] if self.decoder else None

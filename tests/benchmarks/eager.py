@@ -219,6 +219,52 @@ class StochasticEager(Eager):
         return loss
 
 
+class Settling:
+    """A network input-h1-output of tanh and sigmoid neurons with feedback from output to h1, and an RMSprop."""
+
+    def __init__(self, parameters: Parameters, rate: float, sweeps: int, gamma: float) -> None:
+        self.parameters, self.sweeps, self.gamma = parameters, sweeps, gamma
+        self.gradients = {name: torch.empty_like(p) for name, p in parameters.items()}
+        self.optimizer = RMSprop(parameters, rate, rate)
+
+    def hidden(self, held: Tensor, output: Tensor) -> Tensor:
+        """State of h1 for what the inputs add to its neurons' sums, and for a state of the output layer."""
+        return torch.addmm(held, output, self.parameters["h1.feedback"], alpha=self.gamma).tanh_()
+
+    def output(self, hidden: Tensor) -> Tensor:
+        """State of the output layer."""
+        return torch.addmm(self.parameters["output.bias"], hidden, self.parameters["output.weight"]).sigmoid_()
+
+    def contrast(self, name: str, free: tuple[Tensor, Tensor], clamped: tuple[Tensor, Tensor]) -> None:
+        """Gradient of the weights `name` from what they received and the states of their neurons, in each phase."""
+        scale, out = 1 / len(free[0]), self.gradients[name]
+        torch.mm(free[0].t(), free[1], out=out)
+        out.addmm_(clamped[0].t(), clamped[1], beta=scale, alpha=-scale)
+
+    @torch.no_grad()
+    def contrastive_hebbian(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """One minibatch of contrastive Hebbian learning. Returns the loss."""
+        held = torch.addmm(self.parameters["h1.bias"], inputs, self.parameters["h1.weight"])
+        hidden = torch.tanh(held)
+        output = self.output(hidden)
+        for _ in range(self.sweeps - 1):
+            hidden = self.hidden(held, output)
+            output = self.output(hidden)
+        target = torch.zeros_like(output)
+        target[torch.arange(len(labels)), labels] = 1
+        for _ in range(self.sweeps):
+            clamped = self.hidden(held, target)
+        scale, missed = 1 / len(inputs), output - target
+        error = (hidden - clamped).mul_(scale / self.gamma)
+        self.contrast("output.weight", (hidden, output), (clamped, target))
+        self.contrast("h1.feedback", (output, hidden), (target, clamped))
+        torch.mm(inputs.t(), error, out=self.gradients["h1.weight"])
+        torch.sum(error, 0, out=self.gradients["h1.bias"])
+        torch.mul(missed.sum(0), scale, out=self.gradients["output.bias"])
+        self.optimizer.apply(self.gradients)
+        return missed.square_().sum(1).mean()
+
+
 class _Sign(torch.autograd.Function):
     """`sign`, whose gradient passes as if it were the identity."""
 
@@ -229,3 +275,46 @@ class _Sign(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
         return gradient
+
+
+class EagerAutoencoder:
+    """A denoising auto-encoder input-h1-output of sigmoid units with tied weights, trained by DTP, and an RMSprop.
+
+    `parameters` are those of a network file; "output.weight" is no parameter of its own, and is left alone.
+    """
+
+    def __init__(self, parameters: Parameters, rate: float) -> None:
+        self.parameters = parameters
+        names = ("h1.weight", "h1.bias", "output.bias")
+        self.gradients = {name: torch.empty_like(parameters[name]) for name in names}
+        self.optimizer = RMSprop({name: parameters[name] for name in names}, rate, rate)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """State of h1 for `x` [batch, inputs]."""
+        return torch.addmm(self.parameters["h1.bias"], x, self.parameters["h1.weight"]).sigmoid_()
+
+    @torch.no_grad()
+    def step(self, x: Tensor, noise: Tensor, input_noise: Tensor, received: Tensor, corrupted: Tensor) -> Tensor:
+        """One minibatch of eqs. 3.20-3.23, with noise drawn into `noise` and `input_noise`. Returns the loss.
+
+        `received` and `corrupted` are memory for h1 and the inputs with noise.
+        """
+        scale = 2 / len(x)
+        state = self.encode(x)
+        torch.add(state, noise, out=received)
+        z = torch.addmm(self.parameters["output.bias"], received, self.parameters["h1.weight"].t()).sigmoid_()
+        missed = z - x
+        loss = missed.square().sum(1).mean()
+        error = torch.addcmul(torch.mul(missed, z), torch.mul(missed, z), z, value=-1).mul_(scale)
+        wanted = torch.sub(2 * state, self.encode(z))
+        torch.add(x, input_noise, out=corrupted)
+        again = self.encode(corrupted)
+        far = again - wanted
+        local = torch.addcmul(torch.mul(far, again), torch.mul(far, again), again, value=-1).mul_(scale)
+        weight = self.gradients["h1.weight"]
+        torch.mm(corrupted.t(), local, out=weight)
+        weight.addmm_(error.t(), received)
+        torch.sum(local, 0, out=self.gradients["h1.bias"])
+        torch.sum(error, 0, out=self.gradients["output.bias"])
+        self.optimizer.apply(self.gradients)
+        return loss

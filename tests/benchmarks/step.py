@@ -1,7 +1,7 @@
 """Epochs of the thesis' discrete network, through the public interface, beside the same in plain torch.
 
-784-500-500-10, minibatches of 100 of MNIST, one bit between h1 and h2. Each side is first held to compute the same as
-ours; then they take turns of some steps until each has done an epoch.
+784-500-500-10, minibatches of 100 of MNIST, one bit between h1 and h2; 784-100-10 for a rule that settles. Each side
+is first held to compute the same as ours; then they take turns of some steps until each has done an epoch.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from eager import Eager, StochasticEager
+from eager import Eager, Settling, StochasticEager
 from harness import Timings, measure_turns
 from numba.core.dispatcher import Dispatcher
 
@@ -42,9 +42,15 @@ class Case:
     file: str = "mnist"
     """The file of experiments that the settings are from."""
 
+    @property
+    def settles(self) -> bool:
+        """Whether it is a rule that settles, on 784-100-10."""
+        return self.rule == "contrastive-hebbian"
+
     def experiment(self) -> Experiment:
         """The experiment on MNIST, with the schedule of this case."""
-        found = Comparison.load(self.file).experiment(self.rule, seed=0)
+        other = {"sizes": [784, 100, 10], "output_activation": "sigmoid"} if self.settles else {}
+        found = Comparison.load(self.file, **other).experiment(self.rule, seed=0)
         return replace(found, settings=found.settings | {"schedule": self.schedule}) if self.rule == "dtp" else found
 
 
@@ -57,6 +63,7 @@ CASES = (
     Case("straight-through, autograd", "straight-through", autograd=True),
     Case("stochastic units, DTP, alternating epochs", "stochastic-dtp", file="table3.1"),
     Case("stochastic units, straight-through", "stochastic-straight-through", file="table3.1"),
+    Case("contrastive Hebbian learning, 784-100-10", "contrastive-hebbian"),
 )
 
 
@@ -81,8 +88,8 @@ def ours(
     setting: Experiment, on: Samples, mode: str = "auto"
 ) -> tuple[Callable[[], object], Callable[[], dict[str, np.ndarray]]]:
     """One step of `fit` at each call; and the parameters."""
-    net, optimizer = setting.network(), setting.make_optimizer()
-    steps = fit(net, setting.learning_rule(), optimizer, on, 10**9, setting.batch, setting.seed, mode=mode)
+    net, rule, optimizer = setting.built()
+    steps = fit(net, rule, optimizer, on, 10**9, setting.batch, setting.seed, mode=mode)
     return lambda: next(steps), net.tensors
 
 
@@ -91,12 +98,14 @@ def theirs(case: Case, on: Samples) -> tuple[Callable[[], object], Callable[[], 
     if case.file == "table3.1":
         return their_stochastic(case, on)
     setting = case.experiment()
-    rule, optimizer = setting.learning_rule(), setting.make_optimizer()
-    parameters = {name: torch.from_numpy(x.copy()) for name, x in setting.network().tensors().items()}
+    built, rule, optimizer = setting.built()
+    parameters = {name: torch.from_numpy(x.copy()) for name, x in built.tensors().items()}
     rate = optimizer.learning_rate
     net = Eager(parameters, rate, optimizer.feedback_learning_rate or rate)
     both = torch.compile(net.dtp) if case.compiled else net.dtp
     through = net.straight_through_autograd if case.autograd else net.straight_through
+    if case.settles:
+        through = Settling(parameters, rate, rule.steps, rule.gamma).contrastive_hebbian
     inputs, labels = torch.from_numpy(on.inputs), torch.from_numpy(on.labels)
 
     def steps() -> Iterator[object]:

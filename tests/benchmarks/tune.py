@@ -27,7 +27,7 @@ from lowbit_dtp.backends.numba_cpu import set_threads
 from lowbit_dtp.ensemble import Run, stack
 from lowbit_dtp.experiment import Comparison, Experiment
 from lowbit_dtp.randomness import generator
-from lowbit_dtp.rules import RULES, TargetProp, rule_named
+from lowbit_dtp.rules import RULES, TargetRule, rule_named
 from lowbit_dtp.storage import write_text
 from lowbit_dtp.training import Progress, evaluate, fit
 
@@ -83,7 +83,7 @@ def valid_errors_percent(tasks: Sequence[Task], device: str) -> list[float]:
     net, optimizer, progress = stack(runs, device)
     rules = [x.learning_rule() for x in experiments]
     rule: Any = rules[0]
-    if isinstance(rule, TargetProp):
+    if isinstance(rule, TargetRule):
         rule = replace(rule, target_step=[each.target_step for each in rules])
     samples = data.load(first.data)
     for _ in fit(net, rule, optimizer, samples.train.on(device), first.epochs, first.batch, seeds, progress):

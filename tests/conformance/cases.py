@@ -1,7 +1,7 @@
 """Every rule, format and backend, listed once: what is in these tables goes through every conformance test."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -42,7 +42,7 @@ from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network, layer_names
 from lowbit_dtp.optimizers import SGD, Adam, RMSprop
 from lowbit_dtp.tasks import TASKS, Task
-from tests.conformance import oracle, oracle_alignment, oracle_single_layer
+from tests.conformance import oracle, oracle_alignment, oracle_settling, oracle_single_layer, oracle_targets
 
 SIZES = (6, 7, 5, 4, 3)
 CHAINS = ((6, 5, 3), (6, 7, 5, 3), SIZES, (6, 7, 5, 4, 6, 3))
@@ -84,32 +84,39 @@ class RuleCase:
         return np.array(self.task.target(inputs, LABELS if seed == 0 else LABELS[::-1]))
 
 
+AUTOENCODER = RuleCase(
+    rules.DTPAutoencoder(noise=0.4, input_noise=0.2),
+    oracle.dtp_autoencoder,
+    sizes=(6, 5, 6),
+    chains=((6, 5, 6), (4, 7, 4)),
+    task=TASKS["reconstruct"],
+    activations=("sigmoid", "tanh", "relu"),
+    output_activation="sigmoid",
+)
+
 RULES = {
     "dtp": RuleCase(rules.DTP(), oracle.target_propagation),
     "dtp-alternating": RuleCase(rules.DTP(schedule="alternating-epochs"), oracle.target_propagation),
     "target-prop": RuleCase(rules.TargetProp(), oracle.target_propagation),
+    "target-prop-output": RuleCase(rules.TargetProp(top="output"), oracle_targets.target_propagation),
+    "dtp-output": RuleCase(rules.DTP(top="output"), oracle_targets.target_propagation),
+    "dtp-steps": RuleCase(
+        rules.DTP(layer_steps=(0.5, 2)), oracle_targets.target_propagation, sizes=(6, 7, 5, 3), chains=((6, 7, 5, 3),)
+    ),
+    "sdtp": RuleCase(rules.SDTP(), oracle_targets.target_propagation),
+    "dtp-fixed": RuleCase(rules.FixedDTP(), oracle_targets.target_propagation),
+    "dtp-fixed-linear": RuleCase(rules.FixedDTP(weights="sign", decoder="identity"), oracle_targets.target_propagation),
+    "dtp-fixed-mirror": RuleCase(
+        rules.FixedDTP(weights="mirror", decoder="identity", top="output"), oracle_targets.target_propagation
+    ),
+    "drl": RuleCase(rules.DRL(), oracle_targets.target_propagation),
+    "l-drl": RuleCase(rules.LDRL(), oracle_targets.target_propagation),
+    "direct-dtp": RuleCase(rules.DirectDTP(), oracle_targets.target_propagation),
     "straight-through": RuleCase(rules.StraightThrough(), oracle.backpropagation),
     "straight-through-fixed(4,1)": RuleCase(rules.StraightThrough(gradient="fixed(4,1)"), oracle.backpropagation),
     "backprop": RuleCase(rules.Backprop(), oracle.backpropagation, sends=float32),
     "backprop-then-sign": RuleCase(rules.BackpropThenSign(), oracle.backpropagation, sends=float32),
     "fixed-lower": RuleCase(rules.FixedLower(), oracle.backpropagation),
-    "feedback-alignment": RuleCase(rules.FeedbackAlignment(), oracle_alignment.feedback_alignment),
-    "feedback-alignment-signs": RuleCase(
-        rules.FeedbackAlignment(feedback_weights="signs", gradient="fixed(4,1)"), oracle_alignment.feedback_alignment
-    ),
-    "direct-feedback-alignment": RuleCase(rules.DirectFeedbackAlignment(), oracle_alignment.direct_feedback_alignment),
-    "direct-feedback-alignment-ternary": RuleCase(
-        rules.DirectFeedbackAlignment(gradient="ternary"), oracle_alignment.direct_feedback_alignment
-    ),
-    "ternary-errors": RuleCase(
-        rules.TernaryErrors(), oracle_alignment.ternary_errors, activations=("tanh", "hard-tanh", "relu")
-    ),
-    "stochastic-straight-through": RuleCase(
-        rules.StochasticStraightThrough(samples=3),
-        oracle_alignment.stochastic_straight_through,
-        sends=bernoulli,
-    ),
-    "stochastic-dtp": RuleCase(rules.StochasticDTP(samples=3), oracle_alignment.stochastic_dtp, sends=bernoulli),
     "hebbian": RuleCase(
         rules.Hebbian(), oracle_single_layer.hebbian, task=TASKS["associate"], has_loss=False, **ONE_LAYER
     ),
@@ -158,6 +165,36 @@ RULES = {
         task=TASKS["quantize"],
         **ONE_LAYER | {"sizes": (4, 6), "chains": ((4, 6),)},
     ),
+    "feedback-alignment": RuleCase(rules.FeedbackAlignment(), oracle_alignment.feedback_alignment),
+    "feedback-alignment-signs": RuleCase(
+        rules.FeedbackAlignment(feedback_weights="signs", gradient="fixed(4,1)"), oracle_alignment.feedback_alignment
+    ),
+    "direct-feedback-alignment": RuleCase(rules.DirectFeedbackAlignment(), oracle_alignment.direct_feedback_alignment),
+    "direct-feedback-alignment-ternary": RuleCase(
+        rules.DirectFeedbackAlignment(gradient="ternary"), oracle_alignment.direct_feedback_alignment
+    ),
+    "ternary-errors": RuleCase(
+        rules.TernaryErrors(), oracle_alignment.ternary_errors, activations=("tanh", "hard-tanh", "relu")
+    ),
+    "stochastic-straight-through": RuleCase(
+        rules.StochasticStraightThrough(samples=3),
+        oracle_alignment.stochastic_straight_through,
+        sends=bernoulli,
+    ),
+    "stochastic-dtp": RuleCase(rules.StochasticDTP(samples=3), oracle_alignment.stochastic_dtp, sends=bernoulli),
+    "contrastive-hebbian": RuleCase(
+        rules.ContrastiveHebbian(steps=3, gamma=0.5), oracle_settling.contrast, output_activation="sigmoid"
+    ),
+    "generec": RuleCase(rules.GeneRec(steps=3), oracle_settling.contrast, output_activation="sigmoid"),
+    "generec-symmetric": RuleCase(
+        rules.GeneRec(steps=2, gamma=0.5, symmetric=True), oracle_settling.contrast, output_activation="sigmoid"
+    ),
+    "generec-midpoint": RuleCase(
+        rules.GeneRec(steps=2, gamma=0.7, midpoint=True), oracle_settling.contrast, output_activation="sigmoid"
+    ),
+    "dtp-autoencoder": AUTOENCODER,
+    "dtp-autoencoder-untied": replace(AUTOENCODER, rule=rules.DTPAutoencoder(tied=False)),
+    "dtp-autoencoder-contractive": replace(AUTOENCODER, rule=rules.DTPAutoencoder(target_step=0.5, contraction=0.3)),
 }
 
 CLASSIFIERS = {name: case.rule for name, case in RULES.items() if case.task.name == "classify" and case.sizes == SIZES}

@@ -40,7 +40,7 @@ ACTIVATIONS = {
 Gradients = dict[tuple[str, str], np.ndarray]
 
 
-def _by_autograd(loss: Any) -> Any:
+def by_autograd(loss: Any) -> Any:
     """The oracle that differentiates `loss(rule, net, weights, inputs, target, stream)`, a tensor."""
 
     def gradients(
@@ -62,11 +62,11 @@ def _by_autograd(loss: Any) -> Any:
     return gradients
 
 
-def _quantize(x: torch.Tensor, fmt: Format) -> torch.Tensor:
+def quantize(x: torch.Tensor, fmt: Format) -> torch.Tensor:
     return torch.tensor(fmt.quantize(x.detach().numpy()), dtype=torch.float64)
 
 
-def _square(difference: torch.Tensor) -> torch.Tensor:
+def square(difference: torch.Tensor) -> torch.Tensor:
     """Squared length over neurons, mean over the minibatch."""
     return (difference**2).sum(-1).mean()
 
@@ -81,21 +81,21 @@ def _target_propagation(
         return f[i](received @ w[i]["weight"] + w[i]["bias"])
 
     def g(i: int, above: torch.Tensor) -> torch.Tensor:
-        received = _quantize(above, net.links[i + 1].feedback)
+        received = quantize(above, net.links[i + 1].feedback)
         return f[i](received @ w[i]["feedback"] + w[i]["feedback_bias"])
 
     states, state = [], inputs
     for i in range(top):
-        state = up(i, _quantize(state, net.links[i].forward))
+        state = up(i, quantize(state, net.links[i].forward))
         states.append(state)
-    received = _quantize(state, net.links[top].forward).requires_grad_()
+    received = quantize(state, net.links[top].forward).requires_grad_()
     loss = torch.nn.functional.cross_entropy(up(top, received), labels)
     total = loss
     each = torch.nn.functional.cross_entropy(up(top, received), labels, reduction="sum")
     (input_gradient,) = torch.autograd.grad(each, received)
-    target = states[-1].detach() - rule.target_step * _quantize(input_gradient, net.links[top].feedback)
+    target = states[-1].detach() - rule.target_step * quantize(input_gradient, net.links[top].feedback)
     for i in reversed(range(top)):
-        total = total + _square(states[i] - target.detach())
+        total = total + square(states[i] - target.detach())
         if i:
             wanted = g(i - 1, target)
             target = states[i - 1] - g(i - 1, states[i]) + wanted if isinstance(rule, DTP) else wanted
@@ -103,8 +103,8 @@ def _target_propagation(
         state = states[i].detach()
         noise = torch.tensor(stream.normal(f"noise h{i + 1}", state.numpy()))
         noisy = state + rule.noise * noise
-        lifted = up(i + 1, _quantize(noisy, net.links[i + 1].forward))
-        total = total + _square(g(i, lifted) - noisy)
+        lifted = up(i + 1, quantize(noisy, net.links[i + 1].forward))
+        total = total + square(g(i, lifted) - noisy)
     return total
 
 
@@ -114,12 +114,12 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, link: Any, batch: int) -> torch.Tensor:
         ctx.link, ctx.batch = link, batch
-        return _quantize(x, link.forward)
+        return quantize(x, link.forward)
 
     @staticmethod
     def backward(ctx: Any, *gradient: torch.Tensor) -> Any:
         # neurons send each sample's gradient; the mean over the minibatch is taken where weights are
-        return _quantize(gradient[0] * ctx.batch, ctx.link.feedback) / ctx.batch, None, None
+        return quantize(gradient[0] * ctx.batch, ctx.link.feedback) / ctx.batch, None, None
 
 
 def _backpropagation(rule: Any, net: Network, w: Any, inputs: Any, labels: Any, stream: RandomStream) -> torch.Tensor:
@@ -133,5 +133,31 @@ def _backpropagation(rule: Any, net: Network, w: Any, inputs: Any, labels: Any, 
     return torch.nn.functional.cross_entropy(state, labels)
 
 
-target_propagation = _by_autograd(_target_propagation)
-backpropagation = _by_autograd(_backpropagation)
+def _dtp_autoencoder(rule: Any, net: Network, w: Any, x: Any, target: Any, stream: RandomStream) -> torch.Tensor:
+    inputs, middle = net.links[:2]
+    activation, output = (ACTIVATIONS[layer.activation.name] for layer in net.layers)
+
+    def encoder(received: torch.Tensor) -> torch.Tensor:
+        return activation(received @ w[0]["weight"] + w[0]["bias"])
+
+    def corrupted(state: torch.Tensor, sigma: float, name: str) -> torch.Tensor:
+        return state + sigma * torch.tensor(stream.normal(f"noise {name}", state.numpy()))
+
+    h = encoder(quantize(x, inputs.forward)).detach()
+    noisy = corrupted(h, rule.noise, "h1")
+    decoder = w[1]["weight"].detach() if rule.tied else w[1]["weight"]  # a copy of the encoder's, if tied
+    pre_activation = quantize(noisy, middle.forward) @ decoder + w[1]["bias"]
+    z = output(pre_activation)
+    total = square(z - target)
+    if rule.tied:  # of each sample's error, h1 knows what the link carries
+        (error,) = torch.autograd.grad(((z - target) ** 2).sum(), pre_activation, retain_graph=True)
+        total = total + (quantize(error, middle.feedback).T @ noisy * w[0]["weight"]).sum() / len(x)
+    back = encoder(quantize(z, middle.feedback)).detach()
+    wanted = h + rule.target_step * (h - back)
+    again = encoder(quantize(corrupted(x, rule.input_noise, "input"), inputs.forward))
+    return total + square(again - wanted) + rule.contraction * square(again - h)
+
+
+target_propagation = by_autograd(_target_propagation)
+backpropagation = by_autograd(_backpropagation)
+dtp_autoencoder = by_autograd(_dtp_autoencoder)

@@ -6,7 +6,7 @@ import torch
 
 from lowbit_dtp.network import Network
 from lowbit_dtp.randomness import RandomStream
-from tests.conformance.oracle import ACTIVATIONS, _by_autograd, _quantize, _square
+from tests.conformance.oracle import ACTIVATIONS, by_autograd, quantize, square
 
 
 class _FixedFeedback(torch.autograd.Function):
@@ -22,7 +22,7 @@ class _FixedFeedback(torch.autograd.Function):
     def backward(ctx: Any, *gradient: Any) -> Any:
         x, feedback = ctx.saved_tensors
         error, batch = gradient[0], len(x)
-        return _quantize(error * batch, ctx.fmt) @ feedback.detach() / batch, x.T @ error, None, None
+        return quantize(error * batch, ctx.fmt) @ feedback.detach() / batch, x.T @ error, None, None
 
 
 class _Quantized(torch.autograd.Function):
@@ -30,7 +30,7 @@ class _Quantized(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Any, fmt: Any) -> Any:
-        return _quantize(x, fmt)
+        return quantize(x, fmt)
 
     @staticmethod
     def backward(ctx: Any, *gradient: Any) -> Any:
@@ -53,7 +53,7 @@ def _direct_feedback_alignment(rule: Any, net: Network, w: Any, inputs: Any, lab
     links = {link.name: link for link in net.links}
     states, state = [], inputs
     for i, layer in enumerate(net.layers):
-        received = _quantize(state, net.links[i].forward)
+        received = quantize(state, net.links[i].forward)
         state = ACTIVATIONS[layer.activation.name](received @ w[i]["weight"] + w[i]["bias"])
         states.append(state)
     error = torch.softmax(state.detach(), -1) - torch.nn.functional.one_hot(labels, state.shape[-1])
@@ -61,7 +61,7 @@ def _direct_feedback_alignment(rule: Any, net: Network, w: Any, inputs: Any, lab
     for i, layer in enumerate(net.layers[:-1]):
         name = f"{layer.name}-output" if i == len(w) - 2 else f"output-{layer.name}"
         assert name in links
-        arrived = _quantize(error, links[name].feedback) @ w[i]["direct_feedback"].detach()
+        arrived = quantize(error, links[name].feedback) @ w[i]["direct_feedback"].detach()
         total = total + (states[i] * arrived).sum() / len(inputs)
     return total
 
@@ -102,7 +102,7 @@ def _sample(p: Any, i: int, purpose: str, net: Network, stream: RandomStream) ->
 
 def _noisy(rule: Any, inputs: Any, net: Network, stream: RandomStream) -> Any:
     noisy = inputs + rule.input_noise * torch.tensor(stream.normal("input noise", inputs.numpy()))
-    return _quantize(noisy, net.links[0].forward)
+    return quantize(noisy, net.links[0].forward)
 
 
 def _stochastic_straight_through(rule: Any, net: Network, w: Any, inputs: Any, labels: Any, stream: Any) -> Any:
@@ -127,7 +127,7 @@ class _Sample(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradient: Any) -> Any:
         batch = len(gradient[0])
-        return _quantize(gradient[0] * batch, ctx.fmt) / batch, None, None
+        return quantize(gradient[0] * batch, ctx.fmt) / batch, None, None
 
 
 def _stochastic_dtp(rule: Any, net: Network, w: Any, inputs: Any, labels: Any, stream: RandomStream) -> Any:
@@ -138,7 +138,7 @@ def _stochastic_dtp(rule: Any, net: Network, w: Any, inputs: Any, labels: Any, s
         return f[i](received @ w[i]["weight"] + w[i]["bias"])
 
     def g(i: int, above: Any) -> Any:
-        return torch.tanh(_quantize(above, net.links[i + 1].feedback) @ w[i]["feedback"] + w[i]["feedback_bias"])
+        return torch.tanh(quantize(above, net.links[i + 1].feedback) @ w[i]["feedback"] + w[i]["feedback_bias"])
 
     p, received = [], _noisy(rule, inputs, net, stream)
     for i in range(top):
@@ -147,21 +147,21 @@ def _stochastic_dtp(rule: Any, net: Network, w: Any, inputs: Any, labels: Any, s
     received.requires_grad_()
     loss = total = torch.nn.functional.cross_entropy(up(top, received), labels)
     (gradient,) = torch.autograd.grad(loss * len(inputs), received, retain_graph=True)
-    target = p[-1].detach() - rule.target_step * _quantize(gradient, net.links[top].feedback)
+    target = p[-1].detach() - rule.target_step * quantize(gradient, net.links[top].feedback)
     for i in reversed(range(top)):
-        total = total + _square(p[i] - target.detach())
+        total = total + square(p[i] - target.detach())
         if i:
             target = p[i - 1] + g(i - 1, target) - g(i - 1, p[i])
     for i in range(top - 1):
         state = p[i].detach()
         noisy = state + rule.noise * torch.tensor(stream.normal(f"noise h{i + 1}", state.numpy()))
         lifted = up(i + 1, _sample(noisy, i + 1, "noisy activations", net, stream)).detach()
-        total = total + _square(g(i, lifted) - noisy)
+        total = total + square(g(i, lifted) - noisy)
     return total
 
 
-feedback_alignment = _by_autograd(_feedback_alignment)
-direct_feedback_alignment = _by_autograd(_direct_feedback_alignment)
-ternary_errors = _by_autograd(_ternary_errors)
-stochastic_straight_through = _by_autograd(_stochastic_straight_through)
-stochastic_dtp = _by_autograd(_stochastic_dtp)
+feedback_alignment = by_autograd(_feedback_alignment)
+direct_feedback_alignment = by_autograd(_direct_feedback_alignment)
+ternary_errors = by_autograd(_ternary_errors)
+stochastic_straight_through = by_autograd(_stochastic_straight_through)
+stochastic_dtp = by_autograd(_stochastic_dtp)

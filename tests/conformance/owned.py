@@ -58,6 +58,14 @@ def owner_of(what: str, *values: Any) -> str:
     return owners.pop()
 
 
+class CheckedSignal(Signal):
+    """A signal that crossed a link: the layer that sent it owns what `sent` gives, as it was when it was sent."""
+
+    @property
+    def sent(self) -> Owned:
+        return self.__dict__.get("_sent", self.values)  # `replace` makes a signal that was never sent
+
+
 def checked_send(
     link: Link, x: Any, direction: Direction, purpose: str, ledger: Ledger, stream: Any = None, plain: Any = Link.send
 ) -> Signal:
@@ -68,7 +76,9 @@ def checked_send(
             f"link {link.name} was given an array of {getattr(x, 'owner', '')!r} to send {direction}, not of {here!r}"
         )
     signal = plain(link, np.asarray(x), direction, purpose, ledger, stream)
-    return Signal(own(signal.codes, there), signal.format, own(signal.like, there), link=signal.link)
+    arrived = CheckedSignal(own(signal.codes, there), signal.format, own(signal.like, there), link=signal.link)
+    object.__setattr__(arrived, "_sent", own(signal.values.copy(), here))
+    return arrived
 
 
 _PLAIN = NumbaBackend()
@@ -105,6 +115,9 @@ class CheckedBackend(NumbaBackend):
         owner = owner_of("gradients", signal.carried, error)
         weight, bias = _PLAIN.gradients(_plain(signal), np.asarray(error), None)
         return own(multiplied(weight), owner), own(bias, owner)
+
+    def one_hot(self, labels: Owned, like: Owned) -> Owned:
+        return own(_PLAIN.one_hot(np.asarray(labels), np.asarray(like)), owner_of("one_hot", labels, like))
 
     def cross_entropy(self, logits: Owned, labels: Owned) -> tuple[Owned, Any]:
         error, loss = _PLAIN.cross_entropy(np.asarray(logits), np.asarray(labels))

@@ -13,6 +13,7 @@ from lowbit_dtp.formats import fixed, float32, float64
 from lowbit_dtp.ledger import Direction, Ledger
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network
+from lowbit_dtp.optimizers import SGD
 from lowbit_dtp.randomness import RandomStream
 from lowbit_dtp.rules import LearningRule
 from lowbit_dtp.rules.rule import StepContext
@@ -132,6 +133,23 @@ class SkipsTheLinkAtTheTop(rules.StraightThrough):
         return rules.Step({("h3", "bias"): (run.states["h3"] * input_gradient).sum(-2)}, None)
 
 
+class ReadsWhatTheOtherEndSent(rules.DTP):
+    """What a layer sent is known to that layer, not to the one that received it."""
+
+    def target_below(self, edge, run, target, ledger, context):  # type: ignore[no-untyped-def]
+        asked = edge.link.send(target, Direction.FEEDBACK, "target", ledger)
+        return run.states[edge.lower.name] * asked.sent.mean()
+
+
+class ForgesWhatItSent(rules.DTP):
+    """A signal that it did send, with another layer's numbers put into it."""
+
+    def target_below(self, edge, run, target, ledger, context):  # type: ignore[no-untyped-def]
+        signal = edge.link.send(run.states[edge.lower.name], Direction.FORWARD, "activations", ledger)
+        forged = replace(signal, carried=target, like=target, format=float32)
+        return run.states[edge.lower.name] + forged.sent.mean()
+
+
 @pytest.mark.usefixtures("locality")
 @pytest.mark.parametrize(
     ("cheat", "message"),
@@ -140,6 +158,8 @@ class SkipsTheLinkAtTheTop(rules.StraightThrough):
         (AddsTheTargetAbove(), "add mixes arrays of ['', 'h2']; send one over a link first"),
         (SendsFromTheWrongEnd(), "link h2-h3 was given an array of 'h2' to send feedback, not of 'h3'"),
         (MultipliesByItself(), "only layers multiply matrices, through their backend"),
+        (ReadsWhatTheOtherEndSent(), "multiply mixes arrays of ['h2', 'h3']; send one over a link first"),
+        (ForgesWhatItSent(), "add mixes arrays of ['h2', 'h3']; send one over a link first"),
         (SkipsTheLinkAtTheTop(), "multiply mixes arrays of ['h3', 'output']; send one over a link first"),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, LearningRule) else "",
@@ -147,6 +167,62 @@ class SkipsTheLinkAtTheTop(rules.StraightThrough):
 def test_a_rule_that_cheats_is_caught(cheat: LearningRule, message: str) -> None:
     with pytest.raises(LocalityError, match=f"^{re.escape(message)}$"):
         owned_step(RuleCase(cheat, oracle.target_propagation))
+
+
+def owned_copy() -> Network:
+    """A network whose output layer has a copy of the weights of h1; each layer owns its arrays."""
+    case = RULES["dtp-autoencoder"]
+    net = trainee(case.rule, case.network({}))
+    give_out(net)
+    return net
+
+
+@pytest.mark.usefixtures("locality")
+def test_a_copy_of_weights_comes_over_a_link_after_each_update() -> None:
+    net, ledger = owned_copy(), Ledger()
+    hidden, output = net.layers
+    before = np.array(hidden.weight)
+    assert np.array(output.weight).tolist() != before.T.tolist()
+    gradients = {("output", "bias"): own(np.ones(6, np.float32), "output")}
+    SGD(0.5).apply(net, gradients, ledger)
+    assert not ledger.traffic
+    gradients = {("h1", "weight"): own(np.ones((6, 5), np.float32), "h1")}
+    SGD(0.5).apply(net, gradients, ledger)
+    assert np.array(hidden.weight).tolist() == (before - np.float32(0.5)).tolist()
+    assert np.array(output.weight).tolist() == np.array(hidden.weight).T.tolist()
+    assert output.weight.owner == "output"
+    (message_type,) = ledger.traffic
+    assert message_type[:4] == ("h1-output.weights", Direction.FORWARD, "weights", "float32")
+    assert ledger.bits() == 6 * 5 * 32
+
+
+@pytest.mark.usefixtures("locality")
+def test_a_copy_that_came_over_no_link_is_caught() -> None:
+    hidden, output = owned_copy().layers
+    message = "assignment mixes arrays of ['h1', 'output']; send one over a link first"
+    with pytest.raises(LocalityError, match=f"^{re.escape(message)}$"):
+        output.weight[...] = hidden.weight.mT
+
+
+class DecodesWithTheEncodersWeights(rules.DTPAutoencoder):
+    """Multiplies in the output layer by the very array of h1."""
+
+    def prepare(self, net, seed):  # type: ignore[no-untyped-def]
+        link = net.edges[1].link.name
+        net.tie_feedback(link)
+        net.layers[1].inputs[link] = replace(net.layers[1].inputs[link], weight=net.layers[0].weight.T)
+
+
+@pytest.mark.usefixtures("locality")
+def test_weights_of_another_layer_without_a_copy_are_caught() -> None:
+    case = RULES["dtp-autoencoder"]
+    net = case.network({})
+    give_out(net)
+    rule = DecodesWithTheEncodersWeights()
+    rule.prepare(net, 0)
+    inputs, target = own(small_inputs(6), "input"), own(small_inputs(6), "output")
+    with pytest.raises(LocalityError, match=r"^affine_activation mixes arrays of \['h1', 'output'\]; send one over"):
+        rule.step(net, inputs, target, Ledger(), StepContext(task=case.task))
 
 
 # --- gradients ---------------------------------------------------------------------------------------------------

@@ -92,7 +92,11 @@ def assert_same(rule: LearningRule, samples: Samples, **settings: Any) -> None:
         assert recorded[part] == content, part
 
 
-@pytest.mark.parametrize("rule", CLASSIFIERS.values(), ids=CLASSIFIERS)
+RECORDED = {name: rule for name, rule in CLASSIFIERS.items() if "mirror" not in name}
+"""Mirrored weights are sent after the update, when an invalid number cannot be taken back: that is not recorded."""
+
+
+@pytest.mark.parametrize("rule", RECORDED.values(), ids=RECORDED)
 def test_recorded_steps_are_the_plain_ones(rule: LearningRule, few: Samples, repeated: list[bool]) -> None:
     assert_same(rule, few)
     # of the whole minibatches all but the first two, and of the rests the last

@@ -147,8 +147,13 @@ def test_products_that_might_not_be_exact_are_refused() -> None:
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
-def ensemble(device: str, links: list[Link] = LINKS) -> Network:
-    return Network.ensemble([Network.build(SIZES, links, seed=seed) for seed in SEEDS]).on(device)
+def ensemble(device: str, links: list[Link] = LINKS, rule: LearningRule | None = None) -> Network:
+    """Networks with what `rule` adds to them, as one."""
+    nets = [Network.build(SIZES, links, seed=seed) for seed in SEEDS]
+    for net, seed in zip(nets, SEEDS, strict=True):
+        if rule is not None:
+            rule.prepare(net, seed)
+    return Network.ensemble(nets).on(device)
 
 
 def trained(
@@ -159,7 +164,7 @@ def trained(
     rates: Any = (0.01, 0.004),
     links: list[Link] = LINKS,
 ) -> tuple[Network, Progress, list[list[float]]]:
-    net, progress = ensemble(device, links), Progress()
+    net, progress = ensemble(device, links, rule), Progress()
     steps = fit(net, rule, optimizers.RMSprop(*rates), few.on(device), 3, 25, SEEDS, progress, mode)
     losses = []
     for step in steps:
@@ -207,7 +212,7 @@ def test_a_step_never_waits_and_fetches_nothing(
     def meta(x: np.ndarray) -> torch.Tensor:
         return torch_gpu.tensor_of(x, "meta")
 
-    net = ensemble("numpy").each_array(meta)
+    net = ensemble("numpy", rule=rule).each_array(meta)
     samples = Samples(meta(few.stored), meta(few.labels), few.format)
     trainee = net.with_links(rule.training_links(net.links))
     optimizer = optimizers.RMSprop([0.1, 0.2, 0.3], schedule="cosine(3)")

@@ -44,6 +44,13 @@ def network(sizes: list[int] = SIZES) -> Network:
     return Network.build(sizes, [Link("ufixed(8,0)"), middle, Link()], seed=3)
 
 
+def prepared(rule: LearningRule) -> Network:
+    """The network with what `rule` adds to it."""
+    net = network()
+    rule.prepare(net, 3)
+    return net
+
+
 def contents(net: Network, optimizer: Optimizer, progress: Progress) -> dict[str, object]:
     """All that a run has changed, bit for bit."""
     return {
@@ -75,19 +82,18 @@ def test_a_run_that_stops_goes_on_bit_for_bit(
     rule: LearningRule, stops: tuple[int, ...], few: Samples, tmp_path: Path
 ) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    net, optimizer, progress = network(), RMSprop(0.01), Progress()
+    net, optimizer, progress = prepared(rule), RMSprop(0.01), Progress()
     losses = [step.loss for step in fit(net, rule, optimizer, few, 3, 25, seed=5, progress=progress)]
     expected = contents(net, optimizer, progress)
 
-    net, optimizer, progress = network(), RMSprop(0.01), Progress()
+    net, optimizer, progress = prepared(rule), RMSprop(0.01), Progress()
     parts, done = [], 0
     for stop in (*stops, None):
         steps = fit(net, rule, optimizer, few, 3, 25, seed=5, progress=progress)
         parts += [step.loss for step in islice(steps, None if stop is None else stop - done)]
         done = progress.step
         checkpoint.save(path, net, optimizer, progress, {"note": done})
-        net, optimizer = network(), RMSprop(0.01)
-        rule.prepare(net, 5)
+        net, optimizer = prepared(rule), RMSprop(0.01)
         progress, notes = checkpoint.load(path, net, optimizer)
         assert notes == {"note": done}
     assert parts == losses
@@ -141,7 +147,7 @@ def test_what_a_run_counts(rule: LearningRule, few: Samples) -> None:
     assert ledger.steps == len(steps) == 2 * 5 * len(rule.phases)
     assert [i for i, step in enumerate(steps) if step.epoch_ends] == [len(steps) // 2 - 1, len(steps) - 1]
     activity = ledger.bits("h1-h2", Direction.FORWARD, "activations")
-    width = 20 * rule.training_links(network().links)[1].forward.bits
+    width = 20 * rule.training_links(network().links)[1].forward.bits * getattr(rule, "steps", 1)  # where it settles
     assert activity == 206 * width
     assert ledger.bits("h1-h2", Direction.FORWARD, "activations", per="sample") == width
     assert ledger.bits("h1-h2", Direction.FORWARD, "activations", per="epoch") == 103 * width
