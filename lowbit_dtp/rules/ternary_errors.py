@@ -58,7 +58,7 @@ class TernaryErrors(LearningRule):
         for edge in reversed(net.edges):
             gradients |= weight_gradients(edge, run, error, ledger, ternary.name)
             if edge.lower is not None:
-                sums = edge.upper.input_gradient(edge.link, error, ledger, ternary.name)
+                sums = edge.upper.input_gradient(edge.link, error, ledger, error_format=ternary.name)
                 message = truncated(sums, self.threshold)
                 arrived = edge.link.send(message, Direction.FEEDBACK, "error", ledger, context.stream).values
                 sloped = edge.lower.error_of(run.states[edge.lower.name], arrived)

@@ -101,7 +101,7 @@ def test_links_that_no_rule_adds_are_refused() -> None:
     [
         (
             lambda: FeedbackAlignment(feedback_weights="sign"),
-            "no feedback-alignment feedback_weights 'sign'; there are: orthogonal, signs, uniform",
+            "no feedback-alignment feedback_weights 'sign'; there are: orthogonal, signs, uniform, zeros",
         ),
         (
             lambda: TernaryErrors(threshold=0),
