@@ -152,7 +152,7 @@ class Network:
         xp = backend_of(weight.values)
         copy = xp.asarray(xp.numpy(weight.values).mT.copy(), weight.values)
         source = lower.name, weight.name
-        upper.inputs[link] = Mirrored(copy, dense.bias, source, label, direction=dense.direction, label=dense.name)
+        upper.inputs[link] = Mirrored(copy, dense.bias, dense.direction, dense.name, source=source, link=label)
         if label not in [x.name for x in self.links]:
             number = parse(weight.number)
             self.links.append(Link(number, number, lower.name, upper.name, label))
@@ -174,7 +174,7 @@ class Network:
         values = xp.numpy(weight.values)
         values = (values if fmt is None else fmt.quantize(values)).mT.copy()
         copy = xp.asarray(values, weight.values)
-        lower.inputs[link] = Mirrored(copy, None, source, label, direction=Direction.FEEDBACK, label="feedback")
+        lower.inputs[link] = Mirrored(copy, None, Direction.FEEDBACK, "feedback", source=source, link=label)
 
     def synchronise(self, ledger: Ledger, changed: Collection[tuple[str, str]] | None = None) -> None:
         """Send weights of which other layers hold copies: all, or those whose layer and name are among `changed`.

@@ -12,6 +12,7 @@ import numpy as np
 from . import integers
 from .activations import Activation
 from .backends import Array, backend_of, multiplied
+from .choices import choose
 from .ledger import Direction
 from .links import Signal
 from .quantization import quantize, scale_of
@@ -144,6 +145,14 @@ class Projection(ABC):
         """All but the numbers, as plain JSON."""
         return {"kind": self.kind, "name": self.name, "direction": str(self.direction)}
 
+    @classmethod
+    @abstractmethod
+    def read(cls, row: dict[str, Any], arrays: dict[str, Array], inputs: "Mapping[str, Projection]") -> "Projection":
+        """The projection that `describe` gave `row` of, in a layer with `arrays` that has `inputs` so far.
+
+        KeyError if a part is missing.
+        """
+
 
 @dataclass
 class Dense(Projection):
@@ -173,6 +182,18 @@ class Dense(Projection):
         yield self.name, vars(self), "weight"
         if self.offset is not None:
             yield self.bias_name, vars(self), "offset"
+
+    @classmethod
+    def read(cls, row: dict[str, Any], arrays: dict[str, Array], inputs: Mapping[str, Projection]) -> "Dense":
+        name = row["name"]
+        projection = cls(arrays[name], None, Direction(row["direction"]), name, **cls._read_more(row, arrays))
+        projection.offset = arrays.get(projection.bias_name)
+        return projection
+
+    @classmethod
+    def _read_more(cls, row: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
+        """What else there is to a kind of dense weights."""
+        return {}
 
 
 @dataclass
@@ -278,6 +299,18 @@ class Quantized(Dense):
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"format": self.format.name}
 
+    @classmethod
+    def _read_more(cls, row: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
+        name, fmt = row["name"], parse_weights(row["format"])
+        if fmt is None:
+            raise KeyError(f"few-bit format of {name}")
+        return {
+            "format": fmt,
+            "scale": arrays[f"{name}_scale"],
+            "master": arrays.get(f"{name}_master"),
+            "log2_scale": arrays.get(f"{name}_log2_scale"),
+        }
+
 
 @dataclass
 class Tied(Projection):
@@ -342,48 +375,29 @@ class Tied(Projection):
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"link": self.link}
 
+    @classmethod
+    def read(cls, row: dict[str, Any], arrays: dict[str, Array], inputs: Mapping[str, Projection]) -> "Tied":
+        return cls(row["link"], inputs[row["link"]], Direction(row["direction"]))
+
 
 @dataclass
-class Mirrored(Projection):
+class Mirrored(Dense):
     """A copy of weights that another layer owns and trains, transposed or not, with a bias of its own.
 
     The copy is saved with the network. `Network.synchronise` sends the weights anew, over a link that counts them.
     """
 
-    weight: Array
-    """The copy [..., sources, neurons]."""
-    offset: Array | None
-    """[..., neurons], the bias, which is trained here; None if there is none."""
-    source: tuple[str, str]
+    source: tuple[str, str] = field(kw_only=True)
     """Names of the layer that owns the weights, and of the array there."""
-    link: str
+    link: str = field(kw_only=True)
     """Name of the link over which the weights come."""
-    transposed: bool = True
+    transposed: bool = field(default=True, kw_only=True)
     """Whether the copy is the transpose of what the owner has."""
-    direction: Direction = Direction.FORWARD
-    label: str = "weight"
     kind: ClassVar[str] = "mirrored"
-
-    @property
-    def name(self) -> str:
-        return self.label
-
-    @property
-    def values(self) -> Array:
-        return self.weight
-
-    @property
-    def bias(self) -> Array | None:
-        return self.offset
 
     @property
     def trained(self) -> tuple[str, ...]:
         return () if self.offset is None else (self.bias_name,)
-
-    def slots(self) -> Iterator[Slot]:
-        yield self.name, vars(self), "weight"
-        if self.offset is not None:
-            yield self.bias_name, vars(self), "offset"
 
     def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Array]:
         return {name: error.sum(-2) for name in self.trained}
@@ -396,6 +410,11 @@ class Mirrored(Projection):
     def describe(self) -> dict[str, Any]:
         own = {"source": list(self.source), "link": self.link, "transposed": self.transposed}
         return super().describe() | own
+
+    @classmethod
+    def _read_more(cls, row: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
+        layer, name = row["source"]
+        return {"source": (layer, name), "link": row["link"], "transposed": row["transposed"]}
 
 
 @dataclass
@@ -441,37 +460,24 @@ class Integer(Dense):
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"fraction_bits": self.fraction_bits}
 
+    @classmethod
+    def _read_more(cls, row: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
+        return {"fraction_bits": row["fraction_bits"]}
+
+
+PROJECTIONS: dict[str, type[Projection]] = {kind.kind: kind for kind in (Dense, Quantized, Tied, Mirrored, Integer)}
+"""Every kind of projection, by name."""
+
 
 def projection_of(row: dict[str, Any], arrays: dict[str, Array], inputs: Mapping[str, Projection]) -> Projection:
     """The projection that `describe` gave `row` of, in a layer with `arrays` that has `inputs` so far.
 
-    KeyError if a part is missing.
+    KeyError if a part is missing, ValueError if one is not what it should be.
     """
-    direction = Direction(row["direction"])
-    if row["kind"] == Tied.kind:
-        return Tied(row["link"], inputs[row["link"]], direction)
-    if row["kind"] == Integer.kind:
-        name, fraction_bits = row["name"], row["fraction_bits"]
-        return Integer(arrays[name], None, direction, name, fraction_bits=fraction_bits)
-    projection: Dense | Mirrored
-    if row["kind"] == Quantized.kind:
-        name, fmt = row["name"], parse_weights(row["format"])
-        if fmt is None:
-            raise KeyError(f"few-bit format of {name}")
-        projection = Quantized(
-            arrays[name], None, direction, name, format=fmt, scale=arrays[f"{name}_scale"],
-            master=arrays.get(f"{name}_master"), log2_scale=arrays.get(f"{name}_log2_scale"),
-        )  # fmt: skip
-    elif row["kind"] == Dense.kind:
-        projection = Dense(arrays[row["name"]], None, direction, row["name"])
-    elif row["kind"] == Mirrored.kind:
-        owner, name = row["source"]
-        weight = arrays[row["name"]]
-        projection = Mirrored(weight, None, (owner, name), row["link"], row["transposed"], direction, row["name"])
-    else:
-        raise KeyError(f"projection kind {row['kind']!r}")
-    projection.offset = arrays.get(projection.bias_name)
-    return projection
+    try:
+        return choose("kind of projection", row["kind"], PROJECTIONS).read(row, arrays, inputs)
+    except TypeError as error:
+        raise ValueError(f"projection {row['name']!r}: {error}") from None
 
 
 @cache  # NumPy takes microseconds to name a type, and every entry in a ledger has it named
