@@ -38,10 +38,13 @@ from lowbit_dtp.formats import (
     ternary,
     ufixed,
 )
+from lowbit_dtp.ledger import Direction
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network, layer_names
 from lowbit_dtp.optimizers import SGD, Adam, Bop, RMSprop
+from lowbit_dtp.projections import Dense, Integer, Mirrored, Projection, Quantized, Tied
 from lowbit_dtp.tasks import TASKS, Task
+from lowbit_dtp.weight_formats import parse_weights
 from tests.conformance import oracle, oracle_alignment, oracle_settling, oracle_single_layer, oracle_targets
 
 SIZES = (6, 7, 5, 4, 3)
@@ -345,3 +348,18 @@ WIRES = ["board", "chip-to-chip", "interposer", "on-die", "serdes"]
 
 TARGETS = ["c", "mem"]
 """Targets of exports."""
+
+
+def _dense(seed: int = 0) -> Dense:
+    random = np.random.default_rng(seed)
+    return Dense(random.standard_normal((6, 4)).astype(np.float32), random.standard_normal(4).astype(np.float32))
+
+
+PROJECTIONS: dict[str, Callable[[], Projection]] = {
+    "dense": _dense,
+    "quantized": lambda: Quantized.of(_dense(), parse_weights("ternary")),
+    "tied": lambda: Tied("a-b", _dense(), Direction.FEEDBACK),
+    "mirrored": lambda: Mirrored(_dense().weight, _dense().offset, source=("a", "weight"), link="a-b.weights"),
+    "integer": lambda: Integer.of(_dense(), bits=8, fraction_bits=4),
+}
+"""Kinds of projection, 6 sources to 4 neurons."""
