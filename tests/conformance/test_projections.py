@@ -10,11 +10,8 @@ from lowbit_dtp.projections import PROJECTIONS, Integer, Projection, projection_
 from tests.conformance.cases import PROJECTIONS as CASES
 
 every_projection = pytest.mark.parametrize("projection", [make() for make in CASES.values()], ids=CASES)
-floats = pytest.mark.parametrize(
-    "projection",
-    [make() for name, make in CASES.items() if name != "integer"],
-    ids=[x for x in CASES if x != "integer"],
-)
+FLOATS = {name: make for name, make in CASES.items() if name != "integer"}
+every_float_projection = pytest.mark.parametrize("projection", [make() for make in FLOATS.values()], ids=FLOATS)
 
 
 def sent(fmt: str = "fixed(8,2)", batch: int = 5, sources: int = 6) -> Signal:
