@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lowbit_dtp.choices import choose
@@ -88,6 +88,11 @@ class HardwareConfig:
         """Raise ValueError if a link is named over which `ledger` has nothing."""
         for link in self.links:
             choose("link", link, dict.fromkeys(ledger.links()))
+
+    def within(self, ledger: Ledger) -> "HardwareConfig":
+        """The configuration without links over which `ledger` has nothing: of one rule's network among others, say."""
+        known = set(ledger.links())
+        return replace(self, links={link: wire for link, wire in self.links.items() if link in known})
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

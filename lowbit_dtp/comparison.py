@@ -174,7 +174,7 @@ def priced(
 
     bills: dict[str, dict[str, dict[str, Any]]] = {
         technology.name: {
-            use: price(book, placement, technology).per("sample").as_dict() if book.samples else _FREE
+            use: price(book, placement.within(book), technology).per("sample").as_dict() if book.samples else _FREE
             for use, book in (("training", training), ("inference", inference))
         }
         for technology in technologies

@@ -126,6 +126,7 @@ def _page(folder: Path, summary: Summary) -> dict[str, Any]:
     return {
         **vars(summary),
         "measures": MEASURES,
+        "mixed": len({row.measure for row in rows}) > 1,
         "experiment": list(_flat(summary.experiment)),
         "links": links,
         "discrete": discrete,

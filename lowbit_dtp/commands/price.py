@@ -37,9 +37,11 @@ def price(
     runs = run_folders(run, rule, seed)
     where = placement_of(_recorded_placement(run) if placement is None else placement,
                        memory=memory, reuse=reuse, word_bits=word_bits)  # fmt: skip
+    loaded = [(spec, ledgers.load(folder / "ledger.json")) for spec, _, folder in runs]
+    where.check(ledgers.merged(book for _, books in loaded for book in books.values()))
     result = []
-    for spec in dict.fromkeys(spec for spec, _, _ in runs):
-        books = [ledgers.load(folder / "ledger.json") for other, _, folder in runs if other == spec]
+    for spec in dict.fromkeys(spec for spec, _ in loaded):
+        books = [each for other, each in loaded if other == spec]
         for use in ("training", "inference"):
             book = ledgers.merged(b[use] for b in books)
             if not book.samples:  # of epochs 0, there is no training to price
@@ -47,7 +49,7 @@ def price(
             if use == "inference" and weights:
                 book = with_weights(book, weights)
             for name in split(technology):
-                bill = price(book, where, Technology.load(name)).per("sample")
+                bill = price(book, where.within(book), Technology.load(name)).per("sample")
                 result.append(
                     {"rule": spec, "use": use, **bill.as_dict(), "break_even_gradient_bits": break_even(book)}
                 )

@@ -76,9 +76,10 @@ def print_summary(summary: "Summary") -> None:
     rows = summary.rows
     technologies = list(rows[0].joules_per_sample)
     links = discrete_links(summary)
+    first, one_measure = rows[0].measure, len({row.measure for row in rows}) == 1
     columns = [
         "rule",
-        "test\n" + MEASURES[rows[0].measure] + (" %" if rows[0].measure.endswith("percent") else ""),
+        "test\n" + (MEASURES[first] + (" %" if first.endswith("percent") else "") if one_measure else "score"),
         *(f"{link} bits\nforward/feedback" for link in links),
         *(f"{technology}\na sample" for technology in technologies),
     ]
@@ -88,7 +89,9 @@ def print_summary(summary: "Summary") -> None:
         bits = [row.links.get(link) for link in links]
         lines.append([
             row.rule.replace("@", "\n@"),
-            f"{error.mean:{digits}}" + (f"±{error.std:{digits}}" if row.seeds > 1 else ""),
+            f"{error.mean:{digits}}"
+            + (f"±{error.std:{digits}}" if row.seeds > 1 else "")
+            + ("" if one_measure else "\n" + MEASURES[row.measure] + " %" * row.measure.endswith("percent")),
             *(f"{x.forward.bits_per_sample:g}/{x.feedback.bits_per_sample:g}" if x else "0/0" for x in bits),
             *(si(row.joules_per_sample[name].typical, "J") for name in technologies),
         ])  # fmt: skip

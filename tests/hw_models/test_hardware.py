@@ -76,3 +76,10 @@ def test_unknown_link():
     with pytest.raises(ValueError) as error:
         HardwareConfig.parse("h1-h3=board").check(ledger)
     assert str(error.value) == "no link 'h1-h3'; there are: h1-h2, input-h1"
+
+
+def test_links_of_other_networks_are_left_out():
+    ledger = Ledger(samples=1)
+    ledger.crossed(MessageType("h1-h2", Direction.FORWARD, "activations", "binary", 1, 8), 1, 0, 0)
+    config = HardwareConfig.parse("h1-h2=board,output-h1=serdes,rest=on-die:2mm", reuse=2)
+    assert config.within(ledger) == HardwareConfig.parse("h1-h2=board,rest=on-die:2mm", reuse=2)

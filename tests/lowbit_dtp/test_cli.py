@@ -714,3 +714,26 @@ def test_rules_lists_every_rule_with_its_source():
         assert row["tasks"]
     text = call("rules").out
     assert all(f"\n{name}\n" in f"\n{text}" for name in RULES)
+
+
+def test_rules_with_networks_and_tasks_of_their_own_are_compared(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    rules = "dtp,hebbian,som,dtp-autoencoder,direct-feedback-alignment@ternary"
+    told = call(
+        "compare", "--data", "digits", "--rules", rules, "--epochs", 1, "--seeds", 1, "--placement", "h1-h2=board",
+        "--no-export", "--out", tmp_path,
+    )  # fmt: skip
+    assert told.status == 0, told.err
+    summary = Summary.load(tmp_path)
+    errors, squares = ["error_percent"], ["squared_error"]
+    assert [row.measure for row in summary.rows] == errors * 2 + squares * 2 + errors
+    assert "squared error" in told.out and "error %" in told.out
+    page = (tmp_path / "report.html").read_text()
+    assert all(rule in page for rule in rules.split(",")) and "Test squared error" in page
+    assert call("price", tmp_path).status == 0
+    again = json.loads(call("evaluate", tmp_path, "--json").out)
+    for row, found in zip(summary.rows, again, strict=True):
+        assert found[row.measure] == pytest.approx(row.test_score.mean)
+    # of 64-100-100-10 with ternary errors: 100 bits over h1-h2 forward, and 2 x 10 from the output to h1
+    links = summary.rows[-1].links
+    assert links["h1-h2"].forward.bits_per_sample == 100 and links["output-h1"].feedback.bits_per_sample == 20
