@@ -422,7 +422,7 @@ def _rule_and_gradient(spec: str) -> tuple[str, str]:
     rule, at, gradient = spec.partition("@")
     kind = rule_named(rule)
     if at and "gradient" not in {f.name for f in fields(kind)}:  # type: ignore[arg-type]
-        raise ExperimentError(f"rule {spec!r}: {rule} sends no gradients over links, so it takes no format")
+        raise ExperimentError(f"rule {spec!r}: {rule} takes no gradient format")
     return rule, parse(gradient).name if at else ""
 
 

@@ -71,11 +71,10 @@ def checked_send(
 ) -> Signal:
     """`Link.send` for arrays of the layer that sends; what arrives belongs to the layer at the far end."""
     here, there = (link.lower, link.upper) if direction is Direction.FORWARD else (link.upper, link.lower)
-    if getattr(x, "owner", "") != here:
-        raise LocalityError(
-            f"link {link.name} was given an array of {getattr(x, 'owner', '')!r} to send {direction}, not of {here!r}"
-        )
-    signal = plain(link, np.asarray(x), direction, purpose, ledger, stream)
+    owner = getattr(x.carried if isinstance(x, Signal) else x, "owner", "")
+    if owner != here:
+        raise LocalityError(f"link {link.name} was given an array of {owner!r} to send {direction}, not of {here!r}")
+    signal = plain(link, _plain(x) if isinstance(x, Signal) else np.asarray(x), direction, purpose, ledger, stream)
     arrived = CheckedSignal(own(signal.codes, there), signal.format, own(signal.like, there), link=signal.link)
     object.__setattr__(arrived, "_sent", own(signal.values.copy(), here))
     return arrived

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lowbit_dtp import backends, rules
-from lowbit_dtp.formats import fixed, float32, float64
+from lowbit_dtp.formats import SPELLINGS, fixed, float32, float64
 from lowbit_dtp.ledger import Direction, Ledger
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network
@@ -416,8 +416,7 @@ def test_nan_names_the_link(learner: RuleCase) -> None:
         ),
         (
             lambda: rules.StraightThrough(gradient="bits"),
-            "no format 'bits'; there are: binary, binary01, ternary, float32, float64, fixed(W,I), ufixed(W,I), "
-            "fixed(W,I,floor|stochastic,wrap), table(-1,0,0.5)",
+            f"no format 'bits'; there are: {', '.join(SPELLINGS)}",
         ),
         (
             lambda: Network.build([3, 2], [Link()], activation="tan"),

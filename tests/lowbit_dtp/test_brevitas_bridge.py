@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,6 +96,14 @@ def exact_network(forward, activation="tanh", sizes=(12, 9, 8, 5), seed=0):
         layer.weight[...] = dyadic(rng, layer.weight.shape, 4, 0.125)
         layer.bias[...] = dyadic(rng, layer.bias.shape, 4, 0.0625)
     return network
+
+
+def plain_description(network: Network) -> dict[str, Any]:
+    """What `describe` says of what a Brevitas model has, too."""
+    description = network.describe()
+    layers = [{name: row[name] for name in ("name", "neurons", "activation")} for row in description["layers"]]
+    links = [{name: row[name] for name in ("lower", "upper", "forward", "feedback")} for row in description["links"]]
+    return {"input": description["input"], "layers": layers, "links": links}
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
@@ -246,7 +255,7 @@ def test_a_network_becomes_a_brevitas_model_with_equal_codes_and_logits(forward,
         np.testing.assert_array_equal(received.values, values)
     np.testing.assert_array_equal(run.output, theirs[-1])
     back = network_from_brevitas(module)
-    assert back.describe() == network.describe()
+    assert plain_description(back) == plain_description(network)
 
 
 def test_a_network_calibrated_and_quantized_by_brevitas_keeps_its_codes_and_logits():
@@ -294,7 +303,7 @@ def test_a_module_of_ones_own_is_followed_as_it_is_called():
     torch.manual_seed(0)
     model = Perceptron()
     network = network_from_brevitas(model, "ufixed(8,0)")
-    assert network.describe() == {
+    assert plain_description(network) == {
         "input": {"name": "input", "neurons": 6},
         "layers": [
             {"name": "h1", "neurons": 5, "activation": "tanh"},

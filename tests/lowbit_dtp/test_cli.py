@@ -22,10 +22,13 @@ import pytest
 
 from lowbit_dtp import Comparison, Summary, __version__, compare
 from lowbit_dtp.cli import main
+from lowbit_dtp.commands.options import takes_gradient
 from lowbit_dtp.commands.printing import print_summary
-from lowbit_dtp.experiment import Experiment
+from lowbit_dtp.experiment import OF_ONE_RULE, OPTIMIZER_KEYS, Experiment
+from lowbit_dtp.formats import SPELLINGS
 from lowbit_dtp.ledger import Direction, Ledger
 from lowbit_dtp.links import Link
+from lowbit_dtp.optimizers import OPTIMIZERS
 from lowbit_dtp.report import all_links, traffic
 from lowbit_dtp.rules import RULES, Step, StraightThrough
 from lowbit_dtp.runs import folder_name
@@ -309,13 +312,8 @@ def test_help_imports_nothing_heavy():
 
 
 RULE_NAMES = ", ".join(sorted(RULES))
-KEYS = (
-    "activation, batch, compare, data, epochs, initial_weights, links, optimizer, output_activation, placement, rules, "
-    "seeds, sizes, task, weights"
-)
-FORMATS = "binary, binary01, ternary, float32, float64, fixed(W,I), ufixed(W,I), fixed(W,I,floor|stochastic,wrap), " + (
-    "table(-1,0,0.5)"
-)
+KEYS = ", ".join(sorted(Comparison.TYPES))
+FORMATS = ", ".join(SPELLINGS)
 TECHNOLOGIES = "45nm, 7nm, board, chip-to-chip, interposer, on-die, serdes"
 MISTAKES = {
     "rule": ("train --rule dpt", f"no rule 'dpt'; there are: {RULE_NAMES}"),
@@ -331,7 +329,7 @@ MISTAKES = {
     "gradient option": (
         "train --rule fixed-lower --gradient ternary",
         "--gradient ternary: fixed-lower takes no gradient format; rules that take one: "
-        "backprop, backprop-then-sign, straight-through",
+        + ", ".join(sorted(name for name in RULES if takes_gradient(name))),
     ),
     "two gradients": (
         "train --rule straight-through@binary --gradient ternary",
@@ -357,8 +355,7 @@ MISTAKES = {
     "set rule's key": (
         "train --set rules.backprop.step=3",
         "--set rules.backprop.step=3: no key 'step' in table rules.backprop; there are: "
-        "activation, batch, epochs, feedback_learning_rate, gradient, initial_weights, learning_rate, "
-        "optimizer, output_activation, sizes, task",
+        + ", ".join(sorted({"gradient", "optimizer", *OF_ONE_RULE, *OPTIMIZER_KEYS})),
     ),
     "set table": ("train --set rules.dtp=3", "--set rules.dtp=3: rules.dtp is a table; write rules.dtp.KEY=VALUE"),
     "set in no table": ("train --set epochs.x=3", "--set epochs.x=3: epochs is no table, so it has no keys"),
@@ -366,7 +363,7 @@ MISTAKES = {
         "train --set batch={{",
         "--set batch={{: '{{' is no TOML value: a number, a word, \"text\", [1, 2]",
     ),
-    "optimizer": ("train --optimizer ada", "no optimizer 'ada'; there are: rmsprop, sgd"),
+    "optimizer": ("train --optimizer ada", f"no optimizer 'ada'; there are: {', '.join(sorted(OPTIMIZERS))}"),
     "format": ("train --link h1-h2=bin", f"no format 'bin'; there are: {FORMATS}"),
     "link syntax": (
         "train --link h1-h2",

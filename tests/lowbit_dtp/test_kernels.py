@@ -404,7 +404,8 @@ def test_feedback_has_a_rate_of_its_own() -> None:
     optimizer = SGD(learning_rate=0.5, feedback_learning_rate=0.25)
     for name, moved in (("weight", -0.5), ("bias", -0.5), ("feedback", -0.25), ("feedback_bias", -0.25)):
         parameter = np.zeros(3)
-        optimizer.update(("h1", name), parameter, np.ones(3))
+        direction = Direction.FEEDBACK if "feedback" in name else Direction.FORWARD
+        optimizer.update(("h1", name), parameter, np.ones(3), direction=direction)
         assert parameter.tolist() == [moved] * 3
 
 
