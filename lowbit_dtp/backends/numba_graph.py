@@ -128,7 +128,7 @@ class Traced(np.ndarray):
 
     def _number(self) -> Any:
         if Tape.recording() is not None:
-            raise CannotRecord("asks for a number that is in an array")
+            raise CannotRecord("reads a number from an array")
         return plain(self)
 
     def __float__(self) -> float:
@@ -191,7 +191,7 @@ class Returned:
         raise CannotRecord("takes a number that a kernel returned for a size")
 
     def __float__(self) -> float:
-        raise CannotRecord("asks for a number that a kernel returned")
+        raise CannotRecord("reads a number that a kernel returned")
 
 
 class Cell(NamedTuple):
@@ -367,7 +367,7 @@ class Tape:
     def guard(self, number: Returned, predicate: str, than: Any, holds: bool) -> None:
         """Have repetitions give up unless `number predicate than` is what it is now."""
         if self._updating:
-            raise CannotRecord("asks for a number after it has changed what it began with")
+            raise CannotRecord("reads a number after it has changed its arrays")
         code, value = self._code(), number.value
 
         def emit(to: _Emitter) -> None:
@@ -556,7 +556,7 @@ class Tape:
                 continue
             root = _root(part)
             if isinstance(part, Traced) and not isinstance(root, _Lease) and id(root) not in self._roots:
-                raise CannotRecord("uses an array that was made of others in a way that is not known")
+                raise CannotRecord("uses an array that was made from others by an unknown operation")
             self._kept.append(part)
 
     def _changes(self, x: np.ndarray) -> None:
