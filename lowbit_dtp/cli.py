@@ -29,7 +29,7 @@ def main() -> None:
         fail(str(error))
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+            print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
         raise
 
 

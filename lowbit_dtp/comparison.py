@@ -103,7 +103,7 @@ def compare(
     for rule in rules:
         row, training, inference = summary_row(rule, folder, runs[rule], folder_name(rule))
         rows.append(priced(row, training, inference, placement, processes))
-    exported, reason = None, "it was not asked for"
+    exported, reason = None, "it was not requested"
     if export:
         exported, reason = _exported(rules[0], folder / runs[rules[0]][0], folder / "export", weights, signals, data)
     summary = Summary(
@@ -229,7 +229,7 @@ def export_run(
         folder=str(folder),
         files=len(made.files),
         accumulator_bits=made.sum_bits,
-        verify=made.verification.status if made.verification else "not asked for",
+        verify=made.verification.status if made.verification else "not requested",
         test_error_percent_float=accuracy.get("trained_error_percent"),
         test_error_percent_integer=accuracy.get("integer_error_percent"),
         agreement_percent=accuracy.get("agreement_percent"),

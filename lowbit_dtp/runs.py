@@ -172,7 +172,7 @@ class _Member:
             saved_step = progress.step
         elif (folder / "run.json").exists():
             raise ExperimentError(
-                f"{folder}: is finished and has no checkpoint.safetensors to go on from; "
+                f"{folder}: is finished and has no checkpoint.safetensors to continue from; "
                 f"train {experiment.epochs} epochs in another folder, or remove this one"
             )
         if (progress.epoch, progress.phase, progress.minibatch) > (experiment.epochs, 0, 0):

@@ -246,7 +246,7 @@ def _download(name: str, file: IdxFile | Batch, folder: Path | str | None) -> Pa
     searched, source = folders(folder), SOURCES[name]
     absent = f"{name}: no {file.name} or {file.name}.gz in {', '.join(map(str, searched))}"
     put = (
-        f"Put the {len(source.files)} files of {name}, gzipped or not, in {searched[0] / name} by hand; or name the "
+        f"Put the {len(source.files)} files of {name}, gzipped or not, in {searched[0] / name}; or name the "
         f"folder that has them in --data-dir or {FOLDER_VARIABLE}."
     )
     if isinstance(file, Batch):

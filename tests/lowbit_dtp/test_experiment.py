@@ -374,7 +374,7 @@ def test_a_run_of_version_0_1_0_is_the_same_run(uninterrupted, data, tmp_path):
     with pytest.raises(ExperimentError) as error:  # that version removed the checkpoint
         run(small(epochs=3), tmp_path, data)
     assert str(error.value) == (
-        f"{tmp_path}: is finished and has no checkpoint.safetensors to go on from; "
+        f"{tmp_path}: is finished and has no checkpoint.safetensors to continue from; "
         "train 3 epochs in another folder, or remove this one"
     )
 

@@ -368,7 +368,7 @@ def test_nothing_has_changed_where_a_repetition_gives_up() -> None:
 def test_an_array_from_nowhere_is_not_recorded() -> None:
     x = traced(8)
     tape = numba_graph.Tape([x])
-    with tape.record(), pytest.raises(CannotRecord, match="made of others in a way that is not known"):
+    with tape.record(), pytest.raises(CannotRecord, match="made from others by an unknown operation"):
         np.ndarray.repeat(x, 2) + 1
 
 

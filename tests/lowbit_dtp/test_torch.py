@@ -238,9 +238,7 @@ class Asks(rules.StraightThrough):
 
 
 def test_what_cannot_be_recorded_says_so(few: Samples) -> None:
-    with pytest.raises(
-        RuntimeError, match=r"^a recorded step cannot read a number, in an `if`.*mode='plain'\)$"
-    ):
+    with pytest.raises(RuntimeError, match=r"^a recorded step cannot read a number, in an `if`.*mode='plain'\)$"):
         trained(Asks(), few, "cpu", "recorded")
     trained(Asks(), few, "cpu", "plain")
 
