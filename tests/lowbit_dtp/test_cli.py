@@ -1,4 +1,4 @@
-"""The command, as a person meets it: what it writes and prints, says of mistakes, and does when it is stopped."""
+"""The command line: files, output, error messages, and stopped runs."""
 
 import html
 import io

@@ -1,4 +1,4 @@
-"""Data sets: what is read, what is invalid and with which words, what is downloaded, and the order of minibatches."""
+"""Data sets: files that are read, errors, downloads, and the order of minibatches."""
 
 import gzip
 import hashlib

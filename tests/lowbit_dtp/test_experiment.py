@@ -1,4 +1,4 @@
-"""Experiments and run folders: what is read, what is invalid, and that a run that was stopped ends as if it was not."""
+"""Experiments and run folders: reading, errors, and stopped runs that give the same result as uninterrupted ones."""
 
 import errno
 import json

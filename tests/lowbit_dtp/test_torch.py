@@ -1,4 +1,4 @@
-"""What torch tensors do: random numbers, words and products to the bit, and steps that are recorded or never wait."""
+"""Torch tensors: random numbers, words and products to the bit; recorded steps, and steps that never wait."""
 
 import shutil
 import warnings
@@ -230,7 +230,7 @@ def test_a_step_never_waits_and_fetches_nothing(
 
 
 class Asks(rules.StraightThrough):
-    """Looks at a number before it goes on."""
+    """Reads a number in a step."""
 
     def step(self, *args: Any) -> Any:
         step = super().step(*args)
