@@ -60,7 +60,7 @@ def take(rule: LearningRule, net: Network, x: np.ndarray, target: Any, task: Tas
 
 
 def trained(rule: str, digits: DataSet, seed: int = 0, **overrides: Any) -> tuple[Network, LearningRule, Task]:
-    """The network, rule and optimizer of a rule in the experiment file of digits."""
+    """A network trained by `rule` with the experiment file of digits, the rule and the task."""
     experiment = Comparison.load("digits", **overrides).experiment(rule, seed)
     net, learning, optimizer = experiment.built()
     task = experiment.learned_task()
