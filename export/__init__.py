@@ -44,7 +44,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of export: the files of a network by path, and the check of a folder that holds them."""
+    """A kind of export: a function that writes a network's files, and one that verifies a folder of them."""
 
     files: Callable[[FixedNetwork], Mapping[str, bytes]]
     verify: Callable[[Path], Verification]
@@ -59,8 +59,8 @@ TARGETS: dict[str, Target] = {
 def write(network: FixedNetwork, target: str, folder: Path, golden_inputs: npt.ArrayLike) -> list[Path]:
     """Write `network` for `target` into `folder`, with golden vectors for `golden_inputs` [samples, inputs].
 
-    All files appear together, in place of an export that was there before, or not at all. Returns their paths, the
-    manifest last. Raises ValueError for an unknown target, FileExistsError if `folder` holds something else.
+    All files are written, in place of an earlier export, or none. Returns their paths, the manifest last. Raises
+    ValueError for an unknown target, FileExistsError if `folder` holds something else.
     """
     chosen = choose("target", target, TARGETS)
     golden = golden_vectors(network, golden_inputs)
@@ -74,7 +74,7 @@ def write(network: FixedNetwork, target: str, folder: Path, golden_inputs: npt.A
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was exported, and how it fared."""
+    """What was exported, its verification and its accuracy."""
 
     target: str
     folder: Path
@@ -86,7 +86,7 @@ class ExportReport:
     quantized_links: dict[str, str]
     """Format of each link that was trained with real numbers, by link."""
     verification: Verification | None
-    """None if it was not asked for."""
+    """None if it was not requested."""
     accuracy: AccuracyLost | None
     """None if no labelled inputs were given."""
 
@@ -107,7 +107,7 @@ def export_network(
     verify: bool,
     labelled: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
 ) -> ExportReport:
-    """Export the network in the file `network_path`: load, write, and on request verify and measure.
+    """Export the network in the file `network_path`: load, write, and optionally verify and measure.
 
     `weights` and `signals` are as `FixedNetwork.of` takes them. `samples` [samples, inputs] are the inputs of the
     golden vectors; `labelled` are inputs and labels on which to measure the accuracy lost.

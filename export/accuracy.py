@@ -1,4 +1,4 @@
-"""What the step to integers costs: the trained network against the integer one, on the same inputs."""
+"""Accuracy lost by the conversion to integers: the trained and the integer network, on the same inputs."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,11 +24,11 @@ class AccuracyLost:
     trained_error_percent: float
     integer_error_percent: float
     agreement_percent: float
-    """Samples that both put into the same class, right or wrong."""
+    """Percentage of samples that both put into the same class, right or wrong."""
 
     @property
     def lost_percent(self) -> float:
-        """Percentage points of error that the integer network has more."""
+        """Error of the integer network minus that of the trained one, in percentage points."""
         return self.integer_error_percent - self.trained_error_percent
 
     def as_dict(self) -> dict[str, Any]:

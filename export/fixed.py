@@ -1,8 +1,8 @@
 """The integer network from which every writer starts, and its exact inference.
 
 Weights and signals are integers times powers of two; a neuron adds products and compares the sum with thresholds.
-Nothing is rounded after the weights, the output's biases and the inputs, so this is the specification that exported
-hardware is held to.
+Nothing is rounded after the weights, the output's biases and the inputs, so this is the specification of the exported
+hardware.
 """
 
 import re
@@ -33,16 +33,16 @@ MAX_EXPONENT = 96
 """Largest magnitude of the exponent of a unit, so that thresholds in steps of 2^-192 are exact."""
 
 EXACT_BITS = 53
-"""Sums stay below 2^53, so that a float64 matrix product of integers is exact in whatever order it adds."""
+"""Sums stay below 2^53, so that a float64 matrix product of integers is exact in any order of additions."""
 
 LOGIT_FRACTION_BITS = 4
-"""Bits after the binary point of a sum that the output's biases keep."""
+"""Bits after the binary point of a sum to which the output's biases are rounded."""
 
 INTEGER_SUM_FRACTION_BITS = 12
-"""Bits after the binary point of the sums of a network that was trained in whole numbers: `integers` has it."""
+"""Bits after the binary point of the sums of a network trained in whole numbers, as in `integers`."""
 
 DEFAULT_FORMAT = "fixed(8,1)"
-"""Of weights that were trained as floats, and of links that carry floats."""
+"""Format of weights that were trained as floats, and of links that carry floats."""
 
 
 def signed_bits(low: int, high: int) -> int:
@@ -64,7 +64,7 @@ class Levels:
 
     @classmethod
     def of(cls, fmt: Format, owner: str) -> "Levels":
-        """The levels of `fmt`, in the largest power of two that divides all its values. `owner` speaks in errors."""
+        """The levels of `fmt`, in the largest power of two that divides all its values. Errors begin with `owner`."""
         try:
             fractions = [value.as_integer_ratio() for value in fmt.table().values]
         except ValueError as error:
@@ -92,7 +92,7 @@ class Levels:
     @cached_property
     def codes(self) -> Integers:
         """Code of each value: two's complement for fixed point, else its rank."""
-        # Not `encode(values)`: binary01 sends 0.0 as 1, and a table's own thresholds may do the like.
+        # Not `encode(values)`: binary01 sends 0.0 as 1, and other tables with their own thresholds may do so, too.
         if isinstance(self.format, FixedPoint):
             return np.array(self.values, np.int64) & ((1 << self.bits) - 1)
         return np.arange(len(self.values), dtype=np.int64)
@@ -107,7 +107,7 @@ class Levels:
 
 @dataclass(frozen=True)
 class FixedLink:
-    """A wire of the integer network, on the way up."""
+    """A link of the integer network, in the forward direction."""
 
     name: str
     neurons: int
@@ -137,12 +137,12 @@ class FixedLayer:
 
     @property
     def output_name(self) -> str:
-        """Where what the layer computes is seen: the name of its link upwards, or its own if there is none."""
+        """Name of the layer's results: that of its link upwards, or its own if there is none."""
         return self.name
 
     @property
     def exponent(self) -> int:
-        """A sum of 1 is worth 2^`exponent`."""
+        """The unit of a sum is 2^`exponent`."""
         return self.weight_levels.exponent + self.below.levels.exponent
 
     @cached_property
@@ -170,7 +170,7 @@ class FixedLayer:
 
     @property
     def sum_bits(self) -> int:
-        """Accumulator width that does for all neurons of the layer."""
+        """Accumulator width for all neurons of the layer."""
         return max(self.neuron_sum_bits)
 
     def sums(self, codes: npt.ArrayLike) -> Integers:
@@ -194,7 +194,7 @@ class HiddenLayer(FixedLayer):
 
     @property
     def threshold_bits(self) -> int:
-        """Width of a threshold: `high + 1`, which means never, may need a bit more than a sum."""
+        """Width of a threshold: `high + 1`, for one that is never reached, may need a bit more than a sum."""
         return max(self.sum_bits, signed_bits(int(self.thresholds.min()), int(self.thresholds.max())))
 
     def codes(self, sums: Integers) -> Integers:
@@ -207,7 +207,7 @@ class HiddenLayer(FixedLayer):
 
 @dataclass(frozen=True, eq=False)
 class OutputLayer(FixedLayer):
-    """The layer whose largest logit names the class. `bias` [neurons] is in sixteenths of a sum."""
+    """The layer whose largest logit decides the class. `bias` [neurons] is in sixteenths of a sum."""
 
     bias: Integers
 
@@ -218,7 +218,7 @@ class OutputLayer(FixedLayer):
 
     @property
     def logit_bits(self) -> int:
-        """Width of a logit, and of every step towards it."""
+        """Width of a logit, and of all intermediate results."""
         low, high = (bound << LOGIT_FRACTION_BITS for bound in self.partial_bounds)
         ends = np.concatenate([low, high, low + self.bias, high + self.bias])
         return signed_bits(int(ends.min()), int(ends.max()))
@@ -236,7 +236,7 @@ class OutputLayer(FixedLayer):
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What an inference put on every link. Arrays are [batch, neurons]."""
+    """Results of an inference on every link. Arrays are [batch, neurons]."""
 
     sums: dict[str, Integers]
     """Before the threshold, by link; the last layer's under its own name."""
@@ -254,7 +254,7 @@ class FixedNetwork:
     hidden: tuple[HiddenLayer, ...]
     output: OutputLayer
     description: Mapping[str, Any]
-    """Of the network that was trained."""
+    """Description of the trained network."""
 
     @classmethod
     def load(
@@ -293,7 +293,7 @@ class FixedNetwork:
         for index, (layer, below) in enumerate(zip(layers, links, strict=True)):
             name = layer["name"]
             shape = widths[index], layer["neurons"]
-            if (fraction_bits := integer_fraction_bits(layer)) is not None:  # trained as whole numbers: taken as it is
+            if (fraction_bits := integer_fraction_bits(layer)) is not None:  # trained as whole numbers: not rounded
                 plain, bias = _integer_layer(tensors, name, below, shape, fraction_bits), np.zeros(shape[1], np.float32)
                 _check_integer_links(layer, layers, links[index : index + 2], plain)
             else:

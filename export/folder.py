@@ -1,4 +1,4 @@
-"""A folder that is replaced as a whole: the new one is complete before the old one goes."""
+"""Atomic replacement of a folder: the new one is complete before the old one is removed."""
 
 import shutil
 import signal
@@ -20,7 +20,7 @@ _RANDOM = "[a-z0-9_]" * 8
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder`, which takes its place when the block ends without an error.
+    """An empty folder beside `folder`, which replaces it when the block ends without an error.
 
     After an error `folder` is as it was. A process that is killed leaves a folder `.NAME.*` behind, which the next
     `replacing` removes. Raises FileExistsError rather than replace something that is not an export, and LockedError if

@@ -1,10 +1,10 @@
-"""Golden vectors: what every link must carry, before and after the threshold.
+"""Golden vectors: expected values on every link, before and after the thresholds.
 
-Three kinds, because vectors from data alone let single flipped bits pass:
+Three kinds, because vectors from data alone do not detect all single flipped bits:
 
 - `network`: inputs from the first link to the class.
-- `layers`: inputs of one layer that put each of its neurons just under and just over a threshold.
-- `comparators`: sums at and under every threshold of every neuron, and logits that tie.
+- `layers`: inputs of one layer that bring each of its neurons just below and just above a threshold.
+- `comparators`: sums at, and one below, every threshold of every neuron, and equal logits.
 
 Files are lines of hexadecimal as in `memory_files`, one line a vector, field `i` being neuron `i`.
 """
@@ -19,10 +19,10 @@ from .fixed import FixedLayer, FixedNetwork, HiddenLayer, Integers, OutputLayer
 from .memory_files import hex_lines
 
 STARTS = 32
-"""Random inputs that the search for one aimed vector starts from, at most."""
+"""Random inputs from which the search for one vector near a threshold starts, at most."""
 
 RANDOM_VECTORS = 64
-"""Random inputs of the output layer, which has no thresholds to aim at."""
+"""Random inputs of the output layer, which has no thresholds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +30,13 @@ class Golden:
     """The content of one golden file: `values` [vectors, fields] in `bits` bits each."""
 
     path: str
-    """Below the folder of the golden vectors."""
+    """Path below the folder of the golden vectors."""
     values: Integers
     bits: int
 
 
 def golden_vectors(network: FixedNetwork, inputs: npt.ArrayLike) -> list[Golden]:
-    """All golden vectors of `network`: for `inputs` [samples, inputs], and aimed at each layer. Always the same."""
+    """All golden vectors of `network`: for `inputs` [samples, inputs], and for each layer. The same in every call."""
     codes = network.encode(inputs)
     if not len(codes):
         raise ValueError("golden vectors need at least one sample of inputs, but were given none")
@@ -76,7 +76,7 @@ def _decided(folder: str, layer: OutputLayer, logits: Integers) -> list[Golden]:
 
 
 def _thresholds_probed(layer: HiddenLayer) -> list[Golden]:
-    """Each neuron at, and one under, each of its thresholds, as far as its sums reach."""
+    """Sums at, and one below, each threshold of each neuron, within the range of its sums."""
     probes = np.concatenate([layer.thresholds.T - 1, layer.thresholds.T]).clip(*layer.sum_bounds)
     folder = f"comparators/{layer.name}"
     return [
@@ -86,16 +86,16 @@ def _thresholds_probed(layer: HiddenLayer) -> list[Golden]:
 
 
 def _classes_probed(layer: OutputLayer) -> list[Golden]:
-    """Each class ahead alone, and tied with all classes after it."""
+    """Logits in which each class is the only largest, and equal to all classes after it."""
     alone = np.eye(layer.neurons, dtype=np.int64)
     return _decided(f"comparators/{layer.name}", layer, np.concatenate([alone, np.triu(np.ones_like(alone))]) - 1)
 
 
 def stimuli(layer: FixedLayer, random: np.random.Generator) -> Integers:
-    """Codes [vectors, below] that put each neuron of `layer` just under and just over one of its thresholds.
+    """Codes [vectors, below] that bring each neuron of `layer` just below and just above one of its thresholds.
 
     As near as a greedy search from a few starts gets; a neuron whose sums reach none of its thresholds is left out.
-    The first two vectors hold all inputs at their lowest and highest level, so that every weight counts in one of them.
+    In the first two vectors all inputs have their lowest and highest level, so every weight matters in one of them.
     """
     levels = np.array(layer.below.levels.values)
     below = layer.below.neurons
@@ -113,7 +113,7 @@ def stimuli(layer: FixedLayer, random: np.random.Generator) -> Integers:
 
 
 def _reachable(layer: HiddenLayer) -> tuple[Integers, Integers]:
-    """Neurons with a threshold that their sums can be on both sides of, and one such threshold of each."""
+    """Neurons with a threshold inside the range of their sums, and one such threshold of each."""
     neurons, targets = [], []
     for neuron, (row, low, high) in enumerate(zip(layer.thresholds, *layer.sum_bounds, strict=True)):
         inside = row[(row > low) & (row <= high)]
@@ -126,9 +126,9 @@ def _reachable(layer: HiddenLayer) -> tuple[Integers, Integers]:
 def _closest_below(
     weight: Integers, levels: Integers, start: Integers, target: Integers, random: np.random.Generator
 ) -> Integers:
-    """Ranks [vectors, below], near `start` if that will do, whose sums are at most `target` [vectors] and close to it.
+    """Ranks [vectors, below], near `start` if possible, whose sums are at most `target` [vectors] and close to it.
 
-    `weight` is [vectors, below]: each vector is aimed at a neuron of its own.
+    `weight` is [vectors, below]: each vector is for another neuron.
     """
     step = np.gcd.reduce(weight, axis=1) * np.gcd.reduce(np.diff(levels))  # all sums of a neuron differ by multiples
     best, room = _greedy(weight, levels, start, target)
@@ -149,7 +149,7 @@ def _greedy(weight: Integers, levels: Integers, ranks: Integers, target: Integer
     ranks = np.where(needed, lowering, ranks)
     room = target - (weight * levels[ranks]).sum(1)
     vectors = np.arange(len(weight))
-    for inputs in np.argsort(-np.abs(weight), axis=1).T:  # large weights first, small ones for what is left
+    for inputs in np.argsort(-np.abs(weight), axis=1).T:  # large weights first, small ones for the remainder
         factor, rank = weight[vectors, inputs], ranks[vectors, inputs]
         step = room // np.maximum(np.abs(factor), 1) * np.sign(factor)
         upward = np.searchsorted(levels, levels[rank] + step, side="right") - 1

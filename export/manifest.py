@@ -1,4 +1,4 @@
-"""`manifest.json`: everything that a reader needs besides the files themselves."""
+"""`manifest.json`: everything that a reader needs besides the other files."""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -14,7 +14,7 @@ CLASS_RULE = "number of the largest logit; the lowest number on a tie"
 
 
 def manifest(network: FixedNetwork, target: str, files: Mapping[str, bytes], golden: list[Golden]) -> dict[str, Any]:
-    """What is in an export: formats, units, widths, conventions, and each of `files` with its SHA-256."""
+    """Description of an export: formats, units, widths, conventions, and the SHA-256 of each of `files`."""
     output = network.output
     return {
         "target": target,
@@ -75,7 +75,7 @@ def _layer(layer: FixedLayer) -> dict[str, Any]:
 
 
 def _levels(levels: Levels) -> dict[str, Any]:
-    """A code stands for a level, a level times 2^`unit_exponent` for a number."""
+    """A code stands for a level; the number is level times 2^`unit_exponent`."""
     fmt = levels.format
     entry = {
         "format": fmt.name,

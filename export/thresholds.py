@@ -1,4 +1,4 @@
-"""Exact integer thresholds: which sums make a neuron send each code, with no activation function left to compute.
+"""Exact integer thresholds: the sums for which a neuron sends each code, so that no activation is computed.
 
 A neuron sends code `k` or above when `activation(sum * 2^exponent + bias)` reaches the format's boundary `k`. Every
 activation here is monotonic, so that is `sum >= T`, and `T` is found in integers without any rounding.
@@ -19,13 +19,13 @@ from lowbit_dtp.choices import choose
 from lowbit_dtp.formats import FixedPoint, Format
 
 FRACTION_BITS = 192
-"""Drives are compared in steps of 2^-192: float32 biases (down to 2^-149) and sums are whole numbers of these."""
+"""Pre-activations are compared in steps of 2^-192: float32 biases (down to 2^-149) and sums are multiples of these."""
 
 _ONE = 1 << FRACTION_BITS
 
 ALWAYS = -(1 << 1024)
 NEVER = 1 << 1024
-"""Drives, in those steps, beyond any that a network can reach."""
+"""A pre-activation, in those steps, larger than a network can reach."""
 
 
 def boundaries(fmt: Format) -> list[tuple[Fraction, bool]]:
@@ -50,8 +50,8 @@ def integer_thresholds(
 ) -> npt.NDArray[np.int64]:
     """Thresholds [neurons, codes - 1], ascending: a neuron sends the code whose rank is the number of them at most sum.
 
-    `2^exponent` is the worth of a sum of 1. `low` and `high` [neurons] are each neuron's smallest and largest sum;
-    thresholds are clipped to `[low, high + 1]`: `low` means always, `high + 1` never.
+    `2^exponent` is the unit of a sum. `low` and `high` [neurons] are each neuron's smallest and largest sum;
+    thresholds are clipped to `[low, high + 1]`: `low` is always reached, `high + 1` never.
     """
     inverse = choose("activation", activation, ACTIVATIONS)
     least_pre_activations = [inverse(boundary, inclusive) for boundary, inclusive in boundaries(fmt)]

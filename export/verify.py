@@ -1,6 +1,6 @@
-"""Whether the written files compute what the integer network does: every golden vector, with other means.
+"""Verification of exported files with the golden vectors, by independent code.
 
-`mem` is read and computed by a reader of its own, from the files and the manifest alone; `c` is compiled and run.
+`mem` is computed by a separate reader, only from the files and the manifest; `c` is compiled and run.
 """
 
 import os
@@ -24,13 +24,13 @@ from .folder import MANIFEST
 Integers = npt.NDArray[np.int64]
 
 FLAGS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic")
-"""How the C program is compiled."""
+"""Compiler options of the C program."""
 
 NO_COMPILER = "not run: no C compiler"
 
 
 class VerificationError(RuntimeError):
-    """The check itself could not be completed; the message holds what the compiler or the program said."""
+    """The check itself could not be completed; the message has the output of the compiler or the program."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Verification:
     values: int = 0
     """Sums, codes, logits and classes compared; none if it failed."""
     detail: str = ""
-    """Which line of which file differs, and how."""
+    """File and line that differ, with both values."""
 
     @property
     def passed(self) -> bool:
@@ -57,7 +57,7 @@ class Verification:
 
 
 def changed_files(folder: Path) -> list[str]:
-    """Paths that the manifest in `folder` lists and that are missing or not what was exported."""
+    """Paths in the manifest in `folder` that are missing or whose content has changed."""
     folder = Path(folder)
     entries = {x["path"]: x["sha256"] for x in read_json(folder / MANIFEST)["files"]}
     return [
@@ -75,7 +75,7 @@ def c_compiler() -> list[str] | None:
 
 
 def c_program(folder: Path) -> Verification:
-    """Compile the C files in `folder` elsewhere, and let the program compare every golden vector."""
+    """Compile the C files of `folder` in another folder, and let the program compare every golden vector."""
     compiler = c_compiler()
     if compiler is None:
         return Verification(NO_COMPILER)
@@ -107,7 +107,7 @@ class _Differs(Exception):
 
 
 class _MemoryCheck:
-    """The integer network once more, from files and manifest, in code shared with no writer."""
+    """The integer network from files and manifest, in code that is not shared with a writer."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -169,7 +169,7 @@ class _MemoryCheck:
         return self._file(f"golden/{path}", *self.shapes[f"golden/{path}"], signed)
 
     def _levels_of(self, fmt: dict[str, Any], codes: Integers, place: str, path: str, rows: bool = False) -> Integers:
-        """Levels that `codes` stand for. A code that the format does not have fails at its neuron."""
+        """Levels of `codes`. A code that the format does not have is a failure of its neuron."""
         if fmt["codes"] == "two's complement":
             return np.where(codes >= 1 << fmt["bits"] - 1, codes - (1 << fmt["bits"]), codes)
         if fmt["codes"] == "unsigned":

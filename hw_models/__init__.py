@@ -1,4 +1,4 @@
-"""What a ledger costs on a technology: `price(ledger, config, technology) -> Bill`, in joules with a range.
+"""The energy of a ledger on a technology: `price(ledger, config, technology) -> Bill`, in joules with a range.
 
 >>> from lowbit_dtp.ledger import Ledger, Work
 >>> ledger = Ledger(samples=1)

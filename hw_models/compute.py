@@ -1,6 +1,6 @@
-"""Compute: what an operation costs, by the formats of its operands.
+"""Compute: the cost of an operation, by the formats of its operands.
 
-Formats that hold nothing but -1, 0 and +1, up to a scale, need no multiplier:
+Formats whose values are only -1, 0 and +1, times a scale, need no multiplier:
 
 | multiply-accumulate | is |
 |---|---|
@@ -10,7 +10,7 @@ Formats that hold nothing but -1, 0 and +1, up to a scale, need no multiplier:
 | fixed point x fixed point | a multiplication, and an addition as wide as the accumulator |
 | any other x float32 | a float32 multiplication and addition; the other operand is converted, which is not charged |
 
-A format of your own with other values is looked up as float32.
+Your own format with other values is priced as float32.
 """
 
 from math import sqrt
@@ -59,7 +59,7 @@ def _needs_no_multiplier(fmt: Format) -> bool:
 
 
 def _float(operands: list[Format]) -> str:
-    """Name of the floating-point format that operands meet in; empty if all of them are integers up to a scale."""
+    """Name of the floating-point format of the operation; empty if all operands are integers times a scale."""
     floats = [fmt for fmt in operands if isinstance(fmt, Float)]
     if floats:
         return max(floats, key=lambda fmt: fmt.bits).name
@@ -68,7 +68,7 @@ def _float(operands: list[Format]) -> str:
 
 
 def _multiply(operands: list[Format], technology: Technology) -> list[tuple[str, float]]:
-    """One multiplication. An array of a x b one-bit adders, so as costly as one of sqrt(ab) x sqrt(ab) bits."""
+    """One multiplication: an array of a x b one-bit adders, so the cost of one of sqrt(ab) x sqrt(ab) bits."""
     if number := _float(operands):
         return [(f"multiply {number}", 1.0)]
     left, right = operands[0].bits, operands[-1].bits
@@ -78,7 +78,7 @@ def _multiply(operands: list[Format], technology: Technology) -> list[tuple[str,
 
 
 def _integer_add(bits: int, technology: Technology) -> list[tuple[str, float]]:
-    """One addition `bits` wide: its own constant if the technology has one, else by the bit."""
+    """One addition `bits` wide: its own constant if the technology has one, else proportional to the bits."""
     if f"add int{bits}" in technology.constants:
         return [(f"add int{bits}", 1.0)]
     return [("add integer", float(bits))]

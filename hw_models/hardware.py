@@ -1,4 +1,4 @@
-"""HardwareConfig: which kind of wire each link is, and where the weights are kept."""
+"""HardwareConfig: the kind of wire of each link, and the memory of the weights."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ METRES = {"um": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
 
 @dataclass(frozen=True)
 class Wire:
-    """A kind of wire, by the name of its TOML file, and how long it is where it costs by the metre."""
+    """A kind of wire, by the name of its TOML file, and its length if its cost is per metre."""
 
     kind: str
     metres: float | None = None
@@ -39,16 +39,16 @@ class Wire:
 
 @dataclass(frozen=True)
 class HardwareConfig:
-    """Where the layers sit: the wire of each link in `links`, `rest` for the others, and the memory of the weights."""
+    """The wire of each link in `links`, `rest` for the others, and the memory of the weights."""
 
     links: Mapping[str, Wire] = field(default_factory=dict)
     rest: Wire = Wire("on-die", 1e-3)
     memory: str = "sram"
     """`sram`, or the name of a constant such as `dram`."""
     reuse: float = 1.0
-    """Samples for which a weight once read is used: it divides the reads of weights and biases, not the writes."""
+    """Samples that one read of a weight serves: it divides the reads of weights and biases, not the writes."""
     word_bits: int = 1
-    """Each message is padded to whole words of so many bits on its link; 1 sends the bare payload."""
+    """Each message is padded to whole words of so many bits on its link; 1 adds no padding."""
     accumulator_bits: int = 32
     """Width of integer sums."""
 
@@ -81,11 +81,11 @@ class HardwareConfig:
         return cls(links, links.pop("rest", cls.rest), **others)
 
     def wire(self, link: str) -> Wire:
-        """What kind of wire `link` is."""
+        """The wire of `link`."""
         return self.links.get(link, self.rest)
 
     def check(self, ledger: Ledger) -> None:
-        """Raise ValueError if a link is named over which `ledger` has nothing."""
+        """Raise ValueError if a link is named that is not in `ledger`."""
         for link in self.links:
             choose("link", link, dict.fromkeys(ledger.links()))
 

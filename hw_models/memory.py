@@ -1,4 +1,4 @@
-"""Memory: what it costs to read or write the words of an array."""
+"""Memory: the cost of reading or writing the words of an array."""
 
 from lowbit_dtp.ledger import Access
 
@@ -6,14 +6,14 @@ from .hardware import HardwareConfig
 from .technology import Technology, Term
 
 PARAMETERS = ("weight", "bias", "feedback", "feedback_bias")
-"""Arrays whose words, once read, serve as many samples as `HardwareConfig.reuse` says."""
+"""Arrays of which one read serves `HardwareConfig.reuse` samples."""
 
 
 def access_terms(access: Access, words: int, config: HardwareConfig, technology: Technology) -> tuple[Term, ...]:
-    """Cost of `words` read or written, by the bit: bits / 64 times the cost of a 64-bit access.
+    """Cost of `words` read or written: bits / 64 times the cost of a 64-bit access.
 
-    In SRAM the array sits in the smallest listed memory that holds it, or in banks of the largest. A write costs what
-    a read does, since the sources publish reads alone.
+    In SRAM the array is in the smallest listed memory that holds it, or in banks of the largest. A write costs as much
+    as a read, since the sources publish only reads.
     """
     needed_by = f"{access.operation} of {access.array} in layer {access.layer}"
     if config.memory == "sram":

@@ -1,4 +1,4 @@
-"""Price: a ledger, on a hardware configuration and a technology, becomes a bill in joules."""
+"""Price: from a ledger, a hardware configuration and a technology to a bill in joules."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -15,12 +15,12 @@ from .technology import Constant, Range, Technology, Term, constant_as_dict
 from .wires import crossing_terms
 
 KEYS = ("part", "where", "direction", "operation", "purpose", "format")
-"""What a bill can be split by."""
+"""Keys by which a bill can be broken down."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One line of a bill: what one kind of message, operation or memory access cost."""
+    """One line of a bill: the cost of one kind of message, operation or memory access."""
 
     part: str
     """`link`, `compute` or `memory`."""
@@ -31,38 +31,38 @@ class Item:
     operation: str
     """`send` on a link, the operation in compute, `read` or `write` in memory."""
     purpose: str
-    """What for; in memory, the array."""
+    """Purpose; in memory, the array."""
     format: str
     terms: tuple[Term, ...]
     """The constants that were used, and how often each."""
 
     @property
     def joules(self) -> Range:
-        """What it cost."""
+        """Its cost."""
         return _sum(term.joules for term in self.terms)
 
 
 @dataclass(frozen=True)
 class Bill:
-    """What a ledger cost, line by line."""
+    """The cost of a ledger, line by line."""
 
     technology: str
     config: HardwareConfig
     items: tuple[Item, ...]
     counts: Mapping[str, int]
-    """How many of each unit, `run`, `epoch`, `step` and `sample`, the ledger is over."""
+    """Number of runs, epochs, steps and samples that the ledger is over, by `run`, `epoch`, `step` and `sample`."""
     break_even: Mapping[str, float] = field(default_factory=dict)
     """Of each link with feedback: `break_even_gradient_bits`."""
     unit: str = "ledger"
-    """What the joules are of: the whole ledger, or one run, epoch, step or sample."""
+    """Unit of the joules: the whole ledger, or one run, epoch, step or sample."""
 
     @property
     def total(self) -> Range:
-        """Everything together."""
+        """The sum of all lines."""
         return _sum(item.joules for item in self.items)
 
     def by(self, key: str) -> dict[str, Range]:
-        """The total, split by one of `KEYS`; the values add up to the total."""
+        """The total, broken down by one of `KEYS`; the values add up to the total."""
         choose("split", key, dict.fromkeys(KEYS))
         split: dict[str, Range] = {}
         for item in self.items:
@@ -71,7 +71,7 @@ class Bill:
         return split
 
     def per(self, unit: str) -> "Bill":
-        """The same bill for one average run, epoch, step or sample. Ask the bill of the whole ledger."""
+        """The same bill for one average run, epoch, step or sample; only of the bill of a whole ledger."""
         if self.unit != "ledger":
             raise ValueError(f"this bill is already per {self.unit}; take the bill of the whole ledger per {unit}")
         if not (number := choose("unit", unit, self.counts)):
@@ -84,9 +84,9 @@ class Bill:
 
     @property
     def links_share(self) -> Range:
-        """Fraction of the total that links cost: lowest if links are cheap and all else is dear, and highest likewise.
+        """Fraction of the total spent on links: low for cheap links and expensive rest, high for the reverse.
 
-        ValueError if nothing cost anything.
+        ValueError if the total is zero.
         """
         links = self.by("part").get("link", Range())
         rest = _sum(item.joules for item in self.items if item.part != "link")
@@ -121,7 +121,7 @@ class Bill:
 
 
 def price(ledger: Ledger, config: HardwareConfig, technology: Technology) -> Bill:
-    """What everything in `ledger` cost: each message on its wire, each operation, each access to memory.
+    """The cost of everything in `ledger`: each message on its wire, each operation, each memory access.
 
     ValueError if `config` names a link that is not in `ledger`, or a constant is missing.
     """
@@ -165,9 +165,9 @@ def price(ledger: Ledger, config: HardwareConfig, technology: Technology) -> Bil
 def break_even_gradient_bits(ledger: Ledger, link: str) -> float:
     """Width of gradient with which straight-through would send as many bits over `link` as `ledger` did.
 
-    Straight-through sends the forward activity once, and down again one gradient code a sample for each neuron below.
-    With a narrower gradient it sends less than this ledger's rule, with a wider one more. Payload bits, no padding.
-    ValueError if `link` is unknown, or lacks activity forward or any feedback.
+    Straight-through sends the activations up once, and one gradient code a sample down for each neuron below. With a
+    narrower gradient it sends less than this ledger's rule, with a wider one more. Payload bits, no padding. ValueError
+    if `link` is unknown, or has no activations up or no feedback.
     """
     choose("link", link, dict.fromkeys(ledger.links()))
     if not _can_break_even(ledger, link):

@@ -1,4 +1,4 @@
-"""Technology: what an event of each kind costs, every constant with its range, its per-what, its source and evidence.
+"""Technology: the cost of each kind of event; every constant has a range, a unit, a source and evidence.
 
 A process is a TOML file in `technologies/processes/`, a kind of wire one in `technologies/wires/`.
 """
@@ -29,17 +29,17 @@ PER = (
     "transition",
     "transition and metre",
 )
-"""What a constant can be per. A transition costs CV^2/2; a random bit, which changes every other time, CV^2/4."""
+"""Events that a constant is for. A transition costs CV^2/2; a random bit changes every second time, so CV^2/4."""
 
 EVIDENCE = ("measured silicon", "published estimate", "pre-silicon", "derived", "scaled")
-"""How a constant is known, strongest first."""
+"""Kinds of evidence for a constant, strongest first."""
 
 
 @dataclass(frozen=True)
 class Range:
     """A quantity known as low, typical and high; sums and multiples keep all three.
 
-    Lows add up to a low and highs to a high: uncertainties are taken as shared, not as averaging out.
+    Low values add up to a low and high ones to a high: errors are taken as correlated, not as averaging out.
     """
 
     low: float = 0.0
@@ -59,7 +59,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Constant:
-    """What one event costs: `low`, `typical` and `high` in `unit` per `per`, and how that is known."""
+    """The cost of one event: `low`, `typical` and `high` in `unit` per `per`, with source and evidence."""
 
     technology: str
     name: str
@@ -72,7 +72,7 @@ class Constant:
     """Author, title, year, table or figure."""
     evidence: str
     capacity_bits: int | None = None
-    """Size of the memory that is accessed; for memories alone."""
+    """Size of the memory that is accessed; only for memories."""
 
     @property
     def range(self) -> Range:
@@ -82,19 +82,19 @@ class Constant:
 
 OPTIONAL_KEYS = ("capacity_bits",)
 KEYS = tuple(field.name for field in fields(Constant) if field.name not in ("technology", "name"))
-"""What a constant's table in the TOML file holds."""
+"""Keys of a constant's table in the TOML file."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """`times` events at what `constant` says each costs: a line of the sum."""
+    """`times` events of the cost `constant`."""
 
     constant: Constant
     times: float
 
     @property
     def joules(self) -> Range:
-        """What the events cost together."""
+        """The cost of all the events."""
         return self.constant.range * self.times
 
 
@@ -107,7 +107,7 @@ class Technology:
     constants: Mapping[str, Constant]
 
     def constant(self, name: str, needed_by: str) -> Constant:
-        """The constant `name`; ValueError saying that `needed_by` needs it, if the technology has none. Never zero."""
+        """The constant `name`; ValueError, naming `needed_by`, if the technology does not have it."""
         if name not in self.constants:
             raise ValueError(
                 f"technology {self.name!r} has no constant {name!r}, which {needed_by} needs; "
@@ -122,20 +122,20 @@ class Technology:
 
     @classmethod
     def names(cls, holding: str = "") -> list[str]:
-        """Technologies there are; those with a constant `holding` alone, if given, as in `names("wire")`."""
+        """Names of the technologies; only those with a constant `holding`, if given, as in `names("wire")`."""
         names = sorted(_files())
         return [name for name in names if not holding or holding in cls.load(name).constants]
 
     @classmethod
     def load(cls, name: str) -> "Technology":
-        """The technology `name`, or that of your own file if `name` ends in `.toml`."""
+        """The technology `name`, or the one in your own file if `name` ends in `.toml`."""
         if name.endswith(".toml"):
             return cls.read(Path(name))
         return cls.read(choose("technology", name, _files()))
 
     @classmethod
     def read(cls, path: Path) -> "Technology":
-        """The technology in a TOML file. Raises `StorageError` naming file, constant and key where it is not right."""
+        """The technology in a TOML file. Raises `StorageError` naming the wrong file, constant and key."""
         path = Path(path)
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8"))

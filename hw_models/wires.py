@@ -1,4 +1,4 @@
-"""Wires: what it costs that a message crosses a link."""
+"""Wires: the cost of a message on a link."""
 
 from lowbit_dtp.ledger import MessageType, Traffic, padded
 
@@ -9,8 +9,8 @@ from .technology import Technology, Term
 def crossing_terms(message_type: MessageType, traffic: Traffic, config: HardwareConfig) -> tuple[Term, ...]:
     """Cost of `traffic` on the wire that `config` gives its link.
 
-    A constant per transition is paid for the toggles that were counted, one per bit for all bits, padding included;
-    padding never toggles. ValueError where a cost per metre meets a wire without a length, or the other way around.
+    A constant per transition is multiplied by the toggles counted, one per bit by all bits, padding included; padding
+    does not toggle. ValueError for a cost per metre and a wire without a length, or the reverse.
     """
     wire = config.wire(message_type.link)
     constant = Technology.load(wire.kind).constant("wire", f"link {message_type.link}")

@@ -1,4 +1,4 @@
-"""What a neural network costs when its neurons talk in bits: training, counting, pricing and exporting."""
+"""Train networks with binary or few-bit signals, count every bit on every link, price them in joules, and export."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

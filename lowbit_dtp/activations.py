@@ -1,6 +1,6 @@
-"""Activations: what a neuron makes of the sum of its inputs, and its slope as a function of what it made.
+"""Activations: functions of the pre-activation, with their slope as a function of the output.
 
-`ACTIVATIONS` is the one table: backends, exporters and bridges read there what they need of an activation.
+Backends, exporters and bridges read everything about an activation from the table `ACTIVATIONS`.
 """
 
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 Array: TypeAlias = Any
-"""Of NumPy or torch: exporters read this table too, and need no backend."""
+"""A NumPy array or torch tensor: exporters read this table too, and need no backend."""
 Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.floating[Any]]]"
 
 
 class Least(NamedTuple):
-    """The least pre-activation from which on something holds, exactly."""
+    """The least pre-activation for which a condition holds, exactly."""
 
     value: Fraction | float
-    """An infinity for what holds always or never."""
+    """An infinity if it holds always or never."""
     inclusive: bool = True
     """Whether it holds at `value` itself."""
     ratio: Fraction | None = None
@@ -33,28 +33,28 @@ ALWAYS, NEVER = Least(-np.inf), Least(np.inf)
 class Activation:
     """A function of the pre-activations, with its derivative as a function of its own output.
 
-    One more is one entry of `ACTIVATIONS`: `name`, `apply`, `slope` and `operations` are enough to train with it.
+    To add one, add an entry to `ACTIVATIONS`: `name`, `apply`, `slope` and `operations` are enough to train with it.
     """
 
     name: str
     apply: Callable[[Any, Array], Array]
-    """The function, of a backend and the pre-activations. May write over the latter."""
+    """The function, of a backend and the pre-activations, which it may overwrite."""
     slope: Callable[[Array], Array] | None
     """Derivative of each neuron at an output; None if neurons depend on each other, where `backward` is needed."""
     operations: tuple[str, ...] = ()
     """What the ledger counts for each neuron (see `ledger.OPERATIONS`); a comparison costs nothing."""
     backward: Callable[[Array, Array], Array] | None = None
-    """Gradient at the pre-activations for an output and the gradient there, if that is not a product with `slope`."""
+    """Gradient at the pre-activations, for an output and the gradient at it; None if that is a product with `slope`."""
     kernel: str | None = None
-    """Constant by which compiled kernels know it; the others are computed by NumPy, after the product."""
+    """Name of its constant in the compiled kernels; None if NumPy computes it after the product."""
     torch_module: str | None = None
     """Class in `torch.nn` that computes the same."""
     function: Callable[[Floats], Floats] | None = None
     """The same in NumPy, for exporters to compare with."""
     least: Callable[[Fraction, bool], Least] | None = None
-    """From which pre-activation on the output reaches a boundary, itself included or not: for exporters.
+    """The least pre-activation whose output reaches a boundary, itself included or not: for exporters.
 
-    For elementwise functions that never fall.
+    For elementwise functions that never decrease.
     """
 
 

@@ -1,4 +1,4 @@
-"""How fast this machine multiplies few bits and trains, beside NumPy: the short form of `make bench`."""
+"""Speed of few-bit products and of training on this machine, compared with NumPy: a short `make bench`."""
 
 import statistics
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ _ROUNDS, _TURN, _SETTLE = 9, 0.03, 0.1
 
 @dataclass(frozen=True)
 class Timing:
-    """Median seconds of one call, and of the same in NumPy's float32, measured in turn, if NumPy has it."""
+    """Median seconds of one call, and of the same in NumPy's float32, if NumPy has it, measured alternately."""
 
     name: str
     seconds: float
@@ -67,7 +67,7 @@ def steps() -> Iterator[Timing]:
         setting = Comparison.load("mnist").experiment(rule, seed=0)
         going = fit(setting.network(), setting.learning_rule(), setting.make_optimizer(), samples, 10**9, setting.batch)
         phases = len(setting.learning_rule().phases)
-        turn = phases * len(samples) // setting.batch  # an epoch of these few images: each phase as often as the others
+        turn = phases * len(samples) // setting.batch  # an epoch: each phase as often as the others
         for _ in range(turn):
             next(going)
         taken = []
@@ -90,7 +90,7 @@ def _in_turn(sides: dict[str, Callable[[], object]]) -> dict[str, float]:
         call()
     for _ in range(_ROUNDS):
         for name, call in sides.items():
-            sleep(_SETTLE)  # threads of NumPy's BLAS go on waiting for work for a while, and would be in the way
+            sleep(_SETTLE)  # threads of NumPy's BLAS keep a core busy for a while after a call
             calls, started = 0, perf_counter()
             while (elapsed := perf_counter() - started) < _TURN:
                 call()

@@ -10,14 +10,14 @@
     >>> [type(module).__name__ for module in network_to_brevitas(network)]
     ['QuantIdentity', 'QuantLinear', 'Tanh', 'QuantIdentity', 'QuantLinear']
 
-An activation quantizer becomes the forward format of the link above, as it acts in evaluation mode, with the least
-float32 of every code found by asking the quantizer. Codes can still differ where a sum lies within rounding of a
-threshold, as the two add up, and evaluate tanh, in their own order; where sums are exact in float32 they cannot.
+An activation quantizer becomes the forward format of the link above, as in evaluation mode; the least float32 of every
+code is found by evaluating the quantizer. Codes can still differ where a sum is within rounding of a threshold, since
+the two add, and evaluate tanh, in different order; where sums are exact in float32 they cannot.
 
-Training: the modules that `network_to_brevitas` makes pass gradients straight through, in and out of range, as rule
-`straight-through` does. Brevitas' own activation quantizers differ in one thing: as they come, they zero the gradient
-of what they clip (`tensor_clamp_impl = TensorClamp`). Its binary quantizer, which is used here too, differs in another:
-it multiplies gradients by its scale, so only `binary`, of scale 1, trains as the rule does.
+Training: the modules that `network_to_brevitas` makes pass gradients straight through, in and out of range, like the
+rule `straight-through`. Brevitas' own activation quantizers differ in one point: by default they zero the gradient of
+clipped numbers (`tensor_clamp_impl = TensorClamp`). Its binary quantizer, which is used here too, differs in another:
+it multiplies gradients by its scale, so only `binary`, of scale 1, trains like the rule.
 """
 
 import copy
@@ -73,10 +73,10 @@ def network_from_brevitas(module: torch.nn.Module, input_format: Format | str = 
     """The multilayer perceptron `module`, as a `Network` that gives the same outputs as it does in evaluation mode.
 
     `module` is a chain of Linear, Tanh, Sigmoid, ReLU, their Brevitas versions, QuantIdentity and QuantHardTanh, and of
-    Dropout, Identity and Flatten, which are left out. Its order is what a call of `module` on random inputs shows.
+    Dropout, Identity and Flatten, which are left out. Its order is found by a call of `module` on random inputs.
     Weights, NumPy float32, are the quantized ones. `input_format` is how inputs are sent, unless `module` quantizes
     them itself. Layers have no feedback weights, and links carry float32 down. `module` is not changed. Raises
-    ValueError, naming the module, for what a `Network` is not.
+    ValueError, naming the module, for what a `Network` cannot represent.
     """
     model = copy.deepcopy(module).cpu().float().eval()
     given = parse(input_format) if isinstance(input_format, str) else input_format
@@ -111,8 +111,8 @@ def network_from_brevitas(module: torch.nn.Module, input_format: Format | str = 
 def network_to_brevitas(network: Network) -> torch.nn.Sequential:
     """`network` as Brevitas modules, which give the same outputs and pass gradients straight through.
 
-    Weights are float32 and not quantized; give a QuantLinear a `weight_quant` of your own. Feedback weights and formats
-    are left behind. Raises ValueError, naming the link, for a format that Brevitas cannot be made to send.
+    Weights are float32 and not quantized; give a QuantLinear your own `weight_quant`. Feedback weights and formats
+    are left out. Raises ValueError, naming the link, for a format that Brevitas cannot send.
     """
     modules: OrderedDict[str, torch.nn.Module] = OrderedDict()
     for link, layer in zip(network.links, network.layers, strict=True):
@@ -145,7 +145,7 @@ class _Call:
 
 
 def _chain(model: torch.nn.Module) -> list[_Call]:
-    """The modules that `model` calls, in order, but for those left out. ValueError if they are not all that it does."""
+    """The modules that `model` calls, in order, without those left out. ValueError if it computes anything else."""
     leaves = dict(_leaves(model, ""))
     width = next((leaf.in_features for leaf in leaves.values() if isinstance(leaf, torch.nn.Linear)), None)
     calls: list[_Call] = []
@@ -187,7 +187,7 @@ def _chain(model: torch.nn.Module) -> list[_Call]:
 
 
 def _leaves(module: torch.nn.Module, name: str) -> Iterator[tuple[str, torch.nn.Module]]:
-    """`module` itself if a library defines what it does, or if it has no parts; else its parts, by name."""
+    """`module` itself if a library defines it, or if it has no parts; else its parts, by name."""
     children = dict(module.named_children())
     container = isinstance(module, torch.nn.Sequential | torch.nn.ModuleList | torch.nn.ModuleDict)
     if isinstance(module, _UNDERSTOOD) or (_is_of_a_library(module) and not container) or not children:
@@ -211,7 +211,7 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _layer(linear: torch.nn.Linear, received: Any) -> Layer:
-    """A nameless layer with the weights and biases that `linear` uses for an input like `received`."""
+    """A layer without a name, with the weights and biases that `linear` uses for an input like `received`."""
     weight: torch.Tensor = linear.weight
     bias: torch.Tensor | None = linear.bias
     if isinstance(linear, QuantLinear):
@@ -243,7 +243,7 @@ def _activation(module: torch.nn.Module, label: str) -> Activation:
 
 
 def _quantized(formats: list[Format | None], proxy: Any, label: str) -> None:
-    """Give the link above the format that Brevitas' activation quantizer `proxy` sends, if it quantizes at all."""
+    """Set the format of the link above to that of Brevitas' activation quantizer `proxy`, if it quantizes."""
     if proxy is None or not proxy.is_quant_enabled:
         return
     if formats[-1] is not None:
@@ -255,7 +255,7 @@ def _quantized(formats: list[Format | None], proxy: Any, label: str) -> None:
 
 
 def _format(proxy: Any) -> Format:
-    """The format that sends what Brevitas' activation quantizer `proxy` sends, under its plainest name."""
+    """The format equal to Brevitas' activation quantizer `proxy`, with its shortest name."""
     quantize = proxy.fused_activation_quant_proxy.tensor_quant
     with torch.no_grad():
         told, again = (quantize(torch.full((1, 1), x)) for x in (0.0, 3.0))
@@ -290,14 +290,14 @@ def _plain_formats(found: Table, bits: int, scale: float) -> Iterator[Format]:
 
 
 def _send_alike(fmt: Format, found: Table) -> bool:
-    """Whether `fmt` sends every float32 as `found` does: both ascend, so the ends of each step of `found` tell."""
+    """Whether `fmt` sends every float32 like `found`: both ascend, so it is enough to check the ends of its steps."""
     least = np.array(found.thresholds, np.float32)
     ends = np.concatenate([least, np.nextafter(least, np.float32(-np.inf)), np.array([-np.inf, np.inf], np.float32)])
     return np.array_equal(fmt.quantize(ends).astype(np.float32), found.quantize(ends).astype(np.float32))
 
 
 def _table(step: Step, scale: float) -> Table:
-    """The table of an ascending `step`, found by evaluating it; `scale` says how far apart to look for values."""
+    """The table of an ascending `step`, found by evaluating it; `scale` is the distance of the values to try."""
     low, high = step(_numbers(np.array([-_LARGEST, _LARGEST]))) / np.float32(scale)
     grid = (np.arange(4 * np.floor(low) - 4, 4 * np.ceil(high) + 5) / 4 * scale).astype(np.float32)
     values = np.unique(step(grid))
@@ -314,7 +314,7 @@ def _table(step: Step, scale: float) -> Table:
 
 
 def _least(step: Step, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """LoopState among the float32 of the least `x` for which the ascending `step(x) >= value`, for each of `values`."""
+    """Index among the float32 of the least `x` for which the ascending `step(x) >= value`, for each of `values`."""
     below, reached = np.full(len(values), -_LARGEST), np.full(len(values), _LARGEST)
     while (reached - below > 1).any():
         middle = (below + reached) // 2
@@ -324,7 +324,7 @@ def _least(step: Step, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 def _numbers(places: npt.NDArray[np.int64]) -> Float32s:
-    """The float32 at `places`: 0 is zero, 1 the least above it, -1 the largest below it."""
+    """The float32 at indices `places`: 0 is zero, 1 the least above it, -1 the largest below it."""
     return np.copysign(np.abs(places).astype(np.int32).view(np.float32), places).astype(np.float32)
 
 
@@ -334,11 +334,11 @@ class _IntegerQuant(IntQuant, ActQuantSolver):
     scaling_impl_type = ScalingImplType.CONST
     scaling_per_output = ScalingPerOutputType.TENSOR
     restrict_scaling_type = RestrictValueType.FP
-    int_scaling_impl = PowerOfTwoIntScaling  # a division by a power of two, so the scale comes out exact
+    int_scaling_impl = PowerOfTwoIntScaling  # a division by a power of two, so the scale is exact
 
 
 class _Lookup(torch.autograd.Function):
-    """`levels` by the number of `thresholds` at or below x; the identity on the way back."""
+    """`levels` by the number of `thresholds` at or below x; the gradient is that of the identity."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, levels: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
@@ -376,7 +376,7 @@ def _quantizer(fmt: Format) -> torch.nn.Module:
 
 
 def _candidates(wanted: Table) -> Iterator[QuantIdentity]:
-    """Brevitas quantizers that may send what `wanted` sends, the plainest first."""
+    """Brevitas quantizers that may be equal to `wanted`, the simplest first."""
     values = np.array(wanted.values, np.float32)
     if len(values) == 2 and values[0] == -values[1]:
         yield QuantIdentity(

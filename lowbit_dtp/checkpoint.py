@@ -1,4 +1,4 @@
-"""Checkpoints: one file from which a run that was stopped goes on, bit for bit."""
+"""Checkpoints: one file from which a stopped run continues, bit for bit."""
 
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ def save(path: Path, net: Network, optimizer: Optimizer, progress: Progress, not
 
 
 def load(path: Path, net: Network, optimizer: Optimizer) -> tuple[Progress, dict[str, Any]]:
-    """Bring `net` and `optimizer` to where `save` found them; where the run was, and the notes.
+    """Restore `net` and `optimizer` as `save` wrote them; returns the progress of the run, and the notes.
 
-    Raises `StorageError` naming `path` if it is no checkpoint of such a network; nothing has changed then.
+    Raises `StorageError` naming `path` if it is not a checkpoint of such a network; nothing has changed then.
     """
     tensors, description = read_tensors(path)
     groups: dict[str, dict[str, np.ndarray]] = {"network": {}, "optimizer": {}, "numbers": {}, "wires": {}}

@@ -1,4 +1,4 @@
-"""Choices by name, with an error that lists what there is."""
+"""Choices by name, with an error that lists the known names."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -7,7 +7,7 @@ T = TypeVar("T")
 
 
 def choose(kind: str, name: str, known: Mapping[str, T]) -> T:
-    """`known[name]`; ValueError, which lists the names there are, if it is none of them.
+    """`known[name]`; ValueError that lists the known names if there is no such name.
 
     >>> choose("rule", "dpt", {"backprop": 1, "dtp": 2})
     Traceback (most recent call last):

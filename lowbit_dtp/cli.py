@@ -1,4 +1,4 @@
-"""The command `lowbit-dtp`: one program of the commands in `commands`."""
+"""The command `lowbit-dtp`, with the subcommands in `commands`."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from .commands import bench, compare, data, evaluate, export, price, report, rul
 from .version import __version__
 
 INTERRUPTED = 130
-"""Exit status that Typer makes of Ctrl-C."""
+"""Exit status of Typer after Ctrl-C."""
 
 app = typer.Typer(
     name="lowbit-dtp",
@@ -22,14 +22,14 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command; a user's mistake ends in one line on standard error and exit status 2, not in a traceback."""
+    """Run the command; a user's error gives one line on standard error and exit status 2, not a traceback."""
     try:
         app()
     except (ValueError, OSError, ImportError) as error:
         fail(str(error))
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+            print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
         raise
 
 
@@ -47,10 +47,9 @@ def root(
         typer.Option("--plugin", help="Python file with rules, formats or data sets of your own. Repeatable."),
     ] = None,
 ) -> None:
-    """What does a neural network cost when its neurons talk in bits?
+    """Train networks whose forward and feedback signals are binary or few-bit, and measure their cost.
 
-    Trains networks whose forward and feedback signals are binary or few-bit, counts every bit on every link, prices
-    them in joules, and exports the network as fixed point.
+    Counts every bit on every link, prices the counts in joules, and exports the network as fixed point.
 
     [bold]Examples[/bold]
 

@@ -1,4 +1,4 @@
-"""Comparisons: the same network trained by several rules, beside each other in error, bits and joules."""
+"""Comparisons: the same network trained by several rules, compared in error, bits and joules."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .data import DataSet
 
 TECHNOLOGIES = ("45nm", "7nm")
-"""Technologies that are priced unless others are named."""
+"""Default technologies for prices."""
 GOLDEN_SAMPLES = 32
 """Test inputs that become golden vectors, beside those made for each neuron."""
 
@@ -62,12 +62,12 @@ def compare(
 ) -> Summary:
     """Train every rule and seed of `comparison` into `folder`; return the summary, and write it and a report there.
 
-    Runs that are finished are left as they are, and those that were stopped go on. Joules are priced on `technologies`.
+    Finished runs are not changed, and stopped runs continue. Joules are priced on `technologies`.
     With `export`, the first rule's network of seed 0 is exported as C, with weights and real-valued links in the
     formats `weights` (None: as they were trained, and fixed(8,1) for floats) and `signals`; if that fails, the summary
-    says why. A `device` other than `numpy` trains `ensemble` seeds in one batch, or all. With `diagnose`, rules are
-    diagnosed after each epoch: see `diagnosis`. Raises ValueError, before any training, if something cannot be run as
-    said.
+    has the reason. A `device` other than `numpy` trains `ensemble` seeds in one batch, or all. With `diagnose`, rules
+    are diagnosed after each epoch: see `diagnosis`. Raises ValueError, before any training, if something cannot be
+    run.
     """
     from hw_models import Technology
 
@@ -88,7 +88,7 @@ def compare(
     processes = [Technology.load(name) for name in technologies]
     experiments = {rule: [comparison.experiment(rule, seed) for seed in seeds] for rule in rules}
     for experiment in (x for each in experiments.values() for x in each):
-        experiment.built()  # raises now what training would raise
+        experiment.built()  # raises errors before training
     data = load(comparison.content["data"], data_dir)
     runs = {rule: {seed: f"{folder_name(rule)}/seed-{seed}" for seed in seeds} for rule in rules}
     for rule in rules:
@@ -103,7 +103,7 @@ def compare(
     for rule in rules:
         row, training, inference = summary_row(rule, folder, runs[rule], folder_name(rule))
         rows.append(priced(row, training, inference, placement, processes))
-    exported, reason = None, "it was not asked for"
+    exported, reason = None, "it was not requested"
     if export:
         exported, reason = _exported(rules[0], folder / runs[rules[0]][0], folder / "export", weights, signals, data)
     summary = Summary(
@@ -134,7 +134,7 @@ def summarize_run(folder: Path, technologies: Sequence[str] = TECHNOLOGIES, data
     recorded = read_json(folder / "run.json")
     try:
         data = _data_row(load(experiment.data, data_dir))
-    except (OSError, ValueError) as error:  # all but the picture of the filters can do without
+    except (OSError, ValueError) as error:  # only the picture of the filters needs it
         data = DataRow(experiment.data, f"not found ({error})", None, network["links"][0]["forward"])
     return Summary(
         rows=(priced(row, training, inference, placement_of(""), [Technology.load(name) for name in technologies]),),
@@ -198,7 +198,7 @@ def priced(
 _PARTS = ("link", "compute", "memory")
 _NOTHING = {"low": 0.0, "typical": 0.0, "high": 0.0}
 _FREE: dict[str, Any] = {"total": _NOTHING, "by_part": {}, "links_share": None}
-"""The bill of nothing."""
+"""The bill of an empty ledger."""
 
 
 def break_even(ledger: Ledger) -> dict[str, float]:
@@ -229,7 +229,7 @@ def export_run(
         folder=str(folder),
         files=len(made.files),
         accumulator_bits=made.sum_bits,
-        verify=made.verification.status if made.verification else "not asked for",
+        verify=made.verification.status if made.verification else "not requested",
         test_error_percent_float=accuracy.get("trained_error_percent"),
         test_error_percent_integer=accuracy.get("integer_error_percent"),
         agreement_percent=accuracy.get("agreement_percent"),
@@ -239,7 +239,7 @@ def export_run(
 def _exported(
     rule: str, run: Path, folder: Path, weights: str | None, signals: str, data: "DataSet"
 ) -> tuple[ExportRow | None, str]:
-    """The export as C, or why there is none: training is not lost to a format that cannot be exported."""
+    """The export as C, or the reason why there is none: a format that cannot be exported does not stop training."""
     try:
         return export_run(rule, run, folder, "c", weights, signals, True, data), ""
     except (ValueError, OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Counts: how often each kind of event happened, added up as it happens or once for many repetitions."""
+"""Counts of events, added one by one or at once for many repetitions."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,22 +8,22 @@ from .events import OPERATIONS, Access, MessageType, Work
 
 @dataclass
 class Traffic:
-    """How often a kind of message crossed, and what its bits did."""
+    """How many messages of a type crossed, and how many of their bits were 1 or toggled."""
 
     messages: int = 0
     ones: Any = 0
-    """Bits that were 1. A number, or an array [] or [members], as the two below."""
+    """Bits that were 1. A number, or an array [] or [members]; likewise `toggles` and `invalid`."""
     toggles: Any = 0
-    """Wires that changed level: bits that differ from the word before on the same wires."""
+    """Wires that changed level: bits that differ from the previous word on the same wires."""
     invalid: Any = 0
-    """Numbers that the format cannot send, where a device found them and could not stop."""
+    """Numbers that the format cannot send, found by a device, which cannot stop to raise an error."""
 
 
 @dataclass(eq=False)
 class Counts:
     """How often each kind of message, operation and memory access happened.
 
-    The dictionaries lack what `repeat` counted until the next `settle`.
+    The dictionaries do not include what `repeat` counted until the next `settle`.
     """
 
     traffic: dict[MessageType, Traffic] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Counts:
     accesses: dict[Access, int] = field(default_factory=dict)
     """Words read or written."""
     _repeated: dict[int, list[Any]] = field(default_factory=dict)
-    """Counts that were repeated and how often, by identity: comparing them would cost more than it saves."""
+    """Counts that were repeated and how often, by identity: comparing them would take more time than it saves."""
 
     def crossed(self, message_type: MessageType, messages: int, ones: Any, toggles: Any, invalid: Any = 0) -> None:
         """Count `messages` of a kind, with their ones and toggles: numbers, or arrays [members]."""
@@ -44,7 +44,7 @@ class Counts:
         traffic.invalid += invalid
 
     def worked(self, work: Work, times: int) -> None:
-        """Count an operation done `times` times. ValueError if it is none of `OPERATIONS`."""
+        """Count `times` operations. ValueError if `work.operation` is not in `OPERATIONS`."""
         if work.operation not in OPERATIONS:
             raise ValueError(f"no operation {work.operation!r}; there are: {', '.join(OPERATIONS)}")
         self.work[work] = self.work.get(work, 0) + times
@@ -56,8 +56,8 @@ class Counts:
     def repeat(self, once: "Counts", times: int = 1) -> None:
         """Count the messages, work and accesses of `once`, which must not change any more, `times` times.
 
-        A layer does the same in every step: this is one addition instead of one for each kind of event. What depends
-        on data, ones and toggles, is not repeated.
+        A layer does the same in every step: this is one addition instead of one for each kind of event. Ones and
+        toggles depend on data and are not repeated.
         """
         counted = self._repeated.get(id(once))
         if counted is None:
@@ -84,5 +84,5 @@ def total(count: Any) -> int:
 
 
 def by_member(count: Any, members: int) -> list[int]:
-    """A count of each member: those of an array [members], or one number that holds for each."""
+    """The count of each member: an array [members], or one number that holds for each."""
     return count.tolist() if hasattr(count, "tolist") and count.ndim else [count] * members

@@ -1,8 +1,8 @@
 """Diagnosis of a learning rule: how its updates compare with backpropagation's, and how good its targets are.
 
-All is measured on a copy of the network, for one minibatch of fixed samples, so that the run and its ledger stay as
-they are. D.-H. Lee, Difference Target Propagation, thesis, section 3.2: angles as in theorem 1, targets as in eqs. 3.6
-and 3.19, the spectrum of I - J_f J_g as in theorem 2.
+Everything is measured on a copy of the network, for one fixed minibatch, so that the run and its ledger do not change.
+D.-H. Lee, Difference Target Propagation, thesis, section 3.2: angles as in theorem 1, targets as in eqs. 3.6 and 3.19,
+the spectrum of I - J_f J_g as in theorem 2.
 """
 
 from contextlib import suppress
@@ -24,27 +24,27 @@ from .rules import LearningRule, StepContext, StraightThrough, TargetProp
 from .tasks import Task
 
 SAMPLES = 100
-"""Most samples in the minibatch that is measured."""
+"""Samples in the minibatch that is measured, at most."""
 SPECTRUM_SAMPLES = 3
-"""Samples of which Jacobians are computed: they take time with the cube of the neurons."""
+"""Samples of which Jacobians are computed: their time grows with the cube of the neurons."""
 
 AS_TRAINED, FLOAT = "as_trained", "float"
-"""Links as in training; and all links, but for that of the inputs, in float32."""
+"""Links as in training; and all links except that of the inputs in float32."""
 
 Measures = dict[str, dict[str, float | None]]
-"""What is measured of each layer, by the names of the layer and of the measure. None is what is no finite number.
+"""Measures of each layer, by the names of the layer and of the measure. None stands for a number that is not finite.
 
 `angle_degrees`: between the gradients of the layer's forward weights by the rule and by backpropagation, which takes
-quantizers for the identity on the way down and carries its gradients in float32. None if one is zero.
+the derivative of quantizers as 1 and sends gradients in float32. None if one is zero.
 
 For layers that get a target, `target_lowers_loss`: share of samples for which the target of the layer lowers the loss
 of the next, ||f(target) - target above|| < ||h above - target above|| (eqs. 3.6, 3.19), or the task's loss if the next
-is the output layer. `target_moves`: share of samples whose target is not the state itself; others lower nothing.
+is the output layer. `target_moves`: share of samples whose target is not the state itself; others lower no loss.
 
-For layers that decode what is above, `reconstruction_error`: ||g(f(h)) - h|| / ||h||, norms over all samples. With
-float links, of I - J_f J_g at the states, means over `SPECTRUM_SAMPLES` samples: `spectral_radius`, the largest modulus
-of an eigenvalue, and `largest_singular_value` and `median_singular_value`. Theorem 2 needs the largest below 1. Where
-the layer above sends something else than its state, as the outputs of SDTP send probabilities, these are left out.
+For layers that decode a signal from above, `reconstruction_error`: ||g(f(h)) - h|| / ||h||, norms over all samples.
+With float links, of I - J_f J_g at the states, means over `SPECTRUM_SAMPLES` samples: `spectral_radius`, the largest
+modulus of an eigenvalue, `largest_singular_value` and `median_singular_value`. Theorem 2 needs the largest singular
+value below 1. They are left out where the layer above does not send its state: the outputs of SDTP send probabilities.
 """
 
 
@@ -100,7 +100,7 @@ def spectrum(matrix: np.ndarray) -> dict[str, float]:
 
 
 def jacobian(activation: Activation, state: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Derivative [neurons, sources] of `activation(x @ weight + bias)` by `x`, where it is `state` [neurons]."""
+    """Derivative [neurons, sources] of `activation(x @ weight + bias)` by `x`, where its value is `state` [neurons]."""
     if activation.backward is not None:
         return activation.backward(np.broadcast_to(state, (len(state),) * 2), np.eye(len(state))) @ weight.T
     assert activation.slope is not None, f"activation {activation.name} needs a slope or backward"
@@ -109,7 +109,7 @@ def jacobian(activation: Activation, state: np.ndarray, weight: np.ndarray) -> n
 
 @dataclass(frozen=True)
 class _Diagnosis:
-    """One minibatch, and the copy of a network that is measured with it."""
+    """One minibatch, and the copy of the network that is measured."""
 
     net: Network
     inputs: Array | Signal
@@ -142,7 +142,7 @@ class _Diagnosis:
         }
 
     def _backpropagation(self) -> dict[tuple[str, str], np.ndarray]:
-        """Gradients by backpropagation, straight through quantizers; none if the task or the weights have none."""
+        """Gradients by straight-through backpropagation; none if the task or the weights have none."""
         is_float = all(layer.projection.values.dtype.kind == "f" for layer in self.net.layers)
         if not is_float or self.task.name not in StraightThrough.tasks:
             return {}
@@ -152,7 +152,7 @@ class _Diagnosis:
         return {key: np.array(multiplied(x), np.float64) for key, x in step.gradients.items()}
 
     def _targets(self, run: Pass) -> Measures:
-        """Measures of the targets that the rule gave."""
+        """Measures of the targets that the rule computed."""
         given = {layer.name: layer.targets[-1] for layer in self._probes if layer.targets}
         found: Measures = {}
         for edge in self.net.edges:
@@ -181,13 +181,13 @@ class _Diagnosis:
         return np.array([self.task.error(top, output[i], self.target[i], self.ledger)[1] for i in rows])
 
     def _decoders(self) -> dict[str, Link]:
-        """The link over which each layer decoded what is above, by the name of the layer."""
+        """The link whose signal each layer decoded, by the name of the layer."""
         return {layer.name: self.net.link(layer.decoded[0]) for layer in self._probes if layer.decoded}
 
     def _inverse(
         self, rule: LearningRule, layer: Layer, link: Link, run: Pass, with_spectra: bool
     ) -> dict[str, float | None]:
-        """Measures of the `layer` as the learned inverse of what is between it and the upper end of `link`."""
+        """Measures of the decoder of `layer` as the inverse of the network from it to the upper end of `link`."""
         state, above = run.states[layer.name], run.states[link.upper]
         sent = above
         if isinstance(rule, TargetProp):
@@ -230,16 +230,16 @@ def _float64(x: Array) -> np.ndarray:
 
 @dataclass
 class _Probe(Layer):
-    """A layer that notes which targets it is given, and over which links it decodes."""
+    """A layer that records its targets and the links whose signals it decodes."""
 
     targets: list[tuple[Array, Array]] = field(default_factory=list)
-    """(state, target) of each time."""
+    """(state, target) of each call."""
     decoded: list[str] = field(default_factory=list)
     """Names of links."""
 
     @classmethod
     def network(cls, net: Network, links: list[Link]) -> Network:
-        """A copy of `net` of such layers, joined by `links`."""
+        """A copy of `net` with such layers, joined by `links`."""
         copy = net.each_array(np.copy)
         layers: list[Layer] = [cls(**{f.name: getattr(x, f.name) for f in fields(Layer)}) for x in copy.layers]
         return Network(layers, links)

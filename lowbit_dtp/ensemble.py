@@ -1,4 +1,4 @@
-"""Ensembles: runs of one kind, trained as one with a leading axis over them in every array, each as if alone."""
+"""Ensembles: runs of one kind, trained in one batch with a leading axis over the runs in every array."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,7 +28,7 @@ class Run(NamedTuple):
 
 
 def stack(runs: Sequence[Run], device: str) -> Run:
-    """Runs in NumPy arrays, of one architecture and equally far, as one on `device`. Learning rates may differ."""
+    """Runs in NumPy arrays, of one architecture and equal progress, as one on `device`. Learning rates may differ."""
     move = mover(device)
     first = runs[0]
 
@@ -51,7 +51,7 @@ def stack(runs: Sequence[Run], device: str) -> Run:
 
 
 def unstack(run: Run) -> list[Run]:
-    """The members of an ensemble as runs in NumPy arrays; a single network's run as it is."""
+    """The members of an ensemble as runs in NumPy arrays; for a single network, its run."""
     net, optimizer, progress = run
     if net.members is None:
         return [run]
@@ -74,7 +74,7 @@ def unstack(run: Run) -> list[Run]:
 
 
 def stack_ledgers(ledgers: Sequence[Ledger], stack: Callable[[list[Any]], Array]) -> Ledger:
-    """The ledger of an ensemble of which `unstack_ledger` gives `ledgers`; `stack` makes one array of many."""
+    """The ledger of an ensemble whose members have `ledgers`, the inverse of `unstack_ledger`; `stack` joins arrays."""
     together = merged(ledgers)
     for message_type, traffic in together.counts.traffic.items():
         each = [ledger.traffic[message_type] for ledger in ledgers]
@@ -85,9 +85,9 @@ def stack_ledgers(ledgers: Sequence[Ledger], stack: Callable[[list[Any]], Array]
 
 
 def unstack_ledger(ledger: Ledger) -> list[Ledger]:
-    """The ledger of each of the `runs` members of an ensemble that were trained together, as if alone.
+    """The ledger of each member of an ensemble, as if it had been trained by itself.
 
-    If one was to send what it cannot, its own ledger raises ValueError when its `traffic` is read.
+    If a member was to send an invalid number, its ledger raises ValueError when its `traffic` is read.
     """
     members, counts = ledger.runs, ledger.counts.settle()
     by_kind = {
@@ -112,17 +112,17 @@ def unstack_ledger(ledger: Ledger) -> list[Ledger]:
 
 
 def _of_member(x: np.ndarray, i: int) -> np.ndarray:
-    """What member `i` has of an array, of which there is one for each or, of an optimizer's numbers, one for all."""
+    """The part of member `i` of an array with an axis over members, or the array if all members share it."""
     return x[i] if len(x) > 1 else x[0].copy()
 
 
 def _unsigned(words: np.ndarray) -> np.ndarray:
-    """Words as NumPy's backend has them, of signed ones that stand for them in torch."""
+    """Unsigned words, as the NumPy backend has them, for the signed words of torch."""
     return words.view({np.dtype(np.int64): np.uint64, np.dtype(np.int32): np.uint32}.get(words.dtype, words.dtype))
 
 
 def member_bytes(net: Network, optimizer: Optimizer, batch: int, tested: int = 1000) -> int:
-    """About how much memory one member of an ensemble takes on a device: an estimate, rather high than low.
+    """Estimate of the memory that one member of an ensemble takes on a device, rather too high than too low.
 
     Weights, optimizer state, gradients and two temporaries; some twelve numbers a neuron of each sample of a minibatch
     in training, and six where `tested` samples are tested at a time.

@@ -5,16 +5,16 @@ from typing import NamedTuple
 
 
 class Direction(StrEnum):
-    """Which way a message crosses a link."""
+    """The direction in which a message crosses a link."""
 
     FORWARD = "forward"
     FEEDBACK = "feedback"
 
-    __hash__ = str.__hash__  # an enumeration's own is Python, and takes longer than a look-up
+    __hash__ = str.__hash__  # the hash of an enumeration is written in Python, and is slower than a look-up
 
 
 class MessageType(NamedTuple):
-    """A kind of message: which link, which way, why, in which format, and how many codes wide."""
+    """A type of message: its link, direction, purpose and format, and its width in codes."""
 
     link: str
     direction: Direction
@@ -25,7 +25,7 @@ class MessageType(NamedTuple):
     width: int
     """Codes a message; one message carries one sample."""
     scale_bits: int = 0
-    """Bits of scales a message, which cross with its codes; none in files from before there were any."""
+    """Bits of scales that cross with each message; absent in older files."""
 
     @property
     def message_bits(self) -> int:
@@ -34,9 +34,9 @@ class MessageType(NamedTuple):
 
 
 class Work(NamedTuple):
-    """A kind of operation: in which layer, what for, which, and on operands of which formats.
+    """A kind of operation: its layer, purpose and name, and the formats of its operands.
 
-    `operation` is one of `OPERATIONS`; `right` is empty for those of one operand.
+    `operation` is one of `OPERATIONS`; `right` is empty for operations with one operand.
     """
 
     layer: str
@@ -47,11 +47,11 @@ class Work(NamedTuple):
 
 
 OPERATIONS = ("multiply-accumulate", "multiply", "add", "divide", "square-root", "tanh", "exp")
-"""What a `Work` can be. `exp` stands for a sigmoid or one term of a softmax as well."""
+"""Names of operations. A sigmoid or one term of a softmax counts as `exp`, too."""
 
 
 class Access(NamedTuple):
-    """A kind of memory traffic: which array of which layer, read or written, in words of which format.
+    """A kind of memory access: its layer and array, read or write, and the format of its words.
 
     Counted as if each sample were processed by itself (no reuse of a word over a minibatch); `capacity_bits` is the
     size of the whole array, from which a technology chooses a memory.

@@ -1,4 +1,4 @@
-"""Experiments: a TOML file and what overrides it say in full what is to be run."""
+"""Experiments: everything that a run depends on, from a TOML file and overriding options."""
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from .tasks import Task
 
 _RENAMED = {"noise_half_life": "half_noise_epoch", "stabilizer": "epsilon"}
-"""Settings of experiments of version 0.1.0, by today's names."""
+"""Today's names of settings in experiments of version 0.1.0."""
 OPTIMIZER_KEYS = ("learning_rate", "feedback_learning_rate", "shifts")
-"""Settings of a rule that are those of its optimizer."""
+"""Settings in the table of a rule that belong to its optimizer."""
 OF_ONE_RULE = ("sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links")
-"""What the table of a rule may say instead of the file, for its own experiments; `optimizer`, a name, as well."""
+"""Keys of the file that the table of a rule may override for its experiments; also `optimizer`, a name."""
 
 
 class ExperimentError(ValueError):
-    """An experiment cannot be run as described; the message names the key or option and says what would be right."""
+    """An experiment cannot be run as described; the message names the key or option and gives a valid choice."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run, in full: everything that its numbers depend on."""
+    """One run: everything that its numbers depend on."""
 
     data: str
     sizes: list[int]
@@ -47,17 +47,17 @@ class Experiment:
     output_activation: str = "identity"
     initial_weights: str = "orthogonal"
     task: str = ""
-    """What is learned; "" is the first of the rule's tasks."""
+    """Name of the task; "" is the first of the rule's tasks."""
     links: dict[str, dict[str, str]] = field(default_factory=dict)
     """Formats `forward` and `feedback` of each link by name; float32 where not given."""
     weights: dict[str, str | dict[str, str]] = field(default_factory=dict)
     """Few-bit formats of weights, as `Network.quantize_weights` takes them; float32 where not given."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """What the rule takes, `gradient` or `target_step` say."""
+    """Settings of the rule, for example `gradient` or `target_step`."""
     optimizer: dict[str, Any] = field(default_factory=dict)
-    """`name`, `learning_rate` and what else the optimizer takes."""
+    """`name`, `learning_rate` and other settings of the optimizer."""
     start: str = ""
-    """A run folder or network file, from which layers take their first weights: see `Network.start_from`. "": none."""
+    """A run folder or network file with initial weights for layers: see `Network.start_from`. "": none."""
     plugins: list[str] = field(default_factory=list, compare=False)
     """Files, and packages, of the plug-ins that define the rule, the data set or a format."""
 
@@ -89,7 +89,7 @@ class Experiment:
         )
 
     def learned_task(self) -> "Task":
-        """What is learned. ExperimentError if the rule does not learn it."""
+        """The task. ExperimentError if the rule cannot learn it."""
         from .rules import rule_named
         from .tasks import TASKS
 
@@ -115,7 +115,7 @@ class Experiment:
         return optimizer
 
     def built(self) -> "tuple[Network, LearningRule, Optimizer]":
-        """The untrained network, the rule and the optimizer. ValueError, saying why, if they do not go together."""
+        """The untrained network, the rule and the optimizer. ValueError with the reason if they do not fit together."""
         net, rule, optimizer = self.network(), self.learning_rule(), self.make_optimizer()
         self.learned_task()
         rule.prepare(net, self.seed)
@@ -188,7 +188,7 @@ class Experiment:
         return experiment
 
     def _check_plugins(self, path: Path) -> None:
-        """Raise StorageError if what `path` names is not there, for lack of its plug-ins."""
+        """Raise StorageError if `path` names something that is not registered because its plug-in is not loaded."""
         if not self.plugins:
             return
         from .plugins import advice, check_data
@@ -208,7 +208,7 @@ class Comparison:
 
     content: dict[str, Any]
     sources: dict[str, Path] = field(default_factory=dict, compare=False)
-    """The file that says what is in `content`, by key, where it is not the data set's own."""
+    """The file that a key of `content` comes from, where that is not the data set's file."""
 
     TYPES: ClassVar[dict[str, Any]] = {
         "data": str, "sizes": list[int], "activation": str, "output_activation": str, "initial_weights": str,
@@ -217,16 +217,16 @@ class Comparison:
         "rules": dict[str, dict[str, Any]],
         "start": str,
     }  # fmt: skip
-    """What a file may say, and as what."""
+    """Keys of an experiment file, with their types."""
 
     @classmethod
     def load(cls, data: str | None = None, config: Path | None = None, **overrides: Any) -> "Comparison":
-        """The file of data set `data`, overridden by the file `config` and then by what is not None in `overrides`.
+        """The file of data set `data`, overridden by the file `config` and then by `overrides` that are not None.
 
-        `data` may also be another file of the package, `table3.1` say, which names its data set. `config` may name its
-        data set itself; a relative path in it is taken from its folder, and `data` from the working directory. Data of
-        one's own has the defaults of `_defaults`. Tables are merged key by key. In a network of other sizes, the links
-        of the data set's file do not count, but for the first one, which carries its inputs.
+        `data` may also be another file of the package, `table3.1` for example, which names its data set. `config` may
+        name its data set; a relative path in it is relative to its folder, and `data` to the working directory. Your
+        own data has the defaults of `_defaults`. Tables are merged key by key. In a network of other sizes, only the
+        first link of the data set's file is used, which carries its inputs.
         Errors in `config` name it.
         """
         with _naming(config):
@@ -251,12 +251,12 @@ class Comparison:
         return cls(content, {key: config for key in over if config and key not in overrides})
 
     def naming(self, key: str) -> AbstractContextManager[None]:
-        """Within, errors begin with the name of the file that says what `key` is, if it is not the data set's own."""
+        """Within, errors begin with the name of the file that `key` comes from, if that is not the data set's file."""
         return _naming(self.sources.get(key))
 
     @classmethod
     def _read(cls, path: Path) -> dict[str, Any]:
-        """What the file `path` says, if its keys and types are right."""
+        """The content of the file `path`, with keys and types checked."""
         content = read_toml(path)
         _check_keys("", content, list(cls.TYPES))
         _check_numbers(content)
@@ -278,7 +278,7 @@ class Comparison:
 
     @property
     def placement(self) -> str:
-        """Which link is what kind of wire, for the energy models."""
+        """The kind of wire of each link, for the energy models."""
         return str(self.content.get("placement", ""))
 
     def experiment(self, spec: str, seed: int) -> Experiment:
@@ -314,7 +314,7 @@ class Comparison:
 
 
 def _located(data: str | None, folder: Path) -> str | None:
-    """`data`, whole if it is a path, for a run to find it from wherever it is read."""
+    """`data`, as an absolute path if it is a path, so that a run finds it from every working directory."""
     from .data import is_path
 
     return str((folder / data).absolute()) if data and is_path(data) else data
@@ -328,7 +328,7 @@ def _defaults(data: str) -> dict[str, Any]:
     base = tomllib.loads((files(__package__) / "experiments" / "digits.toml").read_text())
     sizes = [samples.inputs, 100, 100, samples.classes]
     for table in base["rules"].values():
-        if "sizes" in table:  # outputs of its own, as for digits, or one for each class
+        if "sizes" in table:  # its own number of outputs, as for digits, or one for each class
             last = table["sizes"][-1]
             ends = {base["sizes"][0]: samples.inputs, base["sizes"][-1]: samples.classes}
             table["sizes"] = [samples.inputs, *table["sizes"][1:-1], ends.get(last, last)]
@@ -336,7 +336,7 @@ def _defaults(data: str) -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file says. Raises StorageError naming `path` if it cannot be one."""
+    """The content of a TOML file. Raises StorageError naming `path` if it is not one."""
     try:
         return tomllib.loads(Path(path).read_text())
     except FileNotFoundError:
@@ -427,7 +427,7 @@ def _rule_and_gradient(spec: str) -> tuple[str, str]:
 
 
 def _links_in(sizes: Sequence[int], base: Mapping[str, Any]) -> dict[str, Any]:
-    """Links of the data set's file `base` that count in a network of `sizes`."""
+    """Links of the data set's file `base` that are used in a network of `sizes`."""
     from .network import link_names
 
     names, links = link_names(sizes), base.get("links", {})
@@ -437,7 +437,7 @@ def _links_in(sizes: Sequence[int], base: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _links_of_one_rule(sizes: Sequence[int], content: Mapping[str, Any]) -> dict[str, Any]:
-    """Links in `content` for a rule with `sizes` of its own: inputs cross the first as they do in other networks."""
+    """Links in `content` for a rule with its own `sizes`: the first link has the same format as in other networks."""
     from .network import link_names
 
     names, links = link_names(sizes), content.get("links", {})
@@ -447,7 +447,7 @@ def _links_of_one_rule(sizes: Sequence[int], content: Mapping[str, Any]) -> dict
 
 
 def _without(rules: Mapping[str, Mapping[str, Any]], *given: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables of `rules` without what is `given` for all of them: the last word is the user's, link by link."""
+    """Tables of `rules` without the keys that are `given` for all rules, link by link: options take precedence."""
     names = {name for over in given for name in OF_ONE_RULE if name in over} - {"links"}
     if any("name" in over.get("optimizer", {}) for over in given):
         names.add("optimizer")
@@ -460,7 +460,7 @@ def _without(rules: Mapping[str, Mapping[str, Any]], *given: Mapping[str, Any]) 
 
 
 def _placement_in(sizes: Sequence[int], base: Mapping[str, Any]) -> str:
-    """What the data set's file `base` says of wires that are in a network of `sizes`."""
+    """Placement in the data set's file `base` of the links that are in a network of `sizes`."""
     from .network import link_names
 
     known = (*link_names(sizes), "rest")
@@ -468,7 +468,7 @@ def _placement_in(sizes: Sequence[int], base: Mapping[str, Any]) -> str:
 
 
 def _check_choices(given: Mapping[str, Any], merged: Mapping[str, Any], sizes: Sequence[int]) -> None:
-    """Raise ValueError if a file chooses what there is not, in a network of `sizes`. `merged` is with its defaults."""
+    """Raise ValueError if a file names something unknown, in a network of `sizes`. `merged` includes the defaults."""
     from .activations import ACTIVATIONS
     from .network import link_names, long_link_names
     from .rules import rule_named
@@ -498,13 +498,13 @@ def _check_choices(given: Mapping[str, Any], merged: Mapping[str, Any], sizes: S
 
 
 def _renamed(settings: Any) -> Any:
-    """Settings under their names of today."""
+    """Settings with today's names."""
     return {_RENAMED.get(k, k): v for k, v in settings.items()} if isinstance(settings, Mapping) else settings
 
 
 @contextmanager
 def _naming(path: Path | None) -> Iterator[None]:
-    """Let errors about what `path` says begin with its name."""
+    """Let errors about the content of `path` begin with its name."""
     try:
         yield
     except StorageError:

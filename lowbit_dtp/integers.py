@@ -1,6 +1,6 @@
 """Whole numbers in place of floats, for training without floating point.
 
-A type has a unit: int8 holds states and errors in units of 2^-7, int32 holds sums in units of 2^-12.
+Each type has a unit: int8 holds states and errors in units of 2^-7, int32 holds sums in units of 2^-12.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from .formats import FixedPoint, Format, Table
 STATE_FRACTION_BITS = 7
 SUM_FRACTION_BITS = 12
 ONE = 1 << SUM_FRACTION_BITS
-"""1.0 as a sum."""
+"""1.0 in units of a sum."""
 
 _FRACTION_BITS = {"int8": STATE_FRACTION_BITS, "int32": SUM_FRACTION_BITS}
 _MOST_FRACTION_BITS = 16
@@ -24,12 +24,12 @@ _MOST_FRACTION_BITS = 16
 _EXP_BITS, _STEPS = 15, 16
 TABLE_SIZE = 256
 _EXP = tuple(round(2**_EXP_BITS * exp(-k / _STEPS)) for k in range(TABLE_SIZE))
-"""2^15 exp(-k/16): what a softmax looks up."""
+"""2^15 exp(-k/16): look-up table of the softmax."""
 
 
 @dataclass(frozen=True)
 class IntegerLevels:
-    """What the codes of a format stand for: code `k` for `low + step * (k ^ flip)`, in units of 2^-fraction_bits."""
+    """Values of the codes of a format: code `k` has `low + step * (k ^ flip)`, in units of 2^-fraction_bits."""
 
     low: int
     step: int
@@ -63,14 +63,14 @@ def levels_of(fmt: Format) -> IntegerLevels:
 
 @cache
 def fraction_bits_of(dtype: Any) -> int | None:
-    """Bits after the binary point of whole numbers of a type; None if it is not one of those that have a unit."""
+    """Bits after the binary point of whole numbers of a type; None if the type has no unit here."""
     return _FRACTION_BITS.get(str(dtype).removeprefix("torch."))
 
 
 def encode(x: Array, fmt: Format) -> Array:
-    """Codes of whole numbers `x`: what `fmt.encode` gives for the numbers that `x` stands for.
+    """Codes of whole numbers `x`, the same as `fmt.encode` of the numbers that they stand for.
 
-    ValueError if `fmt` is none that `levels_of` takes.
+    ValueError if `levels_of` does not take `fmt`.
     """
     levels, xp = levels_of(fmt), backend_of(x)
     finer = (fraction_bits_of(x.dtype) or 0) - levels.fraction_bits
@@ -85,7 +85,7 @@ def encode(x: Array, fmt: Format) -> Array:
 
 
 def decode(codes: Array, fmt: Format) -> Array:
-    """What `codes` stand for, int16, in units of 2^-`levels_of(fmt).fraction_bits`."""
+    """Values of `codes`, int16, in units of 2^-`levels_of(fmt).fraction_bits`."""
     levels = levels_of(fmt)
     return (backend_of(codes).cast(codes, "int16") ^ levels.flip) * levels.step + levels.low
 
@@ -107,7 +107,7 @@ def states(sums: Array) -> Array:
 
 
 def saturated(x: Array) -> Array:
-    """`x` as int8, held to -127 to 127."""
+    """`x` as int8, clipped to -127 to 127."""
     xp = backend_of(x)
     return xp.cast(xp.clip(x, -127, 127), "int8")
 

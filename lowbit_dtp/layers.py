@@ -18,10 +18,10 @@ Gradients = dict[tuple[str, str], Array]
 
 
 class Updates(Protocol):
-    """What a layer asks of an optimizer."""
+    """What a layer needs from an optimizer."""
 
     operations: ClassVar[dict[str, int]]
-    """Arithmetic of one update of one number."""
+    """Arithmetic operations of one update of one number."""
     state_words: ClassVar[int]
     """Numbers kept for each parameter."""
 
@@ -39,22 +39,22 @@ class Updates(Protocol):
 
 @dataclass
 class Layer:
-    """Neurons with a projection for each link whose signals reach them, by the name of the link.
+    """Neurons, and a projection for each link that sends signals to them, by the name of the link.
 
-    Weights belong to the neurons that receive, so only states of neurons cross links.
+    Weights belong to the receiving neurons, so only states and errors cross links.
     """
 
     name: str
     inputs: dict[str, Projection]
     activation: Activation = ACTIVATIONS["tanh"]
     decoder_activation: Activation | None = None
-    """What `decode` applies; None for `activation`."""
+    """Activation that `decode` applies; None for `activation`."""
     buffers: dict[str, Array] = field(default_factory=dict)
     """Arrays that a learning rule keeps with the neurons, by name: saved with the network, trained by no optimizer."""
     _spent: dict[str, Array] = field(default_factory=dict, repr=False, compare=False)
-    """Gradients that an update has used up: memory for the next, since fresh pages cost more than the product."""
+    """Gradients that an update has used: memory for the next ones, since new pages cost more time than the product."""
     _costs: dict[tuple[Any, ...], Ledger] = field(default_factory=dict, repr=False, compare=False)
-    """What each operation counts, by all that it depends on."""
+    """Counts of each operation, by everything that they depend on."""
 
     @property
     def projection(self) -> Projection:
@@ -92,12 +92,12 @@ class Layer:
 
     @property
     def members(self) -> int:
-        """Members of the ensemble of layers that this is; 1 if it is alone."""
+        """Members of the ensemble; 1 for a single layer."""
         return prod(self.projection.members)
 
     @property
     def number(self) -> str:
-        """Name of the format of the neurons' arithmetic."""
+        """Name of the number format of the neurons' arithmetic."""
         return self.projection.sum_number
 
     def slots(self) -> Iterator[Slot]:
@@ -112,7 +112,7 @@ class Layer:
         return {name: held[key] for name, held, key in self.slots()}
 
     def put(self, name: str, x: Array) -> None:
-        """Put `x` in the place of the array `name`."""
+        """Replace the array `name` by `x`."""
         for known, held, key in self.slots():
             if known == name:
                 held[key] = x
@@ -120,12 +120,12 @@ class Layer:
         raise KeyError(f"layer {self.name} has no array {name!r}; there are: {', '.join(self.arrays())}")
 
     def receive(self, link: str, projection: Projection) -> None:
-        """Let signals of the link called `link` arrive through `projection`, in place of what was there."""
+        """Use `projection` for signals of the link called `link`, in place of an earlier one."""
         self.inputs[link] = projection
         self._costs.clear()
 
     def each_array(self, make: Callable[[str, Array], Array]) -> "Layer":
-        """The layer with what `make` makes of the name and value of each of its arrays."""
+        """The layer with `make(name, array)` in place of each of its arrays."""
         inputs: dict[str, Projection] = {}
         for link, projection in self.inputs.items():
             inputs[link] = projection.copy(inputs)
@@ -135,7 +135,7 @@ class Layer:
         return layer
 
     def pre_activation(self, signals: Signal | Sequence[Signal], ledger: Ledger, purpose: str = "activations") -> Array:
-        """Sum over `signals` of what each adds to the neurons' inputs [..., batch, neurons], before the activation."""
+        """Sum over `signals` of weights times signal, and biases [..., batch, neurons], before the activation."""
         first, *others = [signals] if isinstance(signals, Signal) else signals
         total = self._affine(first, ledger, purpose)
         for signal in others:
@@ -148,22 +148,22 @@ class Layer:
         return self._respond(self.activation, signals, ledger, purpose)
 
     def activate(self, pre_activation: Array, ledger: Ledger, purpose: str = "activations") -> Array:
-        """State of neurons whose inputs add up to `pre_activation` [..., batch, neurons], which may be written over."""
+        """State of the neurons for `pre_activation` [..., batch, neurons], which may be overwritten."""
         self._count(ledger, self._count_activation, self.activation, self._rows(pre_activation), purpose)
         return self.activation.apply(backend_of(pre_activation), pre_activation)
 
     def decode(self, above: Signal, ledger: Ledger, purpose: str) -> Array:
-        """This layer's state as the signal from above implies it: eq. 3.11 of the thesis, g(h above).
+        """Estimate of this layer's state from the signal from above: eq. 3.11 of the thesis, g(h above).
 
-        The decoder's weights are with the neurons it decodes to.
+        The weights of the decoder belong to this layer.
         """
         return self._respond(self.decoder_activation or self.activation, above, ledger, purpose)
 
     def decode_change(self, before: Signal, after: Signal, ledger: Ledger, purpose: str) -> Array:
-        """What `decode` gives for one signal less what it gives for another: `decode(after) - decode(before)`.
+        """`decode(after) - decode(before)`.
 
-        Exactly zero for a sample that is the same in both. A backend may leave such samples out; they are counted, as
-        the neurons would compute them.
+        Exactly zero for a sample that is the same in both. A backend may skip such samples; they are counted all the
+        same, as hardware would compute them.
         """
         projection, activation = self._projection(before), self.decoder_activation or self.activation
         self._projection(after)
@@ -177,10 +177,10 @@ class Layer:
     def input_gradient(
         self, link: Link, error: Array, ledger: Ledger, purpose: str = "error", error_format: str = ""
     ) -> Array:
-        """Backpropagation's message over `link`: the error at the pre-activation times the weights transposed.
+        """Input gradient of backpropagation for `link`: the error at the pre-activation times the transposed weights.
 
-        Work is counted as `purpose`. `error_format` is the format whose values the error has, if it is a few-bit one:
-        products are counted so.
+        Operations are counted as `purpose`. `error_format` is the few-bit format of the error's values, if any:
+        products are counted with it.
         """
         projection = self.inputs[link.name]
         self._count(ledger, self._count_product, projection, error_format or self.number, self._rows(error), purpose)
@@ -201,7 +201,7 @@ class Layer:
         return match - 0.5 * (weight * weight).sum(-2)[..., None, :]
 
     def winner(self, match: Array, ledger: Ledger) -> Array:
-        """1 for the neuron with the largest `match` [..., batch, neurons], the first of equals, and 0 for the others.
+        """1 for the neuron with the largest `match` [..., batch, neurons], the first one on a tie; 0 for the others.
 
         A comparison is counted as an addition: a comparator subtracts.
         """
@@ -211,7 +211,7 @@ class Layer:
     def code_vector(self, link: Link, winner: Array, ledger: Ledger) -> Array:
         """Weights of the winning neuron [..., batch, sources] in the projection of `link`.
 
-        `winner` is as `winner` gives it. Counted as a read of the addressed weights, without arithmetic.
+        `winner` is the result of the method `winner`. Counted as a read of these weights, without arithmetic.
         """
         projection = self.inputs[link.name]
         self._count(ledger, self._count_code_vector, projection, self._rows(winner))
@@ -224,9 +224,9 @@ class Layer:
         return backend_of(winner).matmul(winner, self.buffers[name])
 
     def gradients(self, signal: Signal, error: Array, ledger: Ledger, error_format: str = "") -> Gradients:
-        """Gradients of what is trained in the projection of `signal`, for an error [..., batch, neurons] in its sum.
+        """Gradients of the trained arrays of `signal`'s projection, for an error [..., batch, neurons] at its sum.
 
-        `error_format` is as `input_gradient` has it; a factor for the whole batch does not matter.
+        `error_format` is as in `input_gradient`; a factor common to the whole batch does not matter.
         """
         projection, right, rows = self._projection(signal), error_format or self.number, self._rows(error)
         names = projection.trained
@@ -237,8 +237,8 @@ class Layer:
     def transposed_gradients(self, error: Signal, state: Array, ledger: Ledger) -> Gradients:
         """Gradients of the weights in the projection of `error`, as the layer that sent it uses them: transposed.
 
-        `error` [..., batch, sources] is that of the other layer, at its pre-activation; `state` [..., batch, neurons]
-        is what this layer had sent it.
+        `error` [..., batch, sources] is the error at the pre-activation of the other layer; `state`
+        [..., batch, neurons] is the state that this layer had sent it.
         """
         projection = self._projection(error)
         names, rows = (projection.name,), self._rows(state)
@@ -281,9 +281,9 @@ class Layer:
         rate_factor: Array = 1.0,
         stream: RandomStream | None = None,
     ) -> None:
-        """Let `optimizer` change the array `name` by its `gradient`, in place, its rates times `rate_factor`.
+        """Update the array `name` by its `gradient` with `optimizer`, in place; `rate_factor` multiplies the rates.
 
-        `gradient` is used up: the layer's next gradient may be written over it. `stream` has the step's random numbers.
+        The layer's next gradient may overwrite `gradient`. `stream` has the random numbers of the step.
         """
         projection, held, key = self._slots[name]
         if projection.flips(name):

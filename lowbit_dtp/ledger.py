@@ -1,8 +1,8 @@
-"""The ledger: what crossed which link, what was computed where, and which memory was touched, counted as it happens.
+"""The ledger: counts of messages on links, operations in layers and memory accesses.
 
-Only links and layers write here. Everything is a count of events; joules and seconds are somebody else's reading.
-Counts add up over steps, epochs and seeds, and answer per sample, per step, per epoch or per run. Ones and toggles may
-be counted in arrays, by member of an ensemble and on the device where the signals are; reading them waits for it.
+Only links and layers write to it. It counts events; joules are computed elsewhere. Counts add up over steps, epochs and
+seeds, and can be read per sample, per step, per epoch or per run. Ones and toggles may be counted in arrays, by member
+of an ensemble and on the device of the signals; reading them waits for the device.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,20 +29,20 @@ _PURPOSES = {"activity": "activations", "noisy activity": "noisy activations", "
 
 @dataclass(eq=False)
 class Ledger:
-    """Everything a run sent, computed and touched, and over how much of it that was counted."""
+    """Everything that a run sent, computed and accessed, and the number of runs, epochs, steps and samples counted."""
 
     runs: int = 1
     epochs: int = 0
     steps: int = 0
     samples: int = 0
     wires: Wires = field(default_factory=Wires, repr=False)
-    """Last word on each link's wires: what the next one toggles against. Not added, compared or saved."""
+    """Last word on the wires of each link, with which the next one is compared. Not added, compared or saved."""
     counts: Counts = field(default_factory=Counts, repr=False)
-    """What happened, as it is counted: arrays of ones and toggles on the device, repetitions not yet added up."""
+    """Counts as they are collected: arrays of ones and toggles on the device, repetitions not yet added up."""
 
     @property
     def traffic(self) -> dict[MessageType, Traffic]:
-        """How often each kind of message crossed. ValueError, naming the link, if one was of numbers it cannot send."""
+        """Traffic of each type of message. ValueError, naming the link, if a message had an invalid number."""
         counted = self.counts.settle().traffic
         for message_type, traffic in counted.items():
             if total(traffic.invalid):
@@ -54,12 +54,12 @@ class Ledger:
 
     @property
     def work(self) -> dict[Work, int]:
-        """How often each kind of operation was done."""
+        """How many operations of each kind were done."""
         return self.counts.settle().work
 
     @property
     def accesses(self) -> dict[Access, int]:
-        """Words of each kind of memory traffic."""
+        """Words of each kind of memory access."""
         return self.counts.settle().accesses
 
     def __eq__(self, other: object) -> bool:
@@ -73,7 +73,7 @@ class Ledger:
         self.counts.crossed(message_type, messages, ones, toggles, invalid)
 
     def worked(self, work: Work, times: int) -> None:
-        """Count an operation done `times` times. ValueError if it is none of `OPERATIONS`."""
+        """Count `times` operations. ValueError if `work.operation` is not in `OPERATIONS`."""
         self.counts.worked(work, times)
 
     def accessed(self, access: Access, words: int) -> None:
@@ -81,7 +81,7 @@ class Ledger:
         self.counts.accessed(access, words)
 
     def per(self, unit: str) -> int:
-        """How many runs, epochs, steps or samples the counts are over: what to divide by."""
+        """Number of runs, epochs, steps or samples that the counts are over, to divide by."""
         if unit not in PER:
             raise ValueError(f"no unit {unit!r}; there are: {', '.join(PER)}")
         number: int = getattr(self, f"{unit}s")
@@ -92,7 +92,7 @@ class Ledger:
     def message_types(
         self, link: str | None = None, direction: Direction | None = None, purpose: str | None = None
     ) -> Iterator[tuple[MessageType, Traffic]]:
-        """Kinds of message on `link`, `direction` and for `purpose`, where given, with their traffic."""
+        """Types of message on `link`, in `direction` and with `purpose`, where given, with their traffic."""
         for message_type, traffic in self.traffic.items():
             if (
                 link in (None, message_type.link)
@@ -124,7 +124,7 @@ class Ledger:
     def ones(
         self, link: str | None = None, direction: Direction | None = None, purpose: str | None = None, per: str = "run"
     ) -> float:
-        """Bits that crossed as 1."""
+        """Bits that were 1."""
         return sum(t.ones for _, t in self.message_types(link, direction, purpose)) / self.per(per)
 
     def toggles(
@@ -142,7 +142,7 @@ class Ledger:
         return list(dict.fromkeys(work.layer for work in self.work))
 
     def __add__(self, other: "Ledger") -> "Ledger":
-        """Both together, as of two runs."""
+        """The sum of two ledgers, as of two runs."""
         return merged([self, other])
 
     def __iadd__(self, other: "Ledger") -> "Ledger":
@@ -169,7 +169,7 @@ class Ledger:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Ledger":
-        """The ledger of which `as_dict` made `content`; KeyError or TypeError if it is no ledger."""
+        """The ledger that `as_dict` wrote as `content`; KeyError or TypeError if it is not a ledger."""
         ledger = cls(**{f"{unit}s": content[f"{unit}s"] for unit in PER})
         for row in content["traffic"]:
             row = _renamed(row)
@@ -187,7 +187,7 @@ class Ledger:
 
 
 def _renamed(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of a file, under the names that its columns have today."""
+    """A row of a file, with today's names of its columns."""
     named = {_COLUMNS.get(name, name): value for name, value in row.items()}
     if "purpose" in named:
         named["purpose"] = _PURPOSES.get(named["purpose"], named["purpose"])
@@ -195,7 +195,7 @@ def _renamed(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def invalid_message(message_type: MessageType, why: str) -> ValueError:
-    """What is to be said where numbers were to cross that cannot."""
+    """The error for numbers that a link cannot send."""
     return ValueError(f"link {message_type.link}, {message_type.direction} {message_type.purpose!r}: {why}")
 
 
@@ -209,7 +209,7 @@ def padded(bits: int, word_bits: int) -> int:
 
 
 def merged(ledgers: Iterable[Ledger]) -> Ledger:
-    """One ledger of many: of seeds, or of parts of a run."""
+    """The sum of several ledgers: of seeds, or of parts of a run."""
     together = Ledger(runs=0)
     for ledger in ledgers:
         together += ledger

@@ -1,4 +1,4 @@
-"""Links: the wires between layers. Nothing passes from layer to layer but through one, and none passes uncounted."""
+"""Links: the wires between layers. All communication between layers crosses a link, which counts it."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,19 +14,19 @@ from .randomness import RandomStream
 
 @dataclass(frozen=True)
 class Signal:
-    """What arrived at the far end of a link, as codes or as packed words, and the format that reads them."""
+    """What arrived over a link, as codes or as packed words, and their format."""
 
     carried: Array
     """Codes [..., batch, neurons], scales included; or words of 64 bits [..., batch, words], see `packing`."""
     format: Format
     like: Array
-    """An array of the sender's floating type, in which `values` are given."""
+    """An array of the sender's floating-point type, which `values` has, too."""
     packed_neurons: int | None = None
     """Codes in a row, if `carried` is packed words; None if it is codes."""
     link: str = ""
     """Name of the link that it arrived over."""
     made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """What a backend made of the signal, to make it once."""
+    """Results that a backend has computed from the signal, to compute them once."""
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -43,7 +43,7 @@ class Signal:
 
     @property
     def integers(self) -> Array:
-        """The whole numbers that the codes stand for, in a unit of the format's: see `integers.decode`."""
+        """The whole numbers that the codes stand for, in the unit of the format: see `integers.decode`."""
         return integers.decode(self.codes, self.format)
 
     @property
@@ -53,11 +53,11 @@ class Signal:
 
     @property
     def sent(self) -> Array:
-        """`values` as the layer that sent them knows them: both ends of a link hold the same numbers."""
+        """`values`, for the layer that sent them: both ends of a link have the same numbers."""
         return self.values
 
     def packed(self) -> "Signal":
-        """The same signal, held as packed words."""
+        """The same signal as packed words."""
         if self.packed_neurons is not None:
             return self
         words = backend_of(self.carried).pack(self.carried, self.format)
@@ -66,7 +66,7 @@ class Signal:
 
 @dataclass(frozen=True)
 class Link:
-    """A wire between a lower and an upper layer, with a format for each way across.
+    """A wire between a lower and an upper layer, with a format for each direction.
 
     Formats may be given by name: `Link("binary", "fixed(4,-2)")`. `Network.build` fills in the names of the layers.
     """
@@ -76,7 +76,7 @@ class Link:
     lower: str = ""
     upper: str = ""
     label: str = ""
-    """Name of the link, if it is not `lower-upper`: links that join no neighbours are named from their upper end."""
+    """Name of the link, if it is not `lower-upper`: links that skip layers are named from their upper end."""
 
     def __post_init__(self) -> None:
         for way in ("forward", "feedback"):
@@ -90,7 +90,7 @@ class Link:
 
     @cached_property
     def _message_types(self) -> dict[tuple[Direction, str, int], MessageType]:
-        """Kinds of message that have crossed, by way, purpose and width."""
+        """Types of message that have crossed, by direction, purpose and width."""
         return {}
 
     def _message_type(self, direction: Direction, purpose: str, width: int) -> MessageType:
@@ -103,7 +103,7 @@ class Link:
         return self._message_types[key]
 
     def format(self, direction: Direction) -> Format:
-        """The format for that way across."""
+        """The format in that direction."""
         return self.forward if direction is Direction.FORWARD else self.feedback
 
     def send(
@@ -111,9 +111,9 @@ class Link:
     ) -> Signal:
         """Quantize `x` [..., batch, neurons], count it in `ledger` as `purpose`, and deliver it.
 
-        What is in codes of the link's format already, as images are that are kept as bytes, is sent as it is.
-        Whole numbers are sent as the numbers that they stand for: see `integers`. `stream` is needed by formats that
-        round stochastically. Raises ValueError, naming the link, on NaN; where that would keep a device waiting, the
+        A signal in codes of the link's format, such as images stored as bytes, is not encoded again. Whole numbers are
+        sent as the numbers that they stand for: see `integers`. `stream` is needed by formats that round
+        stochastically. Raises ValueError, naming the link, on NaN; on devices that would have to wait for that, the
         ledger raises it when its traffic is read.
         """
         fmt = self.format(direction)

@@ -25,14 +25,14 @@ from .weight_formats import WeightFormat, parse_weights
 
 @dataclass(frozen=True)
 class Pass:
-    """What a forward pass leaves: the state of each layer by its name, and the signal that arrived over each link."""
+    """Result of a forward pass: the state of each layer by name, and the signal that arrived over each link."""
 
     states: dict[str, Array]
     received: dict[str, Signal]
 
     @property
     def output(self) -> Array:
-        """State of the highest layer that the pass came to."""
+        """State of the highest layer that the pass computed."""
         return next(reversed(self.states.values()))
 
 
@@ -42,13 +42,13 @@ class Edge:
 
     link: Link
     lower: Layer | None
-    """None at the link that carries the inputs."""
+    """None for the link that carries the inputs."""
     upper: Layer
 
 
 @dataclass
 class Network:
-    """A chain of layers, lowest first, with the link below each; then links that join layers that are no neighbours."""
+    """A chain of layers, lowest first, with the link below each; then links between layers that are not neighbours."""
 
     layers: list[Layer]
     links: list[Link]
@@ -97,12 +97,12 @@ class Network:
         )
 
     def quantize_weights(self, formats: Mapping[str, Any], keep_master: bool = True) -> None:
-        """Give weights few-bit formats, in place, as `parse_weights` spells them; the weights so far become the master.
+        """Give weights few-bit formats, in place, as `parse_weights` spells them; the weights become the master.
 
         Keys are `LAYER` for the weights of the link from below, `LAYER.ARRAY` for others, `h1.feedback` say, and `rest`
-        or `rest.ARRAY` for those of all layers that are not named; a table `LAYER` of `ARRAY` will do, too. Without
-        `keep_master`, binary weights have none, for an optimizer that turns their signs. Weights that have a few-bit
-        format already stay as they are, and copies of other weights follow those. ValueError, naming the key, if it
+        or `rest.ARRAY` for those of all layers that are not named; a table `LAYER` of `ARRAY` works, too. Without
+        `keep_master`, binary weights have none, for an optimizer that flips their signs. Weights that have a few-bit
+        format already do not change, and copies follow the weights they copy. ValueError, naming the key, if it
         names no weights or no format.
         """
         given = _by_array(formats)
@@ -142,7 +142,7 @@ class Network:
     def mirror(self, link: str) -> None:
         """Let the upper layer of `link` use the lower layer's weights, transposed, on the signals that come up `link`.
 
-        It keeps its bias. The copies come over a link of their own, `link.weights`, as the numbers they are.
+        It keeps its bias. The copies are sent over a separate link, `link.weights`, without quantization.
         """
         lower, upper = (self.layer(name) for name in (self.link(link).lower, self.link(link).upper))
         dense = upper.inputs[link]
@@ -160,8 +160,8 @@ class Network:
     def mirror_feedback(self, link: str, fmt: Format | None = None) -> None:
         """Let the lower layer of `link` use the upper layer's weights, transposed, on signals that come down `link`.
 
-        Weights that it had for them are dropped; there is no bias. The copies come over a link of their own,
-        `link.weights`, in the format `fmt`, by default as the numbers they are.
+        Weights that it had for them are dropped; there is no bias. The copies are sent over a separate link,
+        `link.weights`, in the format `fmt`, by default without quantization.
         """
         lower, upper = (self.layer(name) for name in (self.link(link).lower, self.link(link).upper))
         if isinstance(lower.inputs.get(link), Mirrored):
@@ -179,7 +179,7 @@ class Network:
     def synchronise(self, ledger: Ledger, changed: Collection[tuple[str, str]] | None = None) -> None:
         """Send weights of which other layers hold copies: all, or those whose layer and name are among `changed`.
 
-        A message, for the purpose "weights", is the weights of one source to all neurons.
+        One message, with the purpose "weights", holds the weights from one source to all neurons.
         """
         for layer in self.layers:
             for projection in layer.inputs.values():
@@ -192,15 +192,16 @@ class Network:
         weights = next(x for x in self.layer(owner).inputs.values() if x.name == name).values
         direction = Direction.FORWARD if link.lower == owner else Direction.FEEDBACK
         fmt = link.format(direction)
-        # as codes, since a recorded step cannot stop at a NaN once it has changed something; activations will
+        # as codes: a recorded step cannot stop at a NaN once arrays have changed; the activations raise the error
         sent = Signal(backend_of(weights).float_codes(weights), fmt, weights) if isinstance(fmt, Float) else weights
         copy.refresh(link.send(sent, direction, "weights", ledger))
 
     def start_from(self, other: "Network") -> None:
         """Copy, in place, the arrays that hidden layers of the same name have in `other`.
 
-        Those of the output layer, too, if both networks have the same sizes. What only one of the two layers has, the
-        other's feedback weights say, is left. Raises ValueError if there is no such layer, or one does not fit.
+        The arrays of the output layer, too, if both networks have the same sizes. An array that only one of the two
+        layers has, feedback weights for example, is not copied. Raises ValueError if there is no such layer, or an
+        array does not fit.
         """
         there = {layer.name: layer for layer in other.layers[:-1]}
         if self.sizes == other.sizes:
@@ -256,11 +257,11 @@ class Network:
         return self.each_array(lambda x: move(x.copy()))
 
     def each_array(self, make: Callable[[Array], Array]) -> "Network":
-        """The network with what `make` makes of each parameter."""
+        """The network with `make(parameter)` in place of each parameter."""
         return self.each_named_array(lambda name, x: make(x))
 
     def each_named_array(self, make: Callable[[str, Array], Array]) -> "Network":
-        """The network with what `make` makes of each array and its name in `tensors`."""
+        """The network with `make(name, array)` in place of each array; names are those in `tensors`."""
         return Network([layer.each_array(partial(_make, make, layer.name)) for layer in self.layers], self.links)
 
     def with_links(self, links: Sequence[Link]) -> "Network":
@@ -292,7 +293,7 @@ class Network:
         return run
 
     def classify(self, inputs: Array | Signal, ledger: Ledger, stream: RandomStream | None = None) -> Array:
-        """Class [..., batch] with the largest logit; the first of equals."""
+        """Class [..., batch] with the largest logit; the first one on a tie."""
         return self.forward(inputs, ledger, stream).output.argmax(-1)
 
     def tensors(self) -> dict[str, Array]:
@@ -300,7 +301,7 @@ class Network:
         return {f"{layer.name}.{name}": x for layer in self.layers for name, x in layer.arrays().items()}
 
     def describe(self) -> dict[str, Any]:
-        """All but the numbers, as plain JSON."""
+        """Everything but the arrays, as plain JSON."""
         return {
             "input": {"name": self.links[0].lower, "neurons": self.sizes[0]},
             "layers": [
@@ -328,7 +329,7 @@ class Network:
 
     @classmethod
     def of(cls, tensors: dict[str, Array], description: dict[str, Any]) -> "Network":
-        """The network of which `tensors` and `describe` tell. KeyError if a part is missing."""
+        """The network that `tensors` and `describe` gave. KeyError if a part is missing."""
         links = [
             Link(x["forward"], x["feedback"], x["lower"], x["upper"], x.get("label", "")) for x in description["links"]
         ]
@@ -358,7 +359,7 @@ class Network:
 
     @classmethod
     def load(cls, path: Path) -> "Network":
-        """The network that `save` wrote. Raises `StorageError` naming `path` if it cannot be that."""
+        """The network that `save` wrote. Raises `StorageError` naming `path` if it is not such a file."""
         tensors, description = read_network(path)
         try:
             return cls.of(tensors, description)
@@ -414,7 +415,7 @@ def link_names(sizes: Sequence[int]) -> list[str]:
 
 
 def long_link_names(sizes: Sequence[int]) -> list[str]:
-    """`output-h1`, ...: the links between layers that are no neighbours, which some rules add to a network.
+    """`output-h1`, ...: the links between layers that are not neighbours, which some rules add to a network.
 
     >>> long_link_names([784, 500, 500, 500, 10])
     ['h3-h1', 'output-h1', 'output-h2']
@@ -470,7 +471,7 @@ def uniform(rows: int, columns: int, seed: int, purpose: str) -> np.ndarray:
 
 
 def zeros(rows: int, columns: int, seed: int, purpose: str) -> np.ndarray:
-    """Zeros [rows, columns], float64: for rules of a single layer, whose weights then are what it has learned."""
+    """Zeros [rows, columns], float64: for rules of a single layer."""
     return np.zeros((rows, columns))
 
 

@@ -1,4 +1,4 @@
-"""Following a training: the base of progress bars and logs."""
+"""Observers of a training: the base of progress bars and logs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,19 +10,19 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """What follows a training; its methods do nothing until they are overridden."""
+    """Observer of a training; its methods do nothing until they are overridden."""
 
     def announce(self, rule: str, experiment: "Experiment") -> None:
-        """Runs of `rule` that differ from `experiment` in their seeds alone will be trained; nothing is yet."""
+        """Called before training runs of `rule` that differ from `experiment` only in their seeds."""
 
     def begin(self, rule: str, experiments: Sequence["Experiment"], folders: Sequence[Path], samples: int) -> None:
-        """Runs of `rule`, which are trained at a time on so many `samples`, begin or go on."""
+        """Runs of `rule`, trained in one batch on so many `samples`, begin or continue."""
 
     def step(self, done: int) -> None:
-        """So many steps of each are done."""
+        """Each run has done so many steps."""
 
     def evaluated(self, index: int, evaluation: "Evaluation") -> None:
-        """Run `index` of them has come to the end of an epoch."""
+        """Run `index` of the batch has finished an epoch."""
 
     def end(self) -> None:
-        """They have ended, or failed."""
+        """The runs have ended, or failed."""

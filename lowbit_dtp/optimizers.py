@@ -1,4 +1,4 @@
-"""Optimizers: how parameters change by their gradients, for every rule. Each says what an update costs.
+"""Optimizers: how gradients change parameters, for every rule. Each declares the operations of an update.
 
 An optimizer is a dataclass with a method `change`, which writes one update in array operators that NumPy and torch
 share, in place on the parameter and the state. It then works on every device, in ensembles and in recorded steps:
@@ -23,7 +23,7 @@ share, in place on the parameter and the state. It then works on every device, i
     >>> weight.round(3).tolist()
     [1.0, 0.71, 0.42]
 
-In `OPTIMIZERS`, it has a name in experiment files too. A backend may do the same update faster: see
+An entry in `OPTIMIZERS` gives it a name in experiment files. A backend may compute the same update faster: see
 `Backend.fused_update`.
 """
 
@@ -45,7 +45,7 @@ from .schedules import Schedule
 
 @dataclass
 class Optimizer(ABC):
-    """A way to change parameters by their gradients. Feedback weights may have a learning rate of their own.
+    """Changes parameters by their gradients. Feedback weights may have a separate learning rate.
 
     Rates may be given for each member of an ensemble.
     """
@@ -55,10 +55,10 @@ class Optimizer(ABC):
     state: dict[tuple[str, str], tuple[Array, ...]] = field(default_factory=dict, repr=False)
     """What `change` keeps for each layer and parameter that has been updated."""
     schedule: Schedule | str | None = field(default=None, kw_only=True)
-    """What multiplies the rates in each epoch, or how `schedules` spells it; None for nothing."""
+    """Schedule of the learning rates, or its spelling (see `schedules`); None for constant rates."""
 
     operations: ClassVar[dict[str, int]]
-    """Arithmetic of one update of one number, by `ledger.OPERATIONS`."""
+    """Operations of one update of one number, by their names in `ledger.OPERATIONS`."""
     state_words: ClassVar[int] = 0
     """Numbers kept for each number of a parameter."""
     keeps_master: ClassVar[bool] = True
@@ -66,7 +66,7 @@ class Optimizer(ABC):
     state_numbers: ClassVar[int] = 0
     """Numbers kept for a parameter as a whole."""
     draws: ClassVar[bool] = False
-    """Whether `change` is given, last, what to draw random numbers by: a `backends.Key` for `Backend.bits`, say."""
+    """Whether `change` has a last argument for random numbers: a `backends.Key`, for `Backend.bits` for example."""
     integer: ClassVar[bool] = False
     """Whether parameters are whole numbers, rather than floats."""
 
@@ -82,7 +82,7 @@ class Optimizer(ABC):
             raise ValueError(f"schedule must be a text such as 'cosine(100)', or a Schedule, not {self.schedule!r}")
 
     def rate_factor(self, epoch: int) -> float:
-        """What `schedule` multiplies the learning rates by after `epoch` completed epochs."""
+        """Factor of the learning rates after `epoch` completed epochs."""
         return self.schedule.factor(epoch) if isinstance(self.schedule, Schedule) else 1.0
 
     @abstractmethod
@@ -91,7 +91,7 @@ class Optimizer(ABC):
 
         `state` holds `state_words` arrays like the parameter and then `state_numbers` arrays of one number with as
         many axes, which it may be multiplied by; all are zero before the first update. `rate` is the learning rate: a
-        number or an array, to multiply by. What differs from update to update has to be in `state`.
+        number or an array, to multiply by. Everything that differs from update to update must be in `state`.
         """
 
     def apply(
@@ -102,11 +102,11 @@ class Optimizer(ABC):
         rate_factor: Array = 1.0,
         stream: RandomStream | None = None,
     ) -> None:
-        """Update every parameter of `net` that has a gradient, and then the copies that other layers have of it.
+        """Update every parameter of `net` that has a gradient, and then the copies of it in other layers.
 
-        `rate_factor` multiplies the learning rates: a number, as the method of this name gives it for an epoch, or a
-        float64 array of one that a recorded step reads. `stream` has the random numbers of the step, for optimizers
-        that draw.
+        `rate_factor` multiplies the learning rates: a number, as the method `rate_factor` returns it for an epoch, or a
+        float64 array of one number that a recorded step reads. `stream` has the random numbers of the step, for
+        optimizers that draw.
         """
         for (layer, name), gradient in gradients.items():
             net.layer(layer).update(name, gradient, self, ledger, rate_factor, stream)
@@ -121,9 +121,9 @@ class Optimizer(ABC):
         direction: Direction = Direction.FORWARD,
         stream: RandomStream | None = None,
     ) -> None:
-        """Change `parameter` in place; `key` names its layer and itself, `direction` is that of its signals.
+        """Change `parameter` in place; `key` is the names of its layer and array, `direction` that of its signals.
 
-        `stream` has the random numbers of the step: 0 of seed 0, if there is none.
+        `stream` has the random numbers of the step; by default, those of step 0 of seed 0.
         """
         xp = backend_of(parameter)
         if gradient.shape != parameter.shape:
@@ -143,7 +143,7 @@ class Optimizer(ABC):
             self.change(parameter, multiplied(gradient), *given[2:])
 
     def _rate(self, key: tuple[str, str], parameter: Array, factor: Array, direction: Direction) -> Array:
-        """What `change` is given as `rate`."""
+        """The argument `rate` of `change`."""
         rate = self.learning_rate
         if direction is Direction.FEEDBACK and self.feedback_learning_rate is not None:
             rate = self.feedback_learning_rate
@@ -160,7 +160,7 @@ class RMSprop(Optimizer):
 
     mean <- decay mean + (1 - decay) g; square likewise of g^2;
     velocity <- momentum velocity - rate g / sqrt(square - mean^2 + epsilon); parameter <- parameter + velocity.
-    The epsilon is inside the root, so the scale of the loss matters.
+    The epsilon is inside the square root, so the scale of the loss matters.
     """
 
     decay: float = 0.95
@@ -193,9 +193,9 @@ class SGD(Optimizer):
 class ShiftSGD(Optimizer):
     """Stochastic gradient descent on int8 or int16 weights: parameter <- parameter - gradient / 2^shift, no floats.
 
-    The quotient is rounded stochastically (Gupta et al., ICML 2015); a weight is held to its type, but for the lowest
-    number. Gradients are whole numbers, sums over the minibatch. Learning rates are powers of two, 2^-shift; `shifts`
-    has those of single arrays, by `layer.name`: `{"h1.weight": 14}`.
+    The quotient is rounded stochastically (Gupta et al., ICML 2015); a weight is clipped to the range of its type
+    without the lowest number. Gradients are whole numbers, sums over the minibatch. Learning rates are powers of two,
+    2^-shift; `shifts` has those of single arrays, by `layer.name`: `{"h1.weight": 14}`.
     """
 
     shifts: dict[str, int] = field(default_factory=dict)
@@ -233,7 +233,7 @@ class ShiftSGD(Optimizer):
 
 
 _POWERS: dict[Any, int] = {2.0**-shift: shift for shift in range(33)}
-"""Shift of each learning rate that is one."""
+"""Shift for each learning rate that is a power of two."""
 
 
 @dataclass
@@ -242,7 +242,7 @@ class Adam(Optimizer):
 
     mean <- decay mean + (1 - decay) g; square likewise of g^2, with `square_decay`;
     parameter <- parameter - rate mean' / (sqrt(square') + epsilon), where mean' = mean / (1 - decay^t) after t updates,
-    and square' likewise. The divisors are kept as moving averages of one, which they are.
+    and square' likewise. The divisors are stored as moving averages of the constant 1, which they equal.
     """
 
     decay: float = 0.9
@@ -277,9 +277,9 @@ class Adam(Optimizer):
 class Bop(RMSprop):
     """Bop, the binary optimizer without latent weights (Helwegen et al., NeurIPS 2019, algorithm 1).
 
-    mean <- (1 - adaptivity) mean + adaptivity g; a weight turns its sign where |mean| exceeds `threshold` and has the
-    sign of the weight. Binary weights without a master copy are trained so; all other parameters by RMSprop, with its
-    learning rates. A schedule multiplies the adaptivity, too, which the paper lets decay.
+    mean <- (1 - adaptivity) mean + adaptivity g; a weight changes its sign where |mean| exceeds `threshold` and has the
+    sign of the weight. This trains binary weights without a master copy; RMSprop trains all other parameters, with its
+    learning rates. A schedule multiplies the adaptivity, too, which decays in the paper.
     """
 
     adaptivity: float = 1e-4
@@ -296,7 +296,7 @@ class Bop(RMSprop):
             raise ValueError(f"threshold must be a finite number, zero or more, not {self.threshold}")
 
     def flip(self, key: tuple[str, str], weights: Array, gradient: Array, rate_factor: Array = 1.0) -> None:
-        """Turn signs of binary `weights`, in place; `key` names their layer and themselves."""
+        """Flip signs of binary `weights`, in place; `key` is the names of their layer and array."""
         xp = backend_of(weights)
         if key not in self.state:
             self.state[key] = (xp.asarray(np.zeros(weights.shape), weights),)

@@ -1,8 +1,8 @@
-"""Plug-ins: rules, formats and data sets of one's own, found by the command under their names.
+"""Plug-ins: your own rules, formats and data sets, which the command then finds by name.
 
 A plug-in is a Python file, given with `--plugin FILE.py`, or a module or object that an installed package names as an
 entry point in one of `GROUPS`. It registers what it adds with `rules.register`, `formats.register` or `data.register`;
-rules that its module defines, with a `name` of their own, are registered for it.
+rules that its module defines with a `name` are registered automatically.
 """
 
 import importlib.util
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from .rules import LearningRule
 
 GROUPS = ("lowbit_dtp.rules", "lowbit_dtp.formats", "lowbit_dtp.data")
-"""Groups of entry points, called as the modules that register the objects which they name."""
+"""Groups of entry points, named like the modules that register their objects."""
 
 _origins: dict[tuple[str, str], str] = {}
-"""Which plug-in, the path of a file or the name of a package, each kind and name comes from."""
+"""The plug-in (path of a file or name of a package) that each kind and name comes from."""
 _loaded: set[str] = set()
 
 
@@ -54,7 +54,7 @@ def origins(names: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def advice(origins: Sequence[str]) -> str:
-    """What to do for the plug-ins `origins` to be there.
+    """Advice to the user on how to load the plug-ins `origins`.
 
     >>> advice(["/home/me/mine.py"])
     'give --plugin /home/me/mine.py before the command'
@@ -77,8 +77,8 @@ def check_data(name: str) -> None:
 
 
 def _tables() -> dict[str, dict[str, Any]]:
-    """What is registered, by kind and name."""
-    from . import data, formats, rules  # not where there are no plug-ins: the command's help answers at once
+    """Registered objects, by kind and name."""
+    from . import data, formats, rules  # not without plug-ins: the command's help is then printed at once
 
     return {
         "rule": rules.RULES,
@@ -133,7 +133,7 @@ def _executed(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # as for every .py file
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses and pickle look for it
+    sys.modules[name] = module  # dataclasses and pickle look for it there
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -143,7 +143,7 @@ def _executed(path: str) -> ModuleType:
 
 
 def _unregistered_rules(module: ModuleType) -> "Iterator[type[LearningRule]]":
-    """The rules that `module` defines, with a name of their own, and has not registered."""
+    """The rules that `module` defines with a name and has not registered."""
     from .rules import RULES, LearningRule
 
     for value in list(vars(module).values()):
@@ -169,7 +169,7 @@ def _restore(before: dict[str, dict[str, Any]]) -> None:
 
 
 def _check_names(before: dict[str, dict[str, Any]]) -> None:
-    """Raise ValueError if something is registered under a name that was taken."""
+    """Raise ValueError if a plug-in has registered a name that was taken."""
     for kind, table in _tables().items():
         for name, known in before[kind].items():
             if table.get(name) is not known:
@@ -190,7 +190,7 @@ def _described(error: BaseException) -> str:
 
 
 def _line(error: BaseException, path: str) -> int:
-    """The line of the file `path` in which the error was made; 0 if it was in none."""
+    """The line of the file `path` that raised the error; 0 if there is none."""
     if isinstance(error, SyntaxError) and error.filename == path and error.lineno:
         return error.lineno
     lines = [frame.lineno or 0 for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
@@ -198,7 +198,7 @@ def _line(error: BaseException, path: str) -> int:
 
 
 def _last_line(error: BaseException) -> str:
-    """File and line in which the error was made, unless it is in this package."""
+    """File and line that raised the error, unless they are in this package."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}: "
     frames = [x for x in traceback.extract_tb(error.__traceback__) if not x.filename.startswith(("<", _HERE, _LIBRARY))]

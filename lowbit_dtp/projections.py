@@ -19,7 +19,7 @@ from .quantization import quantize, scale_of
 from .weight_formats import SCALINGS, WeightFormat, parse_weights
 
 Slot = tuple[str, dict[str, Any], str]
-"""Where an array is held: its name in the layer, and a mapping and the key under which it lies there."""
+"""Where an array is stored: its name in the layer, and a mapping and its key there."""
 
 
 class Projection(ABC):
@@ -44,7 +44,7 @@ class Projection(ABC):
 
     @property
     def bias(self) -> Array | None:
-        """What is added to every product [..., neurons], if anything."""
+        """The bias [..., neurons]; None if there is none."""
         return None
 
     @property
@@ -54,15 +54,15 @@ class Projection(ABC):
 
     @abstractmethod
     def slots(self) -> Iterator[Slot]:
-        """Where each array that the projection owns is held. What it shares with others is not among them."""
+        """Where each array that the projection owns is stored. Arrays that it shares with others are not included."""
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """Names of the arrays that `gradients` gives gradients of."""
+        """Names of the arrays of which `gradients` computes gradients."""
         return (self.name,) if self.bias is None else (self.name, self.bias_name)
 
     def copy(self, inputs: "Mapping[str, Projection]") -> "Projection":
-        """The same with slots of its own, for a layer that has `inputs` so far: what it shares is theirs."""
+        """A copy with its own slots, for a layer that has `inputs` so far, whose arrays it shares where it is tied."""
         return replace(self)  # type: ignore[type-var]
 
     @property
@@ -78,7 +78,7 @@ class Projection(ABC):
 
     @property
     def number(self) -> str:
-        """What the ledger calls the format of the weights."""
+        """Name of the format of the weights in the ledger."""
         return _number(self.values.dtype)
 
     @property
@@ -88,7 +88,7 @@ class Projection(ABC):
 
     @property
     def sum_number(self) -> str:
-        """What the ledger calls the format of sums, and of gradients."""
+        """Name of the format of sums and gradients in the ledger."""
         return _number(self.values.dtype)
 
     @property
@@ -101,7 +101,7 @@ class Projection(ABC):
         return backend_of(self.values).pre_activation(signal, self.values, self.bias)
 
     def respond(self, activation: Activation, signal: Signal) -> Array:
-        """`activation` of what `apply` gives."""
+        """`activation` of the result of `apply`."""
         return backend_of(self.values).affine_activation(activation, signal, self.values, self.bias)
 
     def transpose(self, error: Array) -> Array:
@@ -109,23 +109,23 @@ class Projection(ABC):
         return backend_of(error).matmul(error, self.values.mT)
 
     def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Array]:
-        """Gradients of what is trained here for an `error` [..., batch, neurons] at the pre-activation.
+        """Gradients of the trained arrays for an `error` [..., batch, neurons] at the pre-activation.
 
-        The product may be written into `spent`, a gradient that has been used up.
+        The product may be written into `spent`, a gradient that is no longer needed.
         """
         weight, bias = backend_of(error).gradients(signal, error, spent)
         return {self.name: weight} | ({self.bias_name: bias} if self.bias is not None else {})
 
     def parameter(self, name: str) -> Array | None:
-        """What an optimizer changes by the gradient of the array `name`, if it is not that array."""
+        """The array that an optimizer updates by the gradient of the array `name`; None if it is that array."""
         return None
 
     def flips(self, name: str) -> bool:
-        """Whether the array `name` is trained by turning signs of its numbers: binary weights without a float copy."""
+        """Whether the array `name` is trained by flipping signs: binary weights without a float copy."""
         return False
 
     def updated(self, name: str) -> None:  # noqa: B027 - most projections need nothing
-        """Bring up to date, in place, what depends on the array `name`, whose parameter has just been updated."""
+        """Recompute, in place, what depends on the array `name`, whose parameter has just been updated."""
 
     @property
     def gradient_operations(self) -> dict[str, int]:
@@ -156,7 +156,7 @@ class Projection(ABC):
 
 @dataclass
 class Dense(Projection):
-    """Every source is joined to every neuron by a weight of its own."""
+    """Every source has a weight to every neuron."""
 
     weight: Array
     """[..., sources, neurons]."""
@@ -202,9 +202,9 @@ class Quantized(Dense):
 
     An optimizer changes the float copy `master` by the gradient of the few-bit weights (the straight-through estimator:
     Courbariaux, Bengio, David, BinaryConnect, NeurIPS 2015); `updated` quantizes it again. A master is clipped to the
-    range of the levels, beyond which it would have to come back before a weight can change, unless the scale follows
-    the master: clipping would then make both shrink. Binary weights may have no master, for an optimizer that turns
-    their signs.
+    range of the levels, since outside it would have to return before a weight can change; not if the scale is computed
+    from the master: clipping would then make both shrink. Binary weights may have no master, for an optimizer that
+    flips their signs.
     """
 
     format: WeightFormat = field(kw_only=True)
@@ -218,7 +218,7 @@ class Quantized(Dense):
 
     @classmethod
     def of(cls, dense: Dense, fmt: WeightFormat, keep_master: bool = True) -> "Quantized":
-        """`dense`, its weights quantized; they become the master, if that is kept."""
+        """`dense` with quantized weights; the float weights become the master, if that is kept."""
         weights, scale = dense.weight, scale_of(fmt, dense.weight)
         if fmt.scaling not in SCALINGS:
             scale[...] = float(fmt.scaling)
@@ -403,7 +403,7 @@ class Mirrored(Dense):
         return {name: error.sum(-2) for name in self.trained}
 
     def refresh(self, weights: Signal) -> None:
-        """Put `weights`, as they arrived from their owner, in the place of the copy."""
+        """Replace the copy by `weights`, as they arrived from their owner."""
         values = weights.values
         self.weight[...] = values.mT if self.transposed else values
 
@@ -432,7 +432,7 @@ class Integer(Dense):
 
     @classmethod
     def of(cls, dense: Dense, bits: int, fraction_bits: int) -> "Integer":
-        """`dense`, in NumPy arrays, its weights rounded to nearest and held to the range; the bias is left out."""
+        """`dense`, in NumPy arrays, with weights rounded to nearest and clipped to the range; the bias is left out."""
         most = 2 ** (bits - 1) - 1
         weight = np.rint(dense.weight * 2.0**fraction_bits).clip(-most, most).astype(f"int{bits}")
         return cls(weight, None, dense.direction, dense.label, fraction_bits=fraction_bits)

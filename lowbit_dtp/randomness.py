@@ -1,7 +1,7 @@
-"""Random numbers that depend on what they are for and not on what was drawn before: a counter-based generator.
+"""Random numbers that depend on their purpose and not on earlier draws: a counter-based generator.
 
-Each draw is keyed by seed, step and purpose, so a resumed run stream what the uninterrupted one would have drawn, and a
-member of an ensemble what it would have drawn alone.
+Each draw is keyed by seed, step and purpose, so a resumed run draws the same numbers as an uninterrupted one, and a
+member of an ensemble the same as a single network.
 """
 
 import zlib
@@ -25,12 +25,12 @@ class RandomStream:
 
     seed: int | Sequence[int]
     step: Any = 0
-    """A whole number, or an array of one on the device, which a step that is recorded counts up by itself."""
+    """A whole number, or an array of one number on the device, which a recorded step increments."""
     repetition: int = 0
-    """Which of several draws for one purpose in a step: samples of a stochastic unit, or sweeps of a settling."""
+    """Index of a draw among several for one purpose in a step: samples of stochastic units, or sweeps of settling."""
 
     def at(self, repetition: int) -> "RandomStream":
-        """The numbers of another repetition, independent of those of all others; `at(0)` is the first."""
+        """The stream of another repetition, independent of all others; `at(0)` is the first."""
         return replace(self, repetition=repetition)
 
     def normal(self, purpose: str, like: Array) -> Array:
@@ -46,7 +46,7 @@ class RandomStream:
         return backend_of(like).bits(self.key(purpose), like)
 
     def key(self, purpose: str) -> Key:
-        """What the numbers for `purpose` depend on."""
+        """The key of the numbers for `purpose`."""
         seed = self.seed if isinstance(self.seed, int) else tuple(self.seed)
         text = f"{purpose} {self.repetition}" if self.repetition else purpose
         return Key(seed, zlib.crc32(text.encode()), self.step)

@@ -1,6 +1,7 @@
-"""Steps that are written down once: where they take what changes from one to the next, and how they count.
+"""Recorded steps: what changes from one step to the next, and how they count.
 
-What a step depends on, its place among the samples, its number and the epoch, is in arrays that it counts up itself.
+A step depends on its position in the order of samples, its number and the epoch; these are in arrays that the step
+itself increments.
 """
 
 import warnings
@@ -14,10 +15,10 @@ from .ledger import Ledger
 
 
 class LoopState:
-    """Where a run is, in arrays on the device, which recorded steps read and count up by themselves."""
+    """Position of a run, in arrays on the device that recorded steps read and increment."""
 
     def __init__(self, moved: Callable[[np.ndarray], Array]) -> None:
-        """`moved` brings a NumPy array to the device."""
+        """`moved` copies a NumPy array to the device."""
         self._moved = moved
         self.start, self.step = moved(np.zeros((), np.int64)), moved(np.zeros((), np.int64))
         self.epoch = moved(np.zeros(()))
@@ -25,7 +26,7 @@ class LoopState:
         self._counts: dict[int, Array] = {}
 
     def begin(self, order: np.ndarray, start: int = 0, step: int = 0, epoch: int = 0) -> None:
-        """A pass over the samples in an `order` [samples] or [members, samples], from the one at `start`."""
+        """Begin a pass over the samples in an `order` [samples] or [members, samples], at index `start`."""
         if self.order is None:
             self.order = self._moved(order)
         else:
@@ -33,46 +34,45 @@ class LoopState:
         self.go_to(start, step, epoch)
 
     def go_to(self, start: int, step: int, epoch: int) -> None:
-        """Go to the sample and step, where some were taken in another way."""
+        """Set sample, step and epoch, after steps that were not recorded."""
         self.start[...], self.step[...], self.epoch[...] = start, step, epoch
 
     def prepare(self, rows: int) -> None:
-        """Make what `indices` needs, before it is recorded."""
+        """Create what `indices` needs, before it is recorded."""
         self._counts[rows] = self._moved(np.arange(rows))
 
     def indices(self, rows: int) -> Array:
-        """Of the next `rows` samples."""
+        """Indices of the next `rows` samples."""
         return self.order[..., self.start + self._counts[rows]]
 
     def advance(self, rows: int) -> None:
-        """Go on to the next samples and step."""
+        """Advance to the next samples and step."""
         self.start += rows
         self.step += 1
 
     def changed(self) -> list[Array]:
-        """What a step changes."""
+        """Arrays that a step changes."""
         return [self.start, self.step]
 
     def constants(self) -> list[Array]:
-        """What it reads."""
+        """Arrays that a step only reads."""
         return [self.epoch, self.order, *self._counts.values()]
 
 
 _WAYS = 4
-"""Ways through the work, by what it decides on its numbers, that are recorded at most."""
+"""Most recordings of one kind of work, one for each outcome of its branches."""
 _OFTEN = 100
-"""Times that the work may go yet another way, before all of it is done as it is written."""
+"""Times that the work may take another branch, before all of it is run in Python."""
 _CHECKS = 2
-"""Epochs in which a repetition is held to the work as it is written: the first, and another."""
+"""Epochs in which a replay is compared with the work in Python: the first, and a later one."""
 
 
 class ReplayedStep:
-    """Work that is recorded while it is done, and then repeated.
+    """Work that is recorded while it runs, and then replayed.
 
-    It is done as it is written first, unless it was before and is `warm`: that makes what is made once, optimizer
-    state, wires and constants. `work` counts in the ledger it is given; it reads `arrays`, and what it changes is in
-    those of `changed` and the ledger's. Work that cannot be recorded, or that repeated does not come to the same to
-    the bit, is done as it is written.
+    It is first run in Python without recording, unless it is `warm`: that creates optimizer state, wires and constants.
+    `work` counts in the ledger it is given and reads `arrays`; it changes only the arrays in `changed` and those of the
+    ledger. Work that cannot be recorded, or whose replay does not give the same bits, is run in Python.
     """
 
     def __init__(
@@ -89,14 +89,14 @@ class ReplayedStep:
         self.work, self.changed, self.arrays, self.xp, self.ledger = work, changed, arrays, xp, ledger
         self.compiled, self.warm = compiled, warm
         self.plain = False
-        """Whether it had better be done as it is written."""
+        """Whether it is run in Python from now on."""
         self.unknown = 0
         self.checked: set[int] = set()
         self.once = Ledger()
         self.ways: list[Recording] = []
 
     def __call__(self, epoch: int = 0) -> None:
-        """Do it, in some `epoch`."""
+        """Run it once; `epoch` is the current epoch."""
         ledger = Ledger() if self.ledger is None else self.ledger
         if self.plain or not self.warm:
             with self.xp.unrecorded():
@@ -113,7 +113,7 @@ class ReplayedStep:
         ledger.counts.repeat(self.once.counts)
 
     def _repeat(self) -> bool:
-        """Whether it went one of the ways that are known; nothing has changed if not."""
+        """Replay it; whether one of the recordings fits. If not, nothing has changed."""
         for i, way in enumerate(self.ways):
             if way() is not False:
                 if i:
@@ -150,9 +150,9 @@ class ReplayedStep:
         self.ways.insert(0, way)
 
     def _check(self, ledger: Ledger) -> None:
-        """Do it as it was recorded, then take that back and do it as it is written; keep to the latter if they differ.
+        """Replay it, undo that, and run it in Python; stop replaying if they differ.
 
-        In this order, since what the one left behind somewhere must not serve the other.
+        In this order, so that the replay cannot use results that the run in Python left behind.
         """
         before = self._copies(ledger)
         if not self._repeat():
@@ -169,7 +169,7 @@ class ReplayedStep:
             )
 
     def _as_written(self, ledger: Ledger) -> Ledger:
-        """Do it as it is written; what that counts but ones and toggles."""
+        """Run it in Python; returns what that counts, without ones and toggles."""
         once = _of_one_step(ledger, self.xp.traceable)
         with self.xp.unrecorded():
             self._do(once)
@@ -199,10 +199,10 @@ def _count_in_arrays(ledger: Ledger) -> None:
 
 
 def _of_one_step(ledger: Ledger, seen: Callable[[Array], Array]) -> Ledger:
-    """A ledger for a step that will be repeated: it adds ones and toggles to `ledger`, and counts all else anew.
+    """A ledger for a step that will be replayed: it adds ones and toggles to `ledger`, and counts all else from zero.
 
-    They are added in place, so they must have been counted in arrays before. Its wires are those of `ledger`. Both are
-    what `seen` makes of these arrays, in the same memory.
+    They are added in place, so they must have been counted in arrays before. Its wires are those of `ledger`. `seen`
+    makes views of these arrays, in the same memory.
     """
     traffic = {c: Traffic(0, seen(t.ones), seen(t.toggles), t.invalid) for c, t in ledger.counts.traffic.items()}
     return Ledger(0, wires=ledger.wires.each(seen), counts=Counts(traffic))

@@ -1,8 +1,8 @@
-"""The report of a comparison or of a run: one HTML page, readable without network, on a phone and on paper.
+"""The report of a comparison or of a run: one HTML page, readable offline, on a phone and on paper.
 
 Only files of the folder are read: `summary.json`, and of each run `metrics.jsonl`, `diagnosis.jsonl` and
-`network.safetensors`. Energy and export arrive as numbers in the summary, so nothing here knows a technology or a
-target.
+`network.safetensors`. The summary has energy and export as numbers, so this module does not depend on technologies
+or targets.
 """
 
 import base64
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Told apart by colour-blind readers (Okabe and Ito, Color Universal Design, 2008), less the yellow, faint on white."""
+"""Distinct for colour-blind readers (Okabe and Ito, Color Universal Design, 2008), without yellow, faint on white."""
 MARKERS = "os^DvP*"
 PARTS_OF_DATA = {"test": "Test", "valid": "Validation"}
-"""Parts of the data that `metrics.jsonl` follows over the epochs, and how the page calls them."""
+"""Parts of the data in `metrics.jsonl`, and their names on the page."""
 DIAGNOSED = {
     "angle_degrees": ("Angle between the update and backpropagation's", "°", 1.0),
     "target_lowers_loss": ("Samples whose target lowers the next layer's loss", "%", 100.0),
@@ -36,15 +36,15 @@ DIAGNOSED = {
     "largest_singular_value": ("Largest singular value of I - J_f J_g", "", 1.0),
     "spectral_radius": ("Largest modulus of an eigenvalue of I - J_f J_g", "", 1.0),
 }
-"""What `diagnosis.jsonl` follows that is drawn: title, unit, and how many of the unit make 1."""
+"""Measures of `diagnosis.jsonl` that are drawn: title, unit, and the factor to that unit."""
 LINKS_OF = {"as_trained": "-", "float": "--"}
-"""Links that a diagnosis is made with, and how its curves are drawn."""
+"""Kinds of links in a diagnosis, and the line style of their curves."""
 PARTS = {"link": "#D55E00", "compute": "#7FB3D5", "memory": "#C9CED6"}
 """Parts of the energy in the order they are stacked, with their colours: dark text is readable on each."""
 INK, MUTED = "#1c2430", "#5b6675"
 STYLE = {
     "svg.fonttype": "none",  # text stays text: small, searchable, and in the page's own font
-    "svg.hashsalt": "lowbit-dtp",  # same figure, same ids
+    "svg.hashsalt": "lowbit-dtp",  # the same figure has the same ids
     "text.parse_math": False,
     "text.color": INK,
     "font.size": 9,
@@ -60,7 +60,7 @@ STYLE = {
     "lines.linewidth": 1.8,
     "lines.markersize": 4,
 }
-"""matplotlib's own defaults with these on top, whatever the reader's machine prefers."""
+"""Settings on top of matplotlib's defaults, independent of the user's settings."""
 FILTERS = 40
 """Most first-layer filters that are drawn."""
 THICKEST = 46.0
@@ -79,10 +79,10 @@ def write_report(folder: Path, summary: Summary | None = None) -> Path:
 
 
 def render(folder: Path, summary: Summary | None = None) -> str:
-    """The page for `folder`, of which `summary`, by default its `summary.json`, tells: same files, same text.
+    """The page for `folder`, described by `summary` (default: its `summary.json`). The same files give the same text.
 
-    Raises `StorageError` naming `summary.json` if that is missing or is no summary. A seed without readable metrics,
-    or filters that cannot be drawn, are left out, and the page says so.
+    Raises `StorageError` naming `summary.json` if that is missing or not a summary. A seed without readable metrics,
+    or filters that cannot be drawn, are left out, and the page has a note.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
     from matplotlib import style
@@ -116,7 +116,7 @@ def _page(folder: Path, summary: Summary) -> dict[str, Any]:
     runs = [_read_metrics(folder, row) for row in rows]
     first = next(iter(rows[0].runs))
     filters, no_filters = _filters(folder, rows[0].runs[first], summary.data.image_shape)
-    measure = rows[0].measure  # scores of other measures are not ranked beside it
+    measure = rows[0].measure  # scores of other measures are not ranked
     ranked = {
         "test": [row.test_score.mean if row.measure == measure else math.nan for row in rows],
         "valid": [row.valid_score.mean if row.measure == measure else math.nan for row in rows],
@@ -149,11 +149,11 @@ def _page(folder: Path, summary: Summary) -> dict[str, Any]:
     }
 
 
-# Numbers as people read them
+# Numbers as text
 
 
 def count(value: float) -> str:
-    """A number of things: thousands apart, and a decimal only where it is small and not whole.
+    """A count: thousands separated, and a decimal only where it is small and not whole.
 
     >>> count(16000).replace(chr(0x202F), " "), count(0.22), count(500.0)
     ('16 000', '0.2', '500')
@@ -166,7 +166,7 @@ PERCENT = "\xa0%"
 
 
 def percent(value: float) -> str:
-    """A percentage to two decimals, or what it is instead of a number.
+    """A percentage to two decimals, or "not finite".
 
     >>> percent(2.104), percent(float("nan"))
     ('2.10\\xa0%', 'not finite')
@@ -186,7 +186,7 @@ def shown(value: float, measure: str) -> str:
 
 
 def spread(score: Spread, seeds: int, measure: str = "error_percent") -> str:
-    """Mean and standard deviation of a score over `seeds`; of one seed only the value.
+    """Mean and standard deviation of a score over `seeds`; for one seed only the value.
 
     >>> spread(Spread(2.5, 0.125), 3), spread(Spread(2.5, 0.0), 1)
     ('2.50 ± 0.12\\xa0%', '2.50\\xa0%')
@@ -197,7 +197,7 @@ def spread(score: Spread, seeds: int, measure: str = "error_percent") -> str:
 
 
 def share(value: float) -> str:
-    """A part of 1 as a percentage of two digits.
+    """A fraction as a percentage with two digits.
 
     >>> share(0.0078), share(0.5), share(1e-9)
     ('0.78\\xa0%', '50\\xa0%', 'under 0.01\\xa0%')
@@ -214,7 +214,7 @@ def prefix(value: float) -> tuple[str, float]:
 
 
 def si(value: float, unit: str) -> str:
-    """A quantity to three digits with its SI prefix.
+    """A quantity with three digits and SI prefix.
 
     >>> si(1.2345e-8, "J"), si(9.996e-7, "J"), si(0, "J")
     ('12.3\\xa0nJ', '1.00\\xa0µJ', '0.00\\xa0J')
@@ -224,7 +224,7 @@ def si(value: float, unit: str) -> str:
 
 
 def si_range(low: float, high: float, unit: str) -> str:
-    """A range, both ends in the prefix of the higher.
+    """A range, both ends with the prefix of the higher end.
 
     >>> si_range(8.1e-9, 2e-8, "J")
     '8.10 to 20.0\\xa0nJ'
@@ -246,17 +246,17 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, s
             yield f"{above}{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-# What the numbers say
+# Findings
 
 
 def all_links(summary: Summary) -> list[str]:
-    """The network's links from the inputs on, and then those that a rule brings along."""
+    """The network's links from the inputs up, and then links that a rule adds."""
     own = [f"{link['lower']}-{link['upper']}" for link in summary.network["links"]]
     return list(dict.fromkeys([*own, *(link for row in summary.rows for link in row.links)]))
 
 
 def discrete_links(summary: Summary) -> list[str]:
-    """Links, other than the inputs' (the first), that some rule crosses either way in a format that is not a float."""
+    """Links, other than the first, that carry a format other than a float in some direction with some rule."""
 
     def is_discrete(link: LinkRow) -> bool:
         return any(not (x.format or "float").startswith("float") for x in (link.forward, link.feedback))
@@ -276,7 +276,7 @@ def traffic(row: Row, links: Iterable[str] | None = None) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Which rows have the least of a quantity, and which the least but these; more than one where they tie."""
+    """Rows with the least of a quantity, and rows with the next value; more than one where they tie."""
 
     least: list[int]
     next: list[int]
@@ -284,7 +284,7 @@ class Ranking:
 
 
 def ranking(values: list[float]) -> Ranking:
-    """Rank rows by `values`; what is not finite is neither least nor next.
+    """Rank rows by `values`; values that are not finite are neither least nor next.
 
     >>> ranking([3.0, float("nan"), 2.0, 2.0])
     Ranking(least=[2, 3], next=[0], values=[3.0, nan, 2.0, 2.0])
@@ -308,7 +308,7 @@ def _within_deviation(rows: Sequence[Row], tests: Ranking) -> bool:
 
 
 def _link_shares(rows: Sequence[Row], technologies: Sequence[str]) -> Iterable[tuple[str, str]]:
-    """What links take of the training energy, from the rule of the least to that of the most, by technology."""
+    """Share of links in the training energy, from the least to the largest of the rules, by technology."""
     for name in technologies:
         shares = [part for row in rows if (part := row.links_share.get(name)) is not None]
         if shares:
@@ -316,7 +316,7 @@ def _link_shares(rows: Sequence[Row], technologies: Sequence[str]) -> Iterable[t
 
 
 def _read_metrics(folder: Path, row: Row) -> tuple[list[list[dict[str, Any]]], list[str]]:
-    """Lines of `metrics.jsonl` of each seed that has them, and a note for each that has not."""
+    """Lines of `metrics.jsonl` of each seed that has them, and a note for each seed that does not."""
     found, notes = [], []
     for seed, run in row.runs.items():
         path = folder / run / "metrics.jsonl"
@@ -331,13 +331,13 @@ def _read_metrics(folder: Path, row: Row) -> tuple[list[list[dict[str, Any]]], l
     return found, notes
 
 
-# What is drawn
+# Drawings
 
 
 def _drawings(network: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     """For each row the network as a column of layers, and the arrows between them, all to one scale.
 
-    Links that a rule brings along join layers that are not neighbours; they are listed instead.
+    Links that a rule adds join layers that are not neighbours; they are listed instead.
     """
     layers = [network["input"], *network["layers"]]
     links = [f"{link['lower']}-{link['upper']}" for link in network["links"]]
@@ -417,7 +417,7 @@ def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> 
 
 
 def _diagnoses(folder: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Figures of what was measured of each rule that was diagnosed, with a curve for each layer."""
+    """Figures of the measures of each diagnosed rule, with a curve for each layer."""
     found = []
     for number, row in enumerate(rows):
         lines, notes, figures = [], [], []
@@ -452,7 +452,7 @@ def _read_diagnosis(path: Path) -> list[dict[str, Any]]:
 def _layer_curves(lines: Sequence[Mapping[str, Any]], measure: str, scale: float) -> "list[_Curve]":
     """Mean and deviation over seeds of a `measure` of each layer, over the epochs, with each kind of links.
 
-    Curves of float links that are those of the links in training again are left out.
+    Curves of float links that equal those of the links in training are left out.
     """
     import numpy as np
 
@@ -483,14 +483,14 @@ def _layer_curves(lines: Sequence[Mapping[str, Any]], measure: str, scale: float
 @dataclass(frozen=True)
 class _Curve:
     rule: str
-    """What is written at its end."""
+    """Label at its end."""
     index: int
-    """Of its colour and marker."""
+    """Index of its colour and marker."""
     epochs: list[int]
     mean: "np.ndarray"
     std: "np.ndarray"
     line: str = ""
-    """How it is drawn; "" leaves that to `index`."""
+    """Line style; "" is chosen by `index`."""
 
 
 def _curve_figure(curves: Sequence[_Curve], unit: str = "%") -> "Figure":
@@ -563,12 +563,12 @@ def _colour(index: int) -> str:
 
 
 def _wrapped(rule: str) -> str:
-    """A rule's name, its options on a line of their own, cut where it would push out what it labels."""
+    """A rule's name, with its options on a second line, shortened where it is too long for a label."""
     return "\n".join(part if len(part) <= 20 else part[:19] + "…" for part in rule.replace("@", "\n@").split("\n"))
 
 
 def _apart(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
-    """Places near those `wanted`, in the same order, at which things of such `sizes` do not overlap in 0 to 1.
+    """Positions near those `wanted`, in the same order, at which labels of such `sizes` do not overlap, within 0 to 1.
 
     >>> [round(place, 3) for place in _apart([0.5, 0.5, 1.0], [0.2, 0.2, 0.2])]
     [0.5, 0.7, 0.9]
@@ -627,7 +627,7 @@ def _bar_figure(bars: Sequence[tuple[str, Mapping[str, Range], Range]]) -> "Figu
 
 
 def _plot(figure: "Figure", name: str, title: str, description: str) -> "Markup":
-    """`figure` as an SVG element with a name and a description, and ids that occur nowhere else on the page."""
+    """`figure` as an SVG element with a name and a description, and ids that are unique on the page."""
     from markupsafe import Markup, escape
 
     text = io.StringIO()
@@ -643,7 +643,7 @@ def _plot(figure: "Figure", name: str, title: str, description: str) -> "Markup"
 
 
 def _filters(folder: Path, run: str, image_shape: Sequence[int] | None) -> tuple[dict[str, Any] | None, str]:
-    """A picture of what the first neurons above the inputs weigh, as a PNG in base64; or else why there is none."""
+    """A picture of the weights of the first neurons above the inputs, as a PNG in base64, or the reason for none."""
     import numpy as np
     from matplotlib import colormaps, image
 

@@ -1,12 +1,12 @@
-"""Run folders: experiments are trained into them, on one device or another, and comparisons are read from them.
+"""Run folders: training writes them, and comparisons read them.
 
 A run folder holds `experiment.toml`, `metrics.jsonl` and `checkpoint.safetensors`; when the run is finished, also
 `network.safetensors`, `ledger.json` and `run.json`. If the rule is diagnosed, there is `diagnosis.jsonl`, too. A
-comparison holds `summary.json` and a run folder for each rule and seed. A process that trains locks `.lock`.
+comparison holds `summary.json` and a run folder for each rule and seed. A training process locks `.lock`.
 
-The checkpoint of a finished run is kept, so that the run can go on to more epochs. It holds the network and the state
-of the optimizer (with RMSprop it is four times as large as `network.safetensors`). Nothing else reads it: delete it to
-save space, and the run can no longer go on.
+The checkpoint of a finished run is kept, so that the run can continue for more epochs. It holds the network and the
+state of the optimizer (with RMSprop it is four times as large as `network.safetensors`). Nothing else reads it: delete
+it to save space; the run can then not continue.
 """
 
 import json
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from .optimizers import Optimizer
 
 CHECKPOINT_SECONDS = 30.0
-"""Most seconds of training that a sudden stop can lose."""
+"""Most seconds of training that are lost when the process is killed."""
 _PAUSE = 20
-"""How many times as long as saving an ensemble takes, it is trained before it is saved again."""
+"""An ensemble is trained this many times as long as saving it takes before it is saved again."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,16 @@ class Evaluation:
 
     epoch: int
     train_loss: float | None
-    """Mean loss over the epoch, as the network was at each step; None of a rule without a loss."""
+    """Mean loss over the steps of the epoch; None for a rule without a loss."""
     valid_score: float
     test_score: float
     seconds: float
-    """Spent training in that epoch."""
+    """Seconds of training in that epoch."""
     up_bits: float
-    """Sent up over all links since the run began."""
+    """Bits sent up over all links since the run began."""
     down_bits: float
     measure: str = "error_percent"
-    """What the scores are: one of `tasks.MEASURES`. In a file they go by its name, `test_error_percent` say."""
+    """Measure of the scores, one of `tasks.MEASURES`. Files use its name: `test_error_percent`, for example."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers by name."""
@@ -80,13 +80,15 @@ def run(
     on_step: Callable[[int], None] = lambda step: None,
     on_evaluation: Callable[[Evaluation], None] = lambda evaluation: None,
 ) -> None:
-    """Train as `experiment` says into `folder`, going on from its checkpoint if it has one.
+    """Train `experiment` into `folder`, continuing from its checkpoint if it has one.
 
-    Stopped at any context, a second call ends as an uninterrupted one would have, bit for bit; on another `device`, to
-    rounding. A finished run is left as it is, or goes on if `experiment` has more epochs, as if it had had them from
-    the start. With `diagnose`, the rule is diagnosed after each epoch, which changes no number of the run: see
-    `diagnosis`. Raises ExperimentError if the folder holds another experiment or has done more epochs, LockedError if
-    another process trains into it, and DeviceError if the device cannot be used or is too small.
+    If it is stopped at any point, a second call gives the same result as an uninterrupted run, bit for bit; on another
+    `device`, up to rounding. A finished run is not changed, or continues if `experiment` has more epochs, with the same
+    result as if it had had them from the start. With `diagnose`, the rule is diagnosed after each epoch, which changes
+    no number of the run: see `diagnosis`.
+
+    Raises ExperimentError if the folder holds another experiment or has done more epochs, LockedError if another
+    process trains into it, and DeviceError if the device cannot be used or is too small.
     """
     run_ensemble(
         [experiment], [folder], data, device=device, diagnose=diagnose, on_step=on_step,
@@ -104,10 +106,10 @@ def run_ensemble(
     on_step: Callable[[int], None] = lambda step: None,
     on_evaluation: Callable[[int, Evaluation], None] = lambda index, evaluation: None,
 ) -> None:
-    """`run` for experiments that differ in their seeds alone, in batched products where `device` is not NumPy's.
+    """`run` for experiments that differ only in their seeds, in batched products where `device` is not NumPy's.
 
-    Each ends as it would alone, to rounding. Those that were stopped at different steps go on apart. `on_evaluation` is
-    told which it is about.
+    Each has the same result as a separate run, up to rounding. Runs that were stopped at different steps continue
+    separately. `on_evaluation` gets the index of the run.
     """
     from .backends.devices import usable
 
@@ -133,20 +135,20 @@ def run_ensemble(
 
 @dataclass
 class _Member:
-    """A run that is under way."""
+    """A run that is not finished."""
 
     index: int
     experiment: Experiment
     folder: Path
     run: "Run"
     lines: list[str]
-    """Of `metrics.jsonl`."""
+    """Lines of `metrics.jsonl`."""
     diagnoses: list[str]
     """Lines of `diagnosis.jsonl`."""
     seconds: float
-    """Spent on the present epoch."""
+    """Seconds spent on the present epoch."""
     parts: list[dict[str, Any]]
-    """On which device the run went how far, one after the other."""
+    """Devices of the run, in order, and the step reached on each."""
     saved_step: int | None = None
     """Step of the checkpoint in the folder."""
 
@@ -154,9 +156,9 @@ class _Member:
     def begun(
         cls, index: int, experiment: Experiment, folder: Path, net: "Network", optimizer: "Optimizer"
     ) -> "_Member":
-        """The run as it was left in `folder`, which is locked, or a new one.
+        """The run as stored in `folder`, which is locked, or a new one.
 
-        ExperimentError if it has gone further than `experiment`, or cannot go on.
+        ExperimentError if it has more epochs than `experiment`, or cannot continue.
         """
         from . import checkpoint
         from .ensemble import Run
@@ -170,7 +172,7 @@ class _Member:
             saved_step = progress.step
         elif (folder / "run.json").exists():
             raise ExperimentError(
-                f"{folder}: is finished and has no checkpoint.safetensors to go on from; "
+                f"{folder}: is finished and has no checkpoint.safetensors to continue from; "
                 f"train {experiment.epochs} epochs in another folder, or remove this one"
             )
         if (progress.epoch, progress.phase, progress.minibatch) > (experiment.epochs, 0, 0):
@@ -179,7 +181,7 @@ class _Member:
                 f"{folder}: has done {progress.epoch} epochs{begun}, more than {experiment.epochs}; "
                 "give as many or more, or choose another folder"
             )
-        (folder / "run.json").unlink(missing_ok=True)  # before the epochs change: it is of the old ones
+        (folder / "run.json").unlink(missing_ok=True)  # before the epochs change: it belongs to the old ones
         _write_experiment(folder, experiment)
         lines, diagnoses = notes.get("lines", []), notes.get("diagnoses", [])
         write_text(folder / "metrics.jsonl", "".join(f"{line}\n" for line in lines))
@@ -191,7 +193,7 @@ class _Member:
         )  # fmt: skip
 
     def goes_on(self, device: str, members: int) -> None:
-        """Note that the run goes on on `device`, as one of `members`."""
+        """Note that the run continues on `device`, as one of `members`."""
         part = {"device": device, "members": members}
         if not self.parts or part != {key: self.parts[-1][key] for key in part}:
             self.parts.append(part | {"to_step": self.run.progress.step})
@@ -199,7 +201,7 @@ class _Member:
     def evaluated(self, evaluation: Evaluation) -> None:
         """Note the state after an epoch."""
         self.seconds = 0.0
-        # JSON has no NaN, which the loss may be
+        # the loss may be NaN, which JSON does not have
         self.lines.append(json.dumps({key: x if x == x else None for key, x in evaluation.as_dict().items()}))
         append_text(self.folder / "metrics.jsonl", self.lines[-1] + "\n")
 
@@ -209,7 +211,7 @@ class _Member:
         append_text(self.folder / "diagnosis.jsonl", self.diagnoses[-1] + "\n")
 
     def save(self, run: "Run") -> None:
-        """Write a checkpoint: `run` is where it stands."""
+        """Write a checkpoint of `run`."""
         from . import checkpoint
 
         self.parts[-1]["to_step"] = run.progress.step
@@ -220,12 +222,12 @@ class _Member:
         self.saved_step = run.progress.step
 
     def finish(self, run: "Run", results: dict[str, Any], inference: "Network", testing: Ledger) -> None:
-        """Write all that a finished run leaves."""
+        """Write the files of a finished run."""
         if self.saved_step != run.progress.step:
             self.save(run)
         self.parts[-1]["to_step"] = run.progress.step
         results |= {
-            # of the first epoch, compiling kernels may be the larger part
+            # the first epoch may include the time to compile kernels
             "seconds_per_epoch": _median([json.loads(line)["seconds"] for line in self.lines]),
             "parts": self.parts,
         }
@@ -242,7 +244,7 @@ def _train(
     on_step: Callable[[int], None],
     on_evaluation: Callable[[int, Evaluation], None],
 ) -> None:
-    """Train `members` to the end, as one."""
+    """Train `members` to the end, in one batch."""
     from .backends import backend_of
     from .backends.devices import described
     from .diagnosis import diagnose
@@ -312,7 +314,7 @@ def _train(
 
 
 def _lacks_memory(members: list[_Member], data: "DataSet", device: str, *told: Any) -> bool:
-    """`_train`, and whether that took more memory than the device has. All of it is free again then."""
+    """Run `_train`; whether it needed more memory than the device has, which is free again then."""
     from .backends.devices import is_out_of_memory
 
     try:
@@ -325,7 +327,7 @@ def _lacks_memory(members: list[_Member], data: "DataSet", device: str, *told: A
 
 
 def _too_large(members: list[_Member], data: "DataSet", device: str) -> Exception:
-    """What is to be said of an ensemble for which a device has no memory."""
+    """The error for an ensemble that does not fit in the memory of a device."""
     from .backends.devices import DeviceError, free_bytes
     from .ensemble import member_bytes
 
@@ -341,7 +343,7 @@ def _too_large(members: list[_Member], data: "DataSet", device: str) -> Exceptio
 
 
 def _is_finished(folder: Path, experiment: Experiment) -> bool:
-    """Whether the run that `folder` holds is finished and has all epochs. ExperimentError if it is of another kind."""
+    """Whether the run in `folder` is finished and has all epochs. ExperimentError if it is another experiment."""
     if not (folder / "experiment.toml").exists():
         return False
     there, here = vars(Experiment.load(folder / "experiment.toml")), vars(experiment)
@@ -363,16 +365,16 @@ def _is_finished(folder: Path, experiment: Experiment) -> bool:
 
 
 def _write_experiment(folder: Path, experiment: Experiment) -> None:
-    """Write `experiment.toml`, unless it is there and says the same, perhaps in other words."""
+    """Write `experiment.toml`, unless it is there and describes the same experiment."""
     path = folder / "experiment.toml"
     if not path.exists() or Experiment.load(path) != experiment:
         write_text(path, experiment.as_toml())
 
 
 def run_folders(folder: Path, rule: str | None = None, seed: int | None = None) -> list[tuple[str, int, Path]]:
-    """Finished runs in `folder`, itself a run or a comparison, with rule and seed; those of `rule` and `seed` alone.
+    """Finished runs in `folder`, a run or a comparison, with rule and seed; only those of `rule` and `seed` if given.
 
-    Raises StorageError if there is none, or one is from a newer version.
+    Raises StorageError if there are none, or one is from a newer version.
     """
     folder = Path(folder)
     if (folder / "network.safetensors").exists():
@@ -439,14 +441,14 @@ def summary_row(rule: str, folder: Path, runs: Mapping[int, str], where: str = "
 
 
 def _devices(parts: Sequence[Mapping[str, Any]]) -> str:
-    """On which device a run went how far, in words."""
+    """Devices of a run and the step reached on each, as text."""
     names = [part["device"] + (f", {part['members']} at a time" if part["members"] > 1 else "") for part in parts]
     ends = [f" to step {part['to_step']}" for part in parts] if len(parts) > 1 else [""]
     return ", then ".join(name + end for name, end in zip(names, ends, strict=True))
 
 
 def provenance() -> dict[str, Any]:
-    """Command, versions, commit and machine: what it takes to repeat a run."""
+    """Command, versions, commit and machine, to repeat a run."""
     return {"command": command(), "versions": versions(), "commit": commit(), "machine": _machine()}
 
 
@@ -457,7 +459,7 @@ def command() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of this program and of what its numbers depend on."""
+    """Versions of this program and of the packages that its numbers depend on."""
     from .version import __version__
 
     found = {"lowbit-dtp": __version__, "python": platform.python_version()}
@@ -483,7 +485,7 @@ def commit() -> str | None:
 
 
 def _machine() -> str:
-    """Kind of machine, and the most memory that the process has held on it so far."""
+    """Kind of machine, and the peak memory of the process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return (
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs; at most {peak / 1e6:.0f} MB of memory used"

@@ -1,8 +1,8 @@
-"""Learning-rate schedules: what the learning rates are multiplied by in each epoch.
+"""Learning-rate schedules: the factor of the learning rates in each epoch.
 
 A schedule is written as its name and its arguments, `cosine(100)`, and a product of schedules as
-`warmup(5)*cosine(100)`. It depends on the number of completed epochs alone, so a run that was stopped goes on as it
-would have, and a step that is recorded reads the factor from an array.
+`warmup(5)*cosine(100)`. It depends only on the number of completed epochs, so a stopped run continues unchanged, and a
+recorded step reads the factor from an array.
 
     >>> schedule = parse("warmup(2)*step(3,0.5)")
     >>> [schedule.factor(epoch) for epoch in range(7)]
@@ -27,7 +27,7 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The learning rates as they are."""
+    """Constant learning rates."""
 
     def factor(self, epoch: int) -> float:
         return 1.0
@@ -63,7 +63,7 @@ class Exponential(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """From 1 down half a period of a cosine to `least`, after `epochs` epochs (Loshchilov and Hutter, 2017, eq. 5)."""
+    """Half a period of a cosine, from 1 down to `least` after `epochs` epochs (Loshchilov and Hutter, 2017, eq. 5)."""
 
     epochs: int
     least: float = 0.0
@@ -78,7 +78,7 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Warmup(Schedule):
-    """Up in equal steps, to 1 in the last of the first `epochs` epochs."""
+    """Equal steps up, to 1 in the last of the first `epochs` epochs."""
 
     epochs: int
 
@@ -91,7 +91,7 @@ class Warmup(Schedule):
 
 @dataclass(frozen=True)
 class Product(Schedule):
-    """Several schedules at a time."""
+    """The product of several schedules."""
 
     schedules: tuple[Schedule, ...]
 
@@ -110,7 +110,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
 
 
 def parse(text: str) -> Schedule:
-    """The schedule that `text` spells. Raises ValueError, saying what would be right."""
+    """The schedule that `text` spells. Raises ValueError, which gives the valid spellings."""
     parts = tuple(_parse_one(part.strip()) for part in str(text).split("*"))
     return parts[0] if len(parts) == 1 else Product(parts)
 

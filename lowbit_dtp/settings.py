@@ -1,4 +1,4 @@
-"""Checks what was read from a file against the types that are declared for it."""
+"""Checks values read from a file against their declared types."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
@@ -11,7 +11,7 @@ _MANY = {bool: "truth values", int: "whole numbers", float: "numbers", str: "tex
 
 
 def check(where: str, value: Any, hint: Any) -> None:
-    """Raise ValueError, naming the part that is not right, unless `value` is of the type `hint`.
+    """Raise ValueError, naming the wrong part, unless `value` is of the type `hint`.
 
     `hint` is a type as it is annotated: int, float, str, bool, None, unions, lists, sequences, tuples and dicts of
     them. A dict of hints stands for a table that has all these keys, but for those written `"key?"`, which it may have;
@@ -35,10 +35,10 @@ def check(where: str, value: Any, hint: Any) -> None:
 
 
 def hints(kind: type, *, required: bool = False) -> dict[str, Any]:
-    """Type of each field of the dataclass `kind`; of those alone that have no default, if `required`."""
+    """Type of each field of the dataclass `kind`; with `required`, only of fields that have no default."""
     try:
         known = get_type_hints(kind)
-    except NameError:  # names that are imported for type checkers alone
+    except NameError:  # names that are imported only for type checkers
         known = {}
     chosen = [f for f in fields(kind) if f.init and not (required and (f.default, f.default_factory) != (MISSING,) * 2)]
     return {f.name: known.get(f.name, Any) for f in chosen}

@@ -1,4 +1,4 @@
-"""The steps of a training run: each done as it is written, or recorded and repeated without Python.
+"""The steps of a training run: each run in Python, or recorded and replayed without Python.
 
 Nothing waits for a device before the end of an epoch.
 """
@@ -22,22 +22,22 @@ from .rules.rule import StepContext
 from .tasks import Task
 
 MODES = {
-    "plain": "every step as it is written, in Python",
-    "recorded": "each kind of step written down once and repeated, as one call of machine code, or of a GPU",
-    "compiled": "the same, its operations fused by torch.compile, which takes a while; for tensors",
+    "plain": "every step in Python",
+    "recorded": "each kind of step recorded once and replayed, as one call of machine code, or of a GPU",
+    "compiled": "as recorded, with operations fused by torch.compile, which takes a while; for tensors",
     "auto": "recorded, or compiled if a run on a GPU is long; plain for few steps, NumPy ensembles, tensors on a CPU",
 }
-"""Ways to do the same steps."""
+"""Modes that run the same steps."""
 
 
 @dataclass
 class Progress:
-    """How far a run has come: what, beside network and optimizer, it takes to go on."""
+    """Progress of a run: what is needed, besides network and optimizer, to continue it."""
 
     epoch: int = 0
     """Epochs completed."""
     phase: int = 0
-    """Which of the rule's passes over the data the current epoch is in."""
+    """Index of the rule's pass over the data in the current epoch."""
     minibatch: int = 0
     """Minibatches done in that pass."""
     step: int = 0
@@ -50,7 +50,7 @@ class Progress:
 
 
 def chosen_mode(mode: str, net: Network, steps: int) -> str:
-    """What `auto` is for a run of so many steps. Raises ValueError if the arrays of `net` have no such mode."""
+    """`mode`, or what `auto` chooses for so many steps. Raises ValueError if the arrays of `net` have no such mode."""
     choose("mode", mode, MODES)
     like = net.layers[0].weight
     modes = backend_of(like).modes(like)
@@ -61,7 +61,7 @@ def chosen_mode(mode: str, net: Network, steps: int) -> str:
 
 
 class Subject(NamedTuple):
-    """What is trained, on what, and where the losses of an epoch are summed."""
+    """The network that is trained, the samples, and the sum of the losses of an epoch."""
 
     net: Network
     samples: Samples
@@ -70,7 +70,7 @@ class Subject(NamedTuple):
 
 @dataclass(frozen=True)
 class Training:
-    """What is to be learned, and how."""
+    """The rule, the task and the settings of a training."""
 
     rule: LearningRule
     optimizer: Optimizer
@@ -94,7 +94,7 @@ class Training:
 
 
 class PlainSteps:
-    """The steps of a run, each done as it is written."""
+    """The steps of a run, each in Python."""
 
     def __init__(self, net: Network, samples: Samples, training: Training, progress: Progress) -> None:
         self.training, self.progress = training, progress
@@ -112,7 +112,7 @@ class PlainSteps:
 
     @property
     def start(self) -> int:
-        """Place of the next sample in the order of this pass."""
+        """Index of the next sample in the order of this pass."""
         return self.progress.minibatch * self.training.batch
 
     def begin(self, sweep: int) -> np.ndarray:
@@ -137,7 +137,7 @@ class PlainSteps:
 
 
 class RecordedSteps(PlainSteps):
-    """The steps of a run, each kind recorded once it has been taken `patience` times, and repeated from then on."""
+    """The steps of a run, each kind recorded after `patience` steps, and replayed from then on."""
 
     def __init__(
         self,
@@ -159,12 +159,12 @@ class RecordedSteps(PlainSteps):
         self.loop = LoopState(lambda x: seen(self.moved(x)))
         self.loop_is_current = True
         self.gives_up = False
-        """Whether steps are better done as they are written."""
+        """Whether steps are run in Python from now on."""
         self.rate_factor = seen(self.moved(np.ones(())))
         self._bind()
 
     def _bind(self) -> None:
-        """Take parameters and settings as they are now, for steps that are recorded with them."""
+        """Note the present parameters and settings, with which steps are recorded."""
         net, optimizer = self.given.net, self.training.optimizer
         self.bound = [(held, key, held[key]) for layer in net.layers for _, held, key in layer.slots()]
         self.settings = tuple(vars(optimizer).values())
@@ -174,7 +174,7 @@ class RecordedSteps(PlainSteps):
         self.rate_factor[...] = optimizer.rate_factor(self.progress.epoch)
 
     def _is_bound(self) -> bool:
-        """Whether no one has put other arrays in the place of parameters, or changed the optimizer's settings."""
+        """Whether parameters are still the same arrays, and the optimizer's settings the same."""
         if self.settings != tuple(vars(self.training.optimizer).values()):
             return False
         return all(held[key] is x for held, key, x in self.bound)
@@ -211,7 +211,7 @@ class RecordedSteps(PlainSteps):
         return None if loss is None else loss[()]
 
     def take_in_place(self, kind: tuple[str, int], ledger: Ledger) -> None:
-        """A step that finds all that it depends on in arrays, and leaves its loss in one."""
+        """A step that reads everything it depends on from arrays, and writes its loss to one."""
         (phase, rows), loop, training = kind, self.loop, self.training
         context = StepContext(loop.epoch, phase, RandomStream(training.seed, loop.step), training.task)
         factor = 1.0 if training.optimizer.schedule is None else self.rate_factor

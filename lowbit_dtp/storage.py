@@ -1,6 +1,6 @@
-"""Files that are whole or not there: atomic writes, locks, and JSON and tensor files that carry a format version.
+"""Atomic writes, locks, and JSON and tensor files with a format version.
 
-The run folder is the seam between the packages, so all three read and write it through this module.
+The three packages exchange data through the run folder, and read and write it through this module.
 """
 
 import errno
@@ -37,11 +37,11 @@ NETWORK = {
     ],
     "links": [{"lower": str, "upper": str, "forward": str, "feedback": str, "label?": str}],
 }
-"""What the header of a network file says; what ends in "?" is not in files of format version 1."""
+"""Keys in the header of a network file; those that end in "?" are not in files of format version 1."""
 
 
 class StorageError(ValueError):
-    """A file is missing, broken, or from a newer version; the message names it and says what would be right."""
+    """A file is missing, broken, or from a newer version; the message names it and what would be right."""
 
 
 class LockedError(ValueError):
@@ -70,14 +70,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Write `text` at the end of `path`, as UTF-8. OSError names `path`; a part of `text` may be there then."""
+    """Write `text` at the end of `path`, as UTF-8. OSError names `path`; a part of `text` may then be there."""
     with _naming(Path(path)), Path(path).open("a") as file:
         file.write(text)
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Let an OSError name `path`: one of a write names no file, and one of a temporary file names that."""
+    """Let an OSError name `path`: write errors name no file, and those of temporary files name another."""
     try:
         yield
     except OSError as error:
@@ -90,7 +90,7 @@ def _naming(path: Path) -> Iterator[None]:
 def locked(folder: Path, lock: Path | None = None) -> Iterator[None]:
     """Within, no other process holds the lock of `folder`: the file `lock`, by default one in `folder`.
 
-    The lock goes with the process that holds it, whichever way it ends. Raises LockedError naming folder and process
+    The lock ends with the process that holds it, however that ends. Raises LockedError naming folder and process
     if another one holds it.
     """
     path = Path(lock or Path(folder) / LOCK)
@@ -100,7 +100,7 @@ def locked(folder: Path, lock: Path | None = None) -> Iterator[None]:
     if handle is None:
         try:
             holder = path.read_text().strip()
-        except OSError:  # which has let go in the meantime
+        except OSError:  # the other process has released it in the meantime
             holder = ""
         raise LockedError(
             f"{folder}: {f'process {holder}' if holder else 'another process'} is writing to this folder; "
@@ -109,7 +109,7 @@ def locked(folder: Path, lock: Path | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is locked: who waits for it sees that it has gone
+        path.unlink(missing_ok=True)  # while it is locked, so that a waiting process sees that it is gone
         os.close(handle)
 
 
@@ -157,7 +157,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote. Raises `StorageError` naming `path` if it cannot be that."""
+    """The content of a file by `write_json`. Raises `StorageError` naming `path` if it is not one."""
     try:
         content = json.loads(Path(path).read_text())
     except FileNotFoundError:
@@ -180,7 +180,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], description: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arrays and description that `write_tensors` wrote. Raises `StorageError` naming `path` if it cannot be that."""
+    """Arrays and description in a file by `write_tensors`. Raises `StorageError` naming `path` if it is not one."""
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).exists():
@@ -204,7 +204,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def read_network(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arrays and description of a network file. Raises `StorageError` naming `path` and the part that is not right."""
+    """Arrays and description of a network file. Raises `StorageError` naming `path` and the wrong part."""
     tensors, description = read_tensors(path)
     try:
         check("", description, NETWORK)

@@ -1,6 +1,6 @@
-"""The summary of a comparison: a row for each rule, what crossed each link, and what it takes to repeat it.
+"""The summary of a comparison: a row for each rule, the traffic on each link, and what is needed to repeat it.
 
-`summary.json`, the report and `compare` share this schema. Files of version 0.1.0 are read under today's names.
+`summary.json`, the report and `compare` share this schema. Files of version 0.1.0 are read with today's names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _DIRECTIONS = {Direction.FORWARD: "up", Direction.FEEDBACK: "down"}
 
 
 def _made(kind: type[T], content: Mapping[str, Any]) -> T:
-    """A `kind`, a dataclass, of `content`. KeyError if a field is missing; what is no field is left out."""
+    """An instance of the dataclass `kind` from `content`. KeyError if a field is missing; other keys are ignored."""
     known = fields(kind)  # type: ignore[arg-type]
     needed = [x.name for x in known if x.default is MISSING and x.default_factory is MISSING]
     for name in needed:
@@ -29,7 +29,7 @@ def _made(kind: type[T], content: Mapping[str, Any]) -> T:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation over seeds; 0 of a single one."""
+    """Mean and sample standard deviation over seeds; the latter is 0 for a single seed."""
 
     mean: float
     std: float
@@ -51,7 +51,7 @@ class Range:
 
 @dataclass(frozen=True)
 class LinkDirection:
-    """What crosses a link in one direction: mean counts of a training sample and of an inference."""
+    """Traffic on a link in one direction: mean counts of a training sample and of an inference."""
 
     format: str | None
     """Format in training, or in inference if training sends nothing; several are joined by commas, None if none."""
@@ -64,7 +64,7 @@ class LinkDirection:
 
     @classmethod
     def of(cls, link: str, direction: Direction, training: Ledger, inference: Ledger) -> "LinkDirection":
-        """What the ledgers counted. A ledger without samples counts nothing."""
+        """The counts in two ledgers; zeros for a ledger without samples."""
         crossed = [m for ledger in (training, inference) for m, _ in ledger.message_types(link, direction)]
         in_training = [m for m, _ in training.message_types(link, direction)]
         count = (link, direction, None, "sample")
@@ -81,16 +81,16 @@ class LinkDirection:
 
 @dataclass(frozen=True)
 class LinkRow:
-    """What crosses a link in each direction."""
+    """Traffic on a link in each direction."""
 
     width: int
-    """Codes of its first kind of message."""
+    """Codes in its first type of message."""
     forward: LinkDirection
     feedback: LinkDirection
 
     @classmethod
     def of(cls, link: str, training: Ledger, inference: Ledger) -> "LinkRow":
-        """What the ledgers counted on `link`."""
+        """The counts of `link` in two ledgers."""
         widths = [m.width for ledger in (training, inference) for m, _ in ledger.message_types(link)]
         directions = [LinkDirection.of(link, direction, training, inference) for direction in _DIRECTIONS]
         return cls(widths[0], *directions)
@@ -103,7 +103,7 @@ class LinkRow:
 
 
 def link_rows(training: Ledger, inference: Ledger) -> dict[str, LinkRow]:
-    """A row for each link that either ledger knows, those that a rule brings along included."""
+    """A row for each link in either ledger, including links that a rule adds."""
     links = dict.fromkeys([*training.links(), *inference.links()])
     return {link: LinkRow.of(link, training, inference) for link in links}
 
@@ -117,7 +117,7 @@ def _flat_direction(content: Mapping[str, Any], direction: Direction) -> dict[st
 
 @dataclass(frozen=True)
 class Row:
-    """What one rule came to, over all its seeds."""
+    """Results of one rule, over all its seeds."""
 
     rule: str
     folder: str
@@ -139,11 +139,11 @@ class Row:
     energy_parts: dict[str, dict[str, dict[str, Range]]] = field(default_factory=dict)
     """By technology, use (`training` or `inference`) and part (`link`, `compute` or `memory`)."""
     links_share: dict[str, float | None] = field(default_factory=dict)
-    """What links take of the joules of a training sample, by technology; None if these are none."""
+    """Share of links in the joules of a training sample, by technology; None if there are none."""
     break_even_gradient_bits: dict[str, float] = field(default_factory=dict)
     """Gradient width at which straight-through sends as many bits, by link that carries targets."""
     measure: str = "error_percent"
-    """What the scores are: one of `tasks.MEASURES`."""
+    """Measure of the scores, one of `tasks.MEASURES`."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name."""
@@ -188,7 +188,7 @@ class DataRow:
     def from_dict(cls, content: Mapping[str, Any]) -> "DataRow":
         """The inverse of `asdict`."""
         content = dict(content)
-        if "pixel_format" in content:  # as version 0.1.0 has it
+        if "pixel_format" in content:  # in files of version 0.1.0
             content["input_format"] = content.pop("pixel_format")
         return _made(cls, content)
 
@@ -206,18 +206,18 @@ class ExportRow:
     folder: str
     files: int
     verify: str
-    """`passed`, or why not."""
+    """`passed`, or the reason why not."""
     accumulator_bits: dict[str, int] = field(default_factory=dict)
     """By layer."""
     test_error_percent_float: float | None = None
     test_error_percent_integer: float | None = None
     agreement_percent: float | None = None
-    """Test samples that both put in the same class."""
+    """Percentage of test samples that both networks put in the same class."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A comparison, or a single run as the only row of one."""
+    """A comparison, or a single run as its only row."""
 
     rows: tuple[Row, ...]
     network: dict[str, Any]

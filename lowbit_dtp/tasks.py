@@ -1,4 +1,4 @@
-"""Tasks: what a network is to make of its inputs, the loss by which it learns that, and how it is scored."""
+"""Tasks: the outputs that a network should learn, the loss, and the score."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from .links import Signal
 
 
 class Task(ABC):
-    """What the outputs should be for each sample, and how far from it they are."""
+    """The desired outputs for each sample, the loss, and the distance from them."""
 
     name: ClassVar[str]
     measure: ClassVar[str]
-    """What a score is called: `error_percent`, say. Less is better."""
+    """Name of the score, for example `error_percent`. Lower is better."""
     scale: ClassVar[float] = 1.0
-    """What a mean over samples is multiplied by to make a score."""
+    """Factor from a mean over samples to a score."""
     counts: ClassVar[bool] = False
-    """Whether samples are counted: the sum of scores is a whole number then."""
+    """Whether the distance counts samples, so that its sum is a whole number."""
 
     def target(self, inputs: Array | Signal, labels: Array) -> Array:
-        """What the output layer is given to learn from: of a minibatch's inputs and labels, the latter."""
+        """What the output layer learns from, for the inputs and labels of a minibatch: by default, the labels."""
         return labels
 
     def desired_output(self, target: Array, output: Array) -> Array:
-        """The output for which the loss is least, in the shape and type of `output`: of a `target`, itself."""
+        """The output with the least loss, in the shape and type of `output`: by default, `target` itself."""
         return target
 
     @abstractmethod
@@ -38,12 +38,12 @@ class Task(ABC):
 
     @abstractmethod
     def distance(self, output: Array, target: Array) -> Array:
-        """Sum over the batch of how far each output is from its target: [] or [members]."""
+        """Sum over the batch of the distance of each output from its target: [] or [members]."""
 
 
 @dataclass(frozen=True)
 class Classify(Task):
-    """One output neuron for each class; the largest output is the answer. Labels are whole numbers [..., batch].
+    """One output neuron for each class; the largest output decides. Labels are whole numbers [..., batch].
 
     The loss is the negative log-likelihood of the label, softmax over linear outputs.
     """
@@ -64,7 +64,7 @@ class Classify(Task):
 
 
 class _Regress(Task):
-    """Outputs that should come close to given numbers: squared error, summed over neurons."""
+    """Outputs that should be close to given numbers: squared error, summed over neurons."""
 
     measure: ClassVar[str] = "squared_error"
 
@@ -85,7 +85,7 @@ class Associate(_Regress):
 
 @dataclass(frozen=True)
 class Reconstruct(_Regress):
-    """The inputs themselves. The output layer is taken to be where the inputs come from, so it knows them."""
+    """Outputs that should equal the inputs. The output layer is taken to be at their source, so it has them."""
 
     name: ClassVar[str] = "reconstruct"
 
@@ -95,7 +95,7 @@ class Reconstruct(_Regress):
 
 @dataclass(frozen=True)
 class Quantize(Reconstruct):
-    """A code vector for each input: the outputs are the vector of the neuron that wins. Scored as `Reconstruct` is."""
+    """A code vector for each input: the outputs are the vector of the winning neuron. Scored like `Reconstruct`."""
 
     name: ClassVar[str] = "quantize"
 
@@ -105,9 +105,9 @@ TASKS: dict[str, Task] = {task.name: task for task in (Classify(), Associate(), 
 
 
 MEASURES = {"error_percent": "error", "squared_error": "squared error"}
-"""What each measure is called in text. One whose name ends in `percent` is given in percent."""
+"""Name of each score in text. A score whose name ends in `percent` is in percent."""
 
 
 def score(task: Task, total: Any, samples: Any) -> Any:
-    """The score of which `total` is the sum of distances over `samples`."""
+    """The score for `total`, the sum of distances over `samples`."""
     return task.scale * total / samples

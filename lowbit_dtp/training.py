@@ -1,6 +1,6 @@
-"""Training: a generator of steps, and the test of what came out. An ensemble is trained as one network is.
+"""Training: a generator of steps, and the evaluation of a network. An ensemble is trained like a single network.
 
-`steps` says how each step is done.
+The module `steps` runs each step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,11 +32,11 @@ class Trained:
     epoch: int
     phase: str
     loss: Array | None
-    """Mean loss of the minibatch, if the phase comes to it. The next step may write over it."""
+    """Mean loss of the minibatch, if the phase computes it. The next step may overwrite it."""
     epoch_ends: bool
     """Whether this was the last step of an epoch."""
     epoch_loss: Array | None
-    """At the end of an epoch, the mean over its minibatches, as the network was at each; None if there was no loss."""
+    """At the end of an epoch, the mean loss over its minibatches, during training; None if there was no loss."""
 
 
 def fit(
@@ -53,14 +53,14 @@ def fit(
 ) -> Iterator[Trained]:
     """Train `net` on `samples` by `rule`, yielding after each step.
 
-    `net`, `optimizer` and `progress` change as it goes, so the caller may evaluate, log, save or stop at any step; with
-    all three as they were, it goes on where it stopped. Everything that crosses a link or is computed is counted in
-    `progress.ledger`. `net.links` are as built; the rule makes of them what it trains with.
+    `net`, `optimizer` and `progress` are changed in place, so the caller may evaluate, log, save or stop at any step;
+    called again with all three, it continues where it stopped. Everything that crosses a link or is computed is counted
+    in `progress.ledger`. `net.links` are as built; the rule derives its training links from them.
 
     An ensemble takes a sequence of seeds, one for each member, and `samples` once, for all. Network and samples are on
-    the same device. `mode` is one of `MODES`, `task` what is learned: by default, the first of the tasks of the rule.
+    the same device. `mode` is one of `MODES`; `task` is by default the first of the tasks of the rule.
 
-    Raises ValueError if the rule does not learn the task, or lacks what it needs.
+    Raises ValueError if the rule cannot learn the task, or the network lacks what the rule needs.
     """
     progress = Progress() if progress is None else progress
     if batch < 1:
@@ -109,10 +109,10 @@ def fit(
 
 
 class Evaluator:
-    """The test of a network on samples, as often as one likes; on a device that records, written down once for all.
+    """Evaluates a network on samples, repeatedly; on a device that records, the evaluation is recorded once.
 
-    `net` may be trained in the meantime; its links stay as they are. It is used as `rule` says; without one, in a
-    forward pass.
+    `net` may be trained between calls; its links must not change. Its outputs are those of `rule.infer`, or without a
+    rule, of a forward pass.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Evaluator:
         self._repeated: dict[int, ReplayedStep] = {}
 
     def __call__(self, ledger: Ledger | None = None) -> Any:
-        """The task's score: of classes, the share of samples in the wrong one, in percent. A number, or [members].
+        """The score of the task; for classes, the percentage of samples in the wrong class. A number, or [members].
 
         What inference sends and computes is counted in `ledger`, if given.
         """
@@ -167,7 +167,7 @@ class Evaluator:
         return self._moved(np.zeros(self.net.members or (), np.int64 if self.task.counts else np.float64))
 
     def _distance(self, which: Any, start: Any, ledger: Ledger) -> Array:
-        """Sum of the task's distances of `which` samples, of which `start` is the first."""
+        """Sum of the task's distances over `which` samples; `start` is the first of them."""
         inputs, labels = self.samples.part(which)
         stream, members = RandomStream(0, start), self.net.members
         if members is not None:
@@ -204,9 +204,9 @@ def evaluate(
     task: Task | None = None,
     rule: LearningRule | None = None,
 ) -> Any:
-    """Share of `samples` that `net`, with its links as they are, puts in the wrong class, in percent.
+    """Percentage of `samples` that `net`, with its present links, puts in the wrong class.
 
-    Of another `task`, its score. The network is used as `rule` says, if given: one that settles, say. A number, or an
+    For another `task`, its score. With a `rule`, the outputs are those of `rule.infer`. A number, or an
     array [members] of an ensemble. What inference sends and computes is counted in `ledger`, if given.
     """
     return Evaluator(net, samples, batch, "plain", task, rule)(ledger)

@@ -19,15 +19,15 @@ SCALINGS = {
     "initial": "of least squares at the start, then kept",
     "learned": "trained: Esser et al., ICLR 2020, for powers of two as in Jain et al., MLSys 2020",
 }
-"""Where the scale comes from, if it is not given as a number."""
+"""How the scale is computed, if it is not given as a number."""
 
 SPELLINGS = ("float32", "binary", "ternary", "fixed(2)", "...", "fixed(8)", "FORMAT:SCALING")
-"""What `parse_weights` understands, as told to users."""
+"""Spellings that `parse_weights` understands, for help texts and errors."""
 
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """A few-bit format of weights: which levels there are, and where their scale comes from."""
+    """A few-bit format of weights: its levels, and how their scale is computed."""
 
     levels: str
     """`binary`, `ternary`, or `fixed(W)`: W bits, symmetric, -(2^(W-1) - 1) to 2^(W-1) - 1."""
@@ -42,7 +42,7 @@ class WeightFormat:
 
     @property
     def number(self) -> str:
-        """What ledgers call it: the format without its scale."""
+        """Its name in ledgers: the format without its scale."""
         return f"fixed({self.bits},1)" if self.levels.startswith("fixed") else self.levels
 
     @property
@@ -57,7 +57,7 @@ class WeightFormat:
 
     @property
     def operations(self) -> dict[str, int]:
-        """Arithmetic of quantizing one weight and of what it adds to the scale; comparisons count as additions.
+        """Operations of quantizing one weight, its share of the scale included; comparisons count as additions.
 
         Factors that are powers of two are free.
         """
@@ -78,7 +78,7 @@ class WeightFormat:
 
 
 def parse_weights(text: str) -> WeightFormat | None:
-    """The format of weights that `text` names; None for float32, which leaves them as they are.
+    """The format of weights that `text` names; None for float32, which does not quantize.
 
     >>> parse_weights("fixed(4,0)") == parse_weights("fixed(4):0.0625")
     True

@@ -1,4 +1,4 @@
-"""Wires: the last word that crossed each link, which the next word toggles against."""
+"""Wires: the last word on each link, with which the next word is compared to count toggles."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ class Wires(dict[tuple[str, Direction], Any]):
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Until the block ends, a new word is written over the last one of its shape and type, not put in its place.
+        """At the end of the block, copy each new word into the array of the last one, if shape and type are the same.
 
         Recorded steps find the last word in the same array each time.
         """
@@ -25,5 +25,5 @@ class Wires(dict[tuple[str, Direction], Any]):
                 self[wire] = last
 
     def each(self, make: Callable[[Any], Any]) -> "Wires":
-        """The same wires, with what `make` makes of each word."""
+        """The same wires, with `make(word)` in place of each word."""
         return Wires({wire: make(word) for wire, word in self.items()})

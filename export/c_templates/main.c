@@ -1,6 +1,6 @@
 /* Checks or runs the integer network of network.c, written by lowbit-dtp.
  *
- *   reference check FOLDER   compares every golden vector in FOLDER; says "passed" or where it failed
+ *   reference check FOLDER   compares every golden vector in FOLDER; prints "passed" or where it failed
  *   reference run FILE       prints sums and codes of every link, logits and class for each line of FILE
  *
  * A line is a hexadecimal number; field i of it is neuron i, the least significant first.
@@ -204,7 +204,7 @@ static void check_layers(const char *folder, const char *set, const char *layer,
     }
 }
 
-/* Sums at and under every threshold of layer `index`, not the last. */
+/* Sums at, and one below, every threshold of layer `index`, not the last. */
 static void check_thresholds(const char *folder, size_t index)
 {
     static table input, expected;
@@ -222,7 +222,7 @@ static void check_thresholds(const char *folder, size_t index)
     close_table(&expected);
 }
 
-/* Logits that tie. */
+/* Equal logits. */
 static void check_ties(const char *folder)
 {
     static table input, expected;

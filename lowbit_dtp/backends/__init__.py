@@ -1,10 +1,10 @@
-"""The array operations that NumPy and torch spell differently: one small protocol, chosen by the type of the array.
+"""Array operations that differ between NumPy and torch: a small protocol, chosen by the type of the array.
 
 Everything else is written with array operators that both understand. Arrays are `[..., batch, neurons]` and weights
 `[..., below, neurons]`; a leading axis, where there is one, runs over the members of an ensemble.
 
 NumPy arrays go to compiled kernels, or, with `LOWBIT_DTP_KERNELS=plain` in the environment, to plain NumPy: slower, and
-the same to rounding.
+the same up to rounding.
 """
 
 import os
@@ -23,7 +23,7 @@ from .protocols import Array as Array
 
 
 class Transmission(NamedTuple):
-    """What a link delivers of one message a sample, and what the bits did on the way."""
+    """One message a sample on a link, as it arrives, with its ones and toggles."""
 
     words: Array
     """Codes [..., batch, neurons], or packed words [..., batch, words]."""
@@ -34,32 +34,32 @@ class Transmission(NamedTuple):
     toggles: Array
     """Bits that differ from the row before, likewise."""
     invalid: Array = 0
-    """Numbers that the format cannot send, likewise, where a device goes on rather than wait to raise an error."""
+    """Numbers that the format cannot send, likewise, on devices that do not wait to raise an error."""
 
 
 class Key(NamedTuple):
-    """What random numbers are drawn for: they depend on this and on their own place, and on nothing else."""
+    """Key of random numbers: they depend only on this and on their index."""
 
     seed: int | tuple[int, ...]
     """One for each member of an ensemble."""
     purpose: int
     """32 bits."""
     step: Any
-    """A whole number, or an array of one on the device."""
+    """A whole number, or an array of one number on the device."""
 
 
 class CannotRecord(RuntimeError):
-    """Work cannot be recorded; says why."""
+    """Work cannot be recorded; the message has the reason."""
 
 
 class Recording(Protocol):
-    """Work on arrays that has been written down; a call does it again."""
+    """Recorded work on arrays; a call replays it."""
 
     def compile(self) -> None:
-        """Spend some time, with the next call, on making it faster."""
+        """Compile it with the next call, which takes some time, to make it faster."""
 
     def __call__(self) -> bool | None:
-        """Do it again. False if this time it has to be done otherwise; nothing has changed then."""
+        """Replay it. False if a branch differs from the recording; nothing has changed then."""
 
 
 FusedUpdate: TypeAlias = Callable[..., bool]
@@ -67,7 +67,7 @@ FusedUpdate: TypeAlias = Callable[..., bool]
 
 
 class LazyOuterProduct:
-    """A gradient `signal.T @ error` not yet multiplied, so that an optimizer can do it and update in one pass."""
+    """A gradient `signal.T @ error` not yet computed, so that an optimizer can multiply and update in one pass."""
 
     def __init__(self, signal: "Signal", error: Array, multiply: Callable[["Signal", Array], Array]) -> None:
         self.signal, self.error, self._multiply = signal, error, multiply
@@ -92,15 +92,15 @@ def multiplied(gradient: Array) -> Array:
 
 
 class Backend(ABC):
-    """What a device must do. Results are new arrays unless said otherwise.
+    """Operations of a device. Results are new arrays unless stated otherwise.
 
-    What is abstract has no spelling that NumPy and torch share; the rest is here as it reads in a paper, for a backend
-    to do faster.
+    Abstract methods have no code that NumPy and torch share; the others are plain formulas, which a backend may
+    override with faster code.
     """
 
     @abstractmethod
     def asarray(self, x: np.ndarray, like: Array) -> Array:
-        """`x`, as drawn or loaded in NumPy, on the device of `like`; floats in its floating type."""
+        """`x`, drawn or loaded in NumPy, on the device of `like`; floats in its floating-point type."""
 
     def moved(self, x: np.ndarray, like: Array) -> Array:
         """`x` on the device of `like`, in its own type."""
@@ -250,7 +250,7 @@ class Backend(ABC):
 
     @abstractmethod
     def clip(self, x: Array, low: float, high: float) -> Array:
-        """`x` held within `low` and `high`; NaN stays."""
+        """`x` clipped to `low` and `high`; NaN stays."""
 
     @abstractmethod
     def round(self, x: Array) -> Array:
@@ -268,7 +268,7 @@ class Backend(ABC):
         """`exp(x)` in proportion to its sum over the last axis."""
 
     def activation_backward(self, activation: "Activation", state: Array, error: Array, scale: float = 1.0) -> Array:
-        """`scale * error * slope`: the gradient at the pre-activation for an `error` at the `state` that came of it."""
+        """`scale * error * slope`: the gradient at the pre-activation, for an `error` at the `state`."""
         if activation.backward is not None:
             return activation.backward(state, scale * error)
         assert activation.slope is not None, f"activation {activation.name} needs a slope or backward"
@@ -300,14 +300,14 @@ class Backend(ABC):
         """Square root."""
 
     def fused_update(self, change: Callable[..., None]) -> "FusedUpdate | None":
-        """What does the same as an optimizer's method `change`, faster, in one pass over memory; None if nothing does.
+        """A faster equivalent of an optimizer's method `change`, in one pass over memory; None if there is none.
 
         It takes what `change` takes, and the gradient as an `LazyOuterProduct` too.
         """
         return None
 
     def modes(self, like: Array) -> tuple[str, ...]:
-        """Which of `training.MODES` there are for arrays like `like`, beside "auto"."""
+        """Those of `training.MODES` for arrays like `like`, besides "auto"."""
         return ("plain",)
 
     def best_mode(self, like: Array, steps: int) -> str:
@@ -315,13 +315,13 @@ class Backend(ABC):
         return "plain"
 
     checks: ClassVar[bool] = False
-    """Whether what was recorded is to be held to the work as it is written."""
+    """Whether a recording is compared with the work in Python."""
 
     patience: ClassVar[int] = 0
-    """Times that work is done as it is written before recording it pays."""
+    """Times that work is run in Python before it is recorded."""
 
     def traceable(self, x: Array) -> Array:
-        """`x`, in the same memory, as work on it can be recorded."""
+        """`x`, in the same memory, as an array whose operations can be recorded."""
         return x
 
     @contextmanager
@@ -330,10 +330,10 @@ class Backend(ABC):
         yield
 
     def record(self, body: Callable[[], None], arrays: Sequence[Array]) -> "Recording":
-        """Do `body` once, and give what does it again, faster. Raises `CannotRecord`.
+        """Run `body` once, and return its recording, which is faster. Raises `CannotRecord`.
 
-        `body` works on `arrays`, as `traceable` gives them, and keeps what it changes in them, in place. On a device it
-        must do the same whatever the numbers are.
+        `body` works on `arrays`, as `traceable` returns them, and changes only these, in place. On a device it must do
+        the same operations for all numbers.
         """
         raise NotImplementedError(f"{type(self).__name__} records nothing")
 
@@ -342,12 +342,12 @@ _backends: dict[type, Backend] = {}
 
 
 def register(kind: type, backend: Backend) -> None:
-    """Let `backend` serve arrays of `kind`."""
+    """Use `backend` for arrays of `kind`."""
     _backends[kind] = backend
 
 
 def backend_of(x: Array) -> Backend:
-    """The backend that serves arrays like `x`. Compiled kernels and torch are imported by the first who needs them."""
+    """The backend for arrays like `x`. Compiled kernels and torch are imported when they are first needed."""
     backend = _backends.get(type(x))
     return backend if backend is not None else _load(type(x))
 

@@ -68,7 +68,7 @@ def encode_table(x, thresholds, codes):
 
 @kernel
 def encode_fixed(x, per_step, low, high, mask, codes):
-    """Steps in flat `x`, half to even, held to `low` and `high`, in two's complement. Returns whether NaN was met."""
+    """Steps in flat `x`, half to even, within `low` and `high`, in two's complement. Returns whether NaN was met."""
     nan = 0
     for i in range(x.size):
         nan |= x[i] != x[i]
@@ -246,7 +246,7 @@ _tanh_of = _rational_tanh(LANES)
 
 @subroutine
 def _activated(activation, x):
-    """What an activation makes of a vector."""
+    """An activation of a vector."""
     if activation == TANH:
         return _tanh_of(x)
     if activation == SIGMOID:
@@ -259,7 +259,7 @@ def _activated(activation, x):
 
 @subroutine
 def _activate(activation, x, place, size):
-    """Put what an activation makes of `size` of flat `x` from `place` on, rounded up to `LANES`, in their place."""
+    """Apply an activation in place to `size` numbers of flat `x` from `place` on, rounded up to `LANES`."""
     if activation != IDENTITY:
         for i in range(place, place + size, LANES):
             store(x, i, _activated(activation, _load(x, i)))
@@ -500,7 +500,7 @@ def _row_tables(begin, end, words, row_step, block_step, low, high, weight, bias
 def row_tables_rmsprop(
     words, row_step, block_step, low, high, error, parameter, mean, square, velocity, rate, decay, momentum, epsilon
 ):
-    """`rmsprop` by the gradient that `row_tables` makes of an `error` [k, n], some rows at a time, while in cache."""
+    """`rmsprop` by the gradient of `row_tables` for an `error` [k, n], some rows at a time, while in cache."""
     factors = words, row_step, block_step, low, high, error
     numbers = rate, decay, momentum, epsilon
     share_out(_row_tables_rmsprop, _updates(len(parameter)), (factors, parameter, mean, square, velocity, numbers))
@@ -1136,7 +1136,7 @@ def _box_muller(radius_word, angle_word):
 def normal(key, counter, numbers):
     """Standard normal float32 in flat `numbers`, a multiple of `DRAWN`, from a `key` and a `counter`, purpose and step.
 
-    Each comes of its place alone, whoever stream it.
+    Each depends only on its index, whichever thread draws it.
     """
     share_out(_normal_part, _passes(numbers.size), (key, counter, numbers))
 
@@ -1175,7 +1175,7 @@ def _uniform_part(begin, end, key, counter, numbers):
 
 @kernel
 def shift_sgd(weights, gradient, shift, low, high, key, counter):
-    """Flat integer `weights` less `gradient` / 2^`shift`, rounded stochastically, held to `low` and `high`, in place.
+    """Flat integer `weights` less `gradient` / 2^`shift`, rounded stochastically, within `low` and `high`, in place.
 
     Random bits are added below the point and dropped with what is there, which rounds up as often as the remainder says
     (Gupta et al., ICML 2015). A number's bits depend on its place alone.

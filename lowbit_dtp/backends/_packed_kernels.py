@@ -55,7 +55,7 @@ def _chunks(rows, numbers):
 
 
 def _signs(number):
-    """A pass over rows of `number` that packs whether each reaches a threshold, and tells whether NaN was met."""
+    """A pass over rows of `number` that packs whether each reaches a threshold, and returns whether NaN was found."""
     load, splat = loader(number, _WORD), splatter(number, _WORD)
 
     @subroutine

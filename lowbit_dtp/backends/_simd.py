@@ -42,7 +42,7 @@ class Vector(types.Type):
 
     @property
     def suffix(self) -> str:
-        """How the names of LLVM's functions tell the vector: `v16f32`."""
+        """Name of the vector in names of LLVM functions: `v16f32`."""
         kind = "f" if isinstance(self.element, types.Float) else "i"
         return f"v{self.lanes}{kind}{self.element.bitwidth}"
 
@@ -458,7 +458,7 @@ class Target:
 
 @cache
 def target() -> Target:
-    """The target in effect, which NUMBA_CPU_NAME and NUMBA_CPU_FEATURES may have set: what LLVM makes of two lines."""
+    """The target in effect, which NUMBA_CPU_NAME and NUMBA_CPU_FEATURES may have set, from LLVM's output."""
     triple, name, features = cpu_target.target_context.codegen().magic_tuple()
     machine = binding.Target.from_triple(triple).create_target_machine(cpu=name, features=features, opt=3)
     code = machine.emit_assembly(binding.parse_assembly(_PROBE)).replace("\t", " ")
@@ -569,7 +569,7 @@ def _add_to(builder: Any, data: Any, offset: int, sums: Any) -> None:
 
 
 def _looped(builder: Any, count: Any, first: list[Any], step: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
-    """What `step` of an index and values makes of `first`, again and again, for `count` (1 or more) indices from 0."""
+    """Values after `step(index, values)` for `count` (1 or more) indices from 0, starting from `first`."""
     before, body = builder.block, builder.append_basic_block("loop")
     builder.branch(body)
     builder.position_at_end(body)

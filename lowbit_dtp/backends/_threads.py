@@ -1,4 +1,4 @@
-"""Work that a kernel shares out to threads: those of Numba's `prange`, for less to compile and to call."""
+"""Tasks of a kernel on the threads of Numba's `prange`, with less time to compile and to call."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Where arrays live: NumPy's, with compiled kernels, or torch's on a CPU or a GPU."""
+"""Devices: NumPy arrays with compiled kernels, or torch tensors on a CPU or a GPU."""
 
 import gc
 import warnings
@@ -14,11 +14,11 @@ DEVICES = ("numpy", "cpu", "cuda", "auto")
 
 
 class DeviceError(ValueError):
-    """A device cannot be used; the message says why, and what would do."""
+    """A device cannot be used; the message has the reason and an alternative."""
 
 
 def usable(device: str) -> str:
-    """`device` itself if it can be used, or what `auto` stands for. Raises DeviceError; ImportError without torch."""
+    """`device` if it can be used, or the device that `auto` chooses. Raises DeviceError; ImportError without torch."""
     if device.split(":")[0] not in DEVICES:
         raise DeviceError(f"no device {device!r}; there are: {', '.join(DEVICES)}")
     if device == "numpy":
@@ -40,7 +40,7 @@ def usable(device: str) -> str:
 
 
 def _fault(torch: Any, device: str) -> str:
-    """Why a GPU cannot be used; nothing if it can."""
+    """The reason why a GPU cannot be used; empty if it can."""
     if torch.version.cuda is None:
         return f"this torch, {torch.__version__}, is built without CUDA (see https://pytorch.org for one that is not)"
     with warnings.catch_warnings(record=True) as told:
@@ -54,7 +54,7 @@ def _fault(torch: Any, device: str) -> str:
 
 
 def mover(device: str) -> Callable[[np.ndarray], Array]:
-    """What brings NumPy arrays to a `usable` device."""
+    """A function that copies NumPy arrays to a `usable` device."""
     if device == "numpy":
         return lambda x: x
     from .torch_gpu import tensor_of
@@ -63,7 +63,7 @@ def mover(device: str) -> Callable[[np.ndarray], Array]:
 
 
 def described(device: str) -> str:
-    """What a page calls a `usable` device, and how it multiplies if not in float32."""
+    """Name of a `usable` device for reports, with its product precision if that is not float32."""
     if device == "numpy":
         return "cpu"
     import torch
@@ -75,7 +75,7 @@ def described(device: str) -> str:
 
 
 def free_bytes(device: str) -> int | None:
-    """Memory that is free on a `usable` device; None if it is the machine's own."""
+    """Free memory of a `usable` device; None for the main memory."""
     if not device.startswith("cuda"):
         return None
     import torch
@@ -93,5 +93,5 @@ def multiply_in_tf32(allowed: bool) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is a GPU's that has no memory left."""
+    """Whether `error` means that a GPU has no memory left."""
     return type(error).__name__ == "OutOfMemoryError" and type(error).__module__.split(".")[0] == "torch"

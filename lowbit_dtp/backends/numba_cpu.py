@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import cache, lru_cache
 from math import prod
 
-# A thread that waits for work should sleep soon, not spin: where programs share the cores, spinning slows them all.
+# A thread that waits for work should sleep soon, not spin: spinning slows other programs on the same cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 from typing import Any, TypeGuard
@@ -36,23 +36,23 @@ from .protocols import Activation, Signal
 
 kernels: Any = _numba_kernels  # the compiler knows their types, mypy does not
 empty: Any = np.empty
-"""For new arrays: while a step is recorded, the tape's."""
+"""Creates arrays: while a step is recorded, in the arena of the tape."""
 
 _DENSE = 0.8
-"""Share of pairs of neighbours with a nonzero from which a dense product is faster than passing over the zeros."""
+"""Share of pairs of neighbours with a nonzero from which a dense product is faster than skipping zeros."""
 _FEW = 6
-"""Rows, or terms of a sum, below which a product reads its other factor as it lies."""
+"""Rows, or terms of a sum, below which a product does not copy its other factor."""
 _FEW_ROWS = 0.7
 """Share of samples with an error below which the others are left out of a dense gradient..."""
 _LARGE = 1_000_000
 """... of at least so many multiplications."""
 
 _FAST_FIXED = (("nearest-even", "saturate"), ("nearest-even", "saturate-symmetric"))
-"""Fixed point that has a kernel; the rest goes by the specification in `formats`."""
+"""Fixed point with a kernel; other formats use the specification in `formats`."""
 
 
 def set_threads(threads: int) -> None:
-    """Use this many threads from here on. Changes the speed, never a number."""
+    """Use this many threads from here on. Changes the speed, not the results."""
     most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     if not 1 <= threads <= most:
         raise ValueError(f"threads must be 1 to {most} on this machine, not {threads}")
@@ -79,7 +79,7 @@ def on_compile(tell: Callable[[str], None]) -> None:
 
 
 def normal(seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal float32 of `shape`, each number keyed by seed, purpose (32 bits), step and its own place."""
+    """Standard normal float32 of `shape`, each number keyed by seed, purpose (32 bits), step and its index."""
     return _drawn("normal", seed, purpose, step, shape)
 
 
@@ -91,9 +91,9 @@ def uniform(seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.nd
 def shift_sgd(weights: np.ndarray, gradient: np.ndarray, shift: int, seed: int, purpose: int, step: int) -> None:
     """Stochastic gradient descent on int8 or int16 `weights`, in place: `weights - gradient / 2^shift`.
 
-    `gradient` are integers of the same shape, of a whole minibatch say. The quotient is rounded stochastically, keyed
-    as `normal` is; a weight stays within its type, and off its lowest number, for the range to be symmetric. Raises
-    ValueError or TypeError if an argument is something else.
+    `gradient` are integers of the same shape, for example of a whole minibatch. The quotient is rounded stochastically,
+    keyed as `normal` is; a weight stays within the range of its type without the lowest number, which is symmetric.
+    Raises ValueError or TypeError if an argument is wrong.
     """
     if weights.dtype not in (np.int8, np.int16) or not weights.flags.c_contiguous or gradient.dtype.kind != "i":
         raise TypeError(
@@ -213,7 +213,7 @@ class NumbaBackend(NumpyBackend):
         product = empty((a.shape[0], b.shape[1]), np.float32) if out is None else out
         if (
             b.shape[1] <= kernels.NARROW and a.flags.f_contiguous and not a.flags.c_contiguous
-        ):  # few columns are better few rows
+        ):  # few columns are faster as few rows
             turned = empty(product.shape[::-1], np.float32)
             _multiply(b.T, a.T, _zeros(a.shape[0]), kernels.IDENTITY, turned)
             np.copyto(product, turned.T)
@@ -419,7 +419,7 @@ class _Recorded:
 
 @contextmanager
 def _watching(call: Callable[..., Any], allocate: Callable[..., Array]) -> Iterator[None]:
-    """Have kernels, here and in `packed`, called by `call` in this thread, and new arrays made by `allocate`."""
+    """In this thread, call kernels, here and in `packed`, through `call`, and create arrays by `allocate`."""
     global kernels, empty
     with _WATCH:
         before, thread = (kernels, empty, packed.kernels, packed.empty), threading.get_ident()
@@ -442,13 +442,13 @@ _WATCH = threading.RLock()
 
 
 def _begin_updates() -> None:
-    """Tell a tape that records that parameters change from here on."""
+    """Mark on a recording tape that parameters change from here on."""
     if (tape := Tape.recording()) is not None:
         tape.updates()
 
 
 def _by_numpy(function: Callable[..., Array], *arguments: Any) -> Array:
-    """What a function makes of arrays in NumPy, which a tape notes as a whole."""
+    """`function(*arguments)` in NumPy, which a tape records as a whole."""
     tape = Tape.recording()
     return function(*arguments) if tape is None else tape.function(function, arguments, {})
 
@@ -459,7 +459,7 @@ def _has_kernel(fmt: Format) -> TypeGuard[SharedExponent]:
 
 
 def _float32(number: Any) -> Any:
-    """A number for a kernel that takes float32: where a tape records, one that is read each time."""
+    """A number for a kernel that takes float32; on a tape, one that each replay reads."""
     if isinstance(number, Traced) and Tape.recording() is not None:
         return Cell(number.astype(np.float32))
     return np.float32(number)
@@ -512,7 +512,7 @@ def _are_alike(x: Array, y: Array) -> bool:
 
 
 def _contiguous(x: Array) -> Array:
-    """`x`, or a copy, which a tape knows of."""
+    """`x`, or a contiguous copy, which a tape records."""
     if x.flags.c_contiguous:
         return x
     copy = empty(x.shape, x.dtype)
@@ -546,7 +546,7 @@ def _are_for_kernels(signal: "Signal", weight: Array, bias: Array | None) -> boo
 
 
 def _product(signal: "Signal", weight: Array, bias: Array | None, activation: int) -> Array:
-    """`activation(signal @ weight + bias)` by the kernel that suits the signal."""
+    """`activation(signal @ weight + bias)` by the fastest kernel for the signal."""
     rows, (_, neurons) = signal.shape[0], weight.shape
     bias = _zeros(neurons) if bias is None else bias
     product = empty((rows, neurons), np.float32)
@@ -585,14 +585,14 @@ def _multiply(a: Array, b: Array, bias: Array, activation: int, product: Array) 
 
 
 def _flat_with_steps(x: Array) -> tuple[Array, int, int]:
-    """A matrix as a flat array, and how far its rows and its columns are apart in it; one of them is one."""
+    """A matrix as a flat array, and the strides of its rows and columns; one of them is 1."""
     if x.flags.f_contiguous and not x.flags.c_contiguous:
         return x.T.reshape(-1), 1, x.shape[0]
     return _flat(x), x.shape[1], 1
 
 
 def _sparse(signal: "Signal") -> Any:
-    """The nonzeros of a signal, as a kernel finds them, made once; None if they are not few, as where no ground is."""
+    """The nonzeros of a signal, found once by a kernel; None if they are not few, as in images without background."""
     if "sparse" not in signal.made:
         signal.made["sparse"] = _find_nonzeros(signal)
     return signal.made["sparse"]

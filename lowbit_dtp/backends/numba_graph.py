@@ -1,12 +1,12 @@
-"""Work on NumPy arrays that is written down once and repeated without Python: kernels with their arrays bound.
+"""Work on NumPy arrays that is recorded once and replayed without Python: kernels with their arrays bound.
 
-While a `Tape` records, work is done as it is written, on arrays of the type `Traced`. Each kernel that is called, and
-each operator of NumPy between such arrays, is noted with the addresses it was given; all of it then becomes a function
-of machine code, which LLVM makes in some hundredths of a second. What Python decides on the way by a number that a
-kernel returned is a guard: where a repetition comes to another decision, it takes back what it did and says so.
+While a `Tape` records, work runs in Python, on arrays of the type `Traced`. Each kernel call, and each NumPy operator
+between such arrays, is recorded with the addresses of its arguments; LLVM then compiles a function from the recording,
+in some hundredths of a second. Where Python branches on a number that a kernel returned, the function has a guard: if a
+replay takes another branch, it undoes its changes and reports that.
 
-New arrays lie in an arena, which gives memory away again once Python has forgotten the array, as malloc does. The tape
-notes addresses only, so a repetition needs as little memory as the work itself, in the same places.
+New arrays are in an arena, which reuses memory once Python has freed the array, like malloc. The tape records only
+addresses, so a replay needs as little memory as the work itself, at the same addresses.
 """
 
 import ctypes
@@ -27,14 +27,14 @@ from . import CannotRecord
 
 _ALIGNMENT = 64
 _LANES = 16
-"""Numbers that an operator takes at a time."""
+"""Numbers that an operator processes at a time."""
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
 class _Lease:
-    """Memory of an arena, for NumPy to make an array of; back with the arena when no array holds it any more."""
+    """Memory of an arena for a NumPy array; returned to the arena when no array uses it any more."""
 
     def __init__(self, arena: "_Arena", memory: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self._arena, self._memory = arena, memory
@@ -50,7 +50,7 @@ class _Lease:
 
 
 class _Arena:
-    """Memory for the arrays that recorded work makes on its way."""
+    """Memory for the arrays that recorded work creates."""
 
     def __init__(self) -> None:
         self.free: dict[int, list[np.ndarray]] = {}
@@ -72,7 +72,7 @@ class _Arena:
         return np.asarray(_Lease(self, memory, shape, dtype)).view(Traced)
 
     def holds(self, x: np.ndarray) -> bool:
-        """Whether `x` lies here."""
+        """Whether the memory of `x` is in the arena."""
         at = x.ctypes.data
         return any(start <= at < stop for start, stop in self._spans)
 
@@ -81,7 +81,7 @@ class _Arena:
 
 
 class Traced(np.ndarray):
-    """An array whose use a tape notes while it records. Otherwise it is an array like any other."""
+    """An array whose use a tape records. Without a tape it is an ordinary array."""
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **settings: Any) -> Any:
         tape = Tape.recording()
@@ -103,7 +103,7 @@ class Traced(np.ndarray):
         if tape is not None and any(isinstance(k, np.ndarray) for k in (key if isinstance(key, tuple) else (key,))):
             return tape.gather(self, key)
         if tape is not None and self.ndim and not isinstance(key, tuple | slice) and key is not Ellipsis:
-            return super().__getitem__((key, ...))  # a number would be none that is watched
+            return super().__getitem__((key, ...))  # a number would not be traced
         return super().__getitem__(plain(key))
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -128,7 +128,7 @@ class Traced(np.ndarray):
 
     def _number(self) -> Any:
         if Tape.recording() is not None:
-            raise CannotRecord("asks for a number that is in an array")
+            raise CannotRecord("reads a number from an array")
         return plain(self)
 
     def __float__(self) -> float:
@@ -157,7 +157,7 @@ class Traced(np.ndarray):
 
 
 def plain(x: Any) -> Any:
-    """What is watched, in `x` or in the tuple or list `x`, as it would be if it were not."""
+    """`x`, or the tuple or list `x`, with traced arrays and numbers replaced by plain ones."""
     if isinstance(x, Traced):
         return x.view(np.ndarray)
     if isinstance(x, Returned):
@@ -172,7 +172,7 @@ def plain(x: Any) -> Any:
 
 
 class Returned:
-    """A number that a kernel returned while a tape recorded: another one whenever the work is repeated."""
+    """A number that a kernel returned while a tape recorded; it can differ in each replay."""
 
     def __init__(self, tape: "Tape", value: Any, address: int) -> None:
         self._tape, self.value, self.address = tape, value, address
@@ -191,17 +191,17 @@ class Returned:
         raise CannotRecord("takes a number that a kernel returned for a size")
 
     def __float__(self) -> float:
-        raise CannotRecord("asks for a number that a kernel returned")
+        raise CannotRecord("reads a number that a kernel returned")
 
 
 class Cell(NamedTuple):
-    """A number for a kernel that is read, each time, from an array without axes."""
+    """A number for a kernel that each replay reads from an array without axes."""
 
     array: np.ndarray
 
 
 class Head(NamedTuple):
-    """The first rows of an array, as many as a kernel returned: for kernels alone."""
+    """The first rows of an array, as many as a kernel returned; only for kernels."""
 
     array: np.ndarray
     rows: Any
@@ -216,7 +216,7 @@ def head(x: np.ndarray, rows: Any) -> Any:
 
 
 class _Emitter:
-    """Writes the function: blocks one after the other, and how to give up."""
+    """Writes the LLVM function: blocks in order, and returns when a guard fails."""
 
     def __init__(self, function: ir.Function) -> None:
         self.function = function
@@ -228,7 +228,7 @@ class _Emitter:
         return self.builder.inttoptr(ir.Constant(ir.IntType(64), at), kind.as_pointer())
 
     def unless(self, holds: Any, code: int) -> None:
-        """Return `code` if not so."""
+        """Return `code` unless `holds`."""
         go_on, give_up = self.function.append_basic_block(), self.function.append_basic_block()
         self.builder.cbranch(holds, go_on, give_up)
         self.builder.position_at_end(give_up)
@@ -256,7 +256,7 @@ class _Emitter:
         self.move_at(ir.Constant(ir.IntType(64), to), ir.Constant(ir.IntType(64), source), size)
 
     def move_at(self, to: Any, source: Any, size: int) -> None:
-        """Copy bytes between addresses known only when it runs; they may overlap."""
+        """Copy bytes between addresses known only at run time; they may overlap."""
         byte, i64, bit = ir.IntType(8).as_pointer(), ir.IntType(64), ir.IntType(1)
         kind = ir.FunctionType(ir.VoidType(), [byte, byte, i64, bit])
         name = "llvm.memmove.p0i8.p0i8.i64"
@@ -266,7 +266,7 @@ class _Emitter:
 
 
 _DONE = (callconv.RETCODE_OK, callconv.RETCODE_NONE)
-"""What a function of Numba returns that has not raised an error."""
+"""Status codes of a Numba function that has not raised an error."""
 
 _KINDS = {
     np.dtype(np.float32): ir.FloatType(),
@@ -274,7 +274,7 @@ _KINDS = {
     np.dtype(np.int64): ir.IntType(64),
     np.dtype(np.uint64): ir.IntType(64),
 }
-"""Numbers that operators are written for."""
+"""Types of numbers that operators support."""
 
 _OPERATORS = {
     np.add: ("fadd", "add"),
@@ -282,18 +282,18 @@ _OPERATORS = {
     np.multiply: ("fmul", "mul"),
     np.true_divide: ("fdiv", None),
 }
-"""Operators that are written out, for floats and for whole numbers: one instruction, rounded as NumPy does."""
+"""Operators with one instruction, for floats and for whole numbers, rounded like NumPy."""
 
 
 class Tape:
-    """What work does, as it does it."""
+    """A recording of work while it runs."""
 
     _active: "Tape | None" = None
     _thread = 0
     _lock = threading.RLock()
 
     def __init__(self, arrays: Sequence[np.ndarray] = ()) -> None:
-        """`arrays` are those that the work reads, or keeps what it changes in."""
+        """`arrays` are those that the work reads or changes."""
         self.arena = _Arena()
         self._pieces: list[list[Callable[[_Emitter], None]] | Callable[[], None]] = [[]]
         self._kept: list[Any] = list(arrays)
@@ -303,12 +303,12 @@ class Tape:
 
     @classmethod
     def recording(cls) -> "Tape | None":
-        """The tape that records what this thread does now."""
+        """The tape that is recording in this thread."""
         return cls._active if cls._active is not None and cls._thread == threading.get_ident() else None
 
     @contextmanager
     def record(self) -> Iterator[None]:
-        """Note what happens in the meantime. Work that cannot be noted raises `CannotRecord`."""
+        """Record within the block. Work that cannot be recorded raises `CannotRecord`."""
         with Tape._lock:
             Tape._active, Tape._thread = self, threading.get_ident()
             try:
@@ -321,13 +321,13 @@ class Tape:
         return self.arena.empty(shape, dtype)
 
     def updates(self) -> None:
-        """From here on the work changes what it began with, and cannot be taken back."""
+        """From here on the work changes its arrays, and cannot be undone."""
         self._updating = True
 
-    # what is noted
+    # what is recorded
 
     def call(self, kernel: Dispatcher, arguments: Sequence[Any]) -> Any:
-        """Call a kernel, and note that."""
+        """Call a kernel, and record the call."""
         for x in arguments:
             self._know(x)
         given = [plain(x) for x in arguments]
@@ -365,9 +365,9 @@ class Tape:
         raise CannotRecord(f"a kernel that returns {kind} is not known")
 
     def guard(self, number: Returned, predicate: str, than: Any, holds: bool) -> None:
-        """Have repetitions give up unless `number predicate than` is what it is now."""
+        """Make replays fail unless `number predicate than` has the value it has now."""
         if self._updating:
-            raise CannotRecord("asks for a number after it has changed what it began with")
+            raise CannotRecord("reads a number after it has changed its arrays")
         code, value = self._code(), number.value
 
         def emit(to: _Emitter) -> None:
@@ -381,7 +381,7 @@ class Tape:
         self._note(emit)
 
     def operator(self, ufunc: Any, method: str, inputs: Sequence[Any], settings: dict[str, Any]) -> Any:
-        """Do what an operator of NumPy does, and note that."""
+        """Apply a NumPy operator, and record it."""
         outs = settings.pop("out", None)
         for x in inputs:
             self._know(x)
@@ -402,7 +402,7 @@ class Tape:
         return out
 
     def function(self, function: Any, arguments: Any, settings: Any) -> Any:
-        """Do what a function of NumPy does, and note that, to be done by NumPy."""
+        """Call a NumPy function, and record the call."""
         self._know(arguments)
         given, named = plain(arguments), {name: plain(x) for name, x in settings.items()}
         if function is np.copyto:
@@ -414,7 +414,7 @@ class Tape:
         if isinstance(value, np.ndarray) and any(
             isinstance(x, np.ndarray) and _root(x) is _root(value) for x in _flattened(given)
         ):
-            return value.view(Traced)  # what it was given, seen otherwise
+            return value.view(Traced)  # a view of an argument
         made = self.empty(np.shape(value), value.dtype)
         target = plain(made)
         target[...] = value
@@ -422,7 +422,7 @@ class Tape:
         return made
 
     def copy(self, to: np.ndarray, value: Any) -> None:
-        """Write `value` over `to`, and note that."""
+        """Copy `value` into `to`, and record that."""
         self._know(value)
         before = plain(value)
         kind = _KINDS.get(to.dtype)
@@ -451,7 +451,7 @@ class Tape:
         plain(to)[...] = before
 
     def gather(self, x: Traced, key: Any) -> Traced:
-        """`x[key]` where `key` are whole numbers in an array, and note that."""
+        """`x[key]`, where `key` is an array of whole numbers, and record that."""
         which = key[-1] if isinstance(key, tuple) and len(key) == 2 and key[0] is Ellipsis and x.ndim == 1 else key
         if (
             not isinstance(which, np.ndarray)
@@ -485,7 +485,7 @@ class Tape:
         return made
 
     def _elementwise(self, name: str | None, kind: ir.Type, inputs: Sequence[Any], out: np.ndarray) -> None:
-        """`out` = the instruction `name` of `inputs`, or the one of them."""
+        """`out` = the instruction `name` of `inputs`; without a name, the only input."""
         self._changes(out)
         size, target = out.size, out.ctypes.data
         operands = [_operand(x, out) for x in inputs]
@@ -526,7 +526,7 @@ class Tape:
         self._note(emit)
 
     def _rearrange(self, kind: ir.Type, x: np.ndarray, out: np.ndarray) -> None:
-        """`out` = `x`, [rows, columns], number by number: a transpose, say."""
+        """`out` = `x`, [rows, columns], number by number: for a transpose, for example."""
         self._changes(out)
         (rows, columns), steps = out.shape, [stride // x.itemsize for stride in x.strides]
         source, target = x.ctypes.data, out.ctypes.data
@@ -548,7 +548,7 @@ class Tape:
         self._note(emit)
 
     def _know(self, x: Any) -> None:
-        """Keep what `x` lies in; CannotRecord if that is an array made by something that went unnoticed."""
+        """Keep the array that owns the memory of `x`; CannotRecord if its origin was not recorded."""
         for part in _flattened(x):
             if isinstance(part, Cell | Head):
                 part = part.array
@@ -556,11 +556,11 @@ class Tape:
                 continue
             root = _root(part)
             if isinstance(part, Traced) and not isinstance(root, _Lease) and id(root) not in self._roots:
-                raise CannotRecord("uses an array that was made of others in a way that is not known")
+                raise CannotRecord("uses an array that was made from others by an unknown operation")
             self._kept.append(part)
 
     def _changes(self, x: np.ndarray) -> None:
-        """What lies outside the arena is to be as before if a repetition gives up."""
+        """Memory outside the arena is restored if a replay fails."""
         self._know(x)
         if not self.arena.holds(x):
             self._saved.setdefault(x.ctypes.data, plain(x))
@@ -578,12 +578,12 @@ class Tape:
         self._pieces += [call, []]
 
     def program(self) -> "Program":
-        """What was noted, to be done again."""
+        """The recording as a program that replays it."""
         return Program(self._pieces, list(self._saved.values()), [self._kept, self.arena])
 
 
 class Program:
-    """Recorded work. A call does it again and says whether it did; if not, nothing has changed."""
+    """Recorded work. A call replays it; False if a guard failed, and then nothing has changed."""
 
     def __init__(self, pieces: Sequence[Any], saved: Sequence[np.ndarray], kept: Any) -> None:
         self._kept = kept
@@ -632,7 +632,7 @@ class Program:
 
     @staticmethod
     def _guarded(call: Callable[[], None]) -> Callable[[], bool]:
-        """Whether it fails: what went wrong is told where work is done as it is written."""
+        """A function that runs `call`, and returns True if that fails; the run in Python then raises the error."""
 
         def attempt() -> bool:
             try:
@@ -644,11 +644,11 @@ class Program:
         return attempt
 
 
-# --- how operands are written -----------------------------------------------------------------------------------------
+# --- operands in LLVM -----------------------------------------------------------------------------------------
 
 
 class _Described(NamedTuple):
-    """All of an array that a kernel is told."""
+    """The description of an array that a kernel gets."""
 
     address: int
     shape: tuple[int, ...]
@@ -661,7 +661,7 @@ class _Described(NamedTuple):
 
 
 def _forgotten(x: Any) -> Any:
-    """`x` without the arrays in it, for their memory to be free again."""
+    """`x` without the arrays in it, so that their memory is freed."""
     if isinstance(x, Cell):
         return _Number(x.array.ctypes.data)
     if isinstance(x, Head):
@@ -670,13 +670,13 @@ def _forgotten(x: Any) -> Any:
 
 
 class _Number(NamedTuple):
-    """What is left of a `Cell`."""
+    """A `Cell` without its array."""
 
     address: int
 
 
 class _Rows(NamedTuple):
-    """What is left of a `Head`."""
+    """A `Head` without its array."""
 
     rows: Returned
 
@@ -754,7 +754,7 @@ def _operand(x: Any, out: np.ndarray) -> _Operand:
 
 
 def _spread(to: _Emitter, x: _Operand, kind: ir.Type, lanes: int) -> Any:
-    """A vector of what is the same for all; None for what is not."""
+    """A vector of an operand that is the same for all numbers; None for others."""
     if not x.alone:
         return None
     value = ir.Constant(kind, x.constant) if x.constant is not None else to.builder.load(to.address(x.address, kind))
@@ -779,7 +779,7 @@ def _flattened(x: Any) -> Iterator[Any]:
 
 
 def _root(x: np.ndarray) -> Any:
-    """The array, or other thing, that owns the memory of `x`."""
+    """The array or other object that owns the memory of `x`."""
     while isinstance(x, np.ndarray) and x.base is not None:
         x = x.base
     return x

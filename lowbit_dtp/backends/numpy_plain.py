@@ -1,4 +1,4 @@
-"""NumPy arrays without a compiled kernel: what the kernels are held to, and what runs where they do not."""
+"""The backend in plain NumPy: the reference of the compiled kernels, and their replacement without Numba."""
 
 from collections.abc import Callable
 from functools import cache
@@ -148,7 +148,7 @@ _BLOCK = 32
 
 
 def normal(seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal float32 of `shape`, each number keyed by seed, purpose (32 bits), step and its own place."""
+    """Standard normal float32 of `shape`, each number keyed by seed, purpose (32 bits), step and its index."""
     words = _random_words(seed, purpose, step, prod(shape))
     return _in_order([*_box_muller(*words[:2]), *_box_muller(*words[2:])], shape)
 
@@ -164,7 +164,7 @@ def bits(seed: int, purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarr
 
 
 def drawn(draw: Callable[..., np.ndarray], key: Key, like: Array, dtype: np.dtype | None = None) -> Array:
-    """What `draw` draws, for each member of an ensemble by itself, in the type of `like` or `dtype`."""
+    """Numbers from `draw`, separately for each member of an ensemble, in the type of `like` or `dtype`."""
     if isinstance(key.seed, int):
         numbers = draw(key.seed, key.purpose, key.step, like.shape)
     else:

@@ -33,10 +33,10 @@ Whole = npt.NDArray[np.int32]
 
 kernels: Any = _packed_kernels  # the compiler knows their types, mypy does not
 empty: Any = np.empty
-"""For new arrays that a step makes: while it is recorded, the tape's; `kernels` are watched then."""
+"""Creates arrays: while a step is recorded, in the arena of the tape, which also records calls of `kernels`."""
 
 WIDTHS = (1, 2, 4, 8)
-"""Bits of the codes that have kernels; others go by `packing`."""
+"""Widths of codes that have kernels; other widths use `packing`."""
 _MOST, _MOST_SHORT = 2**31 - 1, 2**15 - 1
 
 # --- packing ----------------------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def levels_of(fmt: Format) -> Levels:
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Whole numbers [below, neurons], arranged for products once, in each of the ways that products ask for.
+    """Whole numbers [below, neurons], arranged once for products, in each layout that products need.
 
     A weight is `low` + `step` times its code in `codes`, the narrowest that do.
     """
@@ -212,7 +212,7 @@ class Weights:
 
     @cached_property
     def products(self) -> "dict[Levels, Product]":
-        """`Product` of each `Levels` that were asked for."""
+        """`Product` for each `Levels` used so far."""
         return {}
 
     @property
@@ -376,10 +376,10 @@ def _own_tables(codes: npt.NDArray[Any], kind: int, centre: int) -> Tables:
     return Tables((steps, kind, 1, deep), tables, np.empty(0, np.uint16), _padded(biases))
 
 
-# Which way is the fastest: picoseconds of 128 products in each way, as measured on one processor with AVX2 and, for
-# targets that count bits in one instruction, with AVX-512, times the products of the way, those beside the last row and
-# column included. Only their ratios matter. They are fixed for a kind of target, so a run chooses as the one before,
-# and all ways give the same numbers.
+# Which way is the fastest: picoseconds of 128 products in each way, measured on one processor with AVX2 and, for
+# targets that count bits in one instruction, with AVX-512, times the products of the way, padding after the last row
+# and column included. Only their ratios matter. They are fixed for a kind of target, so every run makes the same
+# choice, and all ways give the same numbers.
 
 
 def _costs() -> dict[str, int]:
@@ -402,7 +402,7 @@ _SPLIT, _WRITTEN, _COLUMN, _BYTE = 4_000_000, 100, 15_000, 25
 
 
 def ways_of(levels: Levels, weights: Weights, rows: int = 100) -> dict[str, float]:
-    """The ways to multiply `rows` of activations by weights on the target in effect, and what each costs.
+    """The ways to multiply `rows` of activations by weights on the present target, with their costs.
 
     "planes" counts bits of each pair of bit planes, "look-up" looks those counts up, "tables" looks up sums of four
     weights, "pairs" multiplies bytes that are sums of two codes, and "bytes" multiplies bytes.
@@ -445,7 +445,7 @@ def way_of(levels: Levels, weights: Weights, rows: int = 100) -> str:
 
 
 class Product:
-    """Activations of `levels` times `weights`: all is ready that does not depend on the activations.
+    """Activations of `levels` times `weights`; everything that does not depend on the activations is prepared.
 
     Raises ValueError if a sum might not fit in 32 bits.
     """
@@ -502,7 +502,7 @@ class Product:
         return self._ways[rows]
 
     def _by(self, way: str) -> Any:
-        """Whether the kernel of a way takes bytes rather than bit planes, the kernel, and what more it takes."""
+        """Whether the kernel of a way takes bytes rather than bit planes, the kernel, and its other arguments."""
         prepare, kernel = _WAYS[way]
         if way not in self._ready:
             self._ready[way] = prepare(self.levels, self.weights)
@@ -561,7 +561,7 @@ _WAYS: Mapping[str, tuple[Callable[[Levels, Weights], tuple[Any, ...]], Any]] = 
     "pairs": (_for_pairs, kernels.bytes_product),
     "bytes": (_for_bytes, kernels.bytes_product),
 }
-"""What a kernel takes beside words and result, and the kernel."""
+"""The other arguments of a kernel besides words and result, and the kernel."""
 
 
 def product(words: Words, levels: Levels, weights: Weights, out: Whole | None = None) -> Whole:
@@ -652,11 +652,11 @@ def _fours(numbers: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
     return _blocks(fours[..., 0])
 
 
-# --- what there is ----------------------------------------------------------------------------------------------------
+# --- features --------------------------------------------------------------------------------------------------------
 
 
 def features() -> dict[str, str]:
-    """What the target in effect gets, which NUMBA_CPU_NAME and NUMBA_CPU_FEATURES may have set."""
+    """What is used on the present target, which NUMBA_CPU_NAME and NUMBA_CPU_FEATURES may have set."""
     has = target()
     counting = "one instruction" if has.counts_bits else "look-ups" if has.looks_up else "shifts and sums"
     return {

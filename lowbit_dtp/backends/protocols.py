@@ -1,4 +1,4 @@
-"""What backends read of the objects that layers hand them: arrays, signals and activations."""
+"""The attributes of arrays, signals and activations that backends use."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -13,7 +13,7 @@ Array: TypeAlias = Any
 
 
 class Signal(Protocol):
-    """What a backend reads of a `links.Signal`."""
+    """The attributes of a `links.Signal` that a backend uses."""
 
     @property
     def carried(self) -> Array:
@@ -25,7 +25,7 @@ class Signal(Protocol):
 
     @property
     def format(self) -> Format:
-        """What the codes mean."""
+        """Format of the codes."""
 
     @property
     def like(self) -> Array:
@@ -33,7 +33,7 @@ class Signal(Protocol):
 
     @property
     def made(self) -> dict[str, Any]:
-        """Where a backend keeps what it makes of the signal."""
+        """Results that a backend has computed from the signal."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,15 +49,15 @@ class Signal(Protocol):
 
 
 class Activation(Protocol):
-    """What a backend reads of an `activations.Activation`."""
+    """The attributes of an `activations.Activation` that a backend uses."""
 
     @property
     def kernel(self) -> str | None:
-        """Name of the number by which compiled kernels know the function; None if they do not."""
+        """Name of the function's constant in compiled kernels; None if they do not have it."""
 
     @property
     def apply(self) -> Callable[["Backend", Array], Array]:
-        """The function, which may write over its argument."""
+        """The function, which may overwrite its argument."""
 
     @property
     def name(self) -> str:
@@ -65,7 +65,7 @@ class Activation(Protocol):
 
     @property
     def slope(self) -> Callable[[Array], Array] | None:
-        """The derivative, as a function of what `apply` gave."""
+        """The derivative, as a function of the result of `apply`."""
 
     @property
     def backward(self) -> Callable[[Array, Array], Array] | None:

@@ -4,7 +4,7 @@ Nothing here waits for the device. torch has no arithmetic on its wider unsigned
 of the same bits, or some integer or boolean before they are packed. Powers of two are made from the bits of a float64,
 exactly.
 
-A format of your own gets codes on tensors by `@encode.register` and `@decode.register`.
+To support your own format on tensors, use `@encode.register` and `@decode.register`.
 """
 
 from functools import cache, singledispatch
@@ -91,7 +91,7 @@ def _(fmt: Bernoulli, codes: Array, like: Array) -> Array:
 def _(fmt: FixedPoint, x: Array, uniform: Array | None) -> Array:
     if fmt.stochastic and uniform is None:
         raise ValueError(f"{fmt.name} rounds stochastically: it needs uniform random numbers, one per value")
-    # a float32 has room for a step and its half, but neither for a sum with a random number nor for a remainder
+    # float32 holds a step and its half exactly, but not a sum with a random number, nor a remainder
     steps = (x.double() if fmt.stochastic or fmt.overflow == "wrap" or fmt.word > 24 else x) * (1 / fmt.step)
     if fmt.rounding == "nearest-even":
         steps = torch.round(steps)

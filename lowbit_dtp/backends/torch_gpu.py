@@ -1,7 +1,7 @@
 """Torch tensors, on whichever device holds them. Nothing here waits for the device but `encode`, `numpy` and errors.
 
-Signals are held as packed words, as they cross. torch has no arithmetic on its wider unsigned integers, so codes and
-words travel as the signed type of the same bits.
+Signals are stored as packed words. torch has no arithmetic on its wider unsigned integers, so codes and words have the
+signed type of the same bits.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from .protocols import Signal
 from .torch_formats import SIGNED
 
 _COMPILE_FROM = 50_000
-"""Steps of a run from which compiling is taken to pay; not measured on a GPU."""
+"""Steps of a run from which `auto` compiles; an estimate, not measured on a GPU."""
 _LOW = 0xFFFFFFFF
 _BLOCK = 32
 """Counters of Philox in a block, whose four words each are laid out one after the other, as the CPU's kernel does."""
@@ -186,7 +186,7 @@ def tensor_of(x: np.ndarray, device: torch.device | str) -> Array:
     elif x.dtype in (np.uint32, np.uint64):
         x = x.view(np.int32 if x.dtype == np.uint32 else np.int64)
     tensor = torch.from_numpy(x if x.flags.writeable else x.copy())
-    if torch.device(device).type == "cuda":  # from other memory, a copy would wait for all that the device has to do
+    if torch.device(device).type == "cuda":  # from other memory, a copy would wait for all work of the device
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 

@@ -1,7 +1,7 @@
-"""Work on tensors that is written down once and repeated without Python: on a GPU, as one launch.
+"""Work on tensors that is recorded once and replayed without Python: on a GPU, as one launch.
 
-A small network's step is hundreds of operations of a few microseconds each, and Python takes longer to ask for one than
-the device to do it.
+A small network's step is hundreds of operations of a few microseconds each, and Python takes longer to launch one than
+the device takes to run it.
 """
 
 import warnings
@@ -15,28 +15,28 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from . import Array, CannotRecord
 
 _WARM = 2
-"""Repetitions before a CUDA graph is captured, in which libraries choose their kernels and take their memory."""
+"""Replays before a CUDA graph is captured, in which libraries choose kernels and allocate memory."""
 
 
 _TRIES = 10
-"""Calls that compiled work may take to agree with the work as written, before it is given up.
+"""Calls in which compiled work may differ from the original before it is given up.
 
-Rounding turns a neuron's bit at times, and what follows from a bit is no rounding; but it is elsewhere the next time.
+Rounding can flip a bit of a neuron, which changes other numbers by more than rounding, but other ones in each call.
 """
 
 
 @cache
 def _pool() -> Any:
-    """Memory for what graphs hold on the way. They share it: none needs what another left there."""
+    """Memory for intermediate results of graphs, which share it: none needs the results of another."""
     return torch.cuda.graph_pool_handle()
 
 
 class Recorded:
-    """`body`, done once as it is written down, and again with each call.
+    """`body`, run once while it is recorded, and replayed with each call.
 
-    `body` keeps what it changes in `arrays`, in place, and asks for no number on the way. What it does in Python, it
-    does this once. On a GPU the first calls go the slow way, for the libraries to settle; then the work is captured as
-    a CUDA graph. Raises `CannotRecord` if `body` cannot be recorded.
+    `body` changes only `arrays`, in place, and does not read numbers. Its Python code runs only once. On a GPU the
+    first calls run operation by operation, so that libraries can set up; then the work is captured as a CUDA graph.
+    Raises `CannotRecord` if `body` cannot be recorded.
     """
 
     def __init__(self, body: Callable[[], None], arrays: Sequence[Array]) -> None:
@@ -49,7 +49,7 @@ class Recorded:
             if "value out of a tracing tensor" not in str(error):
                 raise
             raise CannotRecord(
-                "a step that is recorded cannot ask for a number on the way, in an `if` or by `float(...)`: a rule of "
+                "a recorded step cannot read a number, in an `if` or by `float(...)`: a rule of "
                 "your own that has to is trained by fit(..., mode='plain')"
             ) from error
         self._changed = [x for x, version in zip(self._arrays, versions, strict=True) if x._version != version]
@@ -62,14 +62,14 @@ class Recorded:
 
     @property
     def operations(self) -> int:
-        """How many operations on tensors the work is."""
+        """Number of operations on tensors."""
         return self._count
 
     def compile(self) -> None:
-        """Have torch.compile fuse the operations into few kernels, with the next call, which takes long.
+        """Have torch.compile fuse the operations into few kernels in the next call, which takes long.
 
-        The next calls do the work both ways, until no number was another in all of them, but for rounding. If one
-        always is, or if torch.compile fails, the operations stay as they are, with a warning.
+        The next calls run both versions, until every number has agreed, up to rounding, in one of them. If one never
+        agrees, or if torch.compile fails, the operations are not fused, with a warning.
         """
         plain = self._operations
         compiled: Any = torch.compile(plain, fullgraph=True, dynamic=False)
@@ -121,7 +121,7 @@ class Recorded:
             graph.replay()
 
     def _on_the_side(self) -> None:
-        """Once more, on a stream of its own, as a capture needs it before."""
+        """Run it on a side stream, which is required before a capture."""
         here, side = torch.cuda.current_stream(self._cuda), torch.cuda.Stream(self._cuda)  # type: ignore[no-untyped-call]
         side.wait_stream(here)
         with torch.cuda.stream(side):
@@ -130,7 +130,7 @@ class Recorded:
 
 
 def _compared(found: Array, expected: Array, before: Array) -> tuple[Array, Array]:
-    """Where two ways to change an array come to other numbers, beyond rounding; and whether by much on the whole."""
+    """Where two versions of a changed array differ by more than rounding; and whether they differ much overall."""
     same = (found == expected) | (torch.isnan(found) & torch.isnan(expected))
     off = torch.where(same, 0.0, found.double() - expected.double()).abs()
     size, changed = (

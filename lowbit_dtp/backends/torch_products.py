@@ -1,7 +1,8 @@
 """Exact products of few-bit signals with whole-number weights, on torch tensors: `packed` for a GPU.
 
 A bfloat16 holds whole numbers up to 256, and a GPU adds its products in float32, which holds sums up to 2^24. Weights
-of 16 bits are taken in two bytes; a layer whose sums may be larger is taken in parts, whose sums are added as integers.
+of 16 bits are split into two bytes; a layer whose sums may be larger is split into parts, whose sums are added as
+integers.
 """
 
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ class Weights:
     largest: tuple[int, ...]
     """Largest magnitude in each plane."""
     largest_sum: tuple[int, ...]
-    """Largest sum of magnitudes of a column of each plane: what a sum of products with -1 and +1 can come to."""
+    """Largest sum of magnitudes of a column of each plane: the bound of a sum of products with -1 and +1."""
 
     @classmethod
     def arrange(cls, levels: Array) -> "Weights":
@@ -84,7 +85,7 @@ def _multiply(a: Array, b: Array) -> Array:
 
 @contextmanager
 def _sums_in_float32() -> Iterator[None]:
-    """Within, a GPU that splits a sum among its parts may not add theirs in bfloat16."""
+    """Within, a GPU that splits a sum into parts must not add the parts in bfloat16."""
     settings = torch.backends.cuda.matmul
     before = settings.allow_bf16_reduced_precision_reduction
     settings.allow_bf16_reduced_precision_reduction = False

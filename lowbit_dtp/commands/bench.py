@@ -6,7 +6,7 @@ from .printing import print_result
 
 
 def bench(threads: Threads = None, as_json: Json = False) -> None:
-    """Time products of few bits and training steps on this machine, beside NumPy, in under a minute.
+    """Time few-bit products and training steps on this machine, compared with NumPy, in under a minute.
 
     [bold]Example[/bold]: lowbit-dtp bench --threads 1
     """

@@ -48,7 +48,7 @@ def compare(
 ) -> None:
     """Train the same network by several rules; compare error, bits and joules; write a report.
 
-    The same command again goes on where it was stopped, on another device if that is asked for.
+    The same command again continues where it was stopped, on another device if --device says so.
 
     [bold]Example[/bold]: lowbit-dtp compare --data mnist --rules dtp,straight-through,fixed-lower --epochs 5 --seeds 1
     """
@@ -89,7 +89,7 @@ def compare(
 
 
 def _set_gradient(comparison: "Comparison", gradient: str) -> None:
-    """Have plain straight-through send gradients in that format, and be called so."""
+    """Give plain straight-through the gradient format, also in its name."""
     from ..experiment import ExperimentError
     from ..formats import parse
 

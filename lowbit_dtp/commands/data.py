@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=False, invoke_without_command=True)
 
 @app.callback()
 def data_found(context: typer.Context, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """What data sets there are, and what is found where. `data fetch NAME` downloads one.
+    """List the data sets and where their files are found. `data fetch NAME` downloads one.
 
     [bold]Example[/bold]: lowbit-dtp data fetch mnist
     """
@@ -38,7 +38,7 @@ def data_fetch(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Download a data set, checked against its published digests, unless it is there."""
+    """Download a data set and check it against its published digests, unless it is there."""
     from ..data import fetch
 
     print_result({name: list(map(str, fetch(name, data_dir)))}, as_json)
@@ -50,7 +50,7 @@ def data_convert(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Make the binary batches of cifar10 of JPEG copies of its images; every result on them says so.
+    """Make the binary batches of cifar10 from JPEG copies of its images; every result on them has a note.
 
     [bold]Example[/bold]: lowbit-dtp data convert cifar10-jpeg.tar.xz --data-dir data
     """

@@ -1,4 +1,4 @@
-"""What commands that train or test share: device, threads, progress on standard error, and logs."""
+"""Device, threads, progress on standard error and logs, for commands that train or test."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def usable_device(device: str, tf32: bool) -> str:
-    """The device to use, checked before anything else; its products are float32 unless `tf32`."""
+    """The device to use, checked first; its products are float32 unless `tf32`."""
     from ..backends.devices import DeviceError, multiply_in_tf32, usable
 
     device = usable(device)
@@ -28,8 +28,8 @@ def usable_device(device: str, tf32: bool) -> str:
 
 
 def use_threads(threads: int | None) -> None:
-    """Use so many threads, if any number is given, and say when kernels have to be compiled first."""
-    if os.environ.get("LOWBIT_DTP_KERNELS") == "plain":  # there are none, and perhaps no Numba
+    """Use so many threads, if a number is given, and report when kernels have to be compiled first."""
+    if os.environ.get("LOWBIT_DTP_KERNELS") == "plain":  # no kernels, and perhaps no Numba
         return
     from ..backends.numba_cpu import on_compile, set_threads
 
@@ -39,7 +39,7 @@ def use_threads(threads: int | None) -> None:
 
 
 def _report_compiling(kernel: str) -> None:
-    """A line for each kernel where somebody watches, else one for all."""
+    """A line for each kernel on a terminal, else one for all."""
     if sys.stderr.isatty():
         print(f"compiling, once for this machine: {kernel}", file=sys.stderr, flush=True)
     elif not _compiled:
@@ -53,7 +53,7 @@ _compiled: list[str] = []
 
 @contextmanager
 def observer(tensorboard: bool) -> Iterator[Observer]:
-    """Progress on standard error: bars on a terminal, else a line an epoch. Curves for TensorBoard if asked for."""
+    """Progress on standard error: bars on a terminal, else a line an epoch. Curves for TensorBoard if `tensorboard`."""
     writer = _summary_writer() if tensorboard else None
     if not sys.stderr.isatty():
         yield _Lines(writer)
@@ -67,7 +67,7 @@ def observer(tensorboard: bool) -> Iterator[Observer]:
 
 
 class _Log(Observer):
-    """Says which links carry what, and logs for TensorBoard what is evaluated if there is a `writer` for it."""
+    """Prints the formats of links, and logs evaluations for TensorBoard if there is a `writer`."""
 
     def __init__(self, writer: Any) -> None:
         self._writer = writer
@@ -118,7 +118,7 @@ class _Lines(_Log):
 
 
 class _Bars(_Log):
-    """A bar for the runs that are trained at a time."""
+    """A bar for the runs that are trained in one batch."""
 
     def __init__(self, bars: Any, writer: Any) -> None:
         super().__init__(writer)
@@ -135,20 +135,20 @@ class _Bars(_Log):
         self._task = self._bars.add_task(label, total=self._total)
 
     def step(self, done: int) -> None:
-        if done == self._total or monotonic() - self._shown > 0.1:  # a step may take less than showing it
+        if done == self._total or monotonic() - self._shown > 0.1:  # a step may take less time than printing it
             self._shown = monotonic()
             self._bars.update(self._task, completed=done)
 
 
 def links_in_words(experiment: "Experiment") -> str:
-    """What each link of `experiment` carries in training.
+    """The formats of each link of `experiment` in training.
 
-    A rule may bring along links of its own; the ledger and the report have those as well.
+    Links that a rule adds are not included; the ledger and the report have those as well.
     """
     net, rule, _ = experiment.built()
     parts = []
     for i, link in enumerate(rule.training_links(net.links)):
-        feedback = f", {link.feedback.name} feedback" if i else ""  # nothing is sent back to the inputs
+        feedback = f", {link.feedback.name} feedback" if i else ""  # nothing is sent down to the inputs
         parts.append(f"{link.name} {link.forward.name} forward{feedback}")
     return f"network {'-'.join(map(str, experiment.sizes))}; links {'; '.join(parts)}"
 

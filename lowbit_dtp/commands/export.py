@@ -18,7 +18,7 @@ def export(
     weights: Weights = None,
     signals: Signals = "fixed(8,1)",
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write.  (default: RUN/export-TARGET)")] = None,
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Run what was written, and compare.")] = True,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Check all golden vectors.")] = True,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:

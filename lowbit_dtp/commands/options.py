@@ -1,4 +1,4 @@
-"""Options that commands share, and what their texts mean."""
+"""Options that commands share, and their parsing."""
 
 import re
 import tomllib
@@ -43,9 +43,9 @@ FewBitWeights = Annotated[
 Gradient = Annotated[
     str | None, typer.Option("--gradient", help="Format in which straight-through sends gradients: fixed(4,-2), ...")
 ]
-Activation = Annotated[str | None, typer.Option("--activation", help="Of the hidden layers: tanh, relu, ...")]
+Activation = Annotated[str | None, typer.Option("--activation", help="Of hidden layers: tanh, relu, ...")]
 Optimizer = Annotated[str | None, typer.Option("--optimizer", help="rmsprop, sgd, ...")]
-Rate = Annotated[float | None, typer.Option("--learning-rate", help="Of the forward weights, for every rule.")]
+Rate = Annotated[float | None, typer.Option("--learning-rate", help="Of forward weights, for every rule.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -66,7 +66,7 @@ Device = Annotated[
     ),
 ]
 TF32 = Annotated[bool, typer.Option("--tf32", help="Let a GPU round the factors of float32 products to 11 bits.")]
-Threads = Annotated[int | None, typer.Option("--threads", help="Threads to use. Changes the speed, never a number.")]
+Threads = Annotated[int | None, typer.Option("--threads", help="Threads to use. Changes the speed, not the results.")]
 Diagnose = Annotated[
     bool,
     typer.Option(
@@ -74,9 +74,9 @@ Diagnose = Annotated[
         help="Compare updates with backpropagation's and measure targets and inverses, layer by layer, each epoch.",
     ),
 ]
-Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Log curves for TensorBoard, too.")]
+Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Also log curves for TensorBoard.")]
 PlacementOption = Annotated[
-    str | None, typer.Option("--placement", help="Which wire each link is: h1-h2=board,rest=on-die:2mm.")
+    str | None, typer.Option("--placement", help="Wire of each link: h1-h2=board,rest=on-die:2mm.")
 ]
 Technologies = Annotated[str, typer.Option("--technology", help="Technologies to price on, comma-separated.")]
 Weights = Annotated[
@@ -94,7 +94,7 @@ def comparison_of(
 ) -> "Comparison":  # fmt: skip
     """The data set's experiment file, the user's, and the options, in rising order of precedence.
 
-    `settings` are the texts of `--set`, and go before every other option.
+    `settings` are the texts of `--set`; all other options take precedence over them.
     """
     from ..experiment import Comparison, ExperimentError
 
@@ -144,9 +144,9 @@ def _weights(texts: Sequence[str]) -> dict[str, str]:
 
 
 def setting(text: str) -> tuple[list[str], Any]:
-    """Keys and value of a `--set`; a word that is no TOML value is a string.
+    """Keys and value of a `--set`; a word that is not a TOML value is a string.
 
-    Raises ExperimentError if it cannot be read, or names no key of an experiment file.
+    Raises ExperimentError if it cannot be read, or names an unknown key.
 
     >>> setting("rules.dtp.target_step=2.8"), setting("activation=relu")
     ((['rules', 'dtp', 'target_step'], 2.8), (['activation'], 'relu'))
@@ -177,7 +177,7 @@ def setting(text: str) -> tuple[list[str], Any]:
 
 
 def _keys_in(table: Sequence[str]) -> list[str] | None:
-    """Known keys of a table of an experiment file; none if they may be any, None if it is no table."""
+    """Known keys of a table of an experiment file; an empty list if any key is allowed, None if it is not a table."""
     from ..experiment import OF_ONE_RULE, OPTIMIZER_KEYS, Comparison
     from ..optimizers import OPTIMIZERS
     from ..rules import RULES
@@ -201,14 +201,14 @@ def _keys_in(table: Sequence[str]) -> list[str] | None:
 
 
 def takes_gradient(rule: str) -> bool:
-    """Whether a rule takes the format in which links carry gradients."""
+    """Whether a rule has a setting for the format of gradients."""
     from ..rules import rule_named
 
     return "gradient" in {field.name for field in fields(rule_named(rule))}  # type: ignore[arg-type]
 
 
 def split(text: str) -> list[str]:
-    """Parts between commas, but for commas in brackets.
+    """Parts between commas, except commas in brackets.
 
     >>> split("dtp,straight-through@fixed(4,-2)")
     ['dtp', 'straight-through@fixed(4,-2)']

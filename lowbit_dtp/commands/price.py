@@ -17,14 +17,14 @@ def price(
     technology: Technologies = TECHNOLOGIES,
     placement: PlacementOption = None,
     memory: Annotated[str, typer.Option("--memory", help="Where weights are kept: sram or dram.")] = "sram",
-    reuse: Annotated[int, typer.Option("--reuse", help="Samples for which a weight, once read, is used.")] = 1,
+    reuse: Annotated[int, typer.Option("--reuse", help="Samples that one read of a weight serves.")] = 1,
     word_bits: Annotated[int, typer.Option("--word-bits", help="Pad each message to words of so many bits.")] = 1,
     weights: Annotated[
         str | None, typer.Option("--weights", help="Price inference with weights of this format.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Joules per sample, in training and in inference, split by link, layer and memory, with their range.
+    """Print joules per sample, in training and in inference, by link, layer and memory, with their range.
 
     [bold]Example[/bold]: lowbit-dtp price runs/demo --rule dtp --technology 7nm --placement h1-h2=board --reuse 50
     """
@@ -44,7 +44,7 @@ def price(
         books = [each for other, each in loaded if other == spec]
         for use in ("training", "inference"):
             book = ledgers.merged(b[use] for b in books)
-            if not book.samples:  # of epochs 0, there is no training to price
+            if not book.samples:  # with 0 epochs there is no training to price
                 continue
             if use == "inference" and weights:
                 book = with_weights(book, weights)

@@ -40,7 +40,7 @@ def _plain(value: Any) -> str:
 
 
 def print_facts(names: Sequence[str], values: Sequence[str]) -> None:
-    """Names and values, one below the other, indented; long values are wrapped. What is empty is left out."""
+    """Names and values, one below the other, indented; long values are wrapped. Empty values are left out."""
     width = max(map(len, names))
     for name, value in zip(names, values, strict=True):
         if value:
@@ -51,7 +51,7 @@ def print_facts(names: Sequence[str], values: Sequence[str]) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """A table with the first `left` columns to the left; where it is too wide, each row as names and values."""
+    """A table with the first `left` columns left-aligned; if it is too wide, each row as names and values."""
     table = Table(title=title)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", no_wrap=True)
@@ -99,7 +99,7 @@ def print_summary(summary: "Summary") -> None:
 
 
 def print_bills(bills: Sequence[Mapping[str, Any]]) -> None:
-    """Bills as a table: a row for each rule, use and technology, and the break-even widths under it."""
+    """Bills as a table: a row for each rule, use and technology, and the break-even widths below it."""
     from ..report import si, si_range
 
     columns = ("rule", "use", "technology", "total", "links", "compute", "memory", "links' share")

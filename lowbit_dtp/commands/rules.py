@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def rules(as_json: Json = False) -> None:
-    """What learning rules there are: what each learns, what crosses the links, and where it comes from.
+    """List the learning rules, with their tasks, the traffic on links, and the source.
 
     [bold]Example[/bold]: lowbit-dtp rules --json
     """
@@ -29,7 +29,7 @@ def rules(as_json: Json = False) -> None:
 
 
 def described(kind: "type[LearningRule]") -> dict[str, Any]:
-    """What the class of a rule says of it."""
+    """Description, tasks, traffic and source of a rule, from its class."""
     return {
         "description": (kind.__doc__ or "").split("\n")[0],
         "tasks": list(getattr(kind, "tasks", ("classify",))),

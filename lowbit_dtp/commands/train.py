@@ -15,7 +15,7 @@ def train(
     data: options.Data = None,
     rule: Annotated[str, typer.Option("--rule", help="Learning rule, or rule@gradient format.")] = "dtp",
     epochs: options.Epochs = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of weights, noise and order.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of weights, noise and order of samples.")] = 0,
     out: options.Out = None,
     config: options.Config = None,
     data_dir: options.DataDir = None,
@@ -36,7 +36,7 @@ def train(
     tensorboard: options.Tensorboard = False,
     as_json: options.Json = False,
 ) -> None:
-    """Train one network by one rule, into one run folder. The same command again goes on where it was stopped.
+    """Train one network by one rule, into one run folder. The same command again continues where it was stopped.
 
     [bold]Example[/bold]: lowbit-dtp train --data digits --rule dtp --link h1-h2=ternary --out runs/ternary
     """
@@ -54,7 +54,7 @@ def train(
     folder = out or Path("runs") / f"{Path(comparison.content['data']).stem}-train"
     rule = _with_gradient(rule, gradient) if gradient else rule
     experiment = comparison.experiment(rule, seed)
-    experiment.built()  # raises now what training would raise
+    experiment.built()  # raises errors before training
     use_threads(threads)
     samples = load(comparison.content["data"], data_dir)
     with observer(tensorboard) as watching:

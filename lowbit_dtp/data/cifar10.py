@@ -44,18 +44,18 @@ class Batch:
 
 
 def note_beside(paths: list[Path]) -> str:
-    """What the notes beside these batches say, each once; nothing for published ones."""
+    """The notes beside these batches, each once; empty for published batches."""
     notes = [folder / NOTE for folder in dict.fromkeys(path.parent for path in paths)]
     return "; ".join(str(read_json(note).get("note", note)) for note in notes if note.exists())
 
 
 def convert(copies: Path, folder: Path, train: list[Batch], test: Batch) -> list[Path]:
-    """Write batches `train` and `test` to `folder`, of the JPEG files in `copies`, and a note that they are copies.
+    """Write batches `train` and `test` to `folder`, from the JPEG files in `copies`, and a note that they are copies.
 
     `copies` is a folder, or a tar archive, with files `train/<class>/<name>.jpg` and `test/<class>/<name>.jpg`. Batches
-    take the classes in turn, each in the order of its file names, so that every part of them is balanced. Returns what
-    was written. Raises DataError if `copies` is not that, or `folder` has batches that were not made so; ImportError
-    without Pillow.
+    take the classes in turn, each in the order of its file names, so that every part of them is balanced. Returns the
+    paths written. Raises DataError if `copies` has other files, or `folder` has batches that were not made from
+    copies; ImportError without Pillow.
     """
     for batch in (*train, test):
         if (folder / batch.name).exists() and not (folder / NOTE).exists():

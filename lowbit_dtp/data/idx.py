@@ -16,16 +16,16 @@ import numpy as np
 from .samples import DataError
 
 TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-"""What the third byte of the magic number says of the numbers, as NumPy's types."""
+"""NumPy type of the numbers for each third byte of the magic number."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 2**24
-"""Bytes to read at a time: one `read` of as many as a broken header promises could take all memory first."""
+"""Bytes to read at a time: reading at once what a broken header states could take all memory."""
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The content of the file at `path`, unpacked as it is read. DataError if it cannot be."""
+    """The content of the file at `path`, unpacked as it is read. DataError if it cannot be read."""
     try:
         with path.open("rb") as file, unpacked(file, path) as content:
             yield content
@@ -35,9 +35,9 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def unpacked(file: BinaryIO, origin: Path | str) -> Iterator[BinaryIO]:
-    """`file`, gunzipped if it begins like a gzip file, whatever it is called: some browsers unpack and keep `.gz`.
+    """`file`, gunzipped if it begins like a gzip file, whatever its name: some browsers unpack and keep `.gz`.
 
-    It is unpacked as far as it is read, so that a small file that unpacks to a huge one takes no memory.
+    It is unpacked only as far as it is read, so a small file that unpacks to a huge one takes little memory.
     """
     packed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     file.seek(0)
@@ -54,13 +54,13 @@ def read_body(content: BinaryIO, length: int, before: int, origin: Path | str) -
         body += chunk
     if len(body) < length:
         raise DataError(f"{origin}: is truncated: {before + len(body)} bytes unpacked, not {before + length}")
-    if content.read(1):  # which also comes to the end of a gzip file, and its checksum
+    if content.read(1):  # which also reads the end of a gzip file, and checks its checksum
         raise DataError(f"{origin}: is too long: more than {before + length} bytes unpacked")
     return body
 
 
 def read_published(content: BinaryIO, shape: tuple[int, ...], origin: Path | str) -> tuple[bytes, np.ndarray]:
-    """Header and array of an IDX file of unsigned bytes that must be of `shape`; no more is read than that takes."""
+    """Header and array of an IDX file of unsigned bytes that must be of `shape`; no more is read than needed."""
     header = header_of(shape)
     found = content.read(len(header))
     if found[:4] != header[:4]:
@@ -77,7 +77,7 @@ def read_published(content: BinaryIO, shape: tuple[int, ...], origin: Path | str
 
 
 def read_any(content: BinaryIO, origin: Path | str) -> np.ndarray:
-    """The array in an IDX file of whatever type and shape; no more is read than its header promises."""
+    """The array in an IDX file of any type and shape; no more is read than its header states."""
     magic = content.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in TYPES or not magic[3]:
         begin = magic.hex() or "nothing"
@@ -91,7 +91,7 @@ def read_any(content: BinaryIO, origin: Path | str) -> np.ndarray:
 
 
 def header_of(shape: tuple[int, ...]) -> bytes:
-    """What an IDX file of unsigned bytes begins with: 00 00 08, the number of dimensions, and each one's size."""
+    """The header of an IDX file of unsigned bytes: 00 00 08, the number of dimensions, and the size of each."""
     return bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
 
 

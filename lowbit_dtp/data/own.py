@@ -1,12 +1,12 @@
-"""Data of one's own: a `.npz` file, or a folder of IDX files.
+"""Your own data: a `.npz` file, or a folder of IDX files.
 
 A `.npz` file holds arrays `train_inputs`, `train_labels`, `valid_inputs`, `valid_labels`, `test_inputs` and
 `test_labels`; or `inputs`, `labels` and `split`, three whole numbers: how many samples, in the order of the arrays, are
 for train, valid and test. A folder has a file `*train-images*` and a file `*train-labels*`, the same for `test` (or
-`t10k`), and for `valid`; without the latter, the last sixth of the training samples is for validation, as of MNIST.
+`t10k`), and for `valid`; without the latter, the last sixth of the training samples is for validation, as in MNIST.
 
 Inputs are [samples, neurons], or images [samples, height, width] or [samples, channels, height, width]. A byte k is
-taken as k/256, as pixels of the published data sets are; other numbers as they are, in float32. Labels are classes,
+taken as k/256, like pixels of the published data sets; other numbers are converted to float32. Labels are classes,
 whole numbers [samples] from 0, or values of the outputs, floating-point numbers [samples, outputs].
 """
 
@@ -118,7 +118,7 @@ def _samples(inputs: np.ndarray, labels: np.ndarray) -> Samples:
 
 @contextmanager
 def _naming(where: str) -> Iterator[None]:
-    """Put `where` before what a DataError says."""
+    """Put `where` before the message of a DataError."""
     try:
         yield
     except DataError as error:

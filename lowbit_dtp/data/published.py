@@ -1,4 +1,4 @@
-"""Published data sets: where their files are looked for and downloaded from, and what they must be."""
+"""Published data sets: where their files are looked for and downloaded from, and their digests."""
 
 import hashlib
 import os
@@ -32,7 +32,7 @@ Bytes = npt.NDArray[np.uint8]
 class Digest:
     """The MD5 that is published for a file, and what it is `of`: the unpacked "content", or the "gz" as published.
 
-    Whoever gzips a file again changes the second alone, so only a fresh download can be held to a digest of "gz".
+    Gzipping a file again changes only the second, so only a new download can be checked against a digest of "gz".
     """
 
     md5: str
@@ -51,14 +51,14 @@ class IdxFile:
 
 @dataclass(frozen=True)
 class Source:
-    """How a data set is published, and how it is split here: `sizes` are of train, valid and test, in file order."""
+    """How a data set is published, and its split: `sizes` of train, valid and test, in file order."""
 
     citation: str
     input_format: FixedPoint
     sizes: tuple[int, int, int]
     files: tuple[IdxFile | Batch, ...] = ()
     """Images and labels to train on, images and labels to test on; or batches, the last of them to test on; none for
-    what ships in scikit-learn."""
+    data that ships in scikit-learn."""
     mirrors: tuple[str, ...] = ()
     """Addresses that `<file>.gz` is appended to, in the order they are tried."""
     subfolders: tuple[str, ...] = ()
@@ -118,11 +118,11 @@ SOURCES = {
         "makes them of JPEG copies.",
     ),
 }
-"""The data sets there are, by name."""
+"""The published data sets, by name."""
 
 
 def load_published(name: str, folder: Path | str | None = None) -> DataSet:
-    """The data set `name` of `SOURCES`, split as that says."""
+    """The data set `name` of `SOURCES`, with its split."""
     source = SOURCES[name]
     paths = fetch(name, folder)
     parts = iter(_read_all(source, paths) if paths else [_digits()])
@@ -164,8 +164,8 @@ def find(name: str, folder: Path | str | None = None) -> list[tuple[IdxFile | Ba
 def fetch(name: str, folder: Path | str | None = None) -> list[Path]:
     """Where the files of data set `name` are, after download to `<first of folders>/<name>` of those not found.
 
-    What is downloaded is checked and then written whole; what was found is checked by `load`. Raises DataError if no
-    mirror gives a file, or it cannot be written.
+    Downloaded files are checked before they are written; files that were found are checked by `load`. Raises DataError
+    if no mirror has a file, or it cannot be written.
     """
     return [path or _download(name, file, folder) for file, path in find(name, folder)]
 
@@ -173,8 +173,8 @@ def fetch(name: str, folder: Path | str | None = None) -> list[Path]:
 def convert_cifar10(copies: Path | str, folder: Path | str | None = None) -> list[Path]:
     """Make the batches of `cifar10`, in `<first of folders>/cifar10`, of JPEG files `train/<class>/*.jpg` in `copies`.
 
-    See `cifar10.convert`. JPEG loses some of each image, so what is reached on such copies is no result on CIFAR-10
-    itself: `DataSet.source` says so, and with it every summary and report.
+    See `cifar10.convert`. JPEG compression is lossy, so results on such copies are not results on CIFAR-10 itself:
+    `DataSet.source` has a note, and so has every summary and report.
     """
     *train, test = (file for file in SOURCES["cifar10"].files if isinstance(file, Batch))
     return cifar10.convert(Path(copies), folders(folder)[0] / "cifar10", train, test)
@@ -213,9 +213,9 @@ def _checked(file: IdxFile, content: BinaryIO, origin: Path | str) -> Bytes:
 
 
 def _check_content(file: IdxFile, md5: str, origin: Path | str) -> None:
-    """Raise DataError if `md5`, of the content, is not what is published for `file`, or is that of another file.
+    """Raise DataError if `md5`, of the content, is not the published one of `file`, or is that of another file.
 
-    MNIST's and Fashion-MNIST's files have the same names and shapes, and of the latter only the gz' digest is known.
+    MNIST's and Fashion-MNIST's files have the same names and shapes; for the latter only digests of "gz" are known.
     """
     for name, source in SOURCES.items():
         for other in source.files:
@@ -242,11 +242,11 @@ def _exists(path: Path) -> bool:
 
 
 def _download(name: str, file: IdxFile | Batch, folder: Path | str | None) -> Path:
-    """Path of `file`, now that it has been written; from the first mirror that gives what is published."""
+    """Download `file` from the first mirror that has the published one; returns its path."""
     searched, source = folders(folder), SOURCES[name]
     absent = f"{name}: no {file.name} or {file.name}.gz in {', '.join(map(str, searched))}"
     put = (
-        f"Put the {len(source.files)} files of {name}, gzipped or not, in {searched[0] / name} by hand; or name the "
+        f"Put the {len(source.files)} files of {name}, gzipped or not, in {searched[0] / name}; or name the "
         f"folder that has them in --data-dir or {FOLDER_VARIABLE}."
     )
     if isinstance(file, Batch):
@@ -269,13 +269,13 @@ def _download(name: str, file: IdxFile | Batch, folder: Path | str | None) -> Pa
 
 
 def _retrieved(file: IdxFile, url: str) -> bytes:
-    """What is at `url`, as it is packed there. Raises DataError unless it is `file`, as published."""
+    """The content at `url`, packed as it is there. Raises DataError unless it is `file`, as published."""
     from pooch import HTTPDownloader
 
     buffer = BytesIO()
     try:
         HTTPDownloader(chunk_size=2**16)(url, buffer, None)
-    except OSError as error:  # of which those of requests are kinds
+    except OSError as error:  # errors of requests are subclasses
         response = getattr(error, "response", None)
         reason = type(error).__name__ if response is None else f"HTTP status {response.status_code}"
         raise DataError(f"{url}: {reason}") from None

@@ -15,14 +15,14 @@ from ..links import Signal
 from ..randomness import generator
 
 _UNCHECKED = (np.ndarray, np.memmap, list, tuple)
-"""Types of what a caller gives; other arrays, on devices or of steps that are recorded, come from these."""
+"""Types of arguments that are not checked yet; arrays on devices or of recorded steps come from checked ones."""
 
 _INPUT_SHAPES = "[samples, neurons], or images [samples, height, width] or [samples, channels, height, width]"
 _LABEL_SHAPES = "whole numbers from 0 [samples], or floating-point numbers [samples, outputs]"
 
 
 class DataError(ValueError):
-    """Data is missing, unreadable or not what it should be; the message names the file or array and says why."""
+    """Data is missing, unreadable or not what it should be; the message names the file or array and the reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Samples:
     labels: Array
     """Classes, int64 [samples], from 0; or the values that the outputs should have, float32 [samples, outputs]."""
     format: Format | None = None
-    """What the codes in `stored` stand for; None if it holds inputs as they are."""
+    """Format of the codes in `stored`; None if it holds the inputs themselves."""
 
     def __post_init__(self) -> None:
         if type(self.stored) in _UNCHECKED:
@@ -61,7 +61,7 @@ class Samples:
 
     @property
     def inputs(self) -> Array:
-        """All inputs [samples, neurons]; of codes, a new float32 array, of bytes four times as large."""
+        """All inputs [samples, neurons]; for codes, a new float32 array, four times as large as bytes."""
         inputs = self.part(slice(None))[0]
         return inputs.values if isinstance(inputs, Signal) else inputs
 
@@ -76,7 +76,7 @@ class Samples:
         return Samples(move(self.stored), move(self.labels), self.format)
 
     def part(self, which: Any) -> tuple[Array | Signal, Array]:
-        """Inputs and labels of `which` samples, a slice or indices. Codes are a `Signal`, and sent as they are."""
+        """Inputs and labels of `which` samples, a slice or indices. Codes are a `Signal`, which is sent unchanged."""
         stored, labels = self.stored[which], self.labels[which]
         return stored if self.format is None else Signal(stored, self.format, self._float), labels
 
@@ -92,7 +92,7 @@ class Samples:
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Samples in three parts: to train on, to choose by, and to report on.
+    """Samples in three parts, for training, validation and test.
 
     Raises DataError if the parts differ in inputs or kind of labels, or labels do not fit `classes`.
     """
@@ -106,9 +106,9 @@ class DataSet:
     input_format: Format
     """Carries every input exactly."""
     image_shape: tuple[int, ...]
-    """(height, width) of grey images, (3, height, width) of red, green and blue; (neurons,) of what is no image."""
+    """(height, width) of grey images, (3, height, width) of red, green and blue; (neurons,) of other data."""
     source: str
-    """Whom to cite."""
+    """Citation of the data set."""
 
     def __post_init__(self) -> None:
         parts = {"train": self.train, "valid": self.valid, "test": self.test}
@@ -153,7 +153,7 @@ class DataSet:
         image_shape: Sequence[int] | None = None,
         source: str = "arrays in memory",
     ) -> "DataSet":
-        """A data set of one's own samples; `classes` is the highest label of the three parts, and 1, unless given."""
+        """A data set of your own samples; `classes` is by default the highest label of the three parts plus 1."""
         if classes is None:
             labels = [part.labels for part in (train, valid, test)]
             classes = labels[0].shape[1] if train.label_kind == "values" else 1 + max(int(x.max()) for x in labels)
@@ -162,7 +162,7 @@ class DataSet:
 
 
 def order(samples: int, seed: int, sweep: int) -> npt.NDArray[np.int64]:
-    """Indices of `samples` samples in the order in which minibatches take them, drawn from `seed` and `sweep` alone.
+    """Indices of `samples` samples in the order in which minibatches take them, drawn from `seed` and `sweep`.
 
     A sweep is a pass over the samples; they are counted from 0.
     """

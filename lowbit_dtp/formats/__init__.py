@@ -1,9 +1,9 @@
-"""Number formats: which values a wire carries, and how a number becomes a code.
+"""Number formats: the values that a wire carries, and how a number becomes a code.
 
 A few-bit format is a table of values: encoding counts the thresholds at or below `x`, decoding looks up. Wide formats
-are rules behind the same two functions. Formats for gradients may have scales that blocks of neurons share, which cross
+implement the same two functions. Formats for gradients may have scales that blocks of neurons share, which cross
 with the codes. The `encode` and `decode` here are the specification, in plain NumPy; the
-kernels in `backends/` are held to them code for code.
+kernels in `backends/` must give the same codes.
 
     >>> parse("binary").encode([-0.5, 0.0, 0.5]).tolist()
     [0, 1, 1]

@@ -1,4 +1,4 @@
-"""What every number format declares: how a number becomes a code, and what a message of codes costs."""
+"""The base of number formats: how a number becomes a code, and the bits of a message."""
 
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -15,14 +15,14 @@ Codes = npt.NDArray[np.unsignedinteger[Any]]
 T = TypeVar("T")
 
 MAX_TABLE_BITS = 16
-"""Widest format that is spelled out as a table of values."""
+"""Largest width of a format as a table of values."""
 
 
 class Format(ABC):
-    """What a wire carries: `bits` a code, and which number each code stands for."""
+    """A number format: `bits` a code, and the number of each code."""
 
     name: str
-    """How `parse` spells it."""
+    """Its spelling for `parse`."""
 
     @property
     @abstractmethod
@@ -32,7 +32,7 @@ class Format(ABC):
     @property
     @abstractmethod
     def largest(self) -> float:
-        """Largest magnitude that arrives undistorted."""
+        """Largest magnitude of a value."""
 
     @property
     def stochastic(self) -> bool:
@@ -44,11 +44,11 @@ class Format(ABC):
         return 0
 
     def codes_in_row(self, neurons: int) -> int:
-        """Codes that a message of `neurons` numbers is held in: one each, and those that hold its scales."""
+        """Codes in a message of `neurons` numbers: one for each, and those that hold its scales."""
         return neurons
 
     def neurons_in_row(self, codes: int) -> int:
-        """Numbers in a message that is held in so many codes."""
+        """Numbers in a message of so many codes."""
         return codes
 
     @cached_property
@@ -61,13 +61,13 @@ class Format(ABC):
 
     @cached_property
     def zero(self) -> float:
-        """What 0.0 is sent as."""
+        """The value that 0.0 is sent as."""
         return float(self.quantize(0.0, None if not self.stochastic else np.zeros(())))
 
     def encode(self, x: npt.ArrayLike, uniform: Floats | None = None) -> Codes:
         """Codes of `x` [..., neurons], [..., codes_in_row(neurons)]; of any shape where a format has no scales.
 
-        `uniform` in [0, 1), of the shape of `x`, is needed by stochastic formats alone. Raises ValueError
+        `uniform` in [0, 1), of the shape of `x`, is needed only by stochastic formats. Raises ValueError
         if `x` holds NaN.
         """
         x = np.asarray(x)
@@ -83,7 +83,7 @@ class Format(ABC):
         """The numbers that `codes` stand for, as `dtype`."""
 
     def quantize(self, x: npt.ArrayLike, uniform: Floats | None = None) -> Floats:
-        """What arrives at the far end when `x` is sent."""
+        """The numbers that arrive when `x` is sent."""
         return self.decode(self.encode(x, uniform))
 
     @abstractmethod

@@ -1,8 +1,8 @@
 """Formats whose codes share scales, which cross with each message: one message is one sample's row.
 
 In the array of codes, the scales of a row follow its codes, cut into codes of the same width with the lowest bits
-first: an exponent of 8 bits is two codes of 4 bits. So packing, counting of ones and toggles, and whatever holds a
-message treat both alike. What a cut leaves over in its last code is zero, and is not counted as a bit that crosses.
+first: an exponent of 8 bits is two codes of 4 bits. So packing, and counting of ones and toggles, treat
+both alike. Unused bits of the last code of a scale are zero, and are not counted as bits that cross.
 """
 
 from abc import abstractmethod

@@ -1,4 +1,4 @@
-"""Formats by name: what the project knows, and what a user registers."""
+"""Formats by name: built-in ones, and those that a user registers."""
 
 import re
 from collections.abc import Callable
@@ -20,7 +20,7 @@ NAMED: dict[str, Format] = {
         mxfp8_e4m3, mxfp8_e5m2, mxfp4, mxint8, nvfp4,
     )
 }  # fmt: skip
-"""Formats that go by a bare name."""
+"""Formats with a name without arguments."""
 
 SPELLINGS = (
     *NAMED,
@@ -34,7 +34,7 @@ SPELLINGS = (
     "shared(W,E,floor|stochastic)",
     "table(-1,0,0.5)",
 )
-"""What `parse` understands, as told to users: W bits a code, I of them before the binary point, E of an exponent."""
+"""Spellings that `parse` understands: W bits a code, I of them before the binary point, E bits of an exponent."""
 
 _OWN: dict[str, Format] = {}
 _PARSERS: list[Parser] = []
@@ -45,9 +45,9 @@ class UnknownFormatError(ValueError):
 
 
 def parse(text: str) -> Format:
-    """The format that `text` names: a bare name, a format with arguments in () or <>, or one that is registered.
+    """The format that `text` names: a name, one with arguments in () or <>, or a registered one.
 
-    `symmetric(W,I)` is `fixed(W,I,saturate-symmetric)`; a table, `ternary` say, may be followed by `*` and a factor.
+    `symmetric(W,I)` is `fixed(W,I,saturate-symmetric)`; a table, `ternary` for example, may have `*` and a factor.
 
     >>> parse("fixed<8,1>") == parse("fixed(8,1)") == FixedPoint(8, 1)
     True
@@ -66,11 +66,11 @@ def parse(text: str) -> Format:
 
 
 def register(fmt: F) -> F:
-    """Have `parse` find a format of your own, so that files and options that name it can be read.
+    """Register your own format, so that `parse` finds it in files and options.
 
-    `fmt` is a format, found by its name, or a function that makes one of the text it is given, or gives None where the
-    text is no name of its formats; it may be used as a decorator. Returns `fmt`. Raises ValueError if the name means
-    another format already; one that was registered before is replaced.
+    `fmt` is a format, found by its name, or a function from a text to a format, or to None for other texts; `register`
+    may be used as a decorator. Returns `fmt`. Raises ValueError if the name is that of another built-in format; one
+    that was registered before is replaced.
 
     >>> register(table([-1, 0.5, 2])) is parse("table(-1,0.5,2)")
     False
@@ -90,7 +90,7 @@ def register(fmt: F) -> F:
 
 
 def _known(text: str) -> Format | None:
-    """The project's own format of that name, if there is one."""
+    """The built-in format of that name, if there is one."""
     if text in NAMED:
         return NAMED[text]
     if times := re.fullmatch(r"(.+)\*([^*]+)", text):

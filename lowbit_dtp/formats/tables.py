@@ -71,7 +71,7 @@ ternary = Table("ternary", (-1.0, 0.0, 1.0))
 
 @dataclass(frozen=True)
 class Bernoulli(Format):
-    """{0, 1}: 1 with probability `x`, held to [0, 1]; the codes of `ufixed(1,1,stochastic)`.
+    """{0, 1}: 1 with probability `x`, clipped to [0, 1]; the codes of `ufixed(1,1,stochastic)`.
 
     The code is 1 where `x >= 1 - uniform`. `uniform` are multiples of 2^-24, as backends draw them, so that float32
     holds the difference exactly.
@@ -111,7 +111,7 @@ bernoulli = Bernoulli()
 
 
 def table(values: Sequence[float], thresholds: Sequence[float] = ()) -> Table:
-    """A format of your own: ascending `values`, and the least `x` sent as each but the first, if not halfway.
+    """Your own format: ascending `values`, and thresholds, if not halfway: the least `x` sent as each but the first.
 
     >>> table([-1, 0, 0.5]).name
     'table(-1,0,0.5)'

@@ -1,4 +1,4 @@
-"""Learning rules: what neurons send each other over links in order to learn. One file a rule, listed once, here."""
+"""Learning rules. Each rule has a file and an entry in `RULES`."""
 
 import inspect
 import re
@@ -69,10 +69,10 @@ Kind = TypeVar("Kind", bound=type[LearningRule])
 
 
 def register(rule: Kind) -> Kind:
-    """Make a rule of one's own known by its `name`; as a decorator, too. Returns the rule.
+    """Register your own rule under its `name`; also usable as a decorator. Returns the rule.
 
     Raises TypeError unless it is a dataclass that implements `LearningRule`, ValueError if the name is taken or cannot
-    stand on a command line.
+    be written on a command line.
     """
     if not (isinstance(rule, type) and issubclass(rule, LearningRule)):
         raise TypeError(f"a rule must be a class derived from LearningRule, not {rule!r}")

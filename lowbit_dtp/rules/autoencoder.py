@@ -1,4 +1,4 @@
-"""A denoising auto-encoder trained without backpropagation: its encoder is taken for the inverse of its decoder.
+"""A denoising auto-encoder trained without backpropagation: its encoder is used as the inverse of its decoder.
 
 D.-H. Lee, Difference Target Propagation, thesis, section 3.2.4; the same in Lee, Zhang, Fischer, Bengio, ECML 2015.
 """
@@ -18,11 +18,11 @@ from .rule import LearningRule, Step, StepContext, output_error, summed
 class DTPAutoencoder(LearningRule):
     """Denoising auto-encoder by difference target propagation, eqs. 3.20-3.23, in a network input - h1 - output.
 
-    The decoder learns to give x for h + noise; the encoder learns to give the target 2h - f(z) for x + noise, where z
-    is the reconstruction. The output layer is taken to be where the inputs come from, so it knows x.
+    The decoder learns to output x for h + noise; the encoder learns to output the target 2h - f(z) for x + noise, where
+    z is the reconstruction. The output layer is taken to be at the source of the inputs, so it has x.
 
-    With tied weights the output layer works with a copy of the encoder's, transposed. Only the encoder's are trained,
-    by the decoder's loss, too: the error of each output comes down for that. After each step the copy is sent anew.
+    With tied weights the output layer uses a transposed copy of the encoder's weights. Only the encoder's are trained,
+    by the decoder's loss, too, for which the error of each output is sent down. After each step the copy is sent again.
     """
 
     noise: float | Sequence[float] = 0.5
@@ -30,7 +30,7 @@ class DTPAutoencoder(LearningRule):
     input_noise: float | Sequence[float] = 0.5
     """Standard deviation of the noise on the inputs, likewise."""
     target_step: float = 1.0
-    """How far the target of h1 is from h: h + step (h - f(z)). 1 in the thesis."""
+    """Step s of the target of h1, h + s (h - f(z)). 1 in the thesis."""
     contraction: float = 0.0
     """Weight of ||f(x + noise) - h||^2 in the encoder's loss, the second term of eq. 3.22, with h as a constant."""
     tied: bool = True
@@ -91,7 +91,7 @@ class DTPAutoencoder(LearningRule):
 
 
 def _with_noise(x: Array | Signal, sigma: float | Sequence[float], layer: str, context: StepContext) -> Array:
-    """`x` and Gaussian noise of standard deviation `sigma`, one draw for the `layer`."""
+    """`x` plus Gaussian noise of standard deviation `sigma`, one draw for the `layer`."""
     x = x.values if isinstance(x, Signal) else x
     xp = backend_of(x)
     return xp.axpy(xp.each(sigma, x), context.stream.normal(f"noise {layer}", x), x)

@@ -1,4 +1,4 @@
-"""Backpropagation and three ways to put up with a discrete link: the baselines of the thesis' section 3.3.2."""
+"""Backpropagation and three rules for discrete links: the baselines of the thesis' section 3.3.2."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from .rule import (
 
 @dataclass(frozen=True)
 class GradientRule(LearningRule):
-    """Gradients carried down as `weight.T @ error`, from the upper side of each link."""
+    """The upper layer of each link sends `weight.T @ error` down."""
 
     crosses: ClassVar[str] = "activations up; input gradients down"
     tasks: ClassVar[tuple[str, ...]] = ("classify", "associate", "reconstruct")
@@ -53,10 +53,10 @@ class GradientRule(LearningRule):
 
 @dataclass(frozen=True)
 class FormattedGradientRule(GradientRule):
-    """A gradient rule that takes the format in which constrained links carry gradients."""
+    """A gradient rule with a setting for the format in which few-bit links carry gradients."""
 
     gradient: Any = None
-    """Format, or its name, in which constrained links carry gradients; None leaves each link its feedback format."""
+    """Format, or its name, of gradients on few-bit links; None keeps the feedback format of each link."""
 
     def __post_init__(self) -> None:
         if self.gradient is not None:
@@ -65,7 +65,7 @@ class FormattedGradientRule(GradientRule):
 
 @dataclass(frozen=True)
 class StraightThrough(FormattedGradientRule):
-    """Straight-through estimator: quantized on the way up, and the quantizer taken for the identity on the way down."""
+    """Straight-through estimator: backpropagation that takes the derivative of a quantizer as 1."""
 
     name: ClassVar[str] = "straight-through"
     source: ClassVar[str] = "Bengio, Leonard, Courville, arXiv:1308.3432; Lee 2015, section 3.3.2"
@@ -76,7 +76,7 @@ class StraightThrough(FormattedGradientRule):
 
 @dataclass(frozen=True)
 class Backprop(FormattedGradientRule):
-    """Plain backpropagation. A step function has no useful slope, so links between layers carry real numbers."""
+    """Backpropagation with float32 links: a step function has no useful slope, so forward signals are not quantized."""
 
     name: ClassVar[str] = "backprop"
     source: ClassVar[str] = "Rumelhart, Hinton, Williams, Nature 323, 1986"
@@ -88,7 +88,7 @@ class Backprop(FormattedGradientRule):
 
 @dataclass(frozen=True)
 class BackpropThenSign(Backprop):
-    """Backpropagation with continuous links, tested with the discrete ones."""
+    """Backpropagation with float32 links, tested with the discrete ones."""
 
     name: ClassVar[str] = "backprop-then-sign"
     source: ClassVar[str] = "the thesis' scripts, whose published straight-through curve it matches"
@@ -99,7 +99,7 @@ class BackpropThenSign(Backprop):
 
 @dataclass(frozen=True)
 class FixedLower(GradientRule):
-    """Backpropagation down to the highest discrete link; layers under it keep their initial weights."""
+    """Backpropagation down to the highest discrete link; layers below it keep their initial weights."""
 
     name: ClassVar[str] = "fixed-lower"
     source: ClassVar[str] = "Lee 2015, section 3.3.2, second baseline"

@@ -1,4 +1,4 @@
-"""Competitive learning: the neuron whose weights match the input best moves them towards it. Thesis, section 1.2.3.
+"""Competitive learning: the neuron that matches the input best moves its weights to it. Thesis, section 1.2.3.
 
 The weights of a neuron are a code vector, and a trained layer is the encoder of a vector quantizer. The competition is
 inside the layer, so training sends inputs up and nothing else. In use, the winner's code vector goes back down the link
@@ -26,13 +26,13 @@ WINNERS = {
     "nearest": "the neuron whose weights are nearest to the input",
     "largest": "the neuron with the largest sum; for inputs and weights of one length that is the nearest",
 }
-"""Who wins."""
+"""Ways to choose the winner."""
 
 Buffers = dict[tuple[str, str], Array]
 
 
 class _Quantizer(SingleLayerRule):
-    """What competitive rules share; they differ in who learns how much from a sample."""
+    """Base of competitive rules; they differ in how much each neuron learns from a sample."""
 
     crosses: ClassVar[str] = "inputs up; in use, the winner's code vector down: inputs x feedback bits a sample"
     tasks: ClassVar[tuple[str, ...]] = ("quantize",)
@@ -57,7 +57,7 @@ class _Quantizer(SingleLayerRule):
         return Step({key: gradient}, self._distortion(received, match * winner), buffers)
 
     def handicapped(self, layer: Layer, match: Array, context: StepContext) -> Array:
-        """`match` [..., batch, neurons] as it counts in the competition."""
+        """`match` [..., batch, neurons] with handicaps, from which the winner is chosen."""
         return match
 
     @abstractmethod
@@ -84,8 +84,8 @@ class _Quantizer(SingleLayerRule):
 class Competitive(_Quantizer):
     """Competitive learning, eq. 1.9, winner takes all: dw = eta (x - w) for the winner, the same eta for all.
 
-    A neuron that never wins never learns. A conscience helps: in training, who wins often is handicapped (DeSieno,
-    ICNN 1988), by conscience x (share of wins x neurons - 1) in squared distance.
+    A neuron that never wins never learns. Against that, `conscience` handicaps neurons that win often in training
+    (DeSieno, ICNN 1988), by conscience x (share of wins x neurons - 1) in squared distance.
     """
 
     winner: str = "nearest"
@@ -141,7 +141,7 @@ class VectorQuantization(Competitive):
     """Vector quantization: eq. 1.9 with a rate for each neuron, eta_i = 1 / its wins, so w is the mean of what it won.
 
     For this, the optimizer is `sgd` with a learning rate of 1. With a `memory` of 1 it is MacQueen's k-means; with
-    less, old samples count less, as the code vectors were elsewhere then.
+    less, old samples count less, since they were assigned to older code vectors.
     """
 
     name: ClassVar[str] = "vector-quantization"

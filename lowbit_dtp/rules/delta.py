@@ -1,4 +1,4 @@
-"""The delta rule and the perceptron: a layer learns from the difference of wanted and given output. Section 1.2.2."""
+"""The delta rule and the perceptron: learning from the difference of desired and actual output. Section 1.2.2."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,20 +15,20 @@ LOSSES = {
     "squared": "eq. 1.7: dw = eta (y - h) s'(a) x",
     "cross-entropy": "eq. 1.8: dw = eta (y - h) x, for sigmoid neurons",
 }
-"""Losses of the delta rule, for a wanted output y and the neuron's h = s(a). Linear neurons make 1.8 of 1.7."""
+"""Losses of the delta rule, for a desired output y and an output h = s(a). For linear neurons 1.7 equals 1.8."""
 
 UNITS = {
-    "step": "a step unit for each class, 1 from a sum of 0 on, each of which learns when it is wrong",
-    "winner-take-all": "the neuron with the largest sum answers; if it is wrong, it and the right one learn",
+    "step": "a step unit for each class, 1 for a sum of 0 or more; each unit learns when it is wrong",
+    "winner-take-all": "the neuron with the largest sum decides; if it is wrong, it and the right one learn",
 }
-"""How the perceptron's neurons decide."""
+"""Kinds of output units of the perceptron."""
 
 
 @dataclass(frozen=True)
 class Delta(SingleLayerRule):
-    """The delta rule: eq. 1.7 or, with the cross-entropy, 1.8. Neurons are those of the network, linear say.
+    """The delta rule: eq. 1.7 or, with the cross-entropy, eq. 1.8, for the network's output activation.
 
-    The loss that is reported is that of eq. 1.7, half the squared error, either way.
+    The reported loss is that of eq. 1.7, half the squared error, in both cases.
     """
 
     loss: str = "squared"
@@ -62,9 +62,9 @@ class Delta(SingleLayerRule):
 
 @dataclass(frozen=True)
 class Perceptron(SingleLayerRule):
-    """The perceptron: eq. 1.8 with outputs of 0 and 1, so it learns from mistakes only.
+    """The perceptron: eq. 1.8 with outputs of 0 and 1, so it learns only from errors.
 
-    The answer is the class of the largest sum. The loss that is reported is the number of wrong units in a sample.
+    Inference gives the class of the largest sum. The reported loss is the number of wrong units in a sample.
     """
 
     units: str = "step"

@@ -1,4 +1,4 @@
-"""Difference target propagation whose feedback weights learn by how differences come back, not states.
+"""Difference target propagation whose feedback weights learn to reconstruct differences, not states.
 
 DRL and direct DTP: A. Meulemans, F. S. Carzaniga, J. Suykens, J. Sacramento, B. F. Grewe, A Theoretical Framework for
 Target Propagation, NeurIPS 2020, arXiv:2006.14331. L-DRL: M. Ernoult et al., Towards Scaling Difference Target
@@ -69,11 +69,11 @@ class LDRL(DTP):
 
 @dataclass(frozen=True)
 class DRL(DTP):
-    """DRL, difference reconstruction: noise on a layer goes up to the output, and its difference comes down again.
+    """DRL, difference reconstruction: noise on a layer propagates to the output, and the difference back down.
 
     With e normal noise of standard deviation sigma on the layer i, r_M the output for h_i + e, and on the way down
     r_j = h_j + g_j(r_j+1) - g_j(h_j+1), eq. 3.15, the decoder g_i descends the mean over the minibatch of
-    ||r_i - (h_i + e)||^2 (decoders above are taken as they are). `damping` is lambda of a second term: with n noise on
+    ||r_i - (h_i + e)||^2 (decoders above are constants). `damping` is lambda of a second term: with n noise on
     the output, r_M = h_M + n, it is lambda ||r_i - h_i||^2; it turns the pseudo-inverse into a damped one, and for
     large lambda into the direction of the transpose. Both terms lack the paper's constant factor 1 / sigma^2.
 
@@ -147,14 +147,14 @@ class DRL(DTP):
         return gradients
 
     def _moved(self, route: Edge, run: Pass, before: Signal, after: Signal, ledger: Ledger) -> Array:
-        """The state of the lower layer of `route`, moved by what two signals from above differ in: eq. 3.15."""
+        """The state of the lower layer of `route`, plus the decoded difference of two signals from above: eq. 3.15."""
         assert route.lower is not None
         return run.states[route.lower.name] + route.lower.decode_change(before, after, ledger, "inverse")
 
 
 @dataclass(frozen=True)
 class DirectDTP(DRL):
-    """Direct DTP: the output sends its state and its target to each hidden layer over a link of the layer's own.
+    """Direct DTP: the output layer sends its state and its target to each hidden layer over a separate link.
 
     Targets are h_i + g_i(target of the output) - g_i(output), eq. 3.15 over a long link `output-h1`, `output-h2`, ...;
     the top hidden layer uses the link of the chain. Decoders are linear by default (the paper's DDTP-linear) and learn

@@ -1,4 +1,4 @@
-"""Difference target propagation: target propagation that cancels what the learned inverse gets wrong.
+"""Difference target propagation: target propagation that cancels the error of the learned inverse.
 
 D.-H. Lee, Difference Target Propagation, thesis, Algorithm 1; Lee, Zhang, Fischer, Bengio, ECML 2015.
 """
@@ -15,12 +15,12 @@ from .target_prop import TargetProp, TargetRule
 
 @dataclass(frozen=True)
 class DifferenceTargets(TargetRule):
-    """Targets by eq. 3.15: a layer's state, moved as the change above implies."""
+    """Targets by eq. 3.15: a layer's state plus the difference of two decoded signals from above."""
 
     def target_below(self, edge: Edge, run: Pass, target: Array, ledger: Ledger, context: StepContext) -> Array:
         """Target of the lower layer: h + (g(target above) - g(state above)), eq. 3.15.
 
-        In this order the difference is exactly zero for a sample whose target says, in bits, what the state said.
+        In this order the difference is exactly zero for a sample whose target has the same bits as the state.
         """
         link, lower = edge.link, edge.lower
         assert lower is not None

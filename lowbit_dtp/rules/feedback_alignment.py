@@ -1,4 +1,4 @@
-"""Feedback alignment: errors come down through fixed random weights, and forward weights learn to suit them.
+"""Feedback alignment: errors are sent down through fixed random weights, with which forward weights align.
 
 T. P. Lillicrap, D. Cownden, D. B. Tweed, C. J. Akerman, Random synaptic feedback weights support error backpropagation
 for deep learning, Nature Communications 7:13276, 2016; A. Nøkland, Direct feedback alignment provides learning in deep
@@ -21,10 +21,10 @@ from .rule import Step, StepContext, output_error, weight_gradients
 
 @dataclass(frozen=True)
 class FeedbackAlignment(StraightThrough):
-    """The upper layer sends its error, and the lower one multiplies it by fixed random weights of its own, B.
+    """The upper layer sends its error, and the lower layer multiplies it by fixed random weights B.
 
-    Of backpropagation, (W.T @ error) is replaced by (B @ error): what crosses a link is one number for each upper
-    neuron, not one for each lower neuron. Few-bit links quantize as with the straight-through estimator.
+    (B @ error) replaces (W.T @ error) of backpropagation: one number for each upper neuron crosses a link, not one
+    for each lower neuron. Few-bit links quantize as with the straight-through estimator.
     """
 
     feedback_weights: str = "orthogonal"
@@ -44,7 +44,7 @@ class FeedbackAlignment(StraightThrough):
                 self.fix_weights(edge.lower, edge.link, edge.upper.neurons, "feedback", seed)
 
     def fix_weights(self, layer: Layer, link: Link, sources: int, label: str, seed: int) -> None:
-        """Give `layer` fixed weights without a bias for errors from `link`; weights that are learned have a bias."""
+        """Give `layer` fixed weights for errors from `link`. They have no bias; projections that learn have one."""
         known = layer.inputs.get(link.name)
         if known is None or known.bias is not None:
             draw, dtype = self.feedback_weights, layer.projection.values.dtype
@@ -60,10 +60,10 @@ class FeedbackAlignment(StraightThrough):
 
 @dataclass(frozen=True)
 class DirectFeedbackAlignment(FeedbackAlignment):
-    """The output layer sends its error to every hidden layer, each of which multiplies it by weights of its own.
+    """The output layer sends its error to every hidden layer, which multiplies it by fixed random weights.
 
-    The highest hidden layer receives it over the link that it sends its activations by; the others over links of their
-    own: `output-h1`, `output-h2`, ...
+    The highest hidden layer receives it over the link that carries its activations; the others over added links:
+    `output-h1`, `output-h2`, ...
     """
 
     name: ClassVar[str] = "direct-feedback-alignment"
@@ -98,6 +98,6 @@ class DirectFeedbackAlignment(FeedbackAlignment):
 
 
 def received_error(layer: Layer, link: Link, run: Pass, error: Array, ledger: Ledger, context: StepContext) -> Array:
-    """The error at the pre-activation of `layer`, of the `error` that the upper end of `link` sends it."""
+    """The error at the pre-activation of `layer`, from the `error` that the upper end of `link` sends."""
     arrived = link.send(error, Direction.FEEDBACK, "error", ledger, context.stream)
     return layer.error_of(run.states[layer.name], layer.pre_activation(arrived, ledger, "error"))

@@ -14,22 +14,22 @@ from .rule import as_format
 
 @dataclass(frozen=True)
 class FixedDTP(DifferenceTargets):
-    """DTP that learns no inverse: targets by eq. 3.15, with feedback weights that stay as they were drawn.
+    """DTP without learned inverses: targets by eq. 3.15, with fixed feedback weights.
 
-    Nothing but activations goes up, and nothing but states and targets comes down.
+    Only activations go up, and only states and targets come down.
 
     `weights = "sign"` makes every feedback weight +s or -s, by its sign when drawn, with s the power of two nearest to
     1/sqrt(neurons above), so that a product with few-bit codes needs no multiplier. `decoder = "identity"` makes g
     linear.
 
-    `weights = "mirror"` makes them copies of the forward weights, transposed. All of them come down again after each
+    `weights = "mirror"` makes them copies of the forward weights, transposed. All of them are sent down after each
     step, over a link `h1-h2.weights` that counts them (purpose "weights"), in the format `copied`; the copy that a
     network starts with is not counted.
     """
 
     weights: str = "random"
     copied: Any = None
-    """Format in which mirrored weights are sent, or its name; None sends them as they are."""
+    """Format in which mirrored weights are sent, or its name; None sends them without quantization."""
 
     name: ClassVar[str] = "dtp-fixed"
     source: ClassVar[str] = "Shibuya et al., AAAI 2023; Lee 2015, eq. 3.15"

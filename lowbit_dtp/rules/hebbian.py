@@ -1,4 +1,4 @@
-"""Hebbian learning: a weight grows with the product of what its two neurons do. Section 1.2.1 of the thesis."""
+"""Hebbian learning: a weight grows with the product of its input and output. Section 1.2.1 of the thesis."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,17 +24,17 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Hebbian(SingleLayerRule):
-    """Hebbian learning, eq. 1.6, and the forms with decreases that the thesis mentions.
+    """Hebbian learning, eq. 1.6, and two variants in which weights also decrease.
 
-    Supervised, the outputs are given with the samples, so training needs no forward pass. Unsupervised, they are the
-    layer's own; `oja` then finds the first principal component of inputs without a mean, with one neuron, and the
-    answer is the reconstruction y w, which goes down the link to the inputs. There is no bias.
+    Supervised, the outputs are given with the samples, so training needs no forward pass. Unsupervised, they are
+    computed by the layer; `oja` with one neuron then finds the first principal component of inputs with zero mean, and
+    inference sends the reconstruction y w down the link to the inputs. There is no bias.
     """
 
     variant: str = "plain"
     """One of `VARIANTS`."""
     supervised: bool = True
-    """Whether outputs are given, or else the layer's own."""
+    """Whether outputs are given with the samples, or else computed by the layer."""
 
     name: ClassVar[str] = "hebbian"
     source: ClassVar[str] = "Hebb 1949; Lee 2018, eq. 1.6; Dayan and Abbott 2001, section 8.2; Oja 1982"

@@ -22,16 +22,16 @@ from .rule import LearningRule, Step, StepContext
 _FRACTION_BITS = {8: 8, 16: 12}
 """Bits after the binary point of weights of so many bits, unless a rule says otherwise."""
 _ERROR = f"fixed(8,{8 - integers.STATE_FRACTION_BITS})"
-"""What the ledger calls the format of errors."""
+"""Name of the format of errors in the ledger."""
 
 
 @dataclass(frozen=True)
 class IntegerDTP(LearningRule):
     """Difference target propagation, eq. 3.15, without a float in a step. Hidden activations are hard tanh.
 
-    Whole numbers are as `integers` has them. A bit that crosses a link is decided on a sum of 32 bits. It needs the
-    optimizer shift-sgd, and few-bit codes as inputs. Links between layers that carry floats as built carry `binary`,
-    and the top one `error` downwards.
+    Whole numbers are as in `integers`. Bits that cross a link are computed from sums of 32 bits. The rule needs the
+    optimizer shift-sgd, and few-bit codes as inputs. Links between layers that are built with floats carry `binary`,
+    and the top link carries `error` down.
     """
 
     weight_bits: int = 16
@@ -42,9 +42,9 @@ class IntegerDTP(LearningRule):
     At most `integers.SUM_FRACTION_BITS`, so that sums of bits need no rounding.
     """
     error: str = "fixed(8,-1)"
-    """Format of the gradient of the loss that crosses the top link, which needs a finer unit than states have."""
+    """Format of the gradient of the loss on the top link, which needs a finer unit than states."""
     target_shift: int = 2
-    """The target of the top hidden layer is its state less that gradient times 2^-target_shift."""
+    """The target of the top hidden layer is its state minus that gradient times 2^-target_shift."""
     noise_shift: int = 3
     """The noise under which inverses are learned is 2^noise_shift times a sum of four random bytes, as a sum.
 
@@ -125,7 +125,7 @@ class IntegerDTP(LearningRule):
         ledger: Ledger,
         context: StepContext,
     ) -> Gradients:
-        """Each layer's gradient of its own loss; targets are sums, so that small changes can turn a bit."""
+        """Each layer's gradient of its own loss; targets are sums, so that small changes can flip a bit."""
         *hidden, top = net.edges
         error = top.upper.integer_cross_entropy(sums[top.upper.name], labels, ledger)
         gradients = top.upper.gradients(received[top.upper.name], error, ledger, _ERROR)
@@ -140,7 +140,7 @@ class IntegerDTP(LearningRule):
     def _top_target(
         self, edge: Edge, error: Array, sums: Array, ledger: Ledger, context: StepContext
     ) -> tuple[Array, Array]:
-        """Error and target of the top hidden layer: h - step dL/dh. The error is in the unit of what arrived."""
+        """Error and target of the top hidden layer: h - step dL/dh. The error has the unit of the gradient."""
         message = edge.upper.input_gradient(edge.link, error, ledger, error_format=_ERROR)
         arrived = edge.link.send(message, Direction.FEEDBACK, "error", ledger, context.stream)
         gradient = backend_of(sums).cast(arrived.integers, "int32")
@@ -189,7 +189,7 @@ class IntegerDTP(LearningRule):
 
 
 def _slope(sums: Array) -> Any:
-    """Whether hard tanh rises there."""
+    """Whether the slope of hard tanh is 1 there, not 0."""
     return (sums > -integers.ONE) * (sums < integers.ONE)
 
 

@@ -1,4 +1,4 @@
-"""What every learning rule is: it turns one minibatch into gradients, with links as the only messengers."""
+"""The base of every learning rule: a step computes gradients from a minibatch; all messages cross links."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,41 +15,41 @@ from ..randomness import RandomStream
 from ..tasks import Classify, Task
 
 BOTH = "both"
-"""The phase of a rule that does all its learning in each minibatch."""
+"""The phase of a rule that learns everything in each minibatch."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a rule makes of one minibatch."""
+    """The result of a rule for one minibatch."""
 
     gradients: Gradients
     loss: Array | None
-    """Mean loss of the minibatch, or None if the phase does not come to the output, or the rule has no loss."""
+    """Mean loss of the minibatch; None if the phase does not compute the output, or the rule has no loss."""
     buffers: dict[tuple[str, str], Array] = field(default_factory=dict)
     """New values of buffers, by the names of the layer and of the buffer."""
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """Where in a run a step is taken, and what is learned."""
+    """Epoch, phase, random numbers and task of a step."""
 
     epoch: Any = 0.0
-    """Epochs completed, from 0: a number, or an array of one on the device."""
+    """Completed epochs: a number, or an array of one number on the device."""
     phase: str = BOTH
     stream: RandomStream = field(default_factory=lambda: RandomStream(0))
     task: Task = field(default_factory=Classify)
 
 
 class LearningRule(ABC):
-    """A learning rule. Rules do elementwise arithmetic; layers multiply, links carry, and those two are counted."""
+    """A learning rule. Rules compute elementwise; layers multiply and links send, and both are counted."""
 
     name: ClassVar[str]
     source: ClassVar[str]
     """Where the rule comes from."""
     crosses: ClassVar[str] = ""
-    """What crosses the links in training, in words."""
+    """What crosses the links in training, as text."""
     tasks: ClassVar[tuple[str, ...]] = ("classify",)
-    """Names of the tasks that the rule learns; the first is the usual one."""
+    """Names of the tasks that the rule can learn; the first is the default."""
     uses_feedback_weights: ClassVar[bool] = False
 
     @property
@@ -58,24 +58,24 @@ class LearningRule(ABC):
         return (BOTH,)
 
     def training_links(self, links: Sequence[Link]) -> list[Link]:
-        """`links` as the rule uses them in training. ValueError, saying why, if it cannot use them."""
+        """`links` as the rule uses them in training. ValueError with the reason if it cannot use them."""
         return list(links)
 
     def inference_links(self, links: Sequence[Link]) -> list[Link]:
-        """`links` as the trained network is tested and used with."""
+        """`links` for evaluation and use of the trained network."""
         return self.training_links(links)
 
     def prepare(self, net: Network, seed: int) -> None:  # noqa: B027 - most rules need nothing
-        """Add to `net`, in place, what the rule needs and the network lacks: links, weights drawn from `seed`, buffers.
+        """Add to `net`, in place, the links, weights (drawn from `seed`) and buffers that the rule needs and it lacks.
 
-        Called before training; a network that has all of it is left as it is.
+        Called before training; a network that has everything is not changed.
         """
 
     @abstractmethod
     def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
-        """What is to change at the present parameters, for `inputs` [..., batch, input].
+        """Gradients at the present parameters, for `inputs` [..., batch, input].
 
-        `target` is what `context.task` gives the output layer to learn from: integer labels [..., batch], say.
+        `target` is the target of `context.task`: integer labels [..., batch], for example.
         """
 
     def infer(self, net: Network, inputs: Array | Signal, ledger: Ledger, stream: RandomStream | None = None) -> Array:
@@ -91,21 +91,21 @@ def output_error(
 
 
 def send_error(edge: Edge, error: Array, ledger: Ledger, stream: RandomStream) -> Array:
-    """What the lower layer hears of the `error` in the upper one: its weights transposed times it, over the link."""
+    """The input gradient for the lower layer, transposed weights times `error`, after it has crossed the link."""
     message = edge.upper.input_gradient(edge.link, error, ledger)
     return edge.link.send(message, Direction.FEEDBACK, "error", ledger, stream).values
 
 
 def weight_gradients(edge: Edge, run: Pass, error: Array, ledger: Ledger, error_format: str = "") -> Gradients:
-    """Gradients of the weights of `edge`, for each sample's `error` at the pre-activation: of the minibatch's mean.
+    """Gradients of the mean loss by the weights of `edge`, for each sample's `error` at the pre-activation.
 
-    `error_format` is as `Layer.gradients` has it.
+    `error_format` is as in `Layer.gradients`.
     """
     return edge.upper.gradients(run.received[edge.link.name], error / error.shape[-2], ledger, error_format)
 
 
 def summed(*parts: Gradients) -> Gradients:
-    """All gradients in `parts`, added up where several are of one array. What is in `parts` is used up."""
+    """The gradients in `parts`; those of the same array are added. `parts` must not be used afterwards."""
     total: Gradients = {}
     for part in parts:
         for key, gradient in part.items():
@@ -118,7 +118,7 @@ def summed(*parts: Gradients) -> Gradients:
 
 
 def is_few_bit(fmt: Format) -> bool:
-    """Whether a wire in this format is a constrained one: anything but floating point."""
+    """Whether this is a few-bit format: anything but floating point."""
     return not isinstance(fmt, Float)
 
 
@@ -128,5 +128,5 @@ def as_format(fmt: Any, default: Format = float32) -> Format:
 
 
 def with_gradient(link: Link, gradient: Format | None) -> Link:
-    """`link`, carrying `gradient` down if it is a constrained one."""
+    """`link`, with `gradient` as feedback format if that is few-bit already."""
     return replace(link, feedback=gradient) if gradient is not None and is_few_bit(link.feedback) else link

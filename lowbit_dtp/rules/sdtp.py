@@ -45,7 +45,7 @@ class SDTP(DTP):
         return state, xp.axpy(step - 1, wanted - state, wanted)  # exactly y if the step is 1
 
     def sent_state(self, layer: Layer, state: Array, target: Array, ledger: Ledger, context: StepContext) -> Array:
-        """p of the output layer; the state of others."""
+        """p for the output layer; for others, the state."""
         if layer.name != "output" or not _has_softmax(layer, context):
             return state
         error, _ = layer.cross_entropy(state, target, ledger)
@@ -53,5 +53,5 @@ class SDTP(DTP):
 
 
 def _has_softmax(layer: Layer, context: StepContext) -> bool:
-    """Whether the loss of an output layer takes its states for logits."""
+    """Whether the states of an output layer are logits of a softmax."""
     return context.task.name == "classify" and layer.activation.name == "identity"

@@ -30,10 +30,10 @@ class Phase:
     received: Signal
     """The inputs, as the lowest layer received them."""
     held: Array
-    """What they add to its pre-activation: it keeps that, since inputs do not change while the network settles."""
+    """Their part of its pre-activation, computed once, since inputs do not change while the network settles."""
     purpose: str = "activations"
     is_clamped: bool = False
-    """Whether the output layer keeps its state."""
+    """Whether the state of the output layer is clamped."""
     states: dict[str, Array] = field(default_factory=dict)
     """State of each layer, by its name."""
     up: dict[str, Signal] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Phase:
         return cls(net, ledger, stream, received, lowest.upper.pre_activation(received, ledger))
 
     def clamped(self, output: Array) -> "Phase":
-        """The clamped phase, which goes on from this one with another `output`, that is sent down once."""
+        """The clamped phase, which starts from this one with another `output`; that is sent down once."""
         *_, top = self.net.edges
         phase = replace(self, purpose="clamped activations", is_clamped=True, states={}, up={}, down=dict(self.down))
         phase.states[top.upper.name] = output
@@ -70,7 +70,7 @@ class Phase:
                     return
 
     def send_down(self, sweep: int) -> None:
-        """Let every layer whose state may have changed send it down."""
+        """Send the state of every layer that may have changed down."""
         edges = self.net.edges[1:]
         self._send_down(sweep, [edge.link.name for edge in (edges[:-1] if self.is_clamped else edges)])
 
@@ -99,11 +99,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class SettlingRule(LearningRule):
-    """Differences between a clamped and a free phase, in a network whose neighbouring layers drive each other.
+    """Learning from the difference between a clamped and a free phase, in a network with feedback connections.
 
     In each sweep of a phase every layer, lowest first, takes the state f(W below + b + gamma F above) and sends it up;
     then every layer sends its state down. The first sweep of the free phase has no feedback yet: it is a forward pass.
-    The clamped phase goes on from the free one. What does not change is sent once: the inputs, and the state that the
+    The clamped phase starts from the free one. Constant signals are sent once: the inputs, and the state that the
     output layer is clamped to, the one-hot label where classes are learned.
 
     Feedback is weakened by gamma in each layer that it passes, so an update of layer k of L is divided by gamma^(L - k)
@@ -117,8 +117,8 @@ class SettlingRule(LearningRule):
     tolerance: float | None = None
     """A phase ends once no state changes by more than this in a sweep; None makes all `steps`.
 
-    Samples of a minibatch, and members of an ensemble, stop together, by a signal that is not counted. Such a step asks
-    for numbers on the way, so it is not recorded.
+    Samples of a minibatch, and members of an ensemble, stop together, by a signal that is not counted. Such a step
+    reads numbers to decide, so it is not recorded.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("classify", "associate", "reconstruct")
@@ -135,20 +135,20 @@ class SettlingRule(LearningRule):
     @property
     @abstractmethod
     def has_symmetric_weights(self) -> bool:
-        """Whether feedback weights are the transposed forward weights, and are updated so that they stay it.
+        """Whether feedback weights equal the transposed forward weights, before and after each update.
 
         Both ends of a link then learn from the same numbers, those that crossed it. Their learning rates must be equal.
         """
 
     @abstractmethod
     def errors(self, free: Array, clamped: Array) -> tuple[Array, Array | None]:
-        """What a gradient multiplies the signals of the free and of the clamped phase by; None if by nothing.
+        """Factors of the signals of the free and of the clamped phase in a gradient; None for no term.
 
         `free` and `clamped` are states [..., batch, neurons] of the layer that holds the weights.
         """
 
     def prepare(self, net: Network, seed: int) -> None:
-        """Give each hidden layer feedback weights, without a bias: the layer has one already."""
+        """Give each hidden layer feedback weights, without a bias: the layer has one for its forward weights."""
         for edge in net.edges[1:]:
             link, lower = edge.link.name, edge.lower
             assert lower is not None
@@ -205,7 +205,7 @@ class SettlingRule(LearningRule):
     def _contrast(
         self, layer: Layer, signals: tuple[Signal, Signal], states: list[Array], scale: float, ledger: Ledger
     ) -> Gradients:
-        """Gradients of weights for `signals` that reached the layer in the free and the clamped phase, by `states`."""
+        """Gradients of weights for `signals` received in the free and the clamped phase, and `states`."""
         for_free, for_clamped = self.errors(*states)
         made = layer.gradients(signals[0], scale * for_free, ledger)
         if for_clamped is None:
@@ -236,15 +236,15 @@ class ContrastiveHebbian(SettlingRule):
 
 @dataclass(frozen=True)
 class GeneRec(SettlingRule):
-    """Generalized recirculation, eq. 1.14: what a neuron changes by when outputs are clamped, times what it received.
+    """Generalized recirculation, eq. 1.14: change of a neuron when outputs are clamped, times what it received.
 
-    Feedback weights learn as forward weights do; a `feedback_learning_rate` of 0 keeps them as they are.
+    Feedback weights learn like forward weights; a `feedback_learning_rate` of 0 keeps them fixed.
     """
 
     midpoint: bool = False
-    """Multiply what was received on the mean of both phases, not in the free one (the midpoint method)."""
+    """Multiply the mean of what was received in both phases, not that of the free phase (the midpoint method)."""
     symmetric: bool = False
-    """Keep feedback weights the transposed forward weights: each is updated by the sum of what either end would do.
+    """Keep feedback weights equal to the transposed forward weights: both get the sum of their two updates.
 
     With `midpoint` this is contrastive Hebbian learning.
     """
@@ -263,6 +263,6 @@ class GeneRec(SettlingRule):
         own = (half, half) if self.midpoint else (difference, None)
         if not self.symmetric:
             return own
-        # what the other end's neurons change by, times what they received of this end
+        # change of the neurons at the other end, times what they received from this end
         said = 0.5 * (free + clamped) if self.midpoint else free
         return own[0] + said, -said if own[1] is None else own[1] - said

@@ -1,4 +1,4 @@
-"""What rules of networks with one layer have in common: section 1.2 of the thesis."""
+"""Base of the rules for networks with one layer: section 1.2 of the thesis."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from .rule import LearningRule
 
 
 class SingleLayerRule(LearningRule):
-    """A rule for `[inputs, neurons]`. A gradient is of the minibatch's mean, so that SGD makes the rule's own update.
+    """A rule for networks `[inputs, neurons]`. SGD with its gradient, a mean over the minibatch, gives its update.
 
-    With one sample a minibatch that is the update of the thesis, with the optimizer's learning rate for its eta.
+    With one sample a minibatch that is the update of the thesis; eta is the optimizer's learning rate.
     """
 
     def prepare(self, net: Network, seed: int) -> None:
@@ -27,14 +27,14 @@ def single_edge(net: Network) -> Edge:
 
 
 def wanted_output(task: Task, target: Array, like: Array) -> Array:
-    """What the neurons should give [..., batch, neurons]: the one-hot label if the task is to classify."""
+    """The desired output [..., batch, neurons]: the one-hot label if the task is to classify."""
     return backend_of(like).one_hot(target, like) if task.name == "classify" else target
 
 
 def same_type(value: Any, like: Array) -> Array:
-    """`value`, a number or an array of one on the device, as an array of the shape and type of `like`.
+    """`value`, a number or an array of one number on the device, as an array of the shape and type of `like`.
 
-    NumPy would compute with an array of one in float64, and round otherwise than with a number.
+    NumPy would compute with an array of one number in float64, and round differently.
     """
     filled = like * 0
     filled += value

@@ -1,4 +1,4 @@
-"""Stochastic binary units: a hidden unit is on with the probability that it computes, and sends whether it is.
+"""Stochastic binary units: a hidden unit sends 1 with the probability that it computes, else 0.
 
 D.-H. Lee, Difference Target Propagation, thesis, section 3.3.3, eqs. 3.28-3.31, after Raiko, Berglund, Alain, Dinh,
 arXiv:1406.2989. One sample of each unit is drawn in training, many in use, where the output probabilities are averaged.
@@ -26,10 +26,10 @@ PROBABILITIES = ("sigmoid", "hard-sigmoid", "step")
 
 @dataclass(frozen=True)
 class StochasticUnits(LearningRule):
-    """What rules for stochastic binary units share. The state of a hidden layer is its probabilities, h^p (eq. 3.28).
+    """Base of rules for stochastic binary units. The state of a hidden layer is its probabilities, h^p (eq. 3.28).
 
-    Hidden layers are made sigmoid if their states are no probabilities. Links that leave them carry samples up, one bit
-    a unit, whatever format they were built with.
+    Hidden layers become sigmoid if their states are not probabilities. Links above them carry samples up, one bit a
+    unit, whatever format they were built with.
     """
 
     samples: int = 100
@@ -64,7 +64,7 @@ class StochasticUnits(LearningRule):
     def infer(self, net: Network, inputs: Array | Signal, ledger: Ledger, stream: RandomStream | None = None) -> Array:
         """Mean over `samples` draws of all hidden units of the output probabilities: softmax over linear outputs.
 
-        The lowest hidden layer receives the inputs once, and draws from its probabilities each time.
+        The lowest hidden layer receives the inputs once, and draws from its probabilities `samples` times.
         """
         first, *others = net.edges
         draws = stream or RandomStream(0 if net.members is None else (0,) * net.members)
@@ -84,7 +84,7 @@ class StochasticUnits(LearningRule):
 
 @dataclass(frozen=True)
 class StochasticStraightThrough(StochasticUnits, StraightThrough):
-    """Straight-through estimator, eq. 3.29: on the way down, a sample is taken for its probability."""
+    """Straight-through estimator, eq. 3.29: the derivative of a sample by its probability is taken as 1."""
 
     name: ClassVar[str] = "stochastic-straight-through"
     source: ClassVar[str] = "Lee 2015, eqs. 3.28, 3.29; Raiko et al., arXiv:1406.2989"
@@ -96,11 +96,11 @@ class StochasticStraightThrough(StochasticUnits, StraightThrough):
 class StochasticDTP(StochasticUnits, DTP):
     """Difference target propagation of probabilities, eqs. 3.30 and 3.31.
 
-    h_i^p - f_i(samples below) learns towards the target of h_i^p. The feedback mapping g = tanh(V h^p) takes
+    h_i^p = f_i(samples below) learns to reach the target of h_i^p. The feedback mapping g = tanh(V h^p) takes
     probabilities and targets as the links carry them down: real numbers in the author's script. It learns to
-    reconstruct h^p + e from what the layer above computes of a sample drawn with probability h^p + e, held within 0 and
-    1: eq. 3.31 with units that send one bit, as they do everywhere else. A link between hidden layers that is `binary`
-    down is made `binary01`, 1 from a probability of 0.5 on: no probability is negative.
+    reconstruct h^p + e from the state of the layer above for a sample drawn with probability h^p + e, clipped to
+    [0, 1]: eq. 3.31 with units that send one bit. A link between hidden layers that is `binary` down becomes
+    `binary01`, since no probability is negative.
     """
 
     decoder: str = "tanh"

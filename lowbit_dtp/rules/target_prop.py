@@ -16,15 +16,15 @@ from ..network import Edge, Network, Pass
 from .rule import BOTH, LearningRule, Step, StepContext, output_error, send_error, weight_gradients
 
 SCHEDULES = {"minibatch": (BOTH,), "alternating-epochs": ("inverse", "forward")}
-"""When inverse and forward mappings learn: together, as Algorithm 1 has it, or in passes of their own (the scripts)."""
+"""When inverse and forward mappings learn: in each minibatch (Algorithm 1), or in separate passes (the scripts)."""
 
 
 @dataclass(frozen=True)
 class TargetRule(LearningRule):
-    """What rules with targets share: where the first target comes from, and each layer's own loss.
+    """Base of rules with targets: the first target, and the loss of each layer.
 
-    With `top = "gradient"` the top hidden layer has the first target, h - target_step dL/dh, by the output weights
-    transposed (section 3.3 of the thesis). With `top = "output"` the output layer has it, eq. 3.7:
+    With `top = "gradient"` the top hidden layer gets the first target, h - target_step dL/dh, by the output weights
+    transposed (section 3.3 of the thesis). With `top = "output"` the output layer gets it, eq. 3.7:
     o - target_step dL/do, and the top hidden layer has feedback weights like the others.
 
     `target_step` may be given for each member of an ensemble.
@@ -34,7 +34,7 @@ class TargetRule(LearningRule):
     """Step of the first target down the gradient of a sample's loss (times 1/batch for a batch mean)."""
     top: str = "gradient"
     layer_steps: Sequence[float] = ()
-    """Factors s of the hidden layers, lowest first: a target h + d becomes h + s d, there and for the layers below.
+    """Factors s of the hidden layers, lowest first: a target h + d becomes h + s d, which the layers below use, too.
 
     Empty is 1 for all.
     """
@@ -56,7 +56,7 @@ class TargetRule(LearningRule):
         self._check_numbers("target_step", "layer_steps")
 
     def _check_numbers(self, *names: str) -> None:
-        """Raise ValueError if a setting, or a member of it, is no finite number, zero or more; None is allowed."""
+        """Raise ValueError unless a setting, or each number in it, is finite and zero or more; None is allowed."""
         for name in names:
             given = getattr(self, name)
             for value in given if isinstance(given, Sequence) and not isinstance(given, str) else [given]:
@@ -79,7 +79,7 @@ class TargetRule(LearningRule):
                 route.lower.decoder_activation = ACTIVATIONS[self.decoder]
 
     def routes(self, net: Network) -> list[Edge]:
-        """Links over which hidden layers, lowest first, get targets to decode: the lower end of each decodes."""
+        """Links over which hidden layers, lowest first, receive targets; the lower end of each decodes them."""
         return net.edges[1:] if self.top == "output" else net.edges[1:-1]
 
     def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
@@ -89,7 +89,7 @@ class TargetRule(LearningRule):
     def _forward_gradients(
         self, net: Network, run: Pass, target: Array, ledger: Ledger, context: StepContext
     ) -> tuple[Gradients, Array]:
-        """Each layer's gradient of its own loss, ||state - target||^2; the output's of the task's loss."""
+        """Gradients: each hidden layer's of its loss ||state - target||^2; the output layer's of the task's loss."""
         *hidden, top = net.edges
         output, targets = top.upper, {}
         error, loss = output_error(net, run.output, target, ledger, context)
@@ -122,7 +122,7 @@ class TargetRule(LearningRule):
     def output_target(
         self, layer: Layer, output: Array, error: Array, target: Array, context: StepContext
     ) -> tuple[Array, Array]:
-        """What the output `layer` sends down as its state, and as its target: o and o - step dL/do, eq. 3.7."""
+        """State and target that the output `layer` sends down: o and o - step dL/do, eq. 3.7."""
         xp = backend_of(output)
         gradient = error
         if layer.activation.name != "identity":  # squared error then: see Layer.classification_error
@@ -146,7 +146,7 @@ class TargetProp(TargetRule):
     noise: float | Sequence[float] = 0.5
     """Standard deviation, at the start, of the noise under which inverses are learned."""
     half_noise_epoch: float | None = None
-    """Epoch E at which the noise is half of what it was: sigma(e) = sigma / (1 + e / E). None keeps it constant."""
+    """Epoch E at which the noise is half of its initial value: sigma(e) = sigma / (1 + e / E). None: constant."""
     schedule: str = "minibatch"
 
     name: ClassVar[str] = "target-prop"
@@ -164,7 +164,7 @@ class TargetProp(TargetRule):
         return SCHEDULES[self.schedule]
 
     def noise_at(self, epoch: Any, noise: Any = None) -> Any:
-        """Standard deviation of the noise after `epoch` epochs, if it was `noise`, or else the rule's, at the start."""
+        """Standard deviation of the noise after `epoch` epochs, from `noise` (by default the rule's) at the start."""
         noise = self.noise if noise is None else noise
         return noise / (1 + epoch / self.half_noise_epoch) if self.half_noise_epoch else noise
 
@@ -204,7 +204,7 @@ class TargetProp(TargetRule):
         return gradients
 
     def sent_state(self, layer: Layer, state: Array, target: Array, ledger: Ledger, context: StepContext) -> Array:
-        """What `layer` sends down for a `state` of its neurons: that."""
+        """What `layer` sends down for a `state` of its neurons: by default, the state."""
         return state
 
     def with_noise(self, purpose: str, state: Array, context: StepContext) -> Array:
@@ -215,5 +215,5 @@ class TargetProp(TargetRule):
 
 
 def wanted_output(output: Array, target: Array, context: StepContext) -> Array:
-    """The output that the task asks for: the one-hot label when it is to classify, else the target itself."""
+    """The desired output of the task: the one-hot label when it is to classify, else the target itself."""
     return backend_of(output).one_hot(target, output) if context.task.name == "classify" else target

@@ -1,4 +1,4 @@
-"""Truncated ternary errors: binary states go up, and errors of -1, 0 or +1 come down. Neither way needs a multiplier.
+"""Truncated ternary errors: binary states up, errors of -1, 0 or +1 down, no multiplier in either direction.
 
 H. Mostafa, B. Pedroni, S. Sheik, G. Cauwenberghs, Hardware-efficient on-line learning through pipelined truncated-error
 backpropagation in binary-state networks, Frontiers in Neuroscience 11:496, 2017. Here without the pipeline: the weights
@@ -21,18 +21,18 @@ from .rule import LearningRule, Step, StepContext, output_error, weight_gradient
 
 @dataclass(frozen=True)
 class TernaryErrors(LearningRule):
-    """Backpropagation of errors that are made -1, 0 or +1 at every layer.
+    """Backpropagation of errors that every layer truncates to -1, 0 or +1.
 
     The output layer truncates its error at `output_threshold`. An upper layer truncates (W.T @ error), sums of weights
-    and their negatives, at `threshold`, and sends it in the format `ternary`. The lower layer lets it pass where the
-    slope of its activation is at least `least_slope`: in a window of the pre-activation, as for `hard-tanh`, or `tanh`.
-    Links that are to carry binary states up are built so: `--link h1-h2=binary`.
+    and their negatives, at `threshold`, and sends it in the format `ternary`. The lower layer keeps it where the slope
+    of its activation is at least `least_slope`: in a window of the pre-activation, as for `hard-tanh`, or `tanh`.
+    Binary states need a link with a binary forward format: `--link h1-h2=binary`.
     """
 
     threshold: float = 0.05
-    """Least size of an element of (W.T @ error) that counts."""
+    """Least magnitude of an element of (W.T @ error) that is not truncated to 0."""
     output_threshold: float = 0.3
-    """Least size of an error of the output layer that counts: of a probability, where it classifies."""
+    """Least magnitude of an error of the output layer that is not truncated to 0; for classes, of a probability."""
     least_slope: float = 0.5
     """Least slope of a unit through which an error passes; a sigmoid has 0.25 at most."""
 

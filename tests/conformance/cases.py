@@ -1,4 +1,4 @@
-"""Every rule, format and backend, listed once: what is in these tables goes through every conformance test."""
+"""Every rule, format and backend, listed once: the conformance tests run on all of these tables."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

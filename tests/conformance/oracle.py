@@ -1,4 +1,4 @@
-"""What each rule's gradients must be, by torch's autograd on the losses of the thesis, in float64.
+"""Expected gradients of each rule, by torch's autograd on the losses of the thesis, in float64.
 
 Nothing here but `Format.quantize` and the random numbers is the project's own.
 """

@@ -1,4 +1,4 @@
-"""What difference target propagation in whole numbers must give, in plain NumPy, int64.
+"""Expected results of difference target propagation in whole numbers, in plain NumPy, int64.
 
 Nothing here but `Format.quantize` and the random bits is the project's own.
 """

@@ -1,4 +1,4 @@
-"""What rules that settle must give, in plain NumPy and float64: each phase and each update as its paper writes it."""
+"""Expected results of rules that settle, in plain NumPy and float64, with the phases and updates of the papers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What rules with targets must give: each layer's own loss written out, and torch's autograd on it, in float64."""
+"""Expected gradients of rules with targets: torch's autograd on the loss of each layer, in float64."""
 
 from typing import Any
 

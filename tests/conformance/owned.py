@@ -1,4 +1,4 @@
-"""Arrays that know which layer holds them and refuse to meet another layer's; a backend and a link that keep it so."""
+"""Arrays with an owning layer, which refuse operations with arrays of other layers; a backend and a link for them."""
 
 from typing import Any
 

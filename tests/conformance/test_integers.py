@@ -1,4 +1,4 @@
-"""One suite for rules without floats: whole numbers alone, exact on every backend, from links alone."""
+"""One suite for rules without floats: only whole numbers, exact on every backend, and local."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""One suite for every rule: who may touch what, what it learns, what it sends, on which links and devices."""
+"""One suite for every rule: locality, gradients, messages, links and devices."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""A folder is replaced as a whole, whatever ends the process that does it."""
+"""A folder is replaced atomically, however the process ends."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Golden vectors: what they reach, and that no single flipped bit escapes them."""
+"""Golden vectors: their coverage; they detect every single flipped bit."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Networks trained in whole numbers are exported as they are."""
+"""Networks trained in whole numbers are exported without rounding."""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What is written: read back, compiled, run, spoilt bit by bit, and interrupted half-way."""
+"""Exported files: read back, compiled, run, changed bit by bit, and interrupted while written."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Placements: what a text places where, and what is invalid."""
+"""Placements: parsing, and errors."""
 
 import pytest
 

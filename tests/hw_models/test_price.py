@@ -1,4 +1,4 @@
-"""Prices: joules worked out by hand, nothing left out, and bills that add up."""
+"""Prices: joules against separate calculations, completeness, and bills that add up."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Technologies: those there are hold what they promise, and a file that is not right does not load."""
+"""Technologies: the built-in ones are complete, and a wrong file does not load."""
 
 import re
 from math import isfinite

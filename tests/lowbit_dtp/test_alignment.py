@@ -1,4 +1,4 @@
-"""Feedback alignment and ternary errors: weights that stay, bits that cross, digits learned."""
+"""Feedback alignment and ternary errors: fixed weights, bits on links, learning digits."""
 
 import re
 

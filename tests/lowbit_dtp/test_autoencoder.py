@@ -1,4 +1,4 @@
-"""The denoising auto-encoder by DTP: weights that layers share, what crosses, learning, and what starts from it."""
+"""The denoising auto-encoder by DTP: shared weights, bits on links, learning, and networks that start from it."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The short benchmark: what it says, not how long it takes."""
+"""The short benchmark: its output, not its timings."""
 
 import json
 

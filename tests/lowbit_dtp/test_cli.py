@@ -1,4 +1,4 @@
-"""The command, as a person meets it: what it writes and prints, says of mistakes, and does when it is stopped."""
+"""The command line: files, output, error messages, and stopped runs."""
 
 import html
 import io
@@ -198,7 +198,7 @@ def test_run_interrupted_says_how_to_go_on_and_does(uninterrupted, tmp_path):
     process.send_signal(signal.SIGINT)
     said = finish(process)
     assert said.status == 130
-    assert said.err.splitlines()[-1] == "stopped; the same command goes on from the last checkpoint"
+    assert said.err.splitlines()[-1] == "stopped; the same command continues from the last checkpoint"
     assert "Traceback" not in said.err
     assert call(*LONG, "--out", tmp_path / "run").status == 0
     assert_same_run(tmp_path / "run", uninterrupted)
@@ -562,7 +562,7 @@ def test_summary_is_read_as_it_was_returned(tmp_path):
     assert Summary.load(tmp_path) == summary
     assert Summary.from_dict(json.loads(json.dumps(summary.as_dict()))) == summary
     assert summary.rows[0].runs == {0: "fixed-lower/seed-0", 1: "fixed-lower/seed-1"}
-    assert (summary.exported, summary.not_exported) == (None, "it was not asked for")
+    assert (summary.exported, summary.not_exported) == (None, "it was not requested")
 
 
 def test_networks_that_are_not_trained_are_compared(tmp_path):
@@ -596,7 +596,7 @@ def test_a_network_that_cannot_be_exported_is_reported_all_the_same(tmp_path):
     page = html.unescape((tmp_path / "run" / "report.html").read_text())
     assert f"No network was exported: {summary.not_exported}." in page
     assert call(*line, "--link", "h1-h2=fixed(4,1,stochastic)", "--no-export").status == 0
-    assert Summary.load(tmp_path / "run").not_exported == "it was not asked for"
+    assert Summary.load(tmp_path / "run").not_exported == "it was not requested"
     assert not (tmp_path / "run" / "export").exists()
 
 

@@ -1,4 +1,4 @@
-"""Counts and wires: what is repeated adds up as if counted each time, and words stay in the arrays they are in."""
+"""Counts and wires: repeated counts equal single ones, and words stay in the same arrays."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Data sets: what is read, what is invalid and with which words, what is downloaded, and the order of minibatches."""
+"""Data sets: files that are read, errors, downloads, and the order of minibatches."""
 
 import gzip
 import hashlib
@@ -351,7 +351,7 @@ class TestDownload:
             f"  {server.address}/gone/{IMAGES}.gz: HTTP status 404\n"
             f"  {server.address}/cut/{IMAGES}.gz: ChunkedEncodingError\n"
             f"  {server.address}/other/{IMAGES}.gz: holds IDX labels, not IDX images (00000803)\n"
-            f"Put the 4 files of mnist, gzipped or not, in {tmp_path}/given/mnist by hand; or name the folder that has "
+            f"Put the 4 files of mnist, gzipped or not, in {tmp_path}/given/mnist; or name the folder that has "
             "them in --data-dir or LOWBIT_DTP_DATA."
         )
         assert list(tmp_path.rglob("*")) == []
@@ -529,7 +529,7 @@ class TestCifar10:
         contents = {name: records.tobytes() for name, records in cifar.items()}
         assert message(lambda: load("cifar10", tmp_path)).startswith(
             f"cifar10: no data_batch_1.bin or data_batch_1.bin.gz in {tmp_path}, {tmp_path}/cache/lowbit-dtp.\n"
-            f"Put the 6 files of cifar10, gzipped or not, in {tmp_path}/cifar10 by hand; "
+            f"Put the 6 files of cifar10, gzipped or not, in {tmp_path}/cifar10; "
         )
         path = tmp_path / "cifar10" / "data_batch_2.bin"
         for content, fault in (

@@ -1,4 +1,4 @@
-"""Runs on other devices: what they leave, how they go on elsewhere, and what is said where one cannot be used."""
+"""Runs on other devices: their files, continuing on another device, and errors for devices that cannot be used."""
 
 import json
 import re
@@ -270,7 +270,7 @@ def test_which_device_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     [(5_500_000, "--ensemble 2 would fit"), (1_000_000, "not even one would fit; leave --device out")],
 )
 def test_too_large_an_ensemble(free: int, advice: str, data: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    """Says how many would fit, loses nothing, and the same command with fewer at a time goes on."""
+    """The error gives the number that fits, nothing is lost, and the same command with fewer at a time continues."""
 
     def lacks(*args: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")

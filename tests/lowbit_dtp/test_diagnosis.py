@@ -1,4 +1,4 @@
-"""Diagnosis: what it measures against torch's autograd and plain NumPy, and that it changes no number of a run."""
+"""Diagnosis: its measures against torch's autograd and plain NumPy; it changes no number of a run."""
 
 import json
 from dataclasses import replace

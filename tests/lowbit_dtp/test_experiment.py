@@ -1,4 +1,4 @@
-"""Experiments and run folders: what is read, what is invalid, and that a run that was stopped ends as if it was not."""
+"""Experiments and run folders: reading, errors, and stopped runs that give the same result as uninterrupted ones."""
 
 import errno
 import json
@@ -374,7 +374,7 @@ def test_a_run_of_version_0_1_0_is_the_same_run(uninterrupted, data, tmp_path):
     with pytest.raises(ExperimentError) as error:  # that version removed the checkpoint
         run(small(epochs=3), tmp_path, data)
     assert str(error.value) == (
-        f"{tmp_path}: is finished and has no checkpoint.safetensors to go on from; "
+        f"{tmp_path}: is finished and has no checkpoint.safetensors to continue from; "
         "train 3 epochs in another folder, or remove this one"
     )
 

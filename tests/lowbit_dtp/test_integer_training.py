@@ -1,4 +1,4 @@
-"""All-integer training of digits: it learns, and a run that stops goes on bit for bit."""
+"""All-integer training of digits: learning, and a stopped run that continues bit for bit."""
 
 from pathlib import Path
 

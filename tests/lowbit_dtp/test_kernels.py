@@ -66,7 +66,7 @@ def sent(x: np.ndarray, fmt: Format) -> Signal:
 
 @pytest.fixture(autouse=True)
 def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels are what arrays are taken to, whichever the environment asks for."""
+    """Use compiled kernels, whatever the environment sets."""
     monkeypatch.setitem(backends._backends, np.ndarray, COMPILED)
 
 
@@ -181,7 +181,7 @@ def test_rows_that_differ() -> None:
 @pytest.mark.parametrize("changed", [[], [3], [1, 4, 7, 8, 9, 10, 15], range(20)], ids=str)
 @pytest.mark.parametrize("fmt", [binary, ufixed(2, 1)], ids=str)
 def test_a_change_is_computed_of_samples_that_change_alone(fmt: Format, changed: Sequence[int]) -> None:
-    """The same numbers as two recalls give, exactly zero elsewhere, and the same count."""
+    """The same numbers as two decodings, exactly zero elsewhere, and the same counts."""
     layer = Network.build([4, 80, 70, 3], [Link(fmt, fmt)] * 3).layers[0]
     state, ledgers = random(20, 70), (Ledger(), Ledger())
     target = state.copy()

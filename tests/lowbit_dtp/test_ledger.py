@@ -1,4 +1,4 @@
-"""The ledger in closed form: what each rule puts on the wires of the thesis' discrete network."""
+"""The ledger in closed form: bits of each rule on the links of the thesis' discrete network."""
 
 import json
 import re

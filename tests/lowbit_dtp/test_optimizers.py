@@ -1,4 +1,4 @@
-"""Optimizers against torch's own, and the same bits however a run is taken."""
+"""Optimizers against torch's, and the same bits in every mode."""
 
 import re
 from dataclasses import dataclass, replace

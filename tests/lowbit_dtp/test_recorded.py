@@ -1,4 +1,4 @@
-"""Steps on NumPy arrays that are written down once and repeated: the plain way is the oracle, to the bit."""
+"""Recorded steps on NumPy arrays: steps in Python are the oracle, to the bit."""
 
 import threading
 import warnings
@@ -332,7 +332,7 @@ def traced(*shape: int) -> Any:
 
 
 def test_memory_is_used_again() -> None:
-    """Arrays that are forgotten make room for others, and no array that is held is written over."""
+    """Memory of freed arrays is reused, and no array in use is overwritten."""
     x, out = traced(1000), traced(1000)
     tape = numba_graph.Tape([x, out])
     with tape.record():
@@ -368,7 +368,7 @@ def test_nothing_has_changed_where_a_repetition_gives_up() -> None:
 def test_an_array_from_nowhere_is_not_recorded() -> None:
     x = traced(8)
     tape = numba_graph.Tape([x])
-    with tape.record(), pytest.raises(CannotRecord, match="made of others in a way that is not known"):
+    with tape.record(), pytest.raises(CannotRecord, match="made from others by an unknown operation"):
         np.ndarray.repeat(x, 2) + 1
 
 

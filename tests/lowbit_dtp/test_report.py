@@ -281,10 +281,10 @@ def test_nothing_exported_priced_or_drawn_is_said(tmp_path):
     }
     data = summary["data"] | {"image_shape": None}
     text = words(
-        render(change(folder, rows=[one], exported=None, not_exported="it was not asked for", commit=None, data=data))
+        render(change(folder, rows=[one], exported=None, not_exported="it was not requested", commit=None, data=data))
     )
     for told in (
-        "No network was exported: it was not asked for.",
+        "No network was exported: it was not requested.",
         "Nothing was priced.",
         "No filters are drawn: the samples are not pictures, grey or of three colours.",
         "commit not known",

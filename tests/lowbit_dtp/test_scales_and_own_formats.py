@@ -1,4 +1,4 @@
-"""Scales that cross with codes, sampled bits, and formats of one's own: on links, in the ledger, in files."""
+"""Scales that cross with codes, sampled bits, and your own formats: on links, in the ledger, in files."""
 
 import re
 from collections.abc import Callable, Iterator

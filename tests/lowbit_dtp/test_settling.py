@@ -1,4 +1,4 @@
-"""Rules that settle: what they are equal to, what their links carry, and that they learn."""
+"""Rules that settle: equivalent gradients, bits on links, and learning."""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Rules of a single layer: the thesis' updates, what they find, on digits as well, and what they send and compute."""
+"""Rules of a single layer: the updates of the thesis, their solutions, learning digits, bits and operations."""
 
 import re
 import warnings
@@ -60,7 +60,7 @@ def take(rule: LearningRule, net: Network, x: np.ndarray, target: Any, task: Tas
 
 
 def trained(rule: str, digits: DataSet, seed: int = 0, **overrides: Any) -> tuple[Network, LearningRule, Task]:
-    """What the experiment file of digits makes of a rule."""
+    """A network trained by `rule` with the experiment file of digits, the rule and the task."""
     experiment = Comparison.load("digits", **overrides).experiment(rule, seed)
     net, learning, optimizer = experiment.built()
     task = experiment.learned_task()

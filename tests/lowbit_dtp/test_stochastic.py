@@ -1,4 +1,4 @@
-"""Stochastic binary units: what is averaged in use, bits that cross, digits learned."""
+"""Stochastic binary units: averaged outputs, bits on links, learning digits."""
 
 import re
 

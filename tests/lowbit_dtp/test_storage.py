@@ -1,4 +1,4 @@
-"""Files are whole or not there, folders have one writer at a time, and errors name the file and the part."""
+"""Atomic writes, one writer a folder at a time, and errors that name the file and the part."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Rules with targets: what crosses each link, what feedback weights learn, learning digits, stopped runs."""
+"""Rules with targets: bits on links, learning of feedback weights, learning digits, stopped runs."""
 
 import re
 from collections import Counter

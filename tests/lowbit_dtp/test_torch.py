@@ -1,4 +1,4 @@
-"""What torch tensors do: random numbers, words and products to the bit, and steps that are recorded or never wait."""
+"""Torch tensors: random numbers, words and products to the bit; recorded steps, and steps that never wait."""
 
 import shutil
 import warnings
@@ -230,7 +230,7 @@ def test_a_step_never_waits_and_fetches_nothing(
 
 
 class Asks(rules.StraightThrough):
-    """Looks at a number before it goes on."""
+    """Reads a number in a step."""
 
     def step(self, *args: Any) -> Any:
         step = super().step(*args)
@@ -238,9 +238,7 @@ class Asks(rules.StraightThrough):
 
 
 def test_what_cannot_be_recorded_says_so(few: Samples) -> None:
-    with pytest.raises(
-        RuntimeError, match=r"^a step that is recorded cannot ask for a number on the way, in an `if`.*mode='plain'\)$"
-    ):
+    with pytest.raises(RuntimeError, match=r"^a recorded step cannot read a number, in an `if`.*mode='plain'\)$"):
         trained(Asks(), few, "cpu", "recorded")
     trained(Asks(), few, "cpu", "plain")
 
