@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from ..activations import ACTIVATIONS
 from ..backends import Array, backend_of
-from ..formats import bernoulli, binary, binary01
+from ..formats import bernoulli, binary, table
 from ..ledger import Direction, Ledger
 from ..links import Link, Signal
 from ..network import Network
@@ -20,6 +20,8 @@ from .backprop import StraightThrough
 from .dtp import DTP
 from .rule import LearningRule, Step, StepContext
 
+ROUNDED = table([0, 1])
+"""One bit: whether a probability is 0.5 or more."""
 PROBABILITIES = ("sigmoid", "hard-sigmoid", "step")
 """Activations whose states are probabilities."""
 
@@ -100,7 +102,7 @@ class StochasticDTP(StochasticUnits, DTP):
     probabilities and targets as the links carry them down: real numbers in the author's script. It learns to
     reconstruct h^p + e from the state of the layer above for a sample drawn with probability h^p + e, clipped to
     [0, 1]: eq. 3.31 with units that send one bit. A link between hidden layers that is `binary` down becomes
-    `binary01`, since no probability is negative.
+    `table(0,1)`, 1 from a probability of 0.5 on: no probability is negative.
     """
 
     decoder: str = "tanh"
@@ -116,6 +118,6 @@ class StochasticDTP(StochasticUnits, DTP):
     def training_links(self, links: Sequence[Link]) -> list[Link]:
         lower = {link.lower for link in links}
         return [
-            replace(link, feedback=binary01) if link.feedback == binary and link.upper in lower else link
+            replace(link, feedback=ROUNDED) if link.feedback == binary and link.upper in lower else link
             for link in super().training_links(links)
         ]

@@ -90,7 +90,7 @@ def test_a_binary_link_carries_probabilities_down_as_0_and_1() -> None:
     links = [Link("ufixed(8,0)"), Link("binary", "binary"), Link("binary", "binary")]
     net, rule, ledger = Network.build(SIZES, links), StochasticDTP(), Ledger()
     trained = rule.training_links(net.links)
-    assert [link.feedback.name for link in trained[1:]] == ["binary01", "binary"]  # gradients come down at the top
+    assert [link.feedback.name for link in trained[1:]] == ["table(0,1)", "binary"]  # gradients come down at the top
     rule.prepare(net, 0)
     rule.step(net.with_links(trained), inputs(), np.array([0, 1, 2, 1, 0]), ledger, StepContext())
     assert ledger.bits("h1-h2", Direction.FEEDBACK) / SAMPLES == 3 * 7
