@@ -49,8 +49,7 @@ class Case:
 
     def experiment(self) -> Experiment:
         """The experiment on MNIST, with the schedule of this case."""
-        other = {"sizes": [784, 100, 10], "output_activation": "sigmoid"} if self.settles else {}
-        found = Comparison.load(self.file, **other).experiment(self.rule, seed=0)
+        found = Comparison.load(self.file).experiment(self.rule, seed=0)
         if self.rule == "dtp-autoencoder":  # torch has floats on every link
             return replace(found, links={})
         return replace(found, settings=found.settings | {"schedule": self.schedule}) if self.rule == "dtp" else found

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,13 @@ import tomli_w
 
 from lowbit_dtp import runs, storage
 from lowbit_dtp.activations import ACTIVATIONS
-from lowbit_dtp.data import SOURCES, load
+from lowbit_dtp.data import SOURCES, Samples, load
 from lowbit_dtp.experiment import Comparison, Experiment, ExperimentError
 from lowbit_dtp.optimizers import OPTIMIZERS
 from lowbit_dtp.rules import RULES as ALL_RULES
 from lowbit_dtp.runs import folder_name, run, run_folders
 from lowbit_dtp.storage import StorageError
+from lowbit_dtp.training import fit
 
 EPOCHS, STEPS_AN_EPOCH = 2, 6
 WRITES = 7
@@ -377,6 +380,50 @@ def test_a_run_of_version_0_1_0_is_the_same_run(uninterrupted, data, tmp_path):
         f"{tmp_path}: is finished and has no checkpoint.safetensors to continue from; "
         "train 3 epochs in another folder, or remove this one"
     )
+
+
+# --- the experiment files of the package --------------------------------------------------------------------------
+
+FILES = sorted(p.name.removesuffix(".toml") for p in (resources.files("lowbit_dtp") / "experiments").iterdir())
+COMPARED = [(file, rule) for file in FILES for rule in Comparison.load(file).rules]
+PUBLISHED = {"digits": (64, 10), "mnist": (784, 10), "fashion-mnist": (784, 10), "cifar10": (3072, 10)}
+"""Inputs and classes of each data set."""
+LARGE = 2_000_000
+"""Weights from which on a network is built, but not trained."""
+
+
+def weights_of(experiment: Experiment) -> int:
+    return sum(below * above for below, above in pairwise(experiment.sizes))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_experiment_file_builds_each_rule_that_it_compares_or_has_a_table_for(file):
+    comparison = Comparison.load(file)
+    inputs, classes = PUBLISHED[comparison.content["data"]]
+    for rule in {*comparison.rules, *comparison.content["rules"]}:
+        experiment = comparison.experiment(rule, 0)
+        outputs = {"classify": classes, "reconstruct": inputs}.get(experiment.learned_task().name)
+        assert experiment.sizes[0] == inputs, rule
+        assert outputs in (experiment.sizes[-1], None), rule
+        # zeros: orthogonal weights of large layers take seconds
+        net, learning, _ = replace(experiment, initial_weights="zeros").built()
+        assert (net.sizes, learning.name) == (experiment.sizes, rule.partition("@")[0])
+
+
+@pytest.mark.parametrize(("file", "rule"), COMPARED)
+def test_experiment_file_trains_a_minibatch(file, rule):
+    experiment = Comparison.load(file).experiment(rule, 0)
+    if weights_of(experiment) >= LARGE:
+        pytest.skip(f"{weights_of(experiment):,} weights")
+    net, learning, optimizer = experiment.built()
+    random, source = np.random.default_rng(0), SOURCES[experiment.data]
+    codes = random.integers(0, 2**source.input_format.bits, (8, experiment.sizes[0]), np.uint8)
+    samples = Samples(codes, random.integers(0, 10, 8), source.input_format)
+    before = net.tensors()["output.weight"].copy()
+    steps = list(fit(net, learning, optimizer, samples, 1, len(samples), task=experiment.learned_task()))
+    assert len(steps) == len(learning.phases)
+    assert 0 < steps[-1].epoch_loss < math.inf
+    assert (net.tensors()["output.weight"] != before).any()
 
 
 WRONG = {
