@@ -26,8 +26,8 @@ demo: .venv/.installed ## compare the learning rules on small digits and write a
 test: lint ## lint, then the whole test suite, by WORKERS side by side
 	$(PYTEST)
 
-test-avx2: .venv/.installed ## tests of kernels, rules, torch and the command as on a processor with AVX2, if this one has more
-	$(BIN)/python -m tests.avx2 $(PYTEST) tests/conformance tests/lowbit_dtp/test_{kernels,packed,recorded,torch,training,cli}.py
+test-avx2: .venv/.installed ## tests of kernels, formats and rules as on a processor with AVX2, if this one has more
+	$(BIN)/python -m tests.avx2 $(PYTEST) -k 'not of_the_oracle' tests/conformance tests/lowbit_dtp/test_{kernels,packed,recorded,training}.py
 
 lint: .venv/.installed ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

@@ -118,6 +118,7 @@ __all__ = [
     "FixedLower",
     "GeneRec",
     "Hebbian",
+    "IntegerDTP",
     "LearningRule",
     "Perceptron",
     "Step",
