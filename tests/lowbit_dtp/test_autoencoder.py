@@ -120,7 +120,7 @@ def test_unknown_projection_is_named(tmp_path: Path) -> None:
     net = network(RULES[0])
     description = net.describe()
     description["layers"][0]["inputs"]["h1-output"]["kind"] = "knotted"
-    with pytest.raises(ValueError, match="^no kind of projection 'knotted'; there are: dense, "):
+    with pytest.raises(ValueError, match=r"^no kind of projection 'knotted'; there are: dense, "):
         Network.of(net.tensors(), description)
 
 
