@@ -116,16 +116,19 @@ def _page(folder: Path, summary: Summary) -> dict[str, Any]:
     runs = [_read_metrics(folder, row) for row in rows]
     first = next(iter(rows[0].runs))
     filters, no_filters = _filters(folder, rows[0].runs[first], summary.data.image_shape)
+    # where a rule has another network, without these links, all links are compared
+    compared = discrete if all(any(link in row.links for link in discrete) for row in rows) else []
     measure = rows[0].measure  # scores of other measures are not ranked
     ranked = {
         "test": [row.test_score.mean if row.measure == measure else math.nan for row in rows],
         "valid": [row.valid_score.mean if row.measure == measure else math.nan for row in rows],
-        "bits": [sum(traffic(row, discrete or links).values()) for row in rows],
+        "bits": [sum(traffic(row, compared or links).values()) for row in rows],
         **{f"joules {name}": [row.joules_per_sample[name].typical for row in rows] for name in technologies},
     }
     return {
         **vars(summary),
         "measures": MEASURES,
+        "compared": compared,
         "mixed": len({row.measure for row in rows}) > 1,
         "experiment": list(_flat(summary.experiment)),
         "links": links,
@@ -393,7 +396,7 @@ def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> 
     figures = []
     parts = [(measure, key) for measure in dict.fromkeys(row.measure for row in rows) for key in PARTS_OF_DATA]
     for measure, key in parts:
-        title = f"{PARTS_OF_DATA[key]} {MEASURES[measure]}"
+        title, unit = f"{PARTS_OF_DATA[key]} {MEASURES[measure]}", "%" if measure.endswith("percent") else ""
         curves = []
         for i, (row, seeds) in enumerate(zip(rows, runs, strict=True)):
             by_epoch: dict[int, list[float]] = {}
@@ -411,7 +414,7 @@ def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> 
             last = "; ".join(f"{c.rule} {shown(c.mean[-1], measure)} after epoch {c.epochs[-1]}" for c in curves)
             description = f"Mean over seeds, with a band of one standard deviation to each side. {last}."
             figures.append(
-                {"title": title, "svg": _plot(_curve_figure(curves), f"{key}_{measure}", title, description)}
+                {"title": title, "svg": _plot(_curve_figure(curves, unit), f"{key}_{measure}", title, description)}
             )
     return figures
 
