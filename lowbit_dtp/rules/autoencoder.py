@@ -37,7 +37,7 @@ class DTPAutoencoder(LearningRule):
     """Whether the decoder's weights are the encoder's, transposed."""
 
     name: ClassVar[str] = "dtp-autoencoder"
-    source: ClassVar[str] = "Lee 2015, section 3.2.4, eqs. 3.20-3.23"
+    source: ClassVar[str] = "Lee 2018, section 3.2.4, eqs. 3.20-3.23"
     crosses: ClassVar[str] = (
         "inputs, noisy inputs, noisy activations up; reconstructions down; "
         "with tied weights: errors of the outputs down, and all weights up after each step"

@@ -68,7 +68,7 @@ class StraightThrough(FormattedGradientRule):
     """Straight-through estimator: backpropagation that takes the derivative of a quantizer as 1."""
 
     name: ClassVar[str] = "straight-through"
-    source: ClassVar[str] = "Bengio, Leonard, Courville, arXiv:1308.3432; Lee 2015, section 3.3.2"
+    source: ClassVar[str] = "Bengio, Leonard, Courville, arXiv:1308.3432; Lee 2018, section 3.3.2"
 
     def training_links(self, links: Sequence[Link]) -> list[Link]:
         return [with_gradient(link, self.gradient) for link in links]
@@ -102,7 +102,7 @@ class FixedLower(GradientRule):
     """Backpropagation down to the highest discrete link; layers below it keep their initial weights."""
 
     name: ClassVar[str] = "fixed-lower"
-    source: ClassVar[str] = "Lee 2015, section 3.3.2, second baseline"
+    source: ClassVar[str] = "Lee 2018, section 3.3.2, second baseline"
 
     def training_links(self, links: Sequence[Link]) -> list[Link]:
         self._highest_discrete(links)

@@ -34,5 +34,5 @@ class DTP(DifferenceTargets, TargetProp):
     """Difference target propagation, eq. 3.15, with inverses learned by eq. 3.13."""
 
     name: ClassVar[str] = "dtp"
-    source: ClassVar[str] = "Lee 2015, Algorithm 1, eqs. 3.7, 3.13, 3.15"
+    source: ClassVar[str] = "Lee 2018, Algorithm 1, eqs. 3.7, 3.13, 3.15"
     crosses: ClassVar[str] = "activations, noisy activations up; reconstructions, states, targets down"

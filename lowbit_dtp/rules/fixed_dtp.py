@@ -32,7 +32,7 @@ class FixedDTP(DifferenceTargets):
     """Format in which mirrored weights are sent, or its name; None sends them without quantization."""
 
     name: ClassVar[str] = "dtp-fixed"
-    source: ClassVar[str] = "Shibuya et al., AAAI 2023; Lee 2015, eq. 3.15"
+    source: ClassVar[str] = "Shibuya et al., AAAI 2023; Lee 2018, eq. 3.15"
     crosses: ClassVar[str] = (
         "activations up; states, targets down (thesis' net: 500 bits up, 1000 down a sample at h1-h2); "
         "with mirrored weights, all weights down after each step"

@@ -52,7 +52,7 @@ class IntegerDTP(LearningRule):
     """
 
     name: ClassVar[str] = "integer-dtp"
-    source: ClassVar[str] = "Lee 2015, Algorithm 1, eqs. 3.13, 3.15; stochastic rounding: Gupta et al. 2015"
+    source: ClassVar[str] = "Lee 2018, Algorithm 1, eqs. 3.13, 3.15; stochastic rounding: Gupta et al. 2015"
     crosses: ClassVar[str] = (
         "activations, noisy activations up; reconstructions, states, targets down: 1 bit each; 8-bit error at the top"
     )

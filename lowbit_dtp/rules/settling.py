@@ -223,7 +223,7 @@ class ContrastiveHebbian(SettlingRule):
     """
 
     name: ClassVar[str] = "contrastive-hebbian"
-    source: ClassVar[str] = "Movellan 1991; Xie, Seung, Neural Computation 15, 2003; Lee 2015, eq. 1.13"
+    source: ClassVar[str] = "Movellan 1991; Xie, Seung, Neural Computation 15, 2003; Lee 2018, eq. 1.13"
     crosses: ClassVar[str] = "activations up and down in each sweep of two phases"
 
     @property
@@ -250,7 +250,7 @@ class GeneRec(SettlingRule):
     """
 
     name: ClassVar[str] = "generec"
-    source: ClassVar[str] = "O'Reilly, Neural Computation 8, 1996; Lee 2015, eq. 1.14"
+    source: ClassVar[str] = "O'Reilly, Neural Computation 8, 1996; Lee 2018, eq. 1.14"
     crosses: ClassVar[str] = "activations up and down in each sweep of two phases"
 
     @property

@@ -89,7 +89,7 @@ class StochasticStraightThrough(StochasticUnits, StraightThrough):
     """Straight-through estimator, eq. 3.29: the derivative of a sample by its probability is taken as 1."""
 
     name: ClassVar[str] = "stochastic-straight-through"
-    source: ClassVar[str] = "Lee 2015, eqs. 3.28, 3.29; Raiko et al., arXiv:1406.2989"
+    source: ClassVar[str] = "Lee 2018, eqs. 3.28, 3.29; Raiko et al., arXiv:1406.2989"
     crosses: ClassVar[str] = "samples (one bit a unit) up; input gradients down"
     tasks: ClassVar[tuple[str, ...]] = ("classify",)
 
@@ -109,7 +109,7 @@ class StochasticDTP(StochasticUnits, DTP):
     """Activation of the feedback mappings g; "" is that of the layer."""
 
     name: ClassVar[str] = "stochastic-dtp"
-    source: ClassVar[str] = "Lee 2015, eqs. 3.28, 3.30, 3.31"
+    source: ClassVar[str] = "Lee 2018, eqs. 3.28, 3.30, 3.31"
     crosses: ClassVar[str] = (
         "samples, samples of noisy probabilities (one bit a unit) up; reconstructions, probabilities, targets down"
     )

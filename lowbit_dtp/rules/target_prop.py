@@ -150,7 +150,7 @@ class TargetProp(TargetRule):
     schedule: str = "minibatch"
 
     name: ClassVar[str] = "target-prop"
-    source: ClassVar[str] = "Lee 2015, eqs. 3.7, 3.9, 3.13"
+    source: ClassVar[str] = "Lee 2018, eqs. 3.7, 3.9, 3.13"
     crosses: ClassVar[str] = "activations, noisy activations up; reconstructions, targets down"
 
     def __post_init__(self) -> None:
