@@ -29,7 +29,7 @@ class Least(NamedTuple):
 ALWAYS, NEVER = Least(-np.inf), Least(np.inf)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Activation:
     """A function of the pre-activations, with its derivative as a function of its own output.
 

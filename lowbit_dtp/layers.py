@@ -93,7 +93,8 @@ class Layer:
     @property
     def members(self) -> int:
         """Members of the ensemble; 1 for a single layer."""
-        return prod(self.projection.members)
+        shape = next(iter(self.inputs.values())).values.shape  # every count asks for it
+        return int(shape[0]) if len(shape) > 2 else 1
 
     @property
     def number(self) -> str:
@@ -285,7 +286,7 @@ class Layer:
 
         The layer's next gradient may overwrite `gradient`. `stream` has the random numbers of the step.
         """
-        projection, held, key = self._slots[name]
+        projection, held, key = self._slot(name)
         if projection.flips(name):
             self._flip(name, held[key], gradient, optimizer, rate_factor)
             self._count(ledger, self._count_flip, projection, name, type(optimizer))
@@ -324,9 +325,13 @@ class Layer:
         activation = self.decoder_activation or self.activation
         return backend_of(state).activation_backward(activation, state, input_gradient)
 
-    @property
-    def _slots(self) -> dict[str, tuple[Projection, dict[str, Any], str]]:
-        return {name: (p, held, key) for p in self.inputs.values() for name, held, key in p.slots()}
+    def _slot(self, name: str) -> tuple[Projection, dict[str, Any], str]:
+        """The projection that owns the array `name`, and where that is held."""
+        for projection in self.inputs.values():
+            for known, held, key in projection.slots():
+                if known == name:
+                    return projection, held, key
+        raise KeyError(f"layer {self.name} trains no array {name!r}")
 
     def _local_error(self, activation: Activation, state: Array, target: Array) -> Array:
         xp = backend_of(state)
@@ -367,7 +372,7 @@ class Layer:
     # what each operation counts: the same for every member of an ensemble
 
     def _count(self, ledger: Ledger, count: Callable[..., None], *details: Any) -> None:
-        key = (count.__name__, *(x.name if isinstance(x, Projection | Activation) else x for x in details))
+        key = (count.__name__, *details)
         cost = self._costs.get(key)
         if cost is None:
             count(cost := Ledger(), *details)

@@ -25,7 +25,8 @@ Slot = tuple[str, dict[str, Any], str]
 class Projection(ABC):
     """A linear map from the signals that arrive over one link to the pre-activations of the layer's neurons.
 
-    Arrays are `[..., sources, neurons]`; leading axes run over the members of an ensemble.
+    Arrays are `[..., sources, neurons]`; leading axes run over the members of an ensemble. A projection equals itself
+    alone, so it can be a key.
     """
 
     kind: ClassVar[str]
@@ -74,7 +75,8 @@ class Projection(ABC):
     @property
     def members(self) -> tuple[int, ...]:
         """Leading axes: (members,) of an ensemble, () of a single network."""
-        return tuple(self.values.shape[:-2])
+        shape: tuple[int, ...] = self.values.shape[:-2]
+        return shape
 
     @property
     def number(self) -> str:
@@ -154,7 +156,7 @@ class Projection(ABC):
         """
 
 
-@dataclass
+@dataclass(eq=False)
 class Dense(Projection):
     """Every source has a weight to every neuron."""
 
@@ -196,7 +198,7 @@ class Dense(Projection):
         return {}
 
 
-@dataclass
+@dataclass(eq=False)
 class Quantized(Dense):
     """`Dense` with few-bit weights, which products, ledgers and exporters use, trained with the quantizer in the loop.
 
@@ -312,7 +314,7 @@ class Quantized(Dense):
         }
 
 
-@dataclass
+@dataclass(eq=False)
 class Tied(Projection):
     """The weights and bias of another link of the same layer, used for this link, too: the same arrays.
 
@@ -380,7 +382,7 @@ class Tied(Projection):
         return cls(row["link"], inputs[row["link"]], Direction(row["direction"]))
 
 
-@dataclass
+@dataclass(eq=False)
 class Mirrored(Dense):
     """A copy of weights that another layer owns and trains, transposed or not, with a bias of its own.
 
@@ -417,7 +419,7 @@ class Mirrored(Dense):
         return {"source": (layer, name), "link": row["link"], "transposed": row["transposed"]}
 
 
-@dataclass
+@dataclass(eq=False)
 class Integer(Dense):
     """Whole numbers of 8 or 16 bits as weights, in units of 2^-fraction_bits, with sums of 32 bits and no floats.
 
