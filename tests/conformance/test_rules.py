@@ -36,6 +36,8 @@ from tests.conformance.owned import CheckedBackend, LocalityError, Owned, checke
 
 EXACT = Link("float64", "float64")
 every_rule = pytest.mark.parametrize("learner", RULES.values(), ids=RULES)
+DEEP = {name: case for name, case in RULES.items() if len(case.sizes) >= 4}
+every_deep_rule = pytest.mark.parametrize("learner", DEEP.values(), ids=DEEP)
 
 
 def trainee(rule: LearningRule, net: Network) -> Network:
@@ -378,11 +380,9 @@ def test_stochastic_links(learner: RuleCase) -> None:
         assert step(RandomStream(0)) != step(RandomStream(1))
 
 
-@every_rule
+@every_deep_rule
 def test_nan_names_the_link(learner: RuleCase) -> None:
     rule = learner.rule
-    if len(learner.sizes) < 4:
-        pytest.skip("needs two hidden layers")
     net = trainee(rule, learner.network({2: Link("binary", "binary")}))
     net.layers[0].weight[0, 0] = np.nan
     name = net.links[1].forward.name
