@@ -57,9 +57,9 @@ class Evaluation:
     test_score: float
     seconds: float
     """Seconds of training in that epoch."""
-    up_bits: float
-    """Bits sent up over all links since the run began."""
-    down_bits: float
+    forward_bits: float
+    """Bits sent in the forward direction over all links since the run began."""
+    feedback_bits: float
     measure: str = "error_percent"
     """Measure of the scores, one of `tasks.MEASURES`. Files use its name: `test_error_percent`, for example."""
 
