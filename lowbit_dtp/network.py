@@ -146,16 +146,8 @@ class Network:
         """
         lower, upper = (self.layer(name) for name in (self.link(link).lower, self.link(link).upper))
         dense = upper.inputs[link]
-        if isinstance(dense, Mirrored):
-            return
-        weight, label = lower.projection, f"{link}.weights"
-        xp = backend_of(weight.values)
-        copy = xp.asarray(xp.numpy(weight.values).mT.copy(), weight.values)
-        source = lower.name, weight.name
-        upper.inputs[link] = Mirrored(copy, dense.bias, dense.direction, dense.name, source=source, link=label)
-        if label not in [x.name for x in self.links]:
-            number = parse(weight.number)
-            self.links.append(Link(number, number, lower.name, upper.name, label))
+        if not isinstance(dense, Mirrored):
+            upper.inputs[link] = self._mirrored(link, lower, lower.projection, dense.direction, dense.name, dense.bias)
 
     def mirror_feedback(self, link: str, fmt: Format | None = None) -> None:
         """Let the lower layer of `link` use the upper layer's weights, transposed, on signals that come down `link`.
@@ -164,17 +156,29 @@ class Network:
         `link.weights`, in the format `fmt`, by default without quantization.
         """
         lower, upper = (self.layer(name) for name in (self.link(link).lower, self.link(link).upper))
-        if isinstance(lower.inputs.get(link), Mirrored):
-            return
-        weight, label = upper.inputs[link], f"{link}.weights"
+        if not isinstance(lower.inputs.get(link), Mirrored):
+            weight = upper.inputs[link]
+            lower.inputs[link] = self._mirrored(link, upper, weight, Direction.FEEDBACK, "feedback", None, fmt)
+
+    def _mirrored(
+        self,
+        link: str,
+        owner: Layer,
+        weight: Projection,
+        direction: Direction,
+        name: str,
+        bias: Array | None,
+        fmt: Format | None = None,
+    ) -> Mirrored:
+        """A transposed copy of `weight`, of the layer `owner`, with a link `link.weights` for later copies."""
+        label, ends = f"{link}.weights", self.link(link)
         if label not in [x.name for x in self.links]:
             number = parse(weight.number) if fmt is None else fmt
-            self.links.append(Link(number, number, lower.name, upper.name, label))
-        xp, source = backend_of(weight.values), (upper.name, weight.name)
+            self.links.append(Link(number, number, ends.lower, ends.upper, label))
+        xp = backend_of(weight.values)
         values = xp.numpy(weight.values)
-        values = (values if fmt is None else fmt.quantize(values)).mT.copy()
-        copy = xp.asarray(values, weight.values)
-        lower.inputs[link] = Mirrored(copy, None, Direction.FEEDBACK, "feedback", source=source, link=label)
+        copy = xp.asarray((values if fmt is None else fmt.quantize(values)).mT.copy(), weight.values)
+        return Mirrored(copy, bias, direction, name, source=(owner.name, weight.name), link=label)
 
     def synchronise(self, ledger: Ledger, changed: Collection[tuple[str, str]] | None = None) -> None:
         """Send weights of which other layers hold copies: all, or those whose layer and name are among `changed`.

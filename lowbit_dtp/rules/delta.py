@@ -9,7 +9,7 @@ from ..ledger import Direction, Ledger
 from ..network import Network
 from ..randomness import RandomStream
 from .rule import Step, StepContext, weight_gradients
-from .single_layer import SingleLayerRule, single_edge, wanted_output
+from .single_layer import SingleLayerRule, single_edge
 
 LOSSES = {
     "squared": "eq. 1.7: dw = eta (y - h) s'(a) x",
@@ -54,7 +54,7 @@ class Delta(SingleLayerRule):
     def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
         edge = single_edge(net)
         run = net.forward(inputs, ledger, context.stream)
-        wanted = wanted_output(context.task, target, run.output)
+        wanted = context.task.desired_output(target, run.output)
         error, loss = edge.upper.squared_error(run.output, wanted)
         error = run.output - wanted if self.loss == "cross-entropy" else 0.5 * error
         return Step(weight_gradients(edge, run, error, ledger), 0.5 * loss)
@@ -82,7 +82,7 @@ class Perceptron(SingleLayerRule):
         layer = edge.upper
         received = edge.link.send(inputs, Direction.FORWARD, "activations", ledger, context.stream)
         total = layer.pre_activation(received, ledger)
-        wanted = wanted_output(context.task, target, total)
+        wanted = context.task.desired_output(target, total)
         output = layer.winner(total, ledger) if self.units == "winner-take-all" else backend_of(total).step(total)
         error = output - wanted
         loss = (error * error).sum(-1).mean(-1)

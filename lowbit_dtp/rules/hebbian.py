@@ -12,7 +12,7 @@ from ..links import Signal
 from ..network import Edge, Network
 from ..randomness import RandomStream
 from .rule import Step, StepContext
-from .single_layer import SingleLayerRule, single_edge, wanted_output
+from .single_layer import SingleLayerRule, single_edge
 
 VARIANTS = {
     "plain": "eq. 1.6: dw = eta x y",
@@ -63,7 +63,7 @@ class Hebbian(SingleLayerRule):
         if self.supervised:
             if context.task.name == "reconstruct":
                 raise ValueError("hebbian: the task reconstruct gives no outputs; it needs supervised = false")
-            output = wanted_output(context.task, target, layer.weight)
+            output = context.task.desired_output(target, layer.weight)
         else:
             output = layer.state(received, ledger)
         if self.variant == "covariance":

@@ -13,7 +13,6 @@ from ..layers import Layer
 from ..ledger import Ledger
 from .dtp import DTP
 from .rule import StepContext
-from .target_prop import wanted_output
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class SDTP(DTP):
         self, layer: Layer, output: Array, error: Array, target: Array, context: StepContext
     ) -> tuple[Array, Array]:
         """p and p + target_step (y - p)."""
-        wanted, xp = wanted_output(output, target, context), backend_of(output)
+        wanted, xp = context.task.desired_output(target, output), backend_of(output)
         state = error + wanted if _has_softmax(layer, context) else output
         step = xp.each(self.target_step, output)
         return state, xp.axpy(step - 1, wanted - state, wanted)  # exactly y if the step is 1
@@ -49,7 +48,7 @@ class SDTP(DTP):
         if layer.name != "output" or not _has_softmax(layer, context):
             return state
         error, _ = layer.cross_entropy(state, target, ledger)
-        return error + wanted_output(state, target, context)
+        return error + context.task.desired_output(target, state)
 
 
 def _has_softmax(layer: Layer, context: StepContext) -> bool:

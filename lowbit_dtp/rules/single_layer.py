@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from ..backends import Array, backend_of
+from ..backends import Array
 from ..network import Edge, Network
-from ..tasks import Task
 from .rule import LearningRule
 
 
@@ -24,11 +23,6 @@ def single_edge(net: Network) -> Edge:
     """The link from the inputs to the only layer."""
     (edge,) = net.edges
     return edge
-
-
-def wanted_output(task: Task, target: Array, like: Array) -> Array:
-    """The desired output [..., batch, neurons]: the one-hot label if the task is to classify."""
-    return backend_of(like).one_hot(target, like) if task.name == "classify" else target
 
 
 def same_type(value: Any, like: Array) -> Array:

@@ -126,7 +126,7 @@ class TargetRule(LearningRule):
         xp = backend_of(output)
         gradient = error
         if layer.activation.name != "identity":  # squared error then: see Layer.classification_error
-            gradient = 2 * (output - wanted_output(output, target, context))
+            gradient = 2 * (output - context.task.desired_output(target, output))
         return output, xp.axpy(-xp.each(self.target_step, output), gradient, output)
 
     def target_below(self, edge: Edge, run: Pass, target: Array, ledger: Ledger, context: StepContext) -> Array:
@@ -212,8 +212,3 @@ class TargetProp(TargetRule):
         xp = backend_of(state)
         sigma = self.noise_at(context.epoch, xp.each(self.noise, state))
         return xp.axpy(sigma, context.stream.normal(purpose, state), state)
-
-
-def wanted_output(output: Array, target: Array, context: StepContext) -> Array:
-    """The desired output of the task: the one-hot label when it is to classify, else the target itself."""
-    return backend_of(output).one_hot(target, output) if context.task.name == "classify" else target
