@@ -4,7 +4,7 @@
 is first held to compute the same as ours; then they take turns of some steps until each has done an epoch.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from types import SimpleNamespace
@@ -95,6 +95,19 @@ def ours(
     return lambda: next(steps), net.tensors
 
 
+def minibatches(
+    setting: Experiment, phases: Sequence[str], count: int
+) -> Iterator[tuple[RandomStream, int, str, torch.Tensor]]:
+    """For each step of a run on `count` samples: random numbers, epoch, phase and indices, as `fit` has them."""
+    step = 0
+    for epoch in range(10**9):
+        for phase, kind in enumerate(phases):
+            order = data.order(count, setting.seed, epoch * len(phases) + phase)
+            for chosen in torch.from_numpy(order).split(setting.batch):
+                yield RandomStream(setting.seed, step), epoch, kind, chosen
+                step += 1
+
+
 def theirs(case: Case, on: Samples) -> tuple[Callable[[], object], Callable[[], dict[str, np.ndarray]]]:
     """One step of `Eager` at each call on the same minibatches, with the same noise; and the parameters."""
     if case.file == "table3.1":
@@ -113,24 +126,18 @@ def theirs(case: Case, on: Samples) -> tuple[Callable[[], object], Callable[[], 
     inputs, labels = torch.from_numpy(on.inputs), torch.from_numpy(on.labels)
 
     def steps() -> Iterator[object]:
-        step = 0
-        for epoch in range(10**9):
-            for phase, kind in enumerate(rule.phases):
-                order = data.order(len(on), setting.seed, epoch * len(rule.phases) + phase)
-                for chosen in torch.from_numpy(order).split(setting.batch):
-                    batch = inputs[chosen], labels[chosen]
-                    if kind == "forward":
-                        yield net.forward(*batch, rule.target_step)
-                    elif case.rule == "dtp":
-                        like = np.empty((len(chosen), setting.sizes[1]), np.float32)
-                        noise = torch.from_numpy(RandomStream(setting.seed, step).normal("noise h1", like))
-                        noise.mul_(rule.noise_at(epoch))
-                        yield (
-                            net.inverse(batch[0], noise) if kind == "inverse" else both(*batch, noise, rule.target_step)
-                        )
-                    else:
-                        yield through(*batch)
-                    step += 1
+        for stream, epoch, kind, chosen in minibatches(setting, rule.phases, len(on)):
+            batch = inputs[chosen], labels[chosen]
+            if kind == "forward":
+                yield net.forward(*batch, rule.target_step)
+            elif case.rule == "dtp":
+                noise = torch.from_numpy(
+                    stream.normal("noise h1", np.empty((len(chosen), setting.sizes[1]), np.float32))
+                )
+                noise.mul_(rule.noise_at(epoch))
+                yield net.inverse(batch[0], noise) if kind == "inverse" else both(*batch, noise, rule.target_step)
+            else:
+                yield through(*batch)
 
     going = steps()
     return lambda: next(going), lambda: {name: x.detach().numpy() for name, x in net.parameters.items()}
@@ -146,28 +153,22 @@ def their_stochastic(case: Case, on: Samples) -> tuple[Callable[[], object], Cal
     inputs, labels = torch.from_numpy(on.inputs), torch.from_numpy(on.labels)
 
     def steps() -> Iterator[object]:
-        step = 0
-        for epoch in range(10**9):
-            for phase, kind in enumerate(rule.phases):
-                order = data.order(len(on), setting.seed, epoch * len(rule.phases) + phase)
-                for chosen in torch.from_numpy(order).split(setting.batch):
-                    stream = RandomStream(setting.seed, step)
-                    x, y = inputs[chosen], labels[chosen]
-                    x = x + rule.input_noise * torch.from_numpy(stream.normal("input noise", x.numpy()))
-                    h1, h2 = (np.empty((len(x), size), np.float32) for size in setting.sizes[1:3])
-                    if kind == "inverse":
-                        noise = torch.from_numpy(stream.normal("noise h1", h1)).mul_(rule.noise_at(epoch))
-                        uniform = torch.from_numpy(stream.uniform("h1-h2 forward noisy activations", h1))
-                        yield net.stochastic_inverse(x, noise, uniform)
-                    else:
-                        uniform1 = torch.from_numpy(stream.uniform("h1-h2 forward activations", h1))
-                        uniform2 = torch.from_numpy(stream.uniform("h2-output forward activations", h2))
-                        draws = x, y, uniform1, uniform2
-                        if kind == "forward":
-                            yield net.stochastic_forward(*draws, rule.target_step)
-                        else:
-                            yield net.stochastic_straight_through(*draws)
-                    step += 1
+        for stream, epoch, kind, chosen in minibatches(setting, rule.phases, len(on)):
+            x, y = inputs[chosen], labels[chosen]
+            x = x + rule.input_noise * torch.from_numpy(stream.normal("input noise", x.numpy()))
+            h1, h2 = (np.empty((len(x), size), np.float32) for size in setting.sizes[1:3])
+            if kind == "inverse":
+                noise = torch.from_numpy(stream.normal("noise h1", h1)).mul_(rule.noise_at(epoch))
+                uniform = torch.from_numpy(stream.uniform("h1-h2 forward noisy activations", h1))
+                yield net.stochastic_inverse(x, noise, uniform)
+            else:
+                uniform1 = torch.from_numpy(stream.uniform("h1-h2 forward activations", h1))
+                uniform2 = torch.from_numpy(stream.uniform("h2-output forward activations", h2))
+                draws = x, y, uniform1, uniform2
+                if kind == "forward":
+                    yield net.stochastic_forward(*draws, rule.target_step)
+                else:
+                    yield net.stochastic_straight_through(*draws)
 
     going = steps()
     return lambda: next(going), lambda: {name: x.detach().numpy() for name, x in net.parameters.items()}
@@ -184,14 +185,10 @@ def their_autoencoder(case: Case, on: Samples) -> tuple[Callable[[], object], Ca
     noise, input_noise, *rest = (torch.empty(setting.batch, n) for n in (sizes[1], sizes[0], sizes[1], sizes[0]))
 
     def steps() -> Iterator[object]:
-        step = 0
-        for epoch in range(10**9):
-            for chosen in torch.from_numpy(data.order(len(on), setting.seed, epoch)).split(setting.batch):
-                stream = RandomStream(setting.seed, step)
-                for x, name, sigma in ((noise, "h1", rule.noise), (input_noise, "input", rule.input_noise)):
-                    x.copy_(torch.from_numpy(stream.normal(f"noise {name}", x.numpy()))).mul_(sigma)
-                yield peer.step(inputs[chosen], noise, input_noise, *rest)
-                step += 1
+        for stream, _, _, chosen in minibatches(setting, rule.phases, len(on)):
+            for x, name, sigma in ((noise, "h1", rule.noise), (input_noise, "input", rule.input_noise)):
+                x.copy_(torch.from_numpy(stream.normal(f"noise {name}", x.numpy()))).mul_(sigma)
+            yield peer.step(inputs[chosen], noise, input_noise, *rest)
 
     going, trained = steps(), ("h1.weight", "h1.bias", "output.bias")
     return lambda: next(going), lambda: {name: peer.parameters[name].numpy() for name in trained}
