@@ -81,8 +81,10 @@ def compare(
               f"{exported.verify}")  # fmt: skip
     elif export:
         print(f"export    none: {summary.not_exported}")
+    chain = [link for link in summary.network["links"] if not link.get("label")]
+    middle = chain[len(chain) // 2]
     print(
-        f"\nnext      lowbit-dtp price {folder} --placement h1-h2=on-die:5mm\n"
+        f"\nnext      lowbit-dtp price {folder} --placement {middle['lower']}-{middle['upper']}=on-die:5mm\n"
         f"          lowbit-dtp export {folder} --target mem --weights 'fixed<6,1>'\n"
         f"          lowbit-dtp compare --data mnist --epochs 5 --seeds 1"
     )
