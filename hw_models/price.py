@@ -11,8 +11,8 @@ from lowbit_dtp.ledger import PER, Direction, Ledger
 from .compute import work_terms
 from .hardware import HardwareConfig
 from .memory import access_terms
-from .technology import Constant, Range, Technology, Term, constant_as_dict
-from .wires import crossing_terms
+from .technology import Constant, Range, Technology, Term
+from .wires import crossing_terms, lone_messages
 
 KEYS = ("part", "where", "direction", "operation", "purpose", "format")
 """Keys by which a bill can be broken down."""
@@ -116,7 +116,7 @@ class Bill:
                 | {"terms": [_term_as_dict(term) for term in item.terms]}
                 for item in self.items
             ],
-            "constants": [constant_as_dict(constant) for constant in self.constants],
+            "constants": [constant.as_dict() for constant in self.constants],
         }
 
 
@@ -126,9 +126,18 @@ def price(ledger: Ledger, config: HardwareConfig, technology: Technology) -> Bil
     ValueError if `config` names a link that is not in `ledger`, or a constant is missing.
     """
     config.check(ledger)
+    lone = lone_messages(ledger)
     items = [
         *(
-            Item("link", c.link, c.direction.value, "send", c.purpose, c.format, crossing_terms(c, traffic, config))
+            Item(
+                "link",
+                c.link,
+                c.direction.value,
+                "send",
+                c.purpose,
+                c.format,
+                crossing_terms(c, traffic, config, technology, alone=(c.link, c.direction) in lone),
+            )
             for c, traffic in ledger.traffic.items()
         ),
         *(
