@@ -1,6 +1,7 @@
 """Wires: the cost of a message on a link."""
 
 import warnings
+from collections import Counter
 
 from lowbit_dtp.formats import Bernoulli, FixedPoint, Format, Table, parse
 from lowbit_dtp.ledger import Direction, Ledger, MessageType, Traffic, padded
@@ -44,12 +45,13 @@ def crossing_terms(
 
 
 def lone_messages(ledger: Ledger) -> set[tuple[str, Direction]]:
-    """Links and directions that carried one message a run, so that `ledger` has no toggles of them."""
-    messages: dict[tuple[str, Direction], int] = {}
+    """Links and directions that carried one message a run, and so have no toggles in `ledger`."""
+    messages: Counter[tuple[str, Direction]] = Counter()
+    toggles: Counter[tuple[str, Direction]] = Counter()
     for message_type, traffic in ledger.traffic.items():
-        way = message_type.link, message_type.direction
-        messages[way] = messages.get(way, 0) + traffic.messages
-    return {way for way, number in messages.items() if 0 < number <= ledger.runs}
+        messages[message_type.link, message_type.direction] += traffic.messages
+        toggles[message_type.link, message_type.direction] += traffic.toggles
+    return {way for way, number in messages.items() if 0 < number <= ledger.runs and not toggles[way]}
 
 
 def _terms_of(kind: str, technology: Technology, link: str) -> tuple[list[Constant], int | None]:

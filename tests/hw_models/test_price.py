@@ -441,7 +441,7 @@ def ledgers(draw):
         message_type = MessageType(
             link, direction, draw(st.sampled_from(["activations", "target"])), *draw(FORMATS), 500
         )
-        ledger.crossed(message_type, draw(COUNTS), draw(COUNTS), draw(COUNTS))
+        ledger.crossed(message_type, draw(st.integers(3, 10**6)), draw(COUNTS), draw(COUNTS))  # a lone one: test_wires
         work = Work("h1", "activations", draw(st.sampled_from(OPERATIONS)), draw(FORMATS)[0], draw(FORMATS)[0])
         ledger.worked(work, draw(COUNTS))
         way = draw(st.sampled_from(["read", "write"]))
