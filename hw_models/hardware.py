@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, TypeVar
 
 from lowbit_dtp.choices import choose
@@ -14,28 +15,52 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Wire:
-    """A kind of wire, by the name of its TOML file, and its length if its cost is per metre."""
+    """A kind of wire, by the name of its TOML file, and its length or hops if its cost is per metre or hop."""
 
     kind: str
     metres: float | None = None
+    hops: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.metres is not None and not (self.metres >= 0 and isfinite(self.metres)):
+            raise ValueError(f"wire {self.kind!r}: a length must be 0 m or more and finite, not {self.metres}")
+        if self.hops is not None and not 0 <= self.hops < 2**63:
+            raise ValueError(f"wire {self.kind!r}: hops must be 0 or more and below 2^63, not {self.hops}")
 
     @classmethod
     def parse(cls, text: str) -> "Wire":
         """The wire that `text` names.
 
         >>> Wire.parse("board"), Wire.parse("on-die:5mm")
-        (Wire(kind='board', metres=None), Wire(kind='on-die', metres=0.005))
+        (Wire(kind='board', metres=None, hops=None), Wire(kind='on-die', metres=0.005, hops=None))
+        >>> Wire.parse("noc:3hops"), Wire.parse("noc:3hops:2mm")
+        (Wire(kind='noc', metres=None, hops=3), Wire(kind='noc', metres=0.002, hops=3))
         """
-        kind, colon, length = text.strip().partition(":")
-        if not colon:
-            return cls(kind)
-        given = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+) *([a-z]+)", length)
-        if not given or given[2] not in METRES or not kind:
-            raise ValueError(f"wire {text!r}: a length is a number with um, mm, cm or m, as in on-die:5mm")
-        return cls(kind, float(given[1]) * METRES[given[2]])
+        kind, *given = (part.strip() for part in text.split(":"))
+        metres = hops = None
+        for part in given:
+            number = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+) *([a-z]+)", part)
+            if number and number[2] in METRES and metres is None:
+                metres = float(number[1]) * METRES[number[2]]
+            elif number and number[2] in ("hop", "hops") and number[1].isdecimal() and hops is None:
+                hops = int(number[1])
+            else:
+                kind = ""
+        if given and not kind:
+            raise ValueError(
+                f"wire {text!r}: a length is a number with um, mm, cm or m, as in on-die:5mm; "
+                "hops are a whole number, as in noc:3hops"
+            )
+        return cls(kind, metres, hops)
+
+    def without(self, distance: str) -> "Wire":
+        """The same wire without its length (`metre`) or its hops (`hop`)."""
+        return replace(self, metres=None) if distance == "metre" else replace(self, hops=None)
 
     def __str__(self) -> str:
-        return self.kind if self.metres is None else f"{self.kind}:{self.metres / METRES['mm']:g}mm"
+        hops = "" if self.hops is None else f":{self.hops}hop{'' if self.hops == 1 else 's'}"
+        metres = "" if self.metres is None else f":{self.metres / METRES['mm']:g}mm"
+        return self.kind + hops + metres
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from .compute import work_terms
 from .feedback_weights import with_feedback_weights_above
 from .hardware import HardwareConfig
 from .memory import access_terms, is_shared, most_reuse
-from .technology import Constant, Range, Technology, Term, constant_as_dict
-from .wires import crossing_terms
+from .technology import Constant, Range, Technology, Term
+from .wires import crossing_terms, lone_messages
 
 KEYS = ("part", "where", "direction", "operation", "purpose", "format")
 """Keys by which a bill can be broken down."""
@@ -116,7 +116,7 @@ class Bill:
                 | {"terms": [_term_as_dict(term) for term in item.terms]}
                 for item in self.items
             ],
-            "constants": [constant_as_dict(constant) for constant in self.constants],
+            "constants": [constant.as_dict() for constant in self.constants],
         }
 
 
@@ -131,9 +131,18 @@ def price(ledger: Ledger, config: HardwareConfig, technology: Technology) -> Bil
         if end == "upper":
             ledger = with_feedback_weights_above(ledger, link, link.partition("-")[0])
     samples, in_memory = most_reuse(ledger), _in_memory(ledger, config)
+    lone = lone_messages(ledger)
     items = [
         *(
-            Item("link", c.link, c.direction.value, "send", c.purpose, c.format, crossing_terms(c, traffic, config))
+            Item(
+                "link",
+                c.link,
+                c.direction.value,
+                "send",
+                c.purpose,
+                c.format,
+                crossing_terms(c, traffic, config, technology, alone=(c.link, c.direction) in lone),
+            )
             for c, traffic in ledger.traffic.items()
         ),
         *(

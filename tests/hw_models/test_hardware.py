@@ -45,11 +45,48 @@ def test_lengths(length, metres):
     assert Wire.parse(str(wire)).metres == pytest.approx(metres)
 
 
-@pytest.mark.parametrize("text", ["on-die:5", "on-die:mm", "on-die:-5mm", "on-die:5nm", "on-die:", ":5mm"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "on-die:5", "on-die:mm", "on-die:-5mm", "on-die:5nm", "on-die:", ":5mm", "on-die:5mm:6mm", "noc:3hops:3hops",
+        "noc:1.5hops", "noc:-1hops", "noc:hops", ":3hops",
+    ],
+)  # fmt: skip
 def test_wrong_length(text):
     with pytest.raises(ValueError) as error:
         Wire.parse(text)
-    assert str(error.value) == f"wire {text!r}: a length is a number with um, mm, cm or m, as in on-die:5mm"
+    assert str(error.value) == (
+        f"wire {text!r}: a length is a number with um, mm, cm or m, as in on-die:5mm; "
+        "hops are a whole number, as in noc:3hops"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "wire"),
+    [
+        ("noc:3hops", Wire("noc", hops=3)),
+        ("noc:1hop", Wire("noc", hops=1)),
+        ("noc:0hops:2mm", Wire("noc", 0.002, 0)),
+        ("noc:2mm:4 hops", Wire("noc", 0.002, 4)),
+    ],
+)
+def test_hops(text, wire):
+    assert Wire.parse(text) == wire and Wire.parse(str(wire)) == wire
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"metres": -1.0}, "a length must be 0 m or more and finite, not -1.0"),
+        ({"metres": float("nan")}, "a length must be 0 m or more and finite, not nan"),
+        ({"metres": float("inf")}, "a length must be 0 m or more and finite, not inf"),
+        ({"hops": -1}, "hops must be 0 or more and below 2^63, not -1"),
+    ],
+)
+def test_wire_beyond_bounds(given, message):
+    with pytest.raises(ValueError) as error:
+        Wire("noc", **given)
+    assert str(error.value) == f"wire 'noc': {message}"
 
 
 @pytest.mark.parametrize("text", ["h1-h2", "h1-h2=", "=board", ""])
@@ -144,7 +181,7 @@ def test_names_that_a_ledger_does_not_have(given, message):
         ({"accumulator_bits": {"h1": "x"}}, "placement: accumulator_bits of h1 must be 1 or more, not x"),
         (
             {"feedback_weights": {"a-b": "up"}},
-            "placement: feedback weights of a-b are at its end lower or upper, not 'up'",
+            "placement: feedback weights of a-b must be at the end lower or upper, not 'up'",
         ),
     ],
 )
