@@ -88,5 +88,7 @@ def _between(smaller: Constant, larger: Constant, bits: int, part: float) -> Con
         name=f"{smaller.name.partition(' ')[0]} {bits / 8192:.4g} KiB",
         source=f"between {smaller.name} and {larger.name}, log-log: {smaller.source}",
         capacity_bits=bits,
-        **{name: cost(name) for name in ("low", "typical", "high")},
+        low=cost("low"),
+        typical=cost("typical"),
+        high=cost("high"),
     )
