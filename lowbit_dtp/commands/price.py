@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .options import TECHNOLOGIES, Json, Memory, PlacementOption, Reuse, Rule, Run, Seed, Technologies, split
-from .printing import print_bills
+from .printing import print_bills, print_text
 
 
 def price(
@@ -72,7 +72,7 @@ def price(
         return
     print_bills(result)
     for spec, why in notes.items():
-        print(f"{spec}: inference is priced as simulated, since it cannot be exported: {why}")
+        print_text(f"{spec}: inference is priced as simulated, since it cannot be exported: {why}")
 
 
 def _recorded_placement(run: Path) -> str:
