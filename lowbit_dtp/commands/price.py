@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import TECHNOLOGIES, Json, PlacementOption, Rule, Run, Seed, Technologies, split
+from .options import TECHNOLOGIES, Json, PlacementOption, Rule, Run, Seed, Technologies, technologies
 from .printing import print_bills
 
 
@@ -34,6 +34,7 @@ def price(
     from ..comparison import break_even, placement_of
     from ..runs import run_folders
 
+    processes = [Technology.load(name) for name in technologies(technology)]
     runs = run_folders(run, rule, seed)
     where = placement_of(_recorded_placement(run) if placement is None else placement,
                        memory=memory, reuse=reuse, word_bits=word_bits)  # fmt: skip
@@ -48,8 +49,8 @@ def price(
                 continue
             if use == "inference" and weights:
                 book = with_weights(book, weights)
-            for name in split(technology):
-                bill = price(book, where.within(book), Technology.load(name)).per("sample")
+            for process in processes:
+                bill = price(book, where.within(book), process).per("sample")
                 result.append(
                     {"rule": spec, "use": use, **bill.as_dict(), "break_even_gradient_bits": break_even(book)}
                 )

@@ -20,6 +20,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from hw_models import Technology
 from lowbit_dtp import Comparison, Summary, __version__, compare
 from lowbit_dtp.cli import main
 from lowbit_dtp.commands.options import takes_gradient
@@ -314,7 +315,7 @@ def test_help_imports_nothing_heavy():
 RULE_NAMES = ", ".join(sorted(RULES))
 KEYS = ", ".join(sorted(Comparison.TYPES))
 FORMATS = ", ".join(SPELLINGS)
-TECHNOLOGIES = "45nm, 7nm, board, chip-to-chip, interposer, on-die, serdes"
+TECHNOLOGIES = ", ".join(Technology.names())
 MISTAKES = {
     "rule": ("train --rule dpt", f"no rule 'dpt'; there are: {RULE_NAMES}"),
     "rules": ("compare --rules dtp,dpt", f"no rule 'dpt'; there are: {RULE_NAMES}"),
@@ -398,6 +399,8 @@ MISTAKES = {
         "no link 'h1-h9'; there are: h1-h2, h2-output, input-h1",
     ),
     "technology": ("price {run} --technology 3nm", f"no technology '3nm'; there are: {TECHNOLOGIES}"),
+    "no technology": ("price {run} --technology=", f"no technology ''; there are: {TECHNOLOGIES}"),
+    "compare no technology": ("compare --technology=", f"no technology ''; there are: {TECHNOLOGIES}"),
     "compare technology": ("compare --technology 3nm", f"no technology '3nm'; there are: {TECHNOLOGIES}"),
     "part": ("evaluate {run} --part x", "no part 'x'; there are: test, train, valid"),
     "target": ("export {run} --target q --out {out}", "no target 'q'; there are: c, mem"),
