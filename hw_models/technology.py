@@ -225,6 +225,9 @@ class Technology:
     @classmethod
     def names(cls, folder: str = "") -> list[str]:
         """Names of the technologies there are; of one folder, if given: `processes`, `wires` or `machines`."""
+        folders = {path.name: path for path in FOLDER.iterdir() if path.is_dir()}
+        if folder:
+            choose("folder of technologies", folder, folders)
         return sorted(name for name, path in _files().items() if folder in ("", path.parent.name))
 
     @classmethod

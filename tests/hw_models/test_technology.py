@@ -45,6 +45,8 @@ def test_processes_wires_and_machines_are_kept_apart():
 
 def test_technologies_there_are():
     assert Technology.names() == sorted(PROCESSES + WIRES + MACHINES)
+    with pytest.raises(ValueError, match=r"^no folder of technologies 'wire'; there are: machines, processes, wires$"):
+        Technology.names("wire")
 
 
 @pytest.mark.parametrize("name", Technology.names())

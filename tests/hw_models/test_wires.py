@@ -1,6 +1,8 @@
 """Wires: events of messages, terms of several kinds, distance, processes of their own, and links without toggles."""
 
+import re
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +78,17 @@ def test_a_wire_of_several_terms(tmp_path):
         "header": pytest.approx(10 * 5 * PJ),
         "router": pytest.approx(10 * 2 * 3 * 2 * PJ),
         "wire": pytest.approx(33 * 2 * PJ),
+    }
+
+
+def test_the_wire_of_the_documentation(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "energy.md").read_text()
+    [example] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    path = tmp_path / "noc.toml"
+    path.write_text(example)
+    assert cost(Wire(str(path), 0.002, 3)) == {
+        "router": pytest.approx(10 * 2 * 3 * 1.2 * PJ),
+        "wire": pytest.approx(33 * 2 * 0.15 * PJ),
     }
 
 
@@ -206,6 +219,7 @@ def test_one_message_is_charged_as_random_bits():
         "link h1-h2, forward: toggles need two messages in a row, and a run sent one; it is charged as random bits, "
         "half of the wires toggling"
     ]
+    assert warned[0].filename == __file__
     assert bill.total.typical == pytest.approx(250 * 0.24 * PJ)  # padding does not toggle
 
 
