@@ -199,26 +199,35 @@ HOLDINGS = ("stationary", "in-memory")
 
 
 def parsed_choices(text: str, name: str, kind: type[T]) -> T | dict[str, T]:
-    """One value for all, or a table `KEY=VALUE,...`, of the option `name`; values are of type `kind`.
+    """One value for all, or a table, of the option `name`; values are of type `kind`.
 
     >>> parsed_choices("dram", "memory", str), parsed_choices("h1=50,rest=1", "reuse", float)
     ('dram', {'h1': 50.0, 'rest': 1.0})
     """
+    if "=" in text or "," in text:
+        return parsed_table(text, name, kind, "h1=50,rest=1" if kind is float else "h1=dram,rest=sram")
+    return _value(text, text, name, kind)
+
+
+def parsed_table(text: str, name: str, kind: type[T], example: str) -> dict[str, T]:
+    """A table `KEY=VALUE,...` of the option `name`; empty if `text` is."""
     table: dict[str, T] = {}
-    for part in text.split(","):
+    for part in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (x.strip() for x in part.rpartition("="))
-        try:
-            read = kind(value)  # type: ignore[call-arg]
-        except ValueError:
-            raise ValueError(f"{name} {part.strip()!r}: {value!r} is not a number") from None
-        if not value or (equals and not key):
-            raise ValueError(f"{name} {part.strip()!r}: write a value for all, or KEY=VALUE with a layer, h1 say")
-        if not equals and "," not in text:
-            return read
-        if not equals or key in table:
-            raise ValueError(f"{name} {text!r}: write one value, or KEY=VALUE once for each layer or array, and rest")
-        table[key] = read
+        if not (key and equals) or key in table:
+            raise ValueError(f"{name} {text!r}: write KEY=VALUE, each key once, as in {example}")
+        table[key] = _value(value, part, name, kind)
     return table
+
+
+def _value(value: str, given: str, name: str, kind: type[T]) -> T:
+    try:
+        if not value:
+            raise ValueError
+        return kind(value)  # type: ignore[call-arg]
+    except ValueError:
+        what = "a number" if kind is float else "a name"
+        raise ValueError(f"{name} {given!r}: {value!r} is not {what}") from None
 
 
 def _link(key: str) -> str:

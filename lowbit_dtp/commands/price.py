@@ -19,6 +19,9 @@ def price(
     memory: Memory = "sram",
     reuse: Reuse = "1",
     word_bits: Annotated[int, typer.Option("--word-bits", help="Pad each message to words of so many bits.")] = 1,
+    feedback_weights: Annotated[
+        str, typer.Option("--feedback-weights", help="End of a link where its feedback weights are: h1-h2=upper.")
+    ] = "",
     weights: Annotated[
         str | None, typer.Option("--weights", help="Price inference with weights of this format.")
     ] = None,
@@ -34,7 +37,7 @@ def price(
     [bold]Example[/bold]: lowbit-dtp price runs/demo --rule dtp --technology 7nm --placement h1-h2=board --reuse 50
     """
     from hw_models import Technology, price
-    from hw_models.hardware import parsed_choices
+    from hw_models.hardware import parsed_choices, parsed_table
 
     from .. import ledger as ledgers
     from ..comparison import break_even, deployed, placement_of
@@ -44,7 +47,7 @@ def price(
     where = placement_of(
         _recorded_placement(run) if placement is None else placement,
         memory=parsed_choices(memory, "--memory", str), reuse=parsed_choices(reuse, "--reuse", float),
-        word_bits=word_bits,
+        word_bits=word_bits, feedback_weights=parsed_table(feedback_weights, "--feedback-weights", str, "h1-h2=upper"),
     )  # fmt: skip
     loaded = [(spec, folder, ledgers.load(folder / "ledger.json")) for spec, _, folder in runs]
     where.check(ledgers.merged(book for *_, books in loaded for book in books.values()))
