@@ -105,7 +105,7 @@ _OPERATION = rf"(?:{'|'.join(OPERATIONS)})"
 _NAMED_EVENTS = (
     (rf"{_OPERATION} integer, squared", "operation and squared bit"),
     (rf"{_OPERATION} integer", "operation and bit"),
-    (rf"{_OPERATION} \S.*|xnor-popcount", "operation"),
+    (rf"{_OPERATION} \S.*|xnor-popcount|in-memory multiply-accumulate", "operation"),
     (rf"({'|'.join(MACHINE_EVENTS)})(,.*)?", r"\1"),
 )
 """Patterns of names of constants in joules, and what such a constant is per."""

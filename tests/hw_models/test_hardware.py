@@ -3,7 +3,8 @@
 import pytest
 
 from hw_models import HardwareConfig, Wire
-from lowbit_dtp.ledger import Direction, Ledger, MessageType
+from hw_models.hardware import parsed_choices
+from lowbit_dtp.ledger import Access, Direction, Ledger, MessageType
 
 
 def test_default_is_one_die():
@@ -24,6 +25,8 @@ def test_parse(given):
         "reuse": 1.0,
         "word_bits": 8,
         "accumulator_bits": 32,
+        "coding": {},
+        "feedback_weights": {},
     }
 
 
@@ -120,3 +123,69 @@ def test_links_of_other_networks_are_left_out():
     ledger.crossed(MessageType("h1-h2", Direction.FORWARD, "activations", "binary", 1, 8), 1, 0, 0)
     config = HardwareConfig.parse("h1-h2=board,output-h1=serdes,rest=on-die:2mm", reuse=2)
     assert config.within(ledger) == HardwareConfig.parse("h1-h2=board,rest=on-die:2mm", reuse=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "read"),
+    [("sram", str, "sram"), ("50", float, 50.0), ("h1=dram, rest=sram", str, {"h1": "dram", "rest": "sram"})],
+)
+def test_one_value_or_one_for_each(text, kind, read):
+    assert parsed_choices(text, "--memory", kind) == read
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("h1=x", "--reuse 'h1=x': 'x' is not a number"),
+        ("", "--reuse '': '' is not a number"),
+        ("=4", "--reuse '=4': write KEY=VALUE, each key once, as in h1=50,rest=1"),
+        ("4,h1=2", "--reuse '4,h1=2': write KEY=VALUE, each key once, as in h1=50,rest=1"),
+        ("h1=4,h1=2", "--reuse 'h1=4,h1=2': write KEY=VALUE, each key once, as in h1=50,rest=1"),
+    ],
+)
+def test_wrong_choices(text, message):
+    with pytest.raises(ValueError) as error:
+        parsed_choices(text, "--reuse", float)
+    assert str(error.value) == message
+
+
+def with_weights():
+    ledger = Ledger(samples=1)
+    ledger.crossed(MessageType("h1-h2", Direction.FORWARD, "activations", "binary", 1, 4), 1, 0, 0)
+    ledger.accessed(Access("h1", "weight", "read", "float32", 32, 64, "activations"), 2)
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"reuse": {"h3": 2}}, "reuse: nothing is called 'h3'; there are: h1, h1.weight, rest"),
+        ({"memory": {"h1.bias": "dram"}}, "memory: nothing is called 'h1.bias'; there are: h1, h1.weight, rest"),
+        ({"coding": {"h3-h4": "flips"}}, "no link 'h3-h4'; there are: h1-h2"),
+        ({"feedback_weights": {"h3-h4": "upper"}}, "no link 'h3-h4'; there are: h1-h2"),
+    ],
+)
+def test_names_that_a_ledger_does_not_have(given, message):
+    HardwareConfig(reuse={"h1.weight.activations": 2, "rest": 1}, coding={"h1-h2.feedback": "flips"}).check(
+        with_weights()
+    )
+    with pytest.raises(ValueError) as error:
+        HardwareConfig(**given).check(with_weights())
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"reuse": {"h1": 0}}, "placement: reuse of h1 must be 1 or more, not 0"),
+        ({"accumulator_bits": {"h1": "x"}}, "placement: accumulator_bits of h1 must be 1 or more, not x"),
+        (
+            {"feedback_weights": {"a-b": "up"}},
+            "placement: feedback weights of a-b must be at the end lower or upper, not 'up'",
+        ),
+    ],
+)
+def test_wrong_values(given, message):
+    with pytest.raises(ValueError) as error:
+        HardwareConfig(**given)
+    assert str(error.value) == message
