@@ -79,6 +79,11 @@ class Constant:
         """The cost of one event."""
         return Range(self.low, self.typical, self.high)
 
+    @property
+    def quantity(self) -> str:
+        """What is uncertain: constants of one quantity are off by the same quantile of their ranges."""
+        return f"{self.technology}/{self.name}"
+
 
 OPTIONAL_KEYS = ("capacity_bits",)
 KEYS = tuple(field.name for field in fields(Constant) if field.name not in ("technology", "name"))
