@@ -16,7 +16,7 @@ whatever other bills are beside it, in any order of its items, on any machine.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from math import fsum
@@ -58,11 +58,15 @@ def ratio(bill: Bill, other: Bill, draws: int = DRAWS, seed: int = 0, coverage: 
 
 def links_share(bill: Bill, draws: int = DRAWS, seed: int = 0, coverage: float = COVERAGE) -> Range:
     """Band of the fraction of the total that is spent on links. ValueError if the total is zero."""
-    values = _drawn(draws, seed)
-    total = _totals([bill], values)[0]
+    links, total = totals([part_of(bill, "link"), bill], draws, seed)
     if not total.all():
         raise ValueError("nothing in this bill cost anything, so links have no share of it")
-    return band(_totals([bill], values, "link")[0] / total, coverage)
+    return band(links / total, coverage)
+
+
+def part_of(bill: Bill, part: str) -> Bill:
+    """Only the lines of `bill` for one part: `link`, `compute` or `memory`."""
+    return replace(bill, items=tuple(item for item in bill.items if item.part == part))
 
 
 @dataclass(frozen=True)
@@ -96,13 +100,13 @@ Values = Callable[[Sequence[Constant]], np.ndarray]
 """Values of some constants, in several cases [constants, cases]."""
 
 
-def _totals(bills: Sequence[Bill], values: Values, part: str = "") -> np.ndarray:
-    """Totals of `bills`, or only of one part of them, in each case [bills, cases].
+def _totals(bills: Sequence[Bill], values: Values) -> np.ndarray:
+    """Totals of `bills` in each case [bills, cases].
 
     Constants are added in one order, and zeros change nothing: a total does not depend on the bills beside it.
     """
     constants = _constants(bills)
-    times = [_times(bill, part) for bill in bills]
+    times = [_times(bill) for bill in bills]
     costs = values(constants)
     result = np.zeros((len(bills), costs.shape[1]))
     for constant, cost in zip(constants, costs, strict=True):
@@ -124,10 +128,10 @@ def _constants(bills: Sequence[Bill]) -> list[Constant]:
     return sorted(used, key=lambda c: (c.quantity, c.technology, c.name, c.low, c.typical, c.high, c.per))
 
 
-def _times(bill: Bill, part: str) -> dict[Constant, float]:
-    """How often `bill`, or one part of it, pays each constant; exactly rounded, so in whatever order its items are."""
+def _times(bill: Bill) -> dict[Constant, float]:
+    """How often `bill` pays each constant; exactly rounded, so in whatever order its items are."""
     found: dict[Constant, list[float]] = {}
-    for term in (term for item in bill.items if part in ("", item.part) for term in item.terms):
+    for term in (term for item in bill.items for term in item.terms):
         found.setdefault(term.constant, []).append(term.times)
     return {constant: fsum(times) for constant, times in found.items()}
 
