@@ -42,8 +42,9 @@ from .hardware import HardwareConfig
 from .price import price
 from .technology import Technology
 
-SOURCE = ("run", "rule", "data", "sizes", "links", "weights", "use")
-"""Columns that say what was done: the folder of a run, empty for an estimate; the network; training or inference."""
+SOURCE = ("run", "rule", "data", "sizes", "links", "weights", "measure", "use")
+"""Columns that say what was done: the folder of a run, empty for an estimate; the network; what its score measures,
+`error_percent` say; training or inference."""
 HARDWARE: Mapping[str, str] = {
     "technology": "45nm",
     "placement": "",
@@ -53,13 +54,13 @@ HARDWARE: Mapping[str, str] = {
     "accumulator_bits": "32",
 }
 """Columns that say on which machine, and their defaults."""
-RESULTS = ("error", "bits", "joules_low", "joules_typical", "joules_high")
-"""Columns of numbers: test error of a run, bits on all links and joules of a sample. Empty where there is none."""
+RESULTS = ("score", "bits", "joules_low", "joules_typical", "joules_high")
+"""Columns of numbers: test score of a run, bits on all links and joules of a sample. Empty where there is none."""
 SETTINGS = (*SOURCE, *HARDWARE, "digest")
 """Columns that make a row another one. `digest` changes with the ledger and the constants."""
 COLUMNS = (*SETTINGS, *RESULTS, "note", "front")
 """Columns of the table. `note` says why a point has no price; `front` is 1 for points on the front."""
-OBJECTIVES = {"error": "error", "bits": "bits", "joules": "joules_typical"}
+OBJECTIVES = {"error": "score", "bits": "bits", "joules": "joules_typical"}
 """What can be minimized, and its column."""
 USES = ("training", "inference")
 
@@ -161,7 +162,7 @@ class Source:
     """Text that changes with the ledgers."""
     ledgers: Callable[[], Mapping[str, Ledger]]
     """Makes the ledgers, by use."""
-    error: float | None = None
+    score: float | None = None
 
 
 def combinations(axes: Mapping[str, Sequence[str]]) -> list[Row]:
@@ -191,7 +192,7 @@ def compute(sweep: Sweep, sources: Iterable[Source], table: Path) -> Iterator[tu
         missing = [key for key in wanted if key not in before]
         ledgers = source.ledgers() if missing else {}
         for key, (row, machine) in wanted.items():
-            rows[key] = before.get(key) or row | _results(source.error, ledgers[row["use"]], machine)
+            rows[key] = before.get(key) or row | _results(source.score, ledgers[row["use"]], machine)
         if missing:
             write_rows(table, list((before | rows).values()))  # what a stopped sweep had stays until the end
         yield len(missing), len(wanted) - len(missing)
@@ -199,11 +200,13 @@ def compute(sweep: Sweep, sources: Iterable[Source], table: Path) -> Iterator[tu
 
 
 def marked(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
-    """`rows` with `front` set: for each use, the points that no other one beats."""
+    """`rows` with `front` set: for each use, and for each measure if scores count, the points that no other beats."""
+    groups: dict[tuple[str, str], list[Row]] = {}
     found = [row | {"front": ""} for row in rows]
-    for use in USES:
-        chosen = [row for row in found if row["use"] == use]
-        for row, best in zip(chosen, pareto(values(chosen, objectives)), strict=True):
+    for row in found:
+        groups.setdefault((row["use"], row["measure"] if "error" in objectives else ""), []).append(row)
+    for group in groups.values():
+        for row, best in zip(group, pareto(values(group, objectives)), strict=True):
             row["front"] = "1" if best else ""
     return found
 
@@ -285,9 +288,9 @@ def _key(row: Row) -> tuple[str, ...]:
     return tuple(row[name] for name in SETTINGS)
 
 
-def _results(error: float | None, ledger: Ledger, machine: Machine) -> Row:
+def _results(score: float | None, ledger: Ledger, machine: Machine) -> Row:
     """Columns of numbers of one point; without a price, and with a note, where a constant or a link is missing."""
-    found = {"error": "" if error is None else repr(error)}
+    found = {"score": "" if score is None else repr(score)}
     if not ledger.samples:
         return found | {"note": "no samples were counted"}
     found["bits"] = repr(ledger.bits(per="sample", word_bits=machine.config.word_bits))

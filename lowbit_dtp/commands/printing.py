@@ -13,6 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from ..bands import Tornado
     from ..summary import Summary
+    from ..sweeps import Front
 
 
 def print_result(result: Any, as_json: bool) -> None:
@@ -164,3 +165,12 @@ def print_tornado(tornado: "Tornado | None") -> None:
         print_table(title.replace(": ", "\n", 1), ("with a constant at its", "low", "high", "swing"), rows)
     else:
         print(f"{title}\n  no constant moves it by 0.1 %")
+
+
+def print_fronts(fronts: "Sequence[Front]") -> None:
+    """The points of each front."""
+    for front in fronts:
+        columns, lines = front.table
+        objectives = ", ".join(front.objectives)
+        title = f"{front.title}: {len(front.best)} of {len(front.rows)} points, front of {objectives}"
+        print_table(title, columns, lines)

@@ -95,11 +95,11 @@ def ledgers(width=500):
 class Sources(list):
     """Sources that write down which of them made ledgers."""
 
-    def __init__(self, widths, error=2.5):
+    def __init__(self, widths, score=2.5):
         self.made = []
         super().__init__(
             Source(dict.fromkeys(sweep.SOURCE[:-1], "") | {"rule": "dtp", "sizes": str(width)}, f"version 1 of {width}",
-                   lambda width=width: self.making(width), error)
+                   lambda width=width: self.making(width), score)
             for width in widths
         )  # fmt: skip
 
@@ -128,7 +128,7 @@ def test_points_are_priced_as_price_does(tmp_path):
             total.high,
         ]
         assert float(row["bits"]) == ledger.bits(per="sample", word_bits=64)
-        assert (row["error"], row["note"]) == ("2.5", "")
+        assert (row["score"], row["note"]) == ("2.5", "")
 
 
 def test_front_is_marked_for_each_use(tmp_path):
@@ -145,7 +145,7 @@ def test_front_is_marked_for_each_use(tmp_path):
 
 def test_objective_that_no_point_has_is_left_out(tmp_path):
     asked = read(tmp_path, 'runs = "x"\n' + HARDWARE)
-    list(compute(asked, Sources([500, 100], error=None), tmp_path / "sweep.csv"))
+    list(compute(asked, Sources([500, 100], score=None), tmp_path / "sweep.csv"))
     assert [row["sizes"] for row in read_rows(tmp_path / "sweep.csv") if row["front"]] == ["100"]
 
 
@@ -189,7 +189,7 @@ def test_changed_ledgers_and_constants_are_computed_again(tmp_path):
     list(compute(read(tmp_path, text), Sources([500]), table))
     before = read_rows(table)
     [source] = Sources([500])
-    changed = Source(source.settings, "version 2 of 500", source.ledgers, source.error)
+    changed = Source(source.settings, "version 2 of 500", source.ledgers, source.score)
     assert list(compute(read(tmp_path, text), [changed], table)) == [(1, 0)]
     own.write_text(re.sub(r"typical = 1e-10\nhigh = \S+", "typical = 1.5e-10\nhigh = 4e-10", own.read_text()))
     assert list(compute(read(tmp_path, text), [changed], table)) == [(1, 0)]
