@@ -128,9 +128,16 @@ class Technology:
 
     @classmethod
     def load(cls, name: str) -> "Technology":
-        """The technology `name`, or the one in your own file if `name` ends in `.toml`."""
+        """The technology `name`, or the one in your own file, if `name` ends in `.toml`.
+
+        A name that ends in `.yaml` is an energy reference table of Accelergy: see `hw_models.accelergy`.
+        """
         if name.endswith(".toml"):
             return cls.read(Path(name))
+        if name.endswith((".yaml", ".yml")):
+            from . import accelergy
+
+            return accelergy.read(Path(name))
         return cls.read(choose("technology", name, _files()))
 
     @classmethod
@@ -143,6 +150,11 @@ class Technology:
             raise StorageError(f"{path}: no such file") from None
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise StorageError(f"{path}: not TOML ({error})") from None
+        return cls.from_content(path, content)
+
+    @classmethod
+    def from_content(cls, path: Path, content: Mapping[str, Any]) -> "Technology":
+        """The technology that the keys of the file at `path` describe; raises `StorageError` as `read` does."""
         for key in content:
             if key not in ("description", "constants"):
                 raise StorageError(f"{path}: unknown key {key!r}; a technology has: description, constants")
