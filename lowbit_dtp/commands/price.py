@@ -22,6 +22,9 @@ def price(
     weights: Annotated[
         str | None, typer.Option("--weights", help="Price inference with weights of this format.")
     ] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="Write a table: one row for each constant in each line of the bills.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print joules per sample, in training and in inference, by link, layer and memory, with their range.
@@ -33,13 +36,14 @@ def price(
     from .. import ledger as ledgers
     from ..comparison import break_even, placement_of
     from ..runs import run_folders
+    from ..storage import write_csv
 
     runs = run_folders(run, rule, seed)
     where = placement_of(_recorded_placement(run) if placement is None else placement,
                        memory=memory, reuse=reuse, word_bits=word_bits)  # fmt: skip
     loaded = [(spec, ledgers.load(folder / "ledger.json")) for spec, _, folder in runs]
     where.check(ledgers.merged(book for _, books in loaded for book in books.values()))
-    result = []
+    result, rows = [], []
     for spec in dict.fromkeys(spec for spec, _ in loaded):
         books = [each for other, each in loaded if other == spec]
         for use in ("training", "inference"):
@@ -50,9 +54,12 @@ def price(
                 book = with_weights(book, weights)
             for name in split(technology):
                 bill = price(book, where.within(book), Technology.load(name)).per("sample")
+                rows += [{"rule": spec, "use": use, **row} for row in bill.rows()]
                 result.append(
                     {"rule": spec, "use": use, **bill.as_dict(), "break_even_gradient_bits": break_even(book)}
                 )
+    if csv:
+        write_csv(csv, rows)
     if as_json:
         print(json.dumps(result, indent=1))
     else:
