@@ -232,9 +232,16 @@ class Technology:
 
     @classmethod
     def load(cls, name: str) -> "Technology":
-        """The technology `name`, or the one in your own file if `name` ends in `.toml`."""
+        """The technology `name`, or the one in your own file, if `name` ends in `.toml`.
+
+        A name that ends in `.yaml` is an energy reference table of Accelergy: see `hw_models.accelergy`.
+        """
         if name.endswith(".toml"):
             return cls.read(Path(name))
+        if name.endswith((".yaml", ".yml")):
+            from . import accelergy
+
+            return accelergy.read(Path(name))
         return cls.read(choose("technology", name, _files()))
 
     @classmethod
@@ -254,6 +261,11 @@ class Technology:
             raise StorageError(f"{path}: not TOML (nested too deeply)") from None
         except ValueError as error:  # not UTF-8, not TOML, or an integer of thousands of digits
             raise StorageError(f"{path}: not TOML ({error})") from None
+        return cls.from_content(path, content)
+
+    @classmethod
+    def from_content(cls, path: Path, content: Mapping[str, Any]) -> "Technology":
+        """The technology that the keys of the file at `path` describe; raises `StorageError` as `read` does."""
         for key in content:
             if key not in TOP_KEYS:
                 raise StorageError(f"{path}: unknown key {key!r}; a technology has: {', '.join(TOP_KEYS)}")

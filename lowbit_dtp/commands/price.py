@@ -46,6 +46,9 @@ def price(
     ] = None,
     draws: Annotated[int, typer.Option("--draws", help="Draws of all constants, for the 90 % bands.")] = 10_000,
     draws_seed: Annotated[int, typer.Option("--draws-seed", help="Seed of these draws.")] = 0,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="Write a table: one row for each constant in each line of the bills.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print joules per sample, in training and in inference, by link, layer and memory, with their range.
@@ -65,6 +68,7 @@ def price(
     from ..comparison import break_even, placement_of
     from ..figures import save_figure, tornado_figure
     from ..runs import folder_name, run_folders
+    from ..storage import write_csv
 
     processes = [Technology.load(name) for name in technologies(technology)]
     runs = [(spec, folder) for spec, _, folder in run_folders(run, rule, seed)]
@@ -77,8 +81,9 @@ def price(
     books, notes = _books(runs, weights, simulated)
     where.check(sum((book for *_, book in books[1:]), books[0][-1]))
     others = [each for each, _ in _priced(_books(compared, weights, simulated)[0], where, processes)]
-    result = []
+    result, rows = [], []
     for each, book in _priced(books, where, processes):
+        rows += [{"rule": each.rule, "use": each.use, **row} for row in each.bill.rows()]
         row = {"rule": each.rule, "use": each.use, **each.bill.as_dict(), "break_even_gradient_bits": break_even(book)}
         row["bands"] = bands.bands(each, others, draws, draws_seed)
         if tornado or figures:
@@ -87,6 +92,8 @@ def price(
                 name = f"{folder_name(each.rule)}-{each.use}-{each.bill.technology}.svg"
                 save_figure(tornado_figure(moved), figures / name)
         result.append(row)
+    if csv:
+        write_csv(csv, rows)
     if as_json:
         print(json.dumps(result, indent=1, default=asdict))
         return

@@ -579,6 +579,18 @@ def test_prices_add_up_as_ledgers_do(a, b, technology):
             assert astuple(together.by(key)[name]) == near(expected)
 
 
+def test_rows_of_a_bill_add_up_to_it():
+    bill = price(everything(), HardwareConfig.parse("rest=board"), T45).per("sample")
+    rows = bill.rows()
+    for key in KEYS:
+        for name, cost in bill.by(key).items():
+            own = [row for row in rows if row[key] == name]
+            assert near(cost) == tuple(sum(row[end] for row in own) for end in ("low", "typical", "high"))
+    assert {row["unit"] for row in rows} == {"sample"} and {row["constant_of"] for row in rows} == {"45nm", "board"}
+    sent = next(row for row in rows if row["where"] == "h1-h2" and row["purpose"] == "target")
+    assert (sent["constant"], sent["per"], sent["times"]) == ("wire", "bit", 500)
+
+
 def test_nothing_heavy_is_imported():
     heavy = "{'torch', 'numba', 'matplotlib', 'safetensors'}"
     code = f"import sys, hw_models; print(sorted({heavy} & set(sys.modules)))"
