@@ -164,7 +164,7 @@ class Constant:
         """What is uncertain: constants of one quantity, such as all sizes of one memory, are off by one factor."""
         family = self.name.removesuffix(", squared")
         if self.capacity_bits:
-            family = re.sub(r" \d+(\.\d+)? ?[KMGT]?i?B$", "", family)
+            family = re.sub(r" [\d.e+]+ ?[KMGT]?i?B$", "", family)
         return f"{self.technology}/{family}"
 
     def as_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import random
 import re
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 from math import isfinite
 
@@ -378,6 +379,8 @@ def test_constants_of_one_quantity():
     constants = Technology.load("45nm").constants
     quantities = {name: constant.quantity for name, constant in constants.items()}
     assert {quantities[f"sram {size}"] for size in ("8 KiB", "32 KiB", "1 MiB")} == {"45nm/sram"}
+    wide = replace(constants["sram 1 MiB"], name="sram 1.234e+04 KiB")
+    assert wide.quantity == replace(wide, name="sram").quantity == "45nm/sram"
     assert quantities["multiply integer"] == quantities["multiply integer, squared"] == "45nm/multiply integer"
     assert quantities["multiply int8"] == "45nm/multiply int8" and quantities["dram"] == "45nm/dram"
     assert Technology.load("board").constants["wire"].quantity == "board/wire"
