@@ -33,7 +33,7 @@ from lowbit_dtp.settings import check
 from lowbit_dtp.storage import StorageError, write_text
 
 from . import yaml
-from .technology import KEYS, Constant, Technology
+from .technology import BANDS, KEYS, Constant, Technology
 
 PICOJOULE = 1e-12
 VERSIONS = ("0.3", "0.4")
@@ -50,8 +50,12 @@ DEFAULT_BITS = {"arithmetic": 16, "memory": 64}
 
 ACTION = {"name": str, "energy": float, "arguments?": dict | None}
 TABLE = {"name": str, "actions": [ACTION]}
+MORE = ("flit_bits", "event_driven")
+"""Other keys of a technology's file, which are kept."""
 OWN = {
     "description?": str,
+    "flit_bits?": int,
+    "event_driven?": bool,
     "bits?": dict[str, int],
     "capacity_bits?": dict[str, int],
     "constants?": {str: {"name": str}},
@@ -76,14 +80,26 @@ def write(path: Path, technology: Technology) -> None:
     if not tables:
         raise ValueError(f"technology {technology.name!r} has no constant in joules, so no energy reference table")
     own = {
+        **{key: value for key in MORE if (value := getattr(technology, key)) is not None},
         "description": technology.description,
         "constants": {
             components[name]: {"name": name}
-            | {key: value for key in KEYS if (value := getattr(constant, key)) not in (None, "")}
+            | {key: value for key, value in _stated_values(constant).items() if value not in (None, "")}
             for name, constant in technology.constants.items()
         },
     }
     write_text(Path(path), yaml.dump({"ERT": {"version": VERSIONS[-1], "tables": tables}, "lowbit_dtp": own}))
+
+
+def _stated_values(constant: Constant) -> dict[str, Any]:
+    """Keys of a constant's table, without ends of its range that follow from its evidence."""
+    values = {key: getattr(constant, key) for key in KEYS}
+    if constant.assumed_band:
+        band = BANDS[constant.evidence]
+        for key, assumed in (("low", constant.typical / band), ("high", constant.typical * band)):
+            if values[key] == assumed:
+                values[key] = None
+    return values
 
 
 def read(path: Path) -> Technology:
@@ -124,7 +140,8 @@ def read(path: Path) -> Technology:
     description = own.get("description", f"Accelergy energy reference table {path.name}.")
     if skipped:
         description += f" Not read: {', '.join(skipped)}."
-    return Technology.from_content(path, {"description": description, "constants": constants})
+    more = {key: own[key] for key in MORE if key in own}
+    return Technology.from_content(path, {"description": description, "constants": constants, **more})
 
 
 def _content(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
