@@ -33,7 +33,7 @@ from lowbit_dtp.settings import check
 from lowbit_dtp.storage import StorageError, write_text
 
 from . import yaml
-from .technology import KEYS, Constant, Technology
+from .technology import BANDS, KEYS, Constant, Technology
 
 PICOJOULE = 1e-12
 VERSIONS = ("0.3", "0.4")
@@ -54,6 +54,7 @@ OWN = {
     "description?": str,
     "bits?": dict[str, int],
     "capacity_bits?": dict[str, int],
+    "flit_bits?": int,
     "constants?": {str: {"name": str}},
 }
 """Keys under `lowbit_dtp`."""
@@ -75,14 +76,14 @@ def write(path: Path, technology: Technology) -> None:
     ]
     if not tables:
         raise ValueError(f"technology {technology.name!r} has no constant in joules, so no energy reference table")
-    own = {
+    own: dict[str, Any] = {
         "description": technology.description,
         "constants": {
-            components[name]: {"name": name}
-            | {key: value for key in KEYS if (value := getattr(constant, key)) not in (None, "")}
-            for name, constant in technology.constants.items()
+            components[name]: {"name": name, **_values(constant)} for name, constant in technology.constants.items()
         },
     }
+    if technology.flit_bits is not None:
+        own["flit_bits"] = technology.flit_bits
     write_text(Path(path), yaml.dump({"ERT": {"version": VERSIONS[-1], "tables": tables}, "lowbit_dtp": own}))
 
 
@@ -124,7 +125,8 @@ def read(path: Path) -> Technology:
     description = own.get("description", f"Accelergy energy reference table {path.name}.")
     if skipped:
         description += f" Not read: {', '.join(skipped)}."
-    return Technology.from_content(path, {"description": description, "constants": constants})
+    flits = {key: own[key] for key in ("flit_bits",) if key in own}
+    return Technology.from_content(path, {"description": description, **flits, "constants": constants})
 
 
 def _content(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -250,6 +252,14 @@ def _check_own(path: Path, own: Mapping[str, Any], components: list[str]) -> Non
                 )
             if not 1 <= number < 2**63:
                 raise StorageError(f"{path}: lowbit_dtp.{key}.{component} must be 1 bit or more, not {number}")
+
+
+def _values(constant: Constant) -> dict[str, Any]:
+    """The keys of a constant's table, without those that its evidence implies."""
+    values = {key: value for key in KEYS if (value := getattr(constant, key)) not in (None, "")}
+    band = BANDS[constant.evidence]
+    implied = {"low": constant.typical / band, "high": constant.typical * band} if constant.assumed_band else {}
+    return {key: value for key, value in values.items() if implied.get(key) != value}
 
 
 def _component_names(technology: Technology) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import TECHNOLOGIES, Json, PlacementOption, Rule, Run, Seed, Technologies, split
+from .options import TECHNOLOGIES, Json, Memory, PlacementOption, Reuse, Rule, Run, Seed, Technologies, split
 from .printing import print_bills
 
 
@@ -16,42 +16,59 @@ def price(
     seed: Seed = None,
     technology: Technologies = TECHNOLOGIES,
     placement: PlacementOption = None,
-    memory: Annotated[str, typer.Option("--memory", help="Where weights are kept: sram or dram.")] = "sram",
-    reuse: Annotated[int, typer.Option("--reuse", help="Samples that one read of a weight serves.")] = 1,
+    memory: Memory = "sram",
+    reuse: Reuse = "1",
     word_bits: Annotated[int, typer.Option("--word-bits", help="Pad each message to words of so many bits.")] = 1,
+    feedback_weights: Annotated[
+        str, typer.Option("--feedback-weights", help="End of a link where its feedback weights are: h1-h2=upper.")
+    ] = "",
     weights: Annotated[
         str | None, typer.Option("--weights", help="Price inference with weights of this format.")
     ] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Write a table: one row for each constant in each line of the bills.")
     ] = None,
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="Price inference also as it was simulated, with floats and functions.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Print joules per sample, in training and in inference, by link, layer and memory, with their range.
 
+    Inference is that of the exported network: whole numbers and thresholds.
+
     [bold]Example[/bold]: lowbit-dtp price runs/demo --rule dtp --technology 7nm --placement h1-h2=board --reuse 50
     """
-    from hw_models import Technology, price, with_weights
+    from hw_models import Technology, price
+    from hw_models.hardware import parsed_choices, parsed_table
 
     from .. import ledger as ledgers
-    from ..comparison import break_even, placement_of
+    from ..comparison import break_even, deployed, placement_of
     from ..runs import run_folders
     from ..storage import write_csv
 
     runs = run_folders(run, rule, seed)
-    where = placement_of(_recorded_placement(run) if placement is None else placement,
-                       memory=memory, reuse=reuse, word_bits=word_bits)  # fmt: skip
-    loaded = [(spec, ledgers.load(folder / "ledger.json")) for spec, _, folder in runs]
-    where.check(ledgers.merged(book for _, books in loaded for book in books.values()))
-    result, rows = [], []
-    for spec in dict.fromkeys(spec for spec, _ in loaded):
-        books = [each for other, each in loaded if other == spec]
-        for use in ("training", "inference"):
-            book = ledgers.merged(b[use] for b in books)
+    where = placement_of(
+        _recorded_placement(run) if placement is None else placement,
+        memory=parsed_choices(memory, "--memory", str), reuse=parsed_choices(reuse, "--reuse", float),
+        word_bits=word_bits, feedback_weights=parsed_table(feedback_weights, "--feedback-weights", str, "h1-h2=upper"),
+    )  # fmt: skip
+    loaded = [(spec, folder, ledgers.load(folder / "ledger.json")) for spec, _, folder in runs]
+    where.check(ledgers.merged(book for *_, books in loaded for book in books.values()))
+    result, rows, notes = [], [], {}
+    for spec in dict.fromkeys(spec for spec, *_ in loaded):
+        books = [each for other, _, each in loaded if other == spec]
+        folder = next(folder for other, folder, _ in loaded if other == spec)
+        training, inference = (ledgers.merged(b[use] for b in books) for use in ("training", "inference"))
+        exported, why_not = deployed(inference, folder / "network.safetensors", weights)
+        uses = {"training": training, "inference": exported}
+        if why_not:
+            notes[spec] = why_not
+        elif simulated:
+            uses["inference as simulated"] = inference
+        for use, book in uses.items():
             if not book.samples:  # with 0 epochs there is no training to price
                 continue
-            if use == "inference" and weights:
-                book = with_weights(book, weights)
             for name in split(technology):
                 bill = price(book, where.within(book), Technology.load(name)).per("sample")
                 rows += [{"rule": spec, "use": use, **row} for row in bill.rows()]
@@ -62,8 +79,10 @@ def price(
         write_csv(csv, rows)
     if as_json:
         print(json.dumps(result, indent=1))
-    else:
-        print_bills(result)
+        return
+    print_bills(result)
+    for spec, why in notes.items():
+        print(f"{spec}: inference is priced as simulated, since it cannot be exported: {why}")
 
 
 def _recorded_placement(run: Path) -> str:
