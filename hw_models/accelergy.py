@@ -33,7 +33,7 @@ from lowbit_dtp.settings import check
 from lowbit_dtp.storage import StorageError, write_text
 
 from . import yaml
-from .technology import BANDS, KEYS, Constant, Technology
+from .technology import BANDS, KEYS, TOP_KEYS, Constant, Technology
 
 PICOJOULE = 1e-12
 VERSIONS = ("0.3", "0.4")
@@ -48,13 +48,15 @@ ARITHMETIC = {
 DEFAULT_BITS = {"arithmetic": 16, "memory": 64}
 """Widths in Accelergy's own library of components (accelergy/share/primitive_component_lib.yaml)."""
 
+KEPT = tuple(key for key in TOP_KEYS if key not in ("description", "constants"))
+"""Keys of a technology's own file that stand under `lowbit_dtp` as they are."""
 ACTION = {"name": str, "energy": float, "arguments?": dict | None}
 TABLE = {"name": str, "actions": [ACTION]}
 OWN = {
     "description?": str,
     "bits?": dict[str, int],
     "capacity_bits?": dict[str, int],
-    "flit_bits?": int,
+    **{f"{key}?": object for key in KEPT},
     "constants?": {str: {"name": str}},
 }
 """Keys under `lowbit_dtp`."""
@@ -82,8 +84,7 @@ def write(path: Path, technology: Technology) -> None:
             components[name]: {"name": name, **_values(constant)} for name, constant in technology.constants.items()
         },
     }
-    if technology.flit_bits is not None:
-        own["flit_bits"] = technology.flit_bits
+    own |= {key: value for key in KEPT if (value := getattr(technology, key)) is not None}
     write_text(Path(path), yaml.dump({"ERT": {"version": VERSIONS[-1], "tables": tables}, "lowbit_dtp": own}))
 
 
@@ -125,8 +126,8 @@ def read(path: Path) -> Technology:
     description = own.get("description", f"Accelergy energy reference table {path.name}.")
     if skipped:
         description += f" Not read: {', '.join(skipped)}."
-    flits = {key: own[key] for key in ("flit_bits",) if key in own}
-    return Technology.from_content(path, {"description": description, **flits, "constants": constants})
+    kept = {key: own[key] for key in KEPT if key in own}
+    return Technology.from_content(path, {"description": description, **kept, "constants": constants})
 
 
 def _content(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:

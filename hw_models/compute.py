@@ -24,11 +24,10 @@ from lowbit_dtp.ledger import Work
 
 from .technology import Technology, Term
 
-UNIT = r"multiply-accumulate int(\d+)"
-"""Constants of a whole integer multiply-accumulate, its sum included; 45nm and 7nm have none."""
-
 IN_MEMORY = "in-memory multiply-accumulate"
 """Constant of a product in the memory that holds its weights: reading them is included."""
+UNIT = r"multiply-accumulate int(\d+)"
+"""Constants of a whole integer multiply-accumulate, its sum included; 45nm and 7nm have none."""
 
 
 def work_terms(

@@ -21,6 +21,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from hw_models import Technology
 from lowbit_dtp import Comparison, Summary, __version__, compare
 from lowbit_dtp.cli import main
 from lowbit_dtp.commands.options import takes_gradient
@@ -355,7 +356,7 @@ def test_help_imports_nothing_heavy():
 RULE_NAMES = ", ".join(sorted(RULES))
 KEYS = ", ".join(sorted(Comparison.TYPES))
 FORMATS = ", ".join(SPELLINGS)
-TECHNOLOGIES = "45nm, 7nm, board, chip-to-chip, interposer, on-die, serdes"
+TECHNOLOGIES = ", ".join(Technology.names())
 MISTAKES = {
     "rule": ("train --rule dpt", f"no rule 'dpt'; there are: {RULE_NAMES}"),
     "rules": ("compare --rules dtp,dpt", f"no rule 'dpt'; there are: {RULE_NAMES}"),
@@ -439,7 +440,9 @@ MISTAKES = {
         "no link 'h1-h9'; there are: h1-h2, h2-output, input-h1",
     ),
     "technology": ("price {run} --technology 3nm", f"no technology '3nm'; there are: {TECHNOLOGIES}"),
-    "no technology": (
+    "no technology": ("price {run} --technology=", f"no technology ''; there are: {TECHNOLOGIES}"),
+    "compare no technology": ("compare --technology=", f"no technology ''; there are: {TECHNOLOGIES}"),
+    "save no technology": (
         "technology --save {out}",
         f"--save {{out}} needs the name of a technology; there are: {TECHNOLOGIES}",
     ),
