@@ -20,11 +20,18 @@ from lowbit_dtp.ledger import Work
 
 from .technology import Technology, Term
 
+IN_MEMORY = "in-memory multiply-accumulate"
+"""Constant of a product in the memory that holds its weights: reading them is included."""
 
-def work_terms(work: Work, times: int, technology: Technology, accumulator_bits: int) -> tuple[Term, ...]:
-    """Cost of doing `work` `times` times, with integer sums `accumulator_bits` wide."""
+
+def work_terms(
+    work: Work, times: int, technology: Technology, accumulator_bits: int, in_memory: bool = False
+) -> tuple[Term, ...]:
+    """Cost of doing `work` `times` times, with integer sums `accumulator_bits` wide; `in_memory`, products cost one."""
     operands = [parse(name) for name in (work.left, work.right) if name]
     needed_by = f"{work.operation} of {' x '.join(map(str, operands))} in layer {work.layer}"
+    if in_memory and work.operation == "multiply-accumulate":
+        return (Term(technology.constant(IN_MEMORY, needed_by), times),)
     events = _events(work.operation, operands, technology, accumulator_bits)
     return tuple(Term(technology.constant(name, needed_by), number * times) for name, number in events)
 

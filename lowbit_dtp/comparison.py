@@ -102,7 +102,8 @@ def compare(
     rows = []
     for rule in rules:
         row, training, inference = summary_row(rule, folder, runs[rule], folder_name(rule))
-        rows.append(priced(row, training, inference, placement, processes))
+        used, as_simulated = deployed(inference, folder / runs[rule][0] / "network.safetensors", weights, signals)
+        rows.append(priced(replace(row, not_as_exported=as_simulated), training, used, placement, processes))
     exported, reason = None, "it was not requested"
     if export:
         exported, reason = _exported(rules[0], folder / runs[rules[0]][0], folder / "export", weights, signals, data)
@@ -130,6 +131,8 @@ def summarize_run(folder: Path, technologies: Sequence[str] = TECHNOLOGIES, data
     [(rule, seed, _)] = run_folders(folder)
     experiment = Experiment.load(folder / "experiment.toml")
     row, training, inference = summary_row(rule, folder, {seed: "."})
+    inference, as_simulated = deployed(inference, folder / "network.safetensors")
+    row = replace(row, not_as_exported=as_simulated)
     _, network = read_tensors(folder / "network.safetensors")
     recorded = read_json(folder / "run.json")
     try:
@@ -193,6 +196,24 @@ def priced(
         links_share={name: (bill["training"]["links_share"] or {}).get("typical") for name, bill in bills.items()},
         break_even_gradient_bits=break_even(training),
     )
+
+
+def deployed(
+    inference: Ledger, network: Path, weights: str | None = None, signals: str = "fixed(8,1)"
+) -> tuple[Ledger, str]:
+    """What the inference of the network in the file `network` costs as it would be exported, with its own sums.
+
+    If it cannot be exported, the ledger as it is, and the reason.
+    """
+    from export import FixedNetwork
+    from hw_models import as_exported
+
+    try:
+        layers = FixedNetwork.load(network, weights, signals).layers
+        sums = {layer.name: layer.sum_bits for layer in layers}
+        return as_exported(inference, weights or "fixed(8,1)", signals, sums), ""
+    except ValueError as error:
+        return inference, str(error)
 
 
 _PARTS = ("link", "compute", "memory")

@@ -100,6 +100,7 @@ def unstack_ledger(ledger: Ledger) -> list[Ledger]:
             ledger.epochs // members,
             ledger.steps // members,
             ledger.samples // members,
+            ledger.batch,
             ledger.wires.each(lambda x, i=i: x[i]),  # type: ignore[misc]
             Counts(
                 {kind: Traffic(messages, *(x[i] for x in each)) for kind, (messages, each) in by_kind.items()},

@@ -78,6 +78,17 @@ Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Also log curve
 PlacementOption = Annotated[
     str | None, typer.Option("--placement", help="Wire of each link: h1-h2=board,rest=on-die:2mm.")
 ]
+Memory = Annotated[
+    str,
+    typer.Option(
+        "--memory",
+        help="How weights are held: sram, dram, stationary, in-memory; or h1=dram,h2.feedback=sram,rest=stationary.",
+    ),
+]
+Reuse = Annotated[
+    str,
+    typer.Option("--reuse", help="Samples that share a read of weights and a write of gradients: 50, or h1=50,rest=1."),
+]
 Technologies = Annotated[str, typer.Option("--technology", help="Technologies to price on, comma-separated.")]
 Weights = Annotated[
     str | None,
