@@ -232,7 +232,7 @@ def test_sweep_file(tmp_path):
     assert len({tuple(machine.settings.values()) for machine in machines}) == len(machines)
 
 
-HARDWARE_KEYS = "accumulator_bits, memory, placement, reuse, technology, word_bits"
+HARDWARE_KEYS = "accumulator_bits, feedback_weights, memory, placement, reuse, technology, word_bits"
 MISTAKES = {
     "empty": ("", "nothing to sweep over: give runs, or a table of estimates"),
     "key": ("run = 'x'", "no key 'run'; there are: estimates, hardware, objectives, runs, use"),
@@ -244,7 +244,7 @@ MISTAKES = {
     "objective": ("runs = 'x'\nobjectives = ['time']", "no objective 'time'; there are: bits, error, joules"),
     "option": ("[estimates]\nrules = 'x'", "estimates: no key 'rules'; there are: data, link, rule, sizes"),
     "hardware": ("runs = 'x'\n[hardware]\nwire = 'x'", f"hardware: no key 'wire'; there are: {HARDWARE_KEYS}"),
-    "reuse": ("runs = 'x'\n[hardware]\nreuse = [1, 0]", "hardware.reuse: must be a whole number, 1 or more, not 0"),
+    "reuse": ("runs = 'x'\n[hardware]\nreuse = [1, 0]", "hardware.reuse: reuse must be 1 or more, not 0.0"),
     "truth": ("runs = true", "runs must be a text, a number, or a list of them, not True"),
     "placement": (
         "runs = 'x'\n[hardware]\nplacement = 'board'",
