@@ -151,7 +151,7 @@ class Optimizer(ABC):
 
     def _first_state(self, xp: Backend, parameter: Array) -> tuple[Array, ...]:
         shapes = [parameter.shape] * self.state_words + [(1,) * parameter.ndim] * self.state_numbers
-        return tuple(xp.asarray(np.zeros(shape), parameter) for shape in shapes)
+        return tuple(xp.zeros(tuple(shape), parameter) for shape in shapes)
 
 
 @dataclass
@@ -299,7 +299,7 @@ class Bop(RMSprop):
         """Flip signs of binary `weights`, in place; `key` is the names of their layer and array."""
         xp = backend_of(weights)
         if key not in self.state:
-            self.state[key] = (xp.asarray(np.zeros(weights.shape), weights),)
+            self.state[key] = (xp.zeros(tuple(weights.shape), weights),)
         (mean,) = self.state[key]
         mean = mean if type(mean) is type(weights) else xp.traceable(mean)
         mean += xp.each(self.adaptivity, weights, rate_factor) * (multiplied(gradient) - mean)

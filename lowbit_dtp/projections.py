@@ -225,7 +225,9 @@ class Quantized(Dense):
         if fmt.scaling not in SCALINGS:
             scale[...] = float(fmt.scaling)
         xp = backend_of(weights)
-        learned = xp.asarray(np.log2(xp.numpy(scale)), weights) if fmt.scaling == "learned" else None
+        learned = None
+        if fmt.scaling == "learned":
+            learned = xp.filled(tuple(scale.shape), weights, lambda: np.log2(xp.numpy(scale)))
         made = cls(
             quantize(fmt, weights, scale), dense.offset, dense.direction, dense.label, format=fmt, scale=scale,
             master=weights if keep_master else None, log2_scale=learned,
@@ -434,9 +436,9 @@ class Integer(Dense):
 
     @classmethod
     def of(cls, dense: Dense, bits: int, fraction_bits: int) -> "Integer":
-        """`dense`, in NumPy arrays, with weights rounded to nearest and clipped to the range; the bias is left out."""
-        most = 2 ** (bits - 1) - 1
-        weight = np.rint(dense.weight * 2.0**fraction_bits).clip(-most, most).astype(f"int{bits}")
+        """`dense`, with weights rounded to nearest and clipped to the range; the bias is left out."""
+        xp, most = backend_of(dense.weight), 2 ** (bits - 1) - 1
+        weight = xp.cast(xp.clip(xp.round(dense.weight * 2.0**fraction_bits), -most, most), f"int{bits}")
         return cls(weight, None, dense.direction, dense.label, fraction_bits=fraction_bits)
 
     @property

@@ -106,6 +106,14 @@ class Backend(ABC):
         """`x` on the device of `like`, in its own type."""
         return x
 
+    def filled(self, shape: tuple[int, ...], like: Array, numbers: Callable[[], np.ndarray]) -> Array:
+        """`asarray(numbers(), like)`, of `shape`; `numbers` is not called where arrays have shapes alone."""
+        return self.asarray(numbers(), like)
+
+    def zeros(self, shape: tuple[int, ...], like: Array) -> Array:
+        """Zeros of `shape`, on the device of `like` and in its floating-point type."""
+        return self.filled(shape, like, lambda: np.zeros(shape))
+
     @abstractmethod
     def numpy(self, x: Array) -> np.ndarray:
         """`x` in NumPy: the same memory where it can be, packed words as uint64."""

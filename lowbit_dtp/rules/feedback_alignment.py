@@ -47,9 +47,9 @@ class FeedbackAlignment(StraightThrough):
         """Give `layer` fixed weights for errors from `link`. They have no bias; projections that learn have one."""
         known = layer.inputs.get(link.name)
         if known is None or known.bias is not None:
-            draw, dtype = self.feedback_weights, layer.projection.values.dtype
+            draw, like = self.feedback_weights, layer.projection.values
             projection = dense(
-                layer.name, sources, layer.neurons, seed, label, Direction.FEEDBACK, draw, dtype, bias=False
+                layer.name, sources, layer.neurons, seed, label, Direction.FEEDBACK, like, draw, bias=False
             )
             layer.receive(link.name, projection)
 

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
-from ..backends import Array, multiplied
+from ..backends import Array, backend_of, multiplied
 from ..choices import choose
 from ..ledger import Direction, Ledger
 from ..links import Signal
@@ -52,9 +50,9 @@ class Hebbian(SingleLayerRule):
         if layer.bias is not None:
             layer.drop_bias()
         if self.variant == "covariance" and "samples" not in layer.buffers:
-            sources, neurons = layer.projection.shape
+            xp, (sources, neurons) = backend_of(layer.weight), layer.projection.shape
             for name, shape in (("samples", (1,)), ("input_mean", (sources,)), ("output_mean", (neurons,))):
-                layer.buffers[name] = np.zeros(shape, layer.weight.dtype)
+                layer.buffers[name] = xp.zeros(shape, layer.weight)
 
     def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
         edge = single_edge(net)
