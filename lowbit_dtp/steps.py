@@ -79,7 +79,7 @@ class Training:
     seed: int | Sequence[int]
 
     def step(
-        self, subject: Subject, indices: Array, context: StepContext, ledger: Ledger, rate_factor: Factor
+        self, subject: Subject, indices: Array | slice, context: StepContext, ledger: Ledger, rate_factor: Factor
     ) -> Array | None:
         """Train the network of `subject` on the samples at `indices`; the loss, which is added to its sum."""
         net, samples, total = subject
