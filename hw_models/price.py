@@ -190,7 +190,8 @@ def with_weights(ledger: Ledger, format_name: str) -> Ledger:
     Biases keep their format. Meant for inference: in a ledger of training, float32 operands need not be weights.
     """
     bits = parse(format_name).bits
-    changed = Ledger(ledger.runs, ledger.epochs, ledger.steps, ledger.samples)
+    counted = ledger.runs, ledger.epochs, ledger.steps, ledger.samples
+    changed = Ledger(*counted, coded_counts=ledger.coded_counts)
     for message_type, traffic in ledger.traffic.items():
         changed.crossed(message_type, traffic.messages, traffic.ones, traffic.toggles)
     for work, times in ledger.work.items():
