@@ -7,8 +7,9 @@
 True
 """
 
+from .exported import as_exported
 from .hardware import HardwareConfig, Wire
-from .price import Bill, Item, break_even_gradient_bits, price, with_weights
+from .price import Bill, Item, break_even_gradient_bits, price
 from .technology import Constant, Range, Technology, Term
 
 __all__ = [
@@ -20,7 +21,7 @@ __all__ = [
     "Technology",
     "Term",
     "Wire",
+    "as_exported",
     "break_even_gradient_bits",
     "price",
-    "with_weights",
 ]

@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lowbit_dtp.choices import choose
-from lowbit_dtp.formats import parse
 from lowbit_dtp.ledger import PER, Direction, Ledger
 
 from .compute import work_terms
+from .feedback_weights import with_feedback_weights_above
 from .hardware import HardwareConfig
-from .memory import access_terms
-from .technology import Constant, Range, Technology, Term, constant_as_dict
-from .wires import crossing_terms
+from .memory import access_terms, is_shared, most_reuse
+from .technology import Constant, Range, Technology, Term
+from .wires import crossing_terms, lone_messages
 
 KEYS = ("part", "where", "direction", "operation", "purpose", "format")
 """Keys by which a bill can be broken down."""
@@ -99,6 +99,17 @@ class Bill:
         """Constants that were used, each once, with their sources."""
         return list(dict.fromkeys(term.constant for item in self.items for term in item.terms))
 
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each term of each line: what it is of, constant, how often, and joules. For a table, as CSV."""
+        return [
+            {"technology": self.technology, "unit": self.unit}
+            | {key: getattr(item, key) for key in KEYS}
+            | {"constant_of": term.constant.technology, "constant": term.constant.name, "per": term.constant.per}
+            | {"times": term.times, **asdict(term.joules)}
+            for item in self.items
+            for term in item.terms
+        ]
+
     def as_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON; joules are `{"low", "typical", "high"}`."""
         return {
@@ -116,19 +127,33 @@ class Bill:
                 | {"terms": [_term_as_dict(term) for term in item.terms]}
                 for item in self.items
             ],
-            "constants": [constant_as_dict(constant) for constant in self.constants],
+            "constants": [constant.as_dict() for constant in self.constants],
         }
 
 
 def price(ledger: Ledger, config: HardwareConfig, technology: Technology) -> Bill:
     """The cost of everything in `ledger`: each message on its wire, each operation, each memory access.
 
-    ValueError if `config` names a link that is not in `ledger`, or a constant is missing.
+    ValueError if `config` names what is not in `ledger`, shares an access among more samples than a minibatch has, or a
+    constant is missing.
     """
     config.check(ledger)
+    for link, end in config.feedback_weights.items():
+        if end == "upper":
+            ledger = with_feedback_weights_above(ledger, link, link.partition("-")[0])
+    samples, in_memory = most_reuse(ledger), _in_memory(ledger, config)
+    lone = lone_messages(ledger)
     items = [
         *(
-            Item("link", c.link, c.direction.value, "send", c.purpose, c.format, crossing_terms(c, traffic, config))
+            Item(
+                "link",
+                c.link,
+                c.direction.value,
+                "send",
+                c.purpose,
+                c.format,
+                crossing_terms(c, traffic, config, technology, alone=(c.link, c.direction) in lone),
+            )
             for c, traffic in ledger.traffic.items()
         ),
         *(
@@ -139,7 +164,7 @@ def price(ledger: Ledger, config: HardwareConfig, technology: Technology) -> Bil
                 w.operation,
                 w.purpose,
                 " x ".join(filter(None, (w.left, w.right))),
-                work_terms(w, times, technology, config.accumulator_bits),
+                work_terms(w, times, technology, config.sum_bits(w.layer), (w.layer, w.purpose) in in_memory),
             )
             for w, times in ledger.work.items()
         ),
@@ -151,7 +176,7 @@ def price(ledger: Ledger, config: HardwareConfig, technology: Technology) -> Bil
                 a.operation,
                 a.array,
                 a.format,
-                access_terms(a, words, config, technology),
+                access_terms(a, words, config, technology, samples),
             )
             for a, words in ledger.accesses.items()
         ),
@@ -160,6 +185,12 @@ def price(ledger: Ledger, config: HardwareConfig, technology: Technology) -> Bil
     learning = [link for link in ledger.links() if _can_break_even(ledger, link)]
     break_even = {link: break_even_gradient_bits(ledger, link) for link in learning}
     return Bill(technology.name, config, tuple(items), counts, break_even)
+
+
+def _in_memory(ledger: Ledger, config: HardwareConfig) -> set[tuple[str, str]]:
+    """Layers and purposes whose products are in the memory that holds the weights."""
+    shared = (access for access in ledger.accesses if is_shared(access) and access.operation == "read")
+    return {(a.layer, a.purpose) for a in shared if config.memory_of(a) == "in-memory"}
 
 
 def break_even_gradient_bits(ledger: Ledger, link: str) -> float:
@@ -182,26 +213,6 @@ def break_even_gradient_bits(ledger: Ledger, link: str) -> float:
 def _can_break_even(ledger: Ledger, link: str) -> bool:
     activity = any(ledger.message_types(link, Direction.FORWARD, "activations"))
     return ledger.samples > 0 and activity and any(ledger.message_types(link, Direction.FEEDBACK))
-
-
-def with_weights(ledger: Ledger, format_name: str) -> Ledger:
-    """`ledger` of inference as if its float32 weights were of another format: operands, words and array sizes.
-
-    Biases keep their format. Meant for inference: in a ledger of training, float32 operands need not be weights.
-    """
-    bits = parse(format_name).bits
-    changed = Ledger(ledger.runs, ledger.epochs, ledger.steps, ledger.samples)
-    for message_type, traffic in ledger.traffic.items():
-        changed.crossed(message_type, traffic.messages, traffic.ones, traffic.toggles)
-    for work, times in ledger.work.items():
-        weighted = work.operation == "multiply-accumulate" and work.right == "float32"
-        changed.worked(work._replace(right=format_name) if weighted else work, times)
-    for access, words in ledger.accesses.items():
-        if access.array == "weight" and access.format == "float32":
-            capacity = access.capacity_bits // access.bits * bits
-            access = access._replace(format=format_name, bits=bits, capacity_bits=capacity)
-        changed.accessed(access, words)
-    return changed
 
 
 def _sum(ranges: Iterable[Range]) -> Range:

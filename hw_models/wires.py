@@ -1,35 +1,111 @@
 """Wires: the cost of a message on a link."""
 
-from lowbit_dtp.ledger import MessageType, Traffic, padded
+import warnings
+from collections import Counter
+
+from lowbit_dtp.formats import Bernoulli, FixedPoint, Format, Table, parse
+from lowbit_dtp.ledger import Direction, Ledger, MessageType, Traffic, padded
 
 from .hardware import HardwareConfig
-from .technology import Technology, Term
+from .technology import MESSAGE_EVENTS, Constant, Technology, Term
 
 
-def crossing_terms(message_type: MessageType, traffic: Traffic, config: HardwareConfig) -> tuple[Term, ...]:
-    """Cost of `traffic` on the wire that `config` gives its link.
+def crossing_terms(
+    message_type: MessageType, traffic: Traffic, config: HardwareConfig, technology: Technology, alone: bool = False
+) -> tuple[Term, ...]:
+    """Cost of `traffic` on the wire that `config` gives its link: a term for each constant of that kind of wire.
 
-    A constant per transition is multiplied by the toggles counted, one per bit by all bits, padding included; padding
-    does not toggle. ValueError for a cost per metre and a wire without a length, or the reverse.
+    The constants are `technology`'s own for this kind of wire, else those of its file. They are multiplied by the
+    toggles counted, or by all bits, padding included (padding does not toggle), by flits, messages, ones or spikes;
+    and by the length or the hops of the wire. A message that was `alone` on its link has nothing to toggle against: it
+    is charged as random bits, half of which toggle, with a UserWarning. ValueError for a cost per metre or hop and a
+    wire without a length or hops, or the reverse.
     """
     wire = config.wire(message_type.link)
-    constant = Technology.load(wire.kind).constant("wire", f"link {message_type.link}")
-    event, _, metre = constant.per.partition(" and ")
-    bits = traffic.messages * padded(message_type.message_bits, config.word_bits)
-    counts = {"bit": bits, "transition": traffic.toggles}
-    if event not in counts:
+    constants, flit_bits = _terms_of(wire.kind, technology, message_type.link)
+    for given, unit, example in ((wire.metres, "metre", "5mm"), (wire.hops, "hop", "3hops")):
+        pers = [constant.per for constant in constants if constant.per.endswith(f" and {unit}")]
+        what = f"wire {wire.kind!r} of link {message_type.link} costs per"
+        if pers and given is None:
+            need = {"metre": "a length", "hop": "hops"}[unit]
+            raise ValueError(f"{what} {pers[0]}, so it needs {need}, as in {message_type.link}={wire.kind}:{example}")
+        if not pers and given is not None:
+            whatever = {"metre": "whatever its length", "hop": "however many hops"}[unit]
+            correct = f"{message_type.link}={wire.without(unit)}"
+            raise ValueError(
+                f"{what} {' and per '.join(dict.fromkeys(c.per for c in constants))} {whatever}; write {correct}"
+            )
+    terms = []
+    for constant in constants:
+        event, _, along = constant.per.partition(" and ")
+        distance = {"": 1.0, "metre": wire.metres, "hop": wire.hops}[along]
+        number = _events(event, message_type, traffic, config, flit_bits, alone)
+        terms.append(Term(constant, number * (1.0 if distance is None else distance)))
+    return tuple(terms)
+
+
+def lone_messages(ledger: Ledger) -> set[tuple[str, Direction]]:
+    """Links and directions that carried one message a run, and so have no toggles in `ledger`."""
+    messages: Counter[tuple[str, Direction]] = Counter()
+    toggles: Counter[tuple[str, Direction]] = Counter()
+    for message_type, traffic in ledger.traffic.items():
+        messages[message_type.link, message_type.direction] += traffic.messages
+        toggles[message_type.link, message_type.direction] += traffic.toggles
+    return {way for way, number in messages.items() if 0 < number <= ledger.runs and not toggles[way]}
+
+
+def _terms_of(kind: str, technology: Technology, link: str) -> tuple[list[Constant], int | None]:
+    """Constants of the terms of a wire, and the bits of a flit."""
+    if own := technology.wire(kind):
+        return own, technology.flit_bits
+    wire = Technology.load(kind)
+    constants = [constant for constant in wire.constants.values() if constant.unit == "joule"]
+    for constant in constants:
+        if constant.per not in MESSAGE_EVENTS:
+            raise ValueError(
+                f"technology {wire.name!r} is no wire, which link {link} needs: "
+                f"its constant {constant.name!r} is per {constant.per}"
+            )
+    if not constants:
+        raise ValueError(f"technology {wire.name!r} has no cost of a message in joules, which link {link} needs")
+    return constants, wire.flit_bits
+
+
+def _events(
+    event: str, message_type: MessageType, traffic: Traffic, config: HardwareConfig, flit_bits: int | None, alone: bool
+) -> float:
+    """How many events of a kind `traffic` is."""
+    bits = padded(message_type.message_bits, config.word_bits)
+    match event:
+        case "bit":
+            return traffic.messages * bits
+        case "transition" if alone:
+            warnings.warn(
+                f"link {message_type.link}, {message_type.direction}: toggles need two messages in a row, and a run "
+                "sent one; it is charged as random bits, half of the wires toggling",
+                stacklevel=5,  # who called price
+            )
+            return traffic.messages * message_type.message_bits / 2
+        case "transition":
+            return traffic.toggles
+        case "one":
+            return traffic.ones
+        case "flit":
+            return traffic.messages * (padded(bits, flit_bits) // flit_bits) if flit_bits else 0
+        case "message":
+            return traffic.messages
+    if not _sends_events(parse(message_type.format)):
         raise ValueError(
-            f"wire {wire.kind!r} of link {message_type.link} costs per {constant.per}; "
-            "a wire costs per bit, bit and metre, transition, or transition and metre"
+            f"link {message_type.link} sends {message_type.format}, which has no address events: "
+            "a wire that costs per event needs values 0 and 1 (binary01, bernoulli)"
         )
-    if metre and wire.metres is None:
-        raise ValueError(
-            f"wire {wire.kind!r} of link {message_type.link} costs per {constant.per}, so it needs a length, "
-            f"as in {message_type.link}={wire.kind}:5mm"
-        )
-    if not metre and wire.metres is not None:
-        raise ValueError(
-            f"wire {wire.kind!r} of link {message_type.link} costs per {constant.per} whatever its length; "
-            f"write {message_type.link}={wire.kind}"
-        )
-    return (Term(constant, counts[event] * (wire.metres if metre and wire.metres is not None else 1)),)
+    return traffic.ones
+
+
+def _sends_events(fmt: Format) -> bool:
+    """Whether the values of `fmt` are 0 and one other, so that a bit that is 1 is an event."""
+    if fmt.bits != 1:
+        return False
+    if isinstance(fmt, Table):
+        return fmt.values[0] == 0
+    return isinstance(fmt, Bernoulli) or (isinstance(fmt, FixedPoint) and fmt.lowest_level == 0)

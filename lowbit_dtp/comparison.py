@@ -5,6 +5,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .choices import choose
 from .experiment import Comparison, Experiment, ExperimentError
 from .formats import parse
@@ -102,7 +104,8 @@ def compare(
     rows = []
     for rule in rules:
         row, training, inference = summary_row(rule, folder, runs[rule], folder_name(rule))
-        rows.append(priced(row, training, inference, placement, processes))
+        used, as_simulated = deployed(inference, folder / runs[rule][0] / "network.safetensors", weights, signals)
+        rows.append(priced(replace(row, not_as_exported=as_simulated), training, used, placement, processes))
     exported, reason = None, "it was not requested"
     if export:
         exported, reason = _exported(rules[0], folder / runs[rules[0]][0], folder / "export", weights, signals, data)
@@ -130,6 +133,8 @@ def summarize_run(folder: Path, technologies: Sequence[str] = TECHNOLOGIES, data
     [(rule, seed, _)] = run_folders(folder)
     experiment = Experiment.load(folder / "experiment.toml")
     row, training, inference = summary_row(rule, folder, {seed: "."})
+    inference, as_simulated = deployed(inference, folder / "network.safetensors")
+    row = replace(row, not_as_exported=as_simulated)
     _, network = read_tensors(folder / "network.safetensors")
     recorded = read_json(folder / "run.json")
     try:
@@ -195,6 +200,24 @@ def priced(
     )
 
 
+def deployed(
+    inference: Ledger, network: Path, weights: str | None = None, signals: str = "fixed(8,1)"
+) -> tuple[Ledger, str]:
+    """What the inference of the network in the file `network` costs as it would be exported, with its own sums.
+
+    If it cannot be exported, the ledger as it is, and the reason.
+    """
+    from export import FixedNetwork
+    from hw_models import as_exported
+
+    try:
+        layers = FixedNetwork.load(network, weights, signals).layers
+        sums = {layer.name: layer.sum_bits for layer in layers}
+        return as_exported(inference, weights or "fixed(8,1)", signals, sums), ""
+    except ValueError as error:
+        return inference, str(error)
+
+
 _PARTS = ("link", "compute", "memory")
 _NOTHING = {"low": 0.0, "typical": 0.0, "high": 0.0}
 _FREE: dict[str, Any] = {"total": _NOTHING, "by_part": {}, "links_share": None}
@@ -215,10 +238,10 @@ def export_run(
     """Export the network of `run`, a run of `rule`, into `folder`."""
     from export import export_network
 
-    inputs = data.test.inputs
+    inputs, labels = np.asarray(data.test.inputs), np.asarray(data.test.labels)
     made = export_network(
         run / "network.safetensors", target, folder, weights, signals,
-        inputs[:GOLDEN_SAMPLES], verify, (inputs, data.test.labels),
+        inputs[:GOLDEN_SAMPLES], verify, (inputs, labels),
     )  # fmt: skip
     accuracy = made.accuracy.as_dict() if made.accuracy else {}
     return ExportRow(

@@ -197,6 +197,7 @@ class _Run:
                 once, context = Ledger(), StepContext(0, phase, RandomStream(0), self.task)
                 training.step(Subject(net, self._samples(rows), total), slice(None), context, once, 1.0)
                 ledger.counts.repeat(once.counts, self.epochs * times)
+                ledger.batch = max(ledger.batch, rows)
                 steps += self.epochs * times
         ledger.epochs, ledger.steps, ledger.samples = self.epochs, steps, self.epochs * self.data.train
         return ledger

@@ -51,10 +51,10 @@ OPERATIONS = ("multiply-accumulate", "multiply", "add", "divide", "square-root",
 
 
 class Access(NamedTuple):
-    """A kind of memory access: its layer and array, read or write, and the format of its words.
+    """A kind of memory access: its layer and array, read or write, the format of its words, and its purpose.
 
     Counted as if each sample were processed by itself (no reuse of a word over a minibatch); `capacity_bits` is the
-    size of the whole array, from which a technology chooses a memory.
+    size of the whole array, from which a technology chooses a memory. Buffers of activations hold one sample.
     """
 
     layer: str
@@ -64,3 +64,9 @@ class Access(NamedTuple):
     format: str
     bits: int
     capacity_bits: int
+    purpose: str = ""
+    """That of the `Work` that needs the words: "gradient" or "update", say; absent in older files."""
+
+
+BUFFERS = ("input", "state", "error", "input gradient")
+"""Arrays of a layer that hold activations and errors: what arrived over links, and what the neurons computed."""

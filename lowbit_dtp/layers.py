@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Protocol
 
 from . import integers
 from .activations import ACTIVATIONS, Activation
-from .backends import Array, LazyOuterProduct, backend_of
+from .backends import Array, Factor, Gradient, LazyOuterProduct, backend_of
 from .ledger import Access, Direction, Ledger, Work
 from .links import Link, Signal
 from .projections import Projection, Slot
 from .randomness import RandomStream
 
-Gradients = dict[tuple[str, str], Array]
+Gradients = dict[tuple[str, str], Gradient]
 """Gradient of each array that a step trains, by the names of its layer and of the array there."""
 
 
@@ -29,8 +29,8 @@ class Updates(Protocol):
         self,
         key: tuple[str, str],
         parameter: Array,
-        gradient: Array,
-        rate_factor: Array,
+        gradient: Gradient,
+        rate_factor: Factor,
         direction: Direction,
         stream: RandomStream | None,
     ) -> None:
@@ -71,7 +71,7 @@ class Layer:
         self.put(self.projection.name, x)
 
     @property
-    def bias(self) -> Array:
+    def bias(self) -> Array | None:
         """The bias [..., neurons] of `projection`."""
         return self.projection.bias
 
@@ -170,7 +170,7 @@ class Layer:
         self._projection(after)
         for above in (before, after):
             rows = self._rows(above)
-            self._count(ledger, self._count_affine, projection, above.format.name, rows, purpose)
+            self._count(ledger, self._count_affine, projection, *_format(above), rows, purpose)
             self._count(ledger, self._count_activation, activation, rows, purpose)
         xp = backend_of(projection.values)
         return xp.change(activation, before, after, projection.values, projection.bias)
@@ -184,7 +184,9 @@ class Layer:
         products are counted with it.
         """
         projection = self.inputs[link.name]
-        self._count(ledger, self._count_product, projection, error_format or self.number, self._rows(error), purpose)
+        self._count(
+            ledger, self._count_input_gradient, projection, error_format or self.number, self._rows(error), purpose
+        )
         return projection.transpose(error)
 
     def match(self, signal: Signal, ledger: Ledger, nearest: bool = True) -> Array:
@@ -231,7 +233,7 @@ class Layer:
         """
         projection, right, rows = self._projection(signal), error_format or self.number, self._rows(error)
         names = projection.trained
-        self._count(ledger, self._count_gradients, projection, signal.format.name, right, rows, names)
+        self._count(ledger, self._count_gradients, projection, *_format(signal), right, rows, names)
         made = projection.gradients(signal, error, self._spent.pop(projection.name, None))
         return {(self.name, name): gradient for name, gradient in made.items()}
 
@@ -243,7 +245,7 @@ class Layer:
         """
         projection = self._projection(error)
         names, rows = (projection.name,), self._rows(state)
-        self._count(ledger, self._count_gradients, projection, error.format.name, self.number, rows, names)
+        self._count(ledger, self._count_gradients, projection, *_format(error), self.number, rows, names)
         made = projection.gradients(error, state, self._spent.pop(projection.name, None))
         return {(self.name, name): made[name] for name in names}
 
@@ -276,10 +278,10 @@ class Layer:
     def update(
         self,
         name: str,
-        gradient: Array,
+        gradient: Gradient,
         optimizer: Updates,
         ledger: Ledger,
-        rate_factor: Array = 1.0,
+        rate_factor: Factor = 1.0,
         stream: RandomStream | None = None,
     ) -> None:
         """Update the array `name` by its `gradient` with `optimizer`, in place; `rate_factor` multiplies the rates.
@@ -299,7 +301,7 @@ class Layer:
         if not isinstance(gradient, LazyOuterProduct):
             self._spent[name] = gradient
 
-    def _flip(self, name: str, weights: Array, gradient: Array, optimizer: Updates, rate_factor: Array) -> None:
+    def _flip(self, name: str, weights: Array, gradient: Gradient, optimizer: Updates, rate_factor: Factor) -> None:
         if not hasattr(optimizer, "flip"):
             kind = type(optimizer).__name__
             raise ValueError(
@@ -339,7 +341,7 @@ class Layer:
 
     def _affine(self, signal: Signal, ledger: Ledger, purpose: str) -> Array:
         projection = self._projection(signal)
-        self._count(ledger, self._count_affine, projection, signal.format.name, self._rows(signal), purpose)
+        self._count(ledger, self._count_affine, projection, *_format(signal), self._rows(signal), purpose)
         return projection.apply(signal)
 
     def _respond(
@@ -347,7 +349,7 @@ class Layer:
     ) -> Array:
         if isinstance(signals, Signal):  # product, sum and activation are one kernel
             projection, rows = self._projection(signals), self._rows(signals)
-            self._count(ledger, self._count_affine, projection, signals.format.name, rows, purpose)
+            self._count(ledger, self._count_affine, projection, *_format(signals), rows, purpose)
             state = projection.respond(activation, signals)
         else:
             total = self.pre_activation(signals, ledger, purpose)
@@ -384,11 +386,23 @@ class Layer:
         shape, axes = x.shape, len(self.projection.members)
         return shape[axes] if len(shape) == axes + 2 else prod(shape[axes:-1])
 
-    def _count_affine(self, ledger: Ledger, projection: Projection, left: str, rows: int, purpose: str) -> None:
+    def _count_affine(
+        self, ledger: Ledger, projection: Projection, left: str, left_bits: int, rows: int, purpose: str
+    ) -> None:
+        sources = projection.shape[0]
+        for operation in ("write", "read"):  # each input is read once, and goes to all neurons
+            buffer = Access(self.name, "input", operation, left, left_bits, sources * left_bits, purpose)
+            ledger.accessed(buffer, rows * sources)
         self._count_product(ledger, projection, left, rows, purpose)
         if projection.bias is not None:
             ledger.worked(Work(self.name, purpose, "add", self.number), rows * self.neurons)
-            self._accessed(projection, projection.bias_name, "read", rows * self.neurons, ledger)
+            self._accessed(projection, projection.bias_name, "read", rows * self.neurons, ledger, purpose)
+
+    def _count_input_gradient(self, ledger: Ledger, projection: Projection, left: str, rows: int, purpose: str) -> None:
+        sources, neurons = projection.shape
+        self._accessed_state("error", "read", rows * neurons, ledger, neurons, purpose)
+        self._count_product(ledger, projection, left, rows, purpose)
+        self._accessed_state("input gradient", "write", rows * sources, ledger, sources, purpose)
 
     def _count_sum(self, ledger: Ledger, rows: int, purpose: str) -> None:
         ledger.worked(Work(self.name, purpose, "add", self.number), rows * self.neurons)
@@ -396,23 +410,25 @@ class Layer:
     def _count_activation(self, ledger: Ledger, activation: Activation, rows: int, purpose: str) -> None:
         for operation in activation.operations:
             ledger.worked(Work(self.name, purpose, operation, self.number), rows * self.neurons)
+        for operation in ("write", "read"):  # read to be sent or compared with a target
+            self._accessed_state("state", operation, rows * self.neurons, ledger, self.neurons, purpose)
 
     def _count_norms(self, ledger: Ledger, projection: Projection, rows: int) -> None:
         size = prod(projection.shape)
         ledger.worked(Work(self.name, "match", "multiply-accumulate", projection.number, projection.number), size)
-        self._accessed(projection, projection.name, "read", size, ledger)
+        self._accessed(projection, projection.name, "read", size, ledger, "norm")
         ledger.worked(Work(self.name, "match", "add", self.number), rows * self.neurons)
-        for operation, words in (("write", self.neurons), ("read", rows * self.neurons)):
-            self._accessed_state(f"{projection.name} norm", operation, words, ledger, self.neurons)
+        for operation, words, purpose in (("write", self.neurons, "norm"), ("read", rows * self.neurons, "match")):
+            self._accessed_state(f"{projection.name} norm", operation, words, ledger, self.neurons, purpose)
 
     def _count_winner(self, ledger: Ledger, rows: int) -> None:
         ledger.worked(Work(self.name, "winner", "add", self.number), rows * (self.neurons - 1))
 
     def _count_code_vector(self, ledger: Ledger, projection: Projection, rows: int) -> None:
-        self._accessed(projection, projection.name, "read", rows * projection.shape[0], ledger)
+        self._accessed(projection, projection.name, "read", rows * projection.shape[0], ledger, "winner")
 
     def _count_buffer_row(self, ledger: Ledger, name: str, rows: int, neurons: int, width: int) -> None:
-        self._accessed_state(name, "read", rows * width, ledger, neurons * width)
+        self._accessed_state(name, "read", rows * width, ledger, neurons * width, "winner")
 
     def _count_softmax(self, ledger: Ledger, rows: int) -> None:
         for operation in ("exp", "add", "divide"):
@@ -421,13 +437,23 @@ class Layer:
     def _count_integer_softmax(self, ledger: Ledger, rows: int) -> None:
         for operation, times in (("add", 3), ("divide", 1)):
             ledger.worked(Work(self.name, "softmax", operation, self.number), rows * self.neurons * times)
-        self._accessed_state("exp table", "read", rows * self.neurons, ledger, integers.TABLE_SIZE)
+        self._accessed_state("exp table", "read", rows * self.neurons, ledger, integers.TABLE_SIZE, "softmax")
 
     def _count_gradients(
-        self, ledger: Ledger, projection: Projection, left: str, right: str, rows: int, names: tuple[str, ...]
+        self,
+        ledger: Ledger,
+        projection: Projection,
+        left: str,
+        left_bits: int,
+        right: str,
+        rows: int,
+        names: tuple[str, ...],
     ) -> None:
-        arrays = {}
+        arrays, sources = {}, projection.shape[0]
+        self._accessed_state("error", "read", rows * self.neurons, ledger, self.neurons, "gradient")
         if projection.name in names:
+            buffer = Access(self.name, "input", "read", left, left_bits, sources * left_bits, "gradient")
+            ledger.accessed(buffer, rows * sources)
             arrays[projection.name] = rows * prod(projection.shape)
             ledger.worked(Work(self.name, "gradient", "multiply-accumulate", left, right), arrays[projection.name])
             for operation, times in projection.gradient_operations.items():
@@ -437,7 +463,7 @@ class Layer:
             ledger.worked(Work(self.name, "gradient", "add", self.number), rows * self.neurons)
         for name, words in arrays.items():
             for operation in ("read", "write"):
-                self._accessed_state(f"{name} gradient", operation, words, ledger, projection.size(name))
+                self._accessed_state(f"{name} gradient", operation, words, ledger, projection.size(name), "gradient")
 
     def _count_update(self, ledger: Ledger, projection: Projection, name: str, optimizer: type[Updates]) -> None:
         size = projection.size(name)
@@ -446,46 +472,55 @@ class Layer:
         master = projection.parameter(name) is not None
         for operation in ("read", "write"):
             if master:
-                self._accessed_state(f"{name}_master", operation, size, ledger, size)
+                self._accessed_state(f"{name}_master", operation, size, ledger, size, "update")
             else:
-                self._accessed(projection, name, operation, size, ledger)
+                self._accessed(projection, name, operation, size, ledger, "update")
         if master:
             for operation, times in projection.update_operations.items():
                 ledger.worked(Work(self.name, "quantization", operation, self.number), size * times)
-            self._accessed(projection, name, "write", size, ledger)
-        self._accessed_state(f"{name} gradient", "read", size, ledger, size)
+            self._accessed(projection, name, "write", size, ledger, "quantization")
+        self._accessed_state(f"{name} gradient", "read", size, ledger, size, "update")
         if optimizer.state_words:
             words = size * optimizer.state_words
             for operation in ("read", "write"):
-                self._accessed_state(f"{name} optimizer state", operation, words, ledger, size)
+                self._accessed_state(f"{name} optimizer state", operation, words, ledger, size, "update")
 
     def _count_flip(self, ledger: Ledger, projection: Projection, name: str, optimizer: Any) -> None:
         size = projection.size(name)
         for operation, times in optimizer.flip_operations.items():
             ledger.worked(Work(self.name, "update", operation, self.number), size * times)
         for operation in ("read", "write"):
-            self._accessed(projection, name, operation, size, ledger)
-            self._accessed_state(f"{name} optimizer state", operation, size, ledger, size)
-        self._accessed_state(f"{name} gradient", "read", size, ledger, size)
+            self._accessed(projection, name, operation, size, ledger, "update")
+            self._accessed_state(f"{name} optimizer state", operation, size, ledger, size, "update")
+        self._accessed_state(f"{name} gradient", "read", size, ledger, size, "update")
 
     def _count_product(self, ledger: Ledger, projection: Projection, left: str, rows: int, purpose: str) -> None:
         times = rows * prod(projection.shape)
         ledger.worked(Work(self.name, purpose, "multiply-accumulate", left, projection.number), times)
-        self._accessed(projection, projection.name, "read", times, ledger)
+        self._accessed(projection, projection.name, "read", times, ledger, purpose)
 
-    def _accessed(self, projection: Projection, name: str, operation: str, words: int, ledger: Ledger) -> None:
+    def _accessed(
+        self, projection: Projection, name: str, operation: str, words: int, ledger: Ledger, purpose: str
+    ) -> None:
         """Count accesses to an array as products read it: few-bit weights as few bits."""
         if name == projection.name:
             bits = projection.weight_bits
-            access = Access(self.name, name, operation, projection.number, bits, projection.size(name) * bits)
+            access = Access(self.name, name, operation, projection.number, bits, projection.size(name) * bits, purpose)
             ledger.accessed(access, words)
         else:
-            self._accessed_state(name, operation, words, ledger, projection.size(name))
+            self._accessed_state(name, operation, words, ledger, projection.size(name), purpose)
 
-    def _accessed_state(self, name: str, operation: str, words: int, ledger: Ledger, capacity: int) -> None:
+    def _accessed_state(
+        self, name: str, operation: str, words: int, ledger: Ledger, capacity: int, purpose: str
+    ) -> None:
         bits = self._number_bits
-        ledger.accessed(Access(self.name, name, operation, self.number, bits, capacity * bits), words)
+        ledger.accessed(Access(self.name, name, operation, self.number, bits, capacity * bits, purpose), words)
 
     @property
     def _number_bits(self) -> int:
         return self.projection.sum_bits
+
+
+def _format(signal: Signal) -> tuple[str, int]:
+    """Name and bits of a signal's format: the object itself takes longer to hash."""
+    return signal.format.name, signal.format.bits

@@ -12,6 +12,7 @@ from typing import Any
 
 from .counts import Counts, by_member, total
 from .counts import Traffic as Traffic
+from .events import BUFFERS as BUFFERS
 from .events import OPERATIONS as OPERATIONS
 from .events import Access as Access
 from .events import Direction as Direction
@@ -37,6 +38,8 @@ class Ledger:
     epochs: int = 0
     steps: int = 0
     samples: int = 0
+    batch: int = 0
+    """Samples in the largest minibatch that a run learned from; 0 where none is known: in inference, in older files."""
     wires: Wires = field(default_factory=Wires, repr=False)
     """Last word on the wires of each link, with which the next one is compared. Not added, compared or saved."""
     counts: Counts = field(default_factory=Counts, repr=False)
@@ -68,7 +71,7 @@ class Ledger:
         return isinstance(other, Ledger) and self._compared() == other._compared()
 
     def _compared(self) -> tuple[Any, ...]:
-        return self.runs, self.epochs, self.steps, self.samples, self.traffic, self.work, self.accesses
+        return self.runs, self.epochs, self.steps, self.samples, self.batch, self.traffic, self.work, self.accesses
 
     def crossed(self, message_type: MessageType, messages: int, ones: Any, toggles: Any, invalid: Any = 0) -> None:
         """Count `messages` of a kind, with their ones and toggles: numbers, or arrays [members]."""
@@ -143,6 +146,10 @@ class Ledger:
         """Names of the layers that computed something, in the order of their first operation."""
         return list(dict.fromkeys(work.layer for work in self.work))
 
+    def empty(self) -> "Ledger":
+        """A ledger without counts, of as many runs, epochs, steps and samples."""
+        return Ledger(self.runs, self.epochs, self.steps, self.samples, self.batch)
+
     def __add__(self, other: "Ledger") -> "Ledger":
         """The sum of two ledgers, as of two runs."""
         return merged([self, other])
@@ -152,6 +159,7 @@ class Ledger:
         self.epochs += other.epochs
         self.steps += other.steps
         self.samples += other.samples
+        self.batch = max(self.batch, other.batch)
         for message_type, traffic in other.traffic.items():
             self.crossed(message_type, traffic.messages, traffic.ones, traffic.toggles)
         for work, times in other.work.items():
@@ -164,6 +172,7 @@ class Ledger:
         """Plain lists and numbers, for JSON."""
         return {
             **{f"{unit}s": getattr(self, f"{unit}s") for unit in PER},
+            "batch": self.batch,
             "traffic": [c._asdict() | {name: getattr(t, name) for name in _COUNTED} for c, t in self.traffic.items()],
             "work": [w._asdict() | {"times": n} for w, n in self.work.items()],
             "accesses": [a._asdict() | {"words": n} for a, n in self.accesses.items()],
@@ -172,7 +181,7 @@ class Ledger:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Ledger":
         """The ledger that `as_dict` wrote as `content`; KeyError or TypeError if it is not a ledger."""
-        ledger = cls(**{f"{unit}s": content[f"{unit}s"] for unit in PER})
+        ledger = cls(**{f"{unit}s": content[f"{unit}s"] for unit in PER}, batch=content.get("batch", 0))
         for row in content["traffic"]:
             row = _renamed(row)
             counts = [row.pop(name) for name in _COUNTED]

@@ -230,7 +230,7 @@ class Network:
                 if given[name].shape != arrays[name].shape:
                     shapes = [list(x[name].shape) for x in (given, arrays)]
                     raise ValueError(f"{name} of {layer.name} is {shapes[0]}, not {shapes[1]}")
-                layer.put(name, given[name].astype(arrays[name].dtype))
+                layer.put(name, np.asarray(given[name]).astype(arrays[name].dtype))
 
     @property
     def edges(self) -> list[Edge]:
@@ -254,7 +254,7 @@ class Network:
     def ensemble(cls, networks: "Sequence[Network]") -> "Network":
         """Networks of one architecture as one, with a leading axis over them in every parameter; for NumPy arrays."""
         arrays = [net.tensors() for net in networks]
-        return networks[0].each_named_array(lambda name, x: np.stack([each[name] for each in arrays]))
+        return networks[0].each_named_array(lambda name, x: np.stack([np.asarray(each[name]) for each in arrays]))
 
     @property
     def members(self) -> int | None:
@@ -265,7 +265,7 @@ class Network:
     def on(self, device: str) -> "Network":
         """A copy of the network, whose arrays are NumPy's, on `device`: see `backends.devices.DEVICES`."""
         move = mover(usable(device))
-        return self.each_array(lambda x: move(x.copy()))
+        return self.each_array(lambda x: move(np.asarray(x).copy()))
 
     def each_array(self, make: Callable[[Array], Array]) -> "Network":
         """The network with `make(parameter)` in place of each parameter."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import integers
 from .activations import Activation
-from .backends import Array, backend_of, multiplied
+from .backends import Array, Gradient, backend_of, multiplied
 from .choices import choose
 from .ledger import Direction
 from .links import Signal
@@ -110,7 +110,7 @@ class Projection(ABC):
         """`error @ values.T` [..., batch, sources]: an error at the pre-activation as a gradient at the signal."""
         return backend_of(error).matmul(error, self.values.mT)
 
-    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Array]:
+    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Gradient]:
         """Gradients of the trained arrays for an `error` [..., batch, neurons] at the pre-activation.
 
         The product may be written into `spent`, a gradient that is no longer needed.
@@ -272,7 +272,7 @@ class Quantized(Dense):
             self.master[...] = xp.clip(self.master, -most, most)
         self.weight[...] = quantize(self.format, self.master, self.scale)
 
-    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Array]:
+    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Gradient]:
         made = super().gradients(signal, error, spent)
         if self.log2_scale is not None:
             made[f"{self.name}_log2_scale"] = self._scale_gradient(multiplied(made[self.name]))
@@ -284,7 +284,7 @@ class Quantized(Dense):
         if self.format.levels != "binary":
             steps = self.master / self.scale
             slope = slope - steps * (abs(steps) < most)
-        total = (gradient * slope).reshape(*self.members, -1).sum(-1)[..., None, None]
+        total = (gradient * slope).reshape((*self.members, -1)).sum(-1)[..., None, None]
         return total * self.scale * (log(2) / sqrt(prod(self.shape) * most))
 
     @property
@@ -370,7 +370,7 @@ class Tied(Projection):
     def transpose(self, error: Array) -> Array:
         return self.source.transpose(error)
 
-    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Array]:
+    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Gradient]:
         return self.source.gradients(signal, error, spent)
 
     def copy(self, inputs: Mapping[str, Projection]) -> "Tied":
@@ -403,7 +403,7 @@ class Mirrored(Dense):
     def trained(self) -> tuple[str, ...]:
         return () if self.offset is None else (self.bias_name,)
 
-    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Array]:
+    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Gradient]:
         return {name: error.sum(-2) for name in self.trained}
 
     def refresh(self, weights: Signal) -> None:
@@ -458,7 +458,7 @@ class Integer(Dense):
         below = self.fraction_bits + integers.STATE_FRACTION_BITS
         return integers.shifted(sums, below - integers.SUM_FRACTION_BITS)
 
-    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Array]:
+    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Gradient]:
         return {self.name: backend_of(error).integer_matmul(signal.integers.mT, error)}
 
     def describe(self) -> dict[str, Any]:

@@ -414,7 +414,7 @@ def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> 
             last = "; ".join(f"{c.rule} {shown(c.mean[-1], measure)} after epoch {c.epochs[-1]}" for c in curves)
             description = f"Mean over seeds, with a band of one standard deviation to each side. {last}."
             figures.append(
-                {"title": title, "svg": _plot(_curve_figure(curves, unit), f"{key}_{measure}", title, description)}
+                {"title": title, "svg": inline_svg(_curve_figure(curves, unit), f"{key}_{measure}", title, description)}
             )
     return figures
 
@@ -435,7 +435,7 @@ def _diagnoses(folder: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
             curves = _layer_curves(lines, measure, scale)
             if curves:
                 last = "; ".join(f"{c.rule} {c.mean[-1]:.3g}{unit} after epoch {c.epochs[-1]}" for c in curves)
-                svg = _plot(_curve_figure(curves, unit), f"diagnosis-{number}-{measure}", title, f"{last}.")
+                svg = inline_svg(_curve_figure(curves, unit), f"diagnosis-{number}-{measure}", title, f"{last}.")
                 figures.append({"title": title, "svg": svg})
         if figures or notes:
             found.append({"rule": row.rule, "figures": figures, "notes": notes})
@@ -599,7 +599,7 @@ def _bars(rows: Sequence[Row], technologies: Sequence[str]) -> list[dict[str, st
                 for rule, total in totals.items()
             )
             figure = _bar_figure([(row.rule, row.energy_parts[name][phase], totals[row.rule]) for row in rows])
-            figures.append({"title": title, "svg": _plot(figure, f"{name}-{phase}", title, f"{described}.")})
+            figures.append({"title": title, "svg": inline_svg(figure, f"{name}-{phase}", title, f"{described}.")})
     return figures
 
 
@@ -629,7 +629,7 @@ def _bar_figure(bars: Sequence[tuple[str, Mapping[str, Range], Range]]) -> "Figu
     return figure
 
 
-def _plot(figure: "Figure", name: str, title: str, description: str) -> "Markup":
+def inline_svg(figure: "Figure", name: str, title: str, description: str) -> "Markup":
     """`figure` as an SVG element with a name and a description, and ids that are unique on the page."""
     from markupsafe import Markup, escape
 

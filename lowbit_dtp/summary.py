@@ -142,6 +142,8 @@ class Row:
     """Share of links in the joules of a training sample, by technology; None if there are none."""
     break_even_gradient_bits: dict[str, float] = field(default_factory=dict)
     """Gradient width at which straight-through sends as many bits, by link that carries targets."""
+    not_as_exported: str = ""
+    """Why inference is priced as simulated and not as the exported network would run; empty if it is exported."""
     measure: str = "error_percent"
     """Measure of the scores, one of `tasks.MEASURES`."""
 

@@ -98,6 +98,7 @@ def fit(
             progress.losses += loss is not None
             ledger.steps += members
             ledger.samples += members * rows * last_phase
+            ledger.batch = max(ledger.batch, rows)
             epoch, mean = progress.epoch, None
             pass_ends = start + rows == count
             if pass_ends:

@@ -10,7 +10,7 @@ ShapeArray((100, 10), float32)
 from collections.abc import Sequence
 from itertools import zip_longest
 from math import prod
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,10 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from ..formats import Format
 from ..packing import WORD_BITS, packed_width
-from . import Array, Backend, Key, Transmission, register
+from . import Backend, Key, Transmission, register
 
+Array: TypeAlias = Any
+"""A `ShapeArray`, where the base class says any array: its type would have to be checked in every method."""
 Shape = tuple[int, ...]
 
 

@@ -79,6 +79,17 @@ Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Also log curve
 PlacementOption = Annotated[
     str | None, typer.Option("--placement", help="Wire of each link: h1-h2=board,rest=on-die:2mm.")
 ]
+Memory = Annotated[
+    str,
+    typer.Option(
+        "--memory",
+        help="How weights are held: sram, dram, stationary, in-memory; or h1=dram,h2.feedback=sram,rest=stationary.",
+    ),
+]
+Reuse = Annotated[
+    str,
+    typer.Option("--reuse", help="Samples that share a read of weights and a write of gradients: 50, or h1=50,rest=1."),
+]
 Technologies = Annotated[str, typer.Option("--technology", help="Technologies to price on, comma-separated.")]
 Weights = Annotated[
     str | None,
@@ -206,6 +217,11 @@ def takes_gradient(rule: str) -> bool:
     from ..rules import rule_named
 
     return "gradient" in {field.name for field in fields(rule_named(rule))}  # type: ignore[arg-type]
+
+
+def technologies(text: str) -> list[str]:
+    """Names of technologies, between commas. An empty text is an unknown name, for which loading lists the known."""
+    return split(text) or [text]
 
 
 def with_gradient(rule: str, gradient: str) -> str:

@@ -147,7 +147,7 @@ class DataSet:
                     f"{name}: labels of {part.labels.shape[1]} outputs; those of this data set have {self.classes}"
                 )
             if self.label_kind == "classes" and part.labels.max() >= self.classes:
-                at = int(part.labels.argmax())
+                at = int(part.labels.argmax(-1))
                 raise DataError(f"{name}: label {part.labels[at]} of sample {at} is not one of 0 to {self.classes - 1}")
 
     @property

@@ -43,7 +43,7 @@ class _Quantizer(SingleLayerRule):
         if net.layers[0].bias is not None:
             net.layers[0].drop_bias()
 
-    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+    def step(self, net: Network, inputs: Array | Signal, target: Array, ledger: Ledger, context: StepContext) -> Step:
         edge = single_edge(net)
         layer = edge.upper
         received = edge.link.send(inputs, Direction.FORWARD, "activations", ledger, context.stream)
@@ -71,7 +71,7 @@ class _Quantizer(SingleLayerRule):
         x = received.values
         return ((x * x).sum(-1) - 2 * match.sum(-1)).mean(-1)
 
-    def infer(self, net: Network, inputs: Any, ledger: Ledger, stream: RandomStream | None = None) -> Array:
+    def infer(self, net: Network, inputs: Array | Signal, ledger: Ledger, stream: RandomStream | None = None) -> Array:
         edge = single_edge(net)
         link, layer = edge.link, edge.upper
         received = link.send(inputs, Direction.FORWARD, "activations", ledger, stream)

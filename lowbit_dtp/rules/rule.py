@@ -79,7 +79,7 @@ class LearningRule(ABC):
         return self
 
     @abstractmethod
-    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+    def step(self, net: Network, inputs: Array | Signal, target: Array, ledger: Ledger, context: StepContext) -> Step:
         """Gradients at the present parameters, for `inputs` [..., batch, input].
 
         `target` is the target of `context.task`: integer labels [..., batch], for example.

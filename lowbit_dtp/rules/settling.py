@@ -171,7 +171,7 @@ class SettlingRule(LearningRule):
                 weight = xp.filled(tuple(weight.shape), above, partial(_transposed, xp, above))
             lower.inputs[link] = Dense(weight, None, Direction.FEEDBACK, "feedback")
 
-    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+    def step(self, net: Network, inputs: Array | Signal, target: Array, ledger: Ledger, context: StepContext) -> Step:
         top = net.layers[-1]
         free = Phase.free(net, inputs, ledger, context.stream)
         free.settle(self.steps, self.gamma, self.tolerance)

@@ -3,7 +3,8 @@
 import pytest
 
 from hw_models import HardwareConfig, Wire
-from lowbit_dtp.ledger import Direction, Ledger, MessageType
+from hw_models.hardware import parsed_choices
+from lowbit_dtp.ledger import Access, Direction, Ledger, MessageType
 
 
 def test_default_is_one_die():
@@ -24,6 +25,8 @@ def test_parse(given):
         "reuse": 1.0,
         "word_bits": 8,
         "accumulator_bits": 32,
+        "coding": {},
+        "feedback_weights": {},
     }
 
 
@@ -42,11 +45,48 @@ def test_lengths(length, metres):
     assert Wire.parse(str(wire)).metres == pytest.approx(metres)
 
 
-@pytest.mark.parametrize("text", ["on-die:5", "on-die:mm", "on-die:-5mm", "on-die:5nm", "on-die:", ":5mm"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "on-die:5", "on-die:mm", "on-die:-5mm", "on-die:5nm", "on-die:", ":5mm", "on-die:5mm:6mm", "noc:3hops:3hops",
+        "noc:1.5hops", "noc:-1hops", "noc:hops", ":3hops",
+    ],
+)  # fmt: skip
 def test_wrong_length(text):
     with pytest.raises(ValueError) as error:
         Wire.parse(text)
-    assert str(error.value) == f"wire {text!r}: a length is a number with um, mm, cm or m, as in on-die:5mm"
+    assert str(error.value) == (
+        f"wire {text!r}: a length is a number with um, mm, cm or m, as in on-die:5mm; "
+        "hops are a whole number, as in noc:3hops"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "wire"),
+    [
+        ("noc:3hops", Wire("noc", hops=3)),
+        ("noc:1hop", Wire("noc", hops=1)),
+        ("noc:0hops:2mm", Wire("noc", 0.002, 0)),
+        ("noc:2mm:4 hops", Wire("noc", 0.002, 4)),
+    ],
+)
+def test_hops(text, wire):
+    assert Wire.parse(text) == wire and Wire.parse(str(wire)) == wire
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"metres": -1.0}, "a length must be 0 m or more and finite, not -1.0"),
+        ({"metres": float("nan")}, "a length must be 0 m or more and finite, not nan"),
+        ({"metres": float("inf")}, "a length must be 0 m or more and finite, not inf"),
+        ({"hops": -1}, "hops must be 0 or more and below 2^63, not -1"),
+    ],
+)
+def test_wire_beyond_bounds(given, message):
+    with pytest.raises(ValueError) as error:
+        Wire("noc", **given)
+    assert str(error.value) == f"wire 'noc': {message}"
 
 
 @pytest.mark.parametrize("text", ["h1-h2", "h1-h2=", "=board", ""])
@@ -83,3 +123,69 @@ def test_links_of_other_networks_are_left_out():
     ledger.crossed(MessageType("h1-h2", Direction.FORWARD, "activations", "binary", 1, 8), 1, 0, 0)
     config = HardwareConfig.parse("h1-h2=board,output-h1=serdes,rest=on-die:2mm", reuse=2)
     assert config.within(ledger) == HardwareConfig.parse("h1-h2=board,rest=on-die:2mm", reuse=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "read"),
+    [("sram", str, "sram"), ("50", float, 50.0), ("h1=dram, rest=sram", str, {"h1": "dram", "rest": "sram"})],
+)
+def test_one_value_or_one_for_each(text, kind, read):
+    assert parsed_choices(text, "--memory", kind) == read
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("h1=x", "--reuse 'h1=x': 'x' is not a number"),
+        ("", "--reuse '': '' is not a number"),
+        ("=4", "--reuse '=4': write KEY=VALUE, each key once, as in h1=50,rest=1"),
+        ("4,h1=2", "--reuse '4,h1=2': write KEY=VALUE, each key once, as in h1=50,rest=1"),
+        ("h1=4,h1=2", "--reuse 'h1=4,h1=2': write KEY=VALUE, each key once, as in h1=50,rest=1"),
+    ],
+)
+def test_wrong_choices(text, message):
+    with pytest.raises(ValueError) as error:
+        parsed_choices(text, "--reuse", float)
+    assert str(error.value) == message
+
+
+def with_weights():
+    ledger = Ledger(samples=1)
+    ledger.crossed(MessageType("h1-h2", Direction.FORWARD, "activations", "binary", 1, 4), 1, 0, 0)
+    ledger.accessed(Access("h1", "weight", "read", "float32", 32, 64, "activations"), 2)
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"reuse": {"h3": 2}}, "reuse: nothing is called 'h3'; there are: h1, h1.weight, rest"),
+        ({"memory": {"h1.bias": "dram"}}, "memory: nothing is called 'h1.bias'; there are: h1, h1.weight, rest"),
+        ({"coding": {"h3-h4": "flips"}}, "no link 'h3-h4'; there are: h1-h2"),
+        ({"feedback_weights": {"h3-h4": "upper"}}, "no link 'h3-h4'; there are: h1-h2"),
+    ],
+)
+def test_names_that_a_ledger_does_not_have(given, message):
+    HardwareConfig(reuse={"h1.weight.activations": 2, "rest": 1}, coding={"h1-h2.feedback": "flips"}).check(
+        with_weights()
+    )
+    with pytest.raises(ValueError) as error:
+        HardwareConfig(**given).check(with_weights())
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"reuse": {"h1": 0}}, "placement: reuse of h1 must be 1 or more, not 0"),
+        ({"accumulator_bits": {"h1": "x"}}, "placement: accumulator_bits of h1 must be 1 or more, not x"),
+        (
+            {"feedback_weights": {"a-b": "up"}},
+            "placement: feedback weights of a-b must be at the end lower or upper, not 'up'",
+        ),
+    ],
+)
+def test_wrong_values(given, message):
+    with pytest.raises(ValueError) as error:
+        HardwareConfig(**given)
+    assert str(error.value) == message
