@@ -368,6 +368,34 @@ MISTAKES = {
         "compare --rules fixed-lower@ternary",
         "rule 'fixed-lower@ternary': fixed-lower takes no gradient format",
     ),
+    "activity": (
+        "estimate --sizes 784-10-10 --activity 2",
+        "activity must be a fraction of ones, a number from 0 to 1, not 2.0",
+    ),
+    "run that is like": (
+        "estimate --like {nowhere}",
+        "{nowhere}: no finished run here; a run folder has network.safetensors, a comparison summary.json",
+    ),
+    "link of an estimate": (
+        "estimate --sizes 784-10-10 --link h1-h2=binary",
+        "links: no link 'h1-h2' in a network 784-10-10; there are: input-h1, h1-output",
+    ),
+    "wire of an estimate": (
+        "estimate --sizes 784-10-10 --placement h1-h2=board",
+        "no link 'h1-h2'; there are: h1-output, input-h1",
+    ),
+    "technologies of an estimate": (
+        "estimate --technology ,",
+        "--technology needs the name of a technology or more: 45nm,7nm",
+    ),
+    "samples of an estimate": (
+        "estimate --samples 0",
+        "samples must be a whole number, 1 or more, not 0",
+    ),
+    "sizes of an estimate": (
+        "estimate --data mnist --sizes 64-10-10",
+        "sizes: mnist has 784 inputs, not 64",
+    ),
     "gradient option": (
         "train --rule fixed-lower --gradient ternary",
         "--gradient ternary: fixed-lower takes no gradient format; rules that take one: "
