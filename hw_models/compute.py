@@ -18,6 +18,7 @@ Your own format with other values is priced as float32.
 """
 
 import re
+from itertools import pairwise
 from math import sqrt
 
 from lowbit_dtp.formats import Bernoulli, FixedPoint, Float, Format, SharedExponent, SmallFloat, Table, parse
@@ -117,7 +118,14 @@ def _multiply(operands: list[Format], technology: Technology) -> list[tuple[str,
 
 
 def _integer_add(bits: int, technology: Technology) -> list[tuple[str, float]]:
-    """One addition `bits` wide: its own constant if the technology has one, else proportional to the bits."""
-    if f"add int{bits}" in technology.constants:
+    """One addition `bits` wide: a constant of that width, a straight line between two widths, or so much a bit."""
+    widths = sorted(
+        int(name.removeprefix("add int")) for name in technology.constants if re.fullmatch(r"add int\d+", name)
+    )
+    if bits in widths:
         return [(f"add int{bits}", 1.0)]
+    for narrow, wide in pairwise(widths):
+        if narrow < bits < wide:
+            part = (bits - narrow) / (wide - narrow)
+            return [(f"add int{narrow}", 1 - part), (f"add int{wide}", part)]
     return [("add integer", float(bits))]
