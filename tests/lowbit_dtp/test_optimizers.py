@@ -123,9 +123,7 @@ def test_a_hundred_updates_are_those_of_torch(
     assert np.abs(np.asarray(parameter) - start).max() > 0.05
 
 
-@pytest.mark.parametrize(
-    "optimizer", [HeavyBall(0.1), SGD(0.1, momentum=0.5), Adam(0.1)], ids=lambda x: type(x).__name__
-)
+@with_state
 def test_a_gradient_that_is_not_yet_multiplied_is_an_array_for_change(optimizer: Optimizer) -> None:
     draw = np.random.default_rng(0)
     x, error = draw.random((20, 30)).astype(np.float32), draw.standard_normal((20, 64)).astype(np.float32)
@@ -177,9 +175,7 @@ def test_momentum_costs_a_word_and_two_operations_a_weight() -> None:
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "optimizer", [Adam(0.002, 0.001), HeavyBall(0.01), SGD(0.01, momentum=0.9)], ids=lambda x: type(x).__name__
-)
+@with_state
 def test_recorded_steps_are_the_plain_ones(
     optimizer: Optimizer, few: Samples, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -187,9 +183,7 @@ def test_recorded_steps_are_the_plain_ones(
     assert plain == recorded and not recwarn.list
 
 
-@pytest.mark.parametrize(
-    "optimizer", [Adam(0.002), HeavyBall(0.01), SGD(0.01, momentum=0.9)], ids=lambda x: type(x).__name__
-)
+@with_state
 def test_a_run_that_stops_goes_on_bit_for_bit(optimizer: Optimizer, few: Samples, tmp_path: Path) -> None:
     expected = contents(trained(begun(optimizer), few))
     run = trained(begun(optimizer), few, stop=13)
@@ -219,9 +213,7 @@ def test_members_of_an_ensemble_are_updated_as_if_alone(
     assert np.asarray(together).tobytes() == np.stack([np.asarray(x) for x in each]).tobytes()
 
 
-@pytest.mark.parametrize(
-    "optimizer", [Adam(0.002), HeavyBall(0.01), SGD(0.01, momentum=0.9)], ids=lambda x: type(x).__name__
-)
+@with_state
 def test_an_ensemble_that_is_taken_apart_goes_on_bit_for_bit(optimizer: Optimizer, few: Samples) -> None:
     whole = unstack(trained(stack([begun(optimizer, seed) for seed in SEEDS], "numpy"), few, 2, SEEDS))
     parts = unstack(trained(stack([begun(optimizer, seed) for seed in SEEDS], "numpy"), few, 1, SEEDS))
