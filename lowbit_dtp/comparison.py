@@ -225,10 +225,11 @@ _FREE: dict[str, Any] = {"total": _NOTHING, "by_part": {}, "links_share": None}
 
 
 def break_even(ledger: Ledger) -> dict[str, float]:
-    """For each link that carries targets, the gradient width at which straight-through would send as many bits."""
+    """By link with activations up and targets down: the gradient width with which straight-through sends as much."""
     from hw_models import break_even_gradient_bits
 
-    links = [link for link in ledger.links() if any(ledger.message_types(link, Direction.FEEDBACK, "target"))]
+    both = (Direction.FORWARD, "activations"), (Direction.FEEDBACK, "target")
+    links = [link for link in ledger.links() if all(any(ledger.message_types(link, *sent)) for sent in both)]
     return {link: break_even_gradient_bits(ledger, link) for link in links}
 
 

@@ -165,6 +165,8 @@ class Row:
     """Why inference is priced as simulated and not as the exported network would run; empty if it is exported."""
     measure: str = "error_percent"
     """Measure of the scores, one of `tasks.MEASURES`."""
+    network: dict[str, Any] | None = None
+    """`Network.describe` of its network; None in older files: that of the summary then."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name."""
@@ -242,7 +244,7 @@ class Summary:
 
     rows: tuple[Row, ...]
     network: dict[str, Any]
-    """`Network.describe`."""
+    """`Network.describe` of the network that the experiment builds for its first rule."""
     data: DataRow
     experiment: dict[str, Any]
     """Settings, as `experiment.Comparison` has them."""

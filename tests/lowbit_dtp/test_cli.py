@@ -31,7 +31,7 @@ from lowbit_dtp.formats import SPELLINGS
 from lowbit_dtp.ledger import Direction, Ledger
 from lowbit_dtp.links import Link
 from lowbit_dtp.optimizers import OPTIMIZERS
-from lowbit_dtp.report import all_links, traffic
+from lowbit_dtp.report import all_links, discrete_links, traffic
 from lowbit_dtp.rules import RULES, Step, StraightThrough
 from lowbit_dtp.runs import folder_name
 from lowbit_dtp.storage import FORMAT_VERSION
@@ -648,6 +648,16 @@ def test_summary_is_read_as_it_was_returned(tmp_path):
     assert Summary.from_dict(json.loads(json.dumps(summary.as_dict()))) == summary
     assert summary.rows[0].runs == {0: "fixed-lower/seed-0", 1: "fixed-lower/seed-1"}
     assert (summary.exported, summary.not_exported) == (None, "it was not requested")
+
+
+def test_rules_with_other_networks_and_links_are_compared(tmp_path):
+    comparison = Comparison.load("digits", epochs=1, seeds=1, compare=["direct-dtp", "perceptron"])
+    summary = compare(comparison, tmp_path, technologies=["7nm"], export=False)
+    direct, perceptron = summary.rows
+    assert [link["label"] for link in direct.network["links"]] == ["", "", "", "output-h1"]
+    assert [layer["neurons"] for layer in perceptron.network["layers"]] == [10]
+    assert list(direct.break_even_gradient_bits) == ["h2-output"], "output-h1 carries no activations"
+    assert discrete_links(summary) == ["h1-h2"], "the inputs of either network do not count"
 
 
 def test_networks_that_are_not_trained_are_compared(tmp_path):
