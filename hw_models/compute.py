@@ -9,13 +9,14 @@ Formats whose values are only -1, 0 and +1, times a scale, need no multiplier:
 | binary or ternary x fixed point | an addition as wide as the accumulator |
 | fixed point x fixed point | a multiplication, and an addition as wide as the accumulator |
 | any other x float32 | a float32 multiplication and addition; the other operand is converted, which is not charged |
+| bfloat16 x bfloat16 | a multiplication of that format, if the technology has it, and a float32 addition; so float16 |
 
 Your own format with other values is priced as float32.
 """
 
 from math import sqrt
 
-from lowbit_dtp.formats import Bernoulli, FixedPoint, Float, Format, SharedExponent, Table, parse
+from lowbit_dtp.formats import Bernoulli, FixedPoint, Float, Format, SharedExponent, SmallFloat, Table, parse
 from lowbit_dtp.ledger import Work
 
 from .technology import Technology, Term
@@ -42,6 +43,8 @@ def _events(
     """Names of the constants that one operation needs, and how often each."""
     number = _float(operands)
     if operation == "multiply-accumulate":
+        if small := _small_float(operands, technology):
+            return [(f"multiply {small}", 1.0), ("add float32", 1.0)]
         multiplied = [fmt for fmt in operands if not _needs_no_multiplier(fmt)]
         if not multiplied:
             return [("xnor-popcount", max(fmt.bits for fmt in operands))]
@@ -72,6 +75,13 @@ def _float(operands: list[Format]) -> str:
         return max(floats, key=lambda fmt: fmt.bits).name
     integers = all(isinstance(fmt, FixedPoint | SharedExponent) or _needs_no_multiplier(fmt) for fmt in operands)
     return "" if integers else "float32"
+
+
+def _small_float(operands: list[Format], technology: Technology) -> str:
+    """Name of the float of 16 bits or fewer that both operands have, if the technology multiplies it."""
+    name = operands[0].name
+    alike = isinstance(operands[0], SmallFloat) and operands[-1].name == name
+    return name if alike and f"multiply {name}" in technology.constants else ""
 
 
 def _multiply(operands: list[Format], technology: Technology) -> list[tuple[str, float]]:
