@@ -48,6 +48,8 @@ def in_number(ledger: Ledger, name: str) -> Ledger:
     the weights. Rounding is not charged. Ones and toggles are taken to be as frequent as they were.
     """
     fmt = parse(name)
+    if fmt == float32:
+        return ledger
     made = Ledger(ledger.runs, ledger.epochs, ledger.steps, ledger.samples, ledger.batch)
 
     def renamed(number: str) -> str:

@@ -11,9 +11,14 @@ Formats whose values are only -1, 0 and +1, times a scale, need no multiplier:
 | any other x float32 | a float32 multiplication and addition; the other operand is converted, which is not charged |
 | bfloat16 x bfloat16 | a multiplication of that format, if the technology has it, and a float32 addition; so float16 |
 
+Where a technology has a cost of the whole, `multiply-accumulate int8` or `multiply-accumulate float32` say, that takes
+the place of a multiplication and an addition.
+
 Your own format with other values is priced as float32.
 """
 
+import re
+from itertools import pairwise
 from math import sqrt
 
 from lowbit_dtp.formats import Bernoulli, FixedPoint, Float, Format, SharedExponent, SmallFloat, Table, parse
@@ -23,6 +28,8 @@ from .technology import Technology, Term
 
 IN_MEMORY = "in-memory multiply-accumulate"
 """Constant of a product in the memory that holds its weights: reading them is included."""
+UNIT = r"multiply-accumulate int(\d+)"
+"""Constants of a whole integer multiply-accumulate, its sum included; 45nm and 7nm have none."""
 
 
 def work_terms(
@@ -48,6 +55,8 @@ def _events(
         multiplied = [fmt for fmt in operands if not _needs_no_multiplier(fmt)]
         if not multiplied:
             return [("xnor-popcount", max(fmt.bits for fmt in operands))]
+        if len(multiplied) == len(operands) and (unit := _unit(operands, number, technology)):
+            return [(unit, 1.0)]
         accumulate = [(f"add {number}", 1.0)] if number else _integer_add(accumulator_bits, technology)
         return accumulate if len(multiplied) < len(operands) else _multiply(operands, technology) + accumulate
     if operation == "multiply":
@@ -55,6 +64,16 @@ def _events(
     if operation == "add" and not number:
         return _integer_add(max(fmt.bits for fmt in operands), technology)
     return [(f"{operation} {number or 'float32'}", 1.0)]  # functions are computed in floating point
+
+
+def _unit(operands: list[Format], number: str, technology: Technology) -> str:
+    """The constant of a whole multiply-accumulate, in the narrowest unit that fits both operands; empty if none."""
+    if number:
+        name = f"multiply-accumulate {number}"
+        return name if name in technology.constants else ""
+    widths = [int(found[1]) for name in technology.constants if (found := re.fullmatch(UNIT, name))]
+    fitting = [width for width in widths if width >= max(fmt.bits for fmt in operands)]
+    return f"multiply-accumulate int{min(fitting)}" if fitting else ""
 
 
 def _needs_no_multiplier(fmt: Format) -> bool:
@@ -95,7 +114,14 @@ def _multiply(operands: list[Format], technology: Technology) -> list[tuple[str,
 
 
 def _integer_add(bits: int, technology: Technology) -> list[tuple[str, float]]:
-    """One addition `bits` wide: its own constant if the technology has one, else proportional to the bits."""
-    if f"add int{bits}" in technology.constants:
+    """One addition `bits` wide: a constant of that width, a straight line between two widths, or so much a bit."""
+    widths = sorted(
+        int(name.removeprefix("add int")) for name in technology.constants if re.fullmatch(r"add int\d+", name)
+    )
+    if bits in widths:
         return [(f"add int{bits}", 1.0)]
+    for narrow, wide in pairwise(widths):
+        if narrow < bits < wide:
+            part = (bits - narrow) / (wide - narrow)
+            return [(f"add int{narrow}", 1 - part), (f"add int{wide}", part)]
     return [("add integer", float(bits))]

@@ -99,6 +99,17 @@ class Bill:
         """Constants that were used, each once, with their sources."""
         return list(dict.fromkeys(term.constant for item in self.items for term in item.terms))
 
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each term of each line: what it is of, constant, how often, and joules. For a table, as CSV."""
+        return [
+            {"technology": self.technology, "unit": self.unit}
+            | {key: getattr(item, key) for key in KEYS}
+            | {"constant_of": term.constant.technology, "constant": term.constant.name, "per": term.constant.per}
+            | {"times": term.times, **asdict(term.joules)}
+            for item in self.items
+            for term in item.terms
+        ]
+
     def as_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON; joules are `{"low", "typical", "high"}`."""
         return {

@@ -83,7 +83,7 @@ def _events(
             warnings.warn(
                 f"link {message_type.link}, {message_type.direction}: toggles need two messages in a row, and a run "
                 "sent one; it is charged as random bits, half of the wires toggling",
-                stacklevel=2,
+                stacklevel=5,  # who called price
             )
             return traffic.messages * message_type.message_bits / 2
         case "transition":

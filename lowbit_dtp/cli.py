@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from .commands import bench, compare, data, evaluate, export, price, report, rules, sweep, train
+from .commands import bench, compare, data, evaluate, export, price, report, rules, sweep, technology, train
 from .version import __version__
 
 INTERRUPTED = 130
@@ -73,7 +73,7 @@ def root(
 
 for command in (
     compare.compare, train.train, evaluate.evaluate, price.price, export.export, bench.bench, report.report,
-    rules.rules, sweep.sweep,
+    rules.rules, sweep.sweep, technology.technology,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(data.app, name="data")

@@ -66,7 +66,7 @@ def compare(
     use_threads(threads)
     with observer(tensorboard) as watching:
         summary = run_comparison(
-            comparison, folder, data_dir=data_dir, technologies=options.split(technology), export=export,
+            comparison, folder, data_dir=data_dir, technologies=options.technologies(technology), export=export,
             weights=weights, signals=signals, device=device, ensemble=ensemble, diagnose=diagnose,
             observer=watching,
         )  # fmt: skip

@@ -218,6 +218,11 @@ def takes_gradient(rule: str) -> bool:
     return "gradient" in {field.name for field in fields(rule_named(rule))}  # type: ignore[arg-type]
 
 
+def technologies(text: str) -> list[str]:
+    """Names of technologies, between commas. An empty text is an unknown name, for which loading lists the known."""
+    return split(text) or [text]
+
+
 def split(text: str) -> list[str]:
     """Parts between commas, except commas in brackets.
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import TECHNOLOGIES, Json, Memory, PlacementOption, Reuse, Rule, Run, Seed, Technologies, split
+from .options import TECHNOLOGIES, Json, Memory, PlacementOption, Reuse, Rule, Run, Seed, Technologies, technologies
 from .printing import print_bands, print_bills, print_tornado
 
 if TYPE_CHECKING:
-    from hw_models import HardwareConfig
+    from hw_models import HardwareConfig, Technology
 
     from ..bands import Priced
     from ..ledger import Ledger
@@ -46,6 +46,9 @@ def price(
     ] = None,
     draws: Annotated[int, typer.Option("--draws", help="Draws of all constants, for the 90 % bands.")] = 10_000,
     draws_seed: Annotated[int, typer.Option("--draws-seed", help="Seed of these draws.")] = 0,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="Write a table: one row for each constant in each line of the bills.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print joules per sample, in training and in inference, by link, layer and memory, with their range.
@@ -58,34 +61,39 @@ def price(
 
       lowbit-dtp price runs/demo --rule dtp --against straight-through --tornado
     """
+    from hw_models import Technology
     from hw_models.hardware import parsed_choices, parsed_table
 
     from .. import bands
-    from .. import ledger as ledgers
     from ..comparison import break_even, placement_of
     from ..figures import save_figure, tornado_figure
     from ..runs import folder_name, run_folders
+    from ..storage import write_csv
 
+    processes = [Technology.load(name) for name in technologies(technology)]
+    runs = [(spec, folder) for spec, _, folder in run_folders(run, rule, seed)]
+    compared = _compared_runs(run, against, seed)
     where = placement_of(
         _recorded_placement(run) if placement is None else placement,
         memory=parsed_choices(memory, "--memory", str), reuse=parsed_choices(reuse, "--reuse", float),
         word_bits=word_bits, feedback_weights=parsed_table(feedback_weights, "--feedback-weights", str, "h1-h2=upper"),
     )  # fmt: skip
-    loaded = _loaded(run_folders(run, rule, seed))
-    where.check(ledgers.merged(book for *_, books in loaded for book in books.values()))
-    priced, notes = _priced(loaded, where, split(technology), weights, simulated)
-    compared, _ = _priced(_loaded(_compared_runs(run, against, seed)), where, split(technology), weights, simulated)
-    others = [each for each, _ in compared]
-    result = []
-    for each, book in priced:
+    books, notes = _books(runs, weights, simulated)
+    where.check(sum((book for *_, book in books[1:]), books[0][-1]))
+    others = [each for each, _ in _priced(_books(compared, weights, simulated)[0], where, processes)]
+    result, rows = [], []
+    for each, book in _priced(books, where, processes):
+        rows += [{"rule": each.rule, "use": each.use, **row} for row in each.bill.rows()]
         row = {"rule": each.rule, "use": each.use, **each.bill.as_dict(), "break_even_gradient_bits": break_even(book)}
         row["bands"] = bands.bands(each, others, draws, draws_seed)
         if tornado or figures:
             row["tornado"] = moved = bands.tornado(each, others)
             if figures and moved:
-                name = f"{folder_name(each.rule)}-{each.use.replace(' ', '-')}-{each.bill.technology}.svg"
+                name = f"{folder_name(f'{each.rule}-{each.use}')}-{each.bill.technology}.svg"
                 save_figure(tornado_figure(moved), figures / name)
         result.append(row)
+    if csv:
+        write_csv(csv, rows)
     if as_json:
         print(json.dumps(result, indent=1, default=asdict))
         return
@@ -98,52 +106,46 @@ def price(
         print(f"{spec}: inference is priced as simulated, since it cannot be exported: {why}")
 
 
-_Loaded = tuple[str, Path, "dict[str, Ledger]"]
-"""Rule, folder and ledgers of a run."""
-
-
-def _loaded(runs: Sequence[tuple[str, int, Path]]) -> list[_Loaded]:
+def _books(
+    runs: Sequence[tuple[str, Path]], weights: str | None, simulated: bool
+) -> tuple[list[tuple[str, str, "Ledger"]], dict[str, str]]:
+    """Rule, use and ledger of what is priced, over all seeds of a rule; and why rules are not priced as exported."""
     from .. import ledger as ledgers
+    from ..comparison import deployed
 
-    return [(spec, folder, ledgers.load(folder / "ledger.json")) for spec, _, folder in runs]
+    books: list[tuple[str, str, Ledger]] = []
+    notes = {}
+    for rule in dict.fromkeys(rule for rule, _ in runs):
+        folders = [folder for other, folder in runs if other == rule]
+        loaded = [ledgers.load(folder / "ledger.json") for folder in folders]
+        training, inference = (ledgers.merged(book[use] for book in loaded) for use in ("training", "inference"))
+        exported, why_not = deployed(inference, folders[0] / "network.safetensors", weights)
+        books += [(rule, "training", training), (rule, "inference", exported)]
+        if why_not:
+            notes[rule] = why_not
+        elif simulated:
+            books.append((rule, "inference as simulated", inference))
+    return books, notes
 
 
 def _priced(
-    loaded: Sequence[_Loaded],
-    where: "HardwareConfig",
-    technologies: Sequence[str],
-    weights: str | None,
-    simulated: bool,
-) -> "tuple[list[tuple[Priced, Ledger]], dict[str, str]]":
-    """Bills of each rule, use and technology, with their ledgers; and why a rule's inference cannot be exported."""
-    from hw_models import Technology, price
+    books: Sequence[tuple[str, str, "Ledger"]], where: "HardwareConfig", processes: Sequence["Technology"]
+) -> list[tuple["Priced", "Ledger"]]:
+    """The bills of ledgers on each technology, a sample; with 0 epochs there is no training to price."""
+    from hw_models import price
 
-    from .. import ledger as ledgers
     from ..bands import Priced
-    from ..comparison import deployed
 
-    result, notes = [], {}
-    for spec in dict.fromkeys(spec for spec, *_ in loaded):
-        books = [each for other, _, each in loaded if other == spec]
-        folder = next(folder for other, folder, _ in loaded if other == spec)
-        training, inference = (ledgers.merged(b[use] for b in books) for use in ("training", "inference"))
-        exported, why_not = deployed(inference, folder / "network.safetensors", weights)
-        uses = {"training": training, "inference": exported}
-        if why_not:
-            notes[spec] = why_not
-        elif simulated:
-            uses["inference as simulated"] = inference
-        for use, book in uses.items():
-            if not book.samples:  # with 0 epochs there is no training to price
-                continue
-            for name in technologies:
-                bill = price(book, where.within(book), Technology.load(name)).per("sample")
-                result.append((Priced(spec, use, bill), book))
-    return result, notes
+    return [
+        (Priced(rule, use, price(book, where.within(book), process).per("sample")), book)
+        for rule, use, book in books
+        if book.samples
+        for process in processes
+    ]
 
 
-def _compared_runs(run: Path, against: str | None, seed: int | None) -> list[tuple[str, int, Path]]:
-    """The runs that `against` names: those of a rule of `run`, or of another folder."""
+def _compared_runs(run: Path, against: str | None, seed: int | None) -> list[tuple[str, Path]]:
+    """Rules and folders of the runs that `against` names: a rule of `run`, or another folder."""
     from ..runs import run_folders
 
     if against is None:
@@ -151,7 +153,8 @@ def _compared_runs(run: Path, against: str | None, seed: int | None) -> list[tup
     rules = dict.fromkeys(spec for spec, _, _ in run_folders(run))
     if against not in rules and not Path(against).exists():
         raise ValueError(f"--against {against}: no such folder, and no rule of {run}; there are: {', '.join(rules)}")
-    return run_folders(run, against, seed) if against in rules else run_folders(Path(against))
+    found = run_folders(run, against, seed) if against in rules else run_folders(Path(against), None, seed)
+    return [(spec, folder) for spec, _, folder in found]
 
 
 def _recorded_placement(run: Path) -> str:

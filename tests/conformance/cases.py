@@ -343,7 +343,10 @@ OPTIMIZERS = {
 """Optimizers, and torch's with the same settings."""
 
 PROCESSES = ["45nm", "7nm"]
-WIRES = ["board", "chip-to-chip", "interposer", "on-die", "serdes"]
+WIRES = ["board", "chip-to-chip", "interposer", "mesh", "on-die", "serdes"]
+MACHINES = [
+    "arm", "braintta", "cpu", "finn", "gpu", "loihi", "spinnaker", "spinnaker2", "truenorth", "xnorbin",
+]  # fmt: skip
 """Technologies, by the name of their file."""
 
 TARGETS = ["c", "mem"]

@@ -1,5 +1,6 @@
 """The command line: files, output, error messages, and stopped runs."""
 
+import csv
 import html
 import io
 import json
@@ -20,6 +21,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from hw_models import Technology
 from lowbit_dtp import Comparison, Summary, __version__, compare
 from lowbit_dtp.cli import main
 from lowbit_dtp.commands.options import takes_gradient
@@ -261,6 +263,8 @@ COMMANDS = {
     "report": ("report", "{run}"),
     "report of a run": ("report", "{run}/dtp/seed-0"),
     "rules": ("rules",),
+    "technology": ("technology",),
+    "technology 45nm": ("technology", "45nm", "--save", "{out}/45nm.yaml"),
     "data": ("data",),
 }
 
@@ -293,6 +297,30 @@ def test_price_repeats_the_joules_of_the_comparison(comparison):
     assert totals == {(row["rule"], name): x for row in rows for name, x in row["joules_per_sample"].items()}
 
 
+def test_price_writes_the_same_joules_as_a_table(comparison, tmp_path):
+    bills = json.loads(call("price", comparison[0], "--csv", tmp_path / "bills.csv", "--json").out)
+    with (tmp_path / "bills.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == sum(len(item["terms"]) for bill in bills for item in bill["items"])
+    for bill in bills:
+        own = [row for row in rows if all(row[key] == bill[key] for key in ("rule", "use", "technology"))]
+        for end in ("low", "typical", "high"):
+            assert sum(float(row[end]) for row in own) == pytest.approx(bill["total"][end])
+        constants = {(constant["technology"], constant["name"], constant["per"]) for constant in bill["constants"]}
+        assert {(row["constant_of"], row["constant"], row["per"]) for row in own} == constants
+
+
+def test_a_technology_prices_alike_by_its_table_for_accelergy(comparison, tmp_path):
+    table = tmp_path / "mine.yaml"
+    assert call("technology", "45nm", "--save", table).status == 0
+    first, second = (
+        json.loads(call("price", comparison[0], "--technology", name, "--json").out) for name in ("45nm", table)
+    )
+    assert [bill["total"] for bill in first] == [bill["total"] for bill in second]
+    listed, again = (json.loads(call("technology", name, "--json").out) for name in ("45nm", table))
+    assert [{**row, "technology": "45nm"} for row in again] == listed
+
+
 def test_module_and_command_are_the_same():
     assert finish(start("--version")) == call("--version") == Said(0, f"lowbit-dtp {__version__}\n", "")
 
@@ -314,7 +342,7 @@ def test_help_imports_nothing_heavy():
 RULE_NAMES = ", ".join(sorted(RULES))
 KEYS = ", ".join(sorted(Comparison.TYPES))
 FORMATS = ", ".join(SPELLINGS)
-TECHNOLOGIES = "45nm, 7nm, board, chip-to-chip, interposer, on-die, serdes"
+TECHNOLOGIES = ", ".join(Technology.names())
 MISTAKES = {
     "rule": ("train --rule dpt", f"no rule 'dpt'; there are: {RULE_NAMES}"),
     "rules": ("compare --rules dtp,dpt", f"no rule 'dpt'; there are: {RULE_NAMES}"),
@@ -398,6 +426,17 @@ MISTAKES = {
         "no link 'h1-h9'; there are: h1-h2, h2-output, input-h1",
     ),
     "technology": ("price {run} --technology 3nm", f"no technology '3nm'; there are: {TECHNOLOGIES}"),
+    "no technology": ("price {run} --technology=", f"no technology ''; there are: {TECHNOLOGIES}"),
+    "compare no technology": ("compare --technology=", f"no technology ''; there are: {TECHNOLOGIES}"),
+    "save no technology": (
+        "technology --save {out}",
+        f"--save {{out}} needs the name of a technology; there are: {TECHNOLOGIES}",
+    ),
+    "table of a technology": (
+        "technology 45nm --save {out}",
+        "--save {out}: an energy reference table is a .yaml file",
+    ),
+    "no table": ("technology {nowhere}/a.yaml", "{nowhere}/a.yaml: no such file"),
     "compare technology": ("compare --technology 3nm", f"no technology '3nm'; there are: {TECHNOLOGIES}"),
     "part": ("evaluate {run} --part x", "no part 'x'; there are: test, train, valid"),
     "target": ("export {run} --target q --out {out}", "no target 'q'; there are: c, mem"),
