@@ -33,7 +33,7 @@ from lowbit_dtp.settings import check
 from lowbit_dtp.storage import StorageError, write_text
 
 from . import yaml
-from .technology import BANDS, KEYS, Constant, Technology
+from .technology import BANDS, KEYS, TOP_KEYS, Constant, Technology
 
 PICOJOULE = 1e-12
 VERSIONS = ("0.3", "0.4")
@@ -48,16 +48,15 @@ ARITHMETIC = {
 DEFAULT_BITS = {"arithmetic": 16, "memory": 64}
 """Widths in Accelergy's own library of components (accelergy/share/primitive_component_lib.yaml)."""
 
+KEPT = tuple(key for key in TOP_KEYS if key not in ("description", "constants"))
+"""Keys of a technology's own file that stand under `lowbit_dtp` as they are."""
 ACTION = {"name": str, "energy": float, "arguments?": dict | None}
 TABLE = {"name": str, "actions": [ACTION]}
-MORE = ("flit_bits", "event_driven")
-"""Other keys of a technology's file, which are kept."""
 OWN = {
     "description?": str,
-    "flit_bits?": int,
-    "event_driven?": bool,
     "bits?": dict[str, int],
     "capacity_bits?": dict[str, int],
+    **{f"{key}?": object for key in KEPT},
     "constants?": {str: {"name": str}},
 }
 """Keys under `lowbit_dtp`."""
@@ -79,27 +78,14 @@ def write(path: Path, technology: Technology) -> None:
     ]
     if not tables:
         raise ValueError(f"technology {technology.name!r} has no constant in joules, so no energy reference table")
-    own = {
-        **{key: value for key in MORE if (value := getattr(technology, key)) is not None},
+    own: dict[str, Any] = {
         "description": technology.description,
         "constants": {
-            components[name]: {"name": name}
-            | {key: value for key, value in _stated_values(constant).items() if value not in (None, "")}
-            for name, constant in technology.constants.items()
+            components[name]: {"name": name, **_values(constant)} for name, constant in technology.constants.items()
         },
     }
+    own |= {key: value for key in KEPT if (value := getattr(technology, key)) is not None}
     write_text(Path(path), yaml.dump({"ERT": {"version": VERSIONS[-1], "tables": tables}, "lowbit_dtp": own}))
-
-
-def _stated_values(constant: Constant) -> dict[str, Any]:
-    """Keys of a constant's table, without ends of its range that follow from its evidence."""
-    values = {key: getattr(constant, key) for key in KEYS}
-    if constant.assumed_band:
-        band = BANDS[constant.evidence]
-        for key, assumed in (("low", constant.typical / band), ("high", constant.typical * band)):
-            if values[key] == assumed:
-                values[key] = None
-    return values
 
 
 def read(path: Path) -> Technology:
@@ -140,8 +126,8 @@ def read(path: Path) -> Technology:
     description = own.get("description", f"Accelergy energy reference table {path.name}.")
     if skipped:
         description += f" Not read: {', '.join(skipped)}."
-    more = {key: own[key] for key in MORE if key in own}
-    return Technology.from_content(path, {"description": description, "constants": constants, **more})
+    kept = {key: own[key] for key in KEPT if key in own}
+    return Technology.from_content(path, {"description": description, **kept, "constants": constants})
 
 
 def _content(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -267,6 +253,14 @@ def _check_own(path: Path, own: Mapping[str, Any], components: list[str]) -> Non
                 )
             if not 1 <= number < 2**63:
                 raise StorageError(f"{path}: lowbit_dtp.{key}.{component} must be 1 bit or more, not {number}")
+
+
+def _values(constant: Constant) -> dict[str, Any]:
+    """The keys of a constant's table, without those that its evidence implies."""
+    values = {key: value for key in KEYS if (value := getattr(constant, key)) not in (None, "")}
+    band = BANDS[constant.evidence]
+    implied = {"low": constant.typical / band, "high": constant.typical * band} if constant.assumed_band else {}
+    return {key: value for key, value in values.items() if implied.get(key) != value}
 
 
 def _component_names(technology: Technology) -> dict[str, str]:

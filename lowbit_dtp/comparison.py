@@ -5,6 +5,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .choices import choose
 from .experiment import Comparison, Experiment, ExperimentError
 from .formats import parse
@@ -236,10 +238,10 @@ def export_run(
     """Export the network of `run`, a run of `rule`, into `folder`."""
     from export import export_network
 
-    inputs = data.test.inputs
+    inputs, labels = np.asarray(data.test.inputs), np.asarray(data.test.labels)
     made = export_network(
         run / "network.safetensors", target, folder, weights, signals,
-        inputs[:GOLDEN_SAMPLES], verify, (inputs, data.test.labels),
+        inputs[:GOLDEN_SAMPLES], verify, (inputs, labels),
     )  # fmt: skip
     accuracy = made.accuracy.as_dict() if made.accuracy else {}
     return ExportRow(

@@ -12,7 +12,7 @@ from .backends.devices import mover
 from .counts import Counts, Traffic, by_member
 from .ledger import Ledger, merged
 from .network import Network
-from .optimizers import Optimizer
+from .optimizers import Optimizer, State
 from .training import Progress
 from .wires import Wires
 
@@ -57,12 +57,12 @@ def unstack(run: Run) -> list[Run]:
         return [run]
     xp = backend_of(net.layers[0].weight)
     host, loss, ledgers = net.each_array(xp.numpy), xp.numpy(progress.loss), unstack_ledger(progress.ledger)
-    state = {key: tuple(map(xp.numpy, words)) for key, words in optimizer.state.items()}
+    state = {key: [xp.numpy(word) for word in words] for key, words in optimizer.state.items()}
     runs = []
     for i, ledger in enumerate(ledgers):
         ledger.wires = ledger.wires.each(lambda x: _unsigned(xp.numpy(x)))
         rates = {name: rate[i] for name in RATES if isinstance(rate := getattr(optimizer, name), Sequence)}
-        own = {key: tuple(_of_member(x, i) for x in words) for key, words in state.items()}
+        own: State = {key: tuple(_of_member(x, i) for x in words) for key, words in state.items()}
         runs.append(
             Run(
                 host.each_array(lambda x, i=i: x[i]),  # type: ignore[misc]

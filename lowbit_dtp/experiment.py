@@ -15,7 +15,8 @@ from .formats import parse
 from .storage import StorageError
 
 if TYPE_CHECKING:
-    from .data import DataSet
+    from .backends import Array
+    from .data import DataSet, Outline
     from .network import Network
     from .optimizers import Optimizer
     from .rules import LearningRule
@@ -66,8 +67,8 @@ class Experiment:
         for name, hint in checking.hints(Experiment).items():
             _check_type(name, getattr(self, name), hint)
 
-    def network(self) -> "Network":
-        """The untrained network, with its links as built."""
+    def network(self, like: "Array | None" = None) -> "Network":
+        """The untrained network, with its links as built; `like` is that of `Network.build`."""
         from .links import Link
         from .network import Network, link_names, long_link_names
 
@@ -86,6 +87,7 @@ class Experiment:
             self.activation,
             output_activation=self.output_activation,
             initial_weights=self.initial_weights,
+            like=like,
         )
 
     def learned_task(self) -> "Task":
@@ -114,9 +116,12 @@ class Experiment:
         optimizer: Optimizer = _made("optimizer", kind, settings)
         return optimizer
 
-    def built(self) -> "tuple[Network, LearningRule, Optimizer]":
-        """The untrained network, the rule and the optimizer. ValueError with the reason if they do not fit together."""
-        net, rule, optimizer = self.network(), self.learning_rule(), self.make_optimizer()
+    def built(self, like: "Array | None" = None) -> "tuple[Network, LearningRule, Optimizer]":
+        """The untrained network, the rule and the optimizer. ValueError with the reason if they do not fit together.
+
+        `like` is that of `Network.build`.
+        """
+        net, rule, optimizer = self.network(like), self.learning_rule(), self.make_optimizer()
         self.learned_task()
         rule.prepare(net, self.seed)
         names = [link.name for link in net.links]
@@ -150,10 +155,10 @@ class Experiment:
             raise ExperimentError(f"start: {path}: {error}") from None
         net.synchronise(Ledger())
 
-    def check_sizes(self, data: "DataSet") -> None:
+    def check_sizes(self, data: "DataSet | Outline") -> None:
         """Raise ExperimentError if the network does not fit `data`."""
         classify = self.learned_task().name == "classify"
-        _check_ends(data.name, self.sizes, data.train.stored.shape[1], data.classes if classify else 1)
+        _check_ends(data.name, self.sizes, data.inputs, data.classes if classify else 1)
 
     def steps(self, samples: int) -> int:
         """Steps of the whole run on `samples` training samples."""

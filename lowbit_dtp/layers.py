@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Protocol
 
 from . import integers
 from .activations import ACTIVATIONS, Activation
-from .backends import Array, LazyOuterProduct, backend_of
+from .backends import Array, Factor, Gradient, LazyOuterProduct, backend_of
 from .ledger import Access, Direction, Ledger, Work
 from .links import Link, Signal
 from .projections import Projection, Slot
 from .randomness import RandomStream
 
-Gradients = dict[tuple[str, str], Array]
+Gradients = dict[tuple[str, str], Gradient]
 """Gradient of each array that a step trains, by the names of its layer and of the array there."""
 
 
@@ -29,8 +29,8 @@ class Updates(Protocol):
         self,
         key: tuple[str, str],
         parameter: Array,
-        gradient: Array,
-        rate_factor: Array,
+        gradient: Gradient,
+        rate_factor: Factor,
         direction: Direction,
         stream: RandomStream | None,
     ) -> None:
@@ -71,7 +71,7 @@ class Layer:
         self.put(self.projection.name, x)
 
     @property
-    def bias(self) -> Array:
+    def bias(self) -> Array | None:
         """The bias [..., neurons] of `projection`."""
         return self.projection.bias
 
@@ -278,10 +278,10 @@ class Layer:
     def update(
         self,
         name: str,
-        gradient: Array,
+        gradient: Gradient,
         optimizer: Updates,
         ledger: Ledger,
-        rate_factor: Array = 1.0,
+        rate_factor: Factor = 1.0,
         stream: RandomStream | None = None,
     ) -> None:
         """Update the array `name` by its `gradient` with `optimizer`, in place; `rate_factor` multiplies the rates.
@@ -301,7 +301,7 @@ class Layer:
         if not isinstance(gradient, LazyOuterProduct):
             self._spent[name] = gradient
 
-    def _flip(self, name: str, weights: Array, gradient: Array, optimizer: Updates, rate_factor: Array) -> None:
+    def _flip(self, name: str, weights: Array, gradient: Gradient, optimizer: Updates, rate_factor: Factor) -> None:
         if not hasattr(optimizer, "flip"):
             kind = type(optimizer).__name__
             raise ValueError(

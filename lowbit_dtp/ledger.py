@@ -5,7 +5,7 @@ seeds, and can be read per sample, per step, per epoch or per run. Ones and togg
 of an ensemble and on the device of the signals; reading them waits for the device.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from .wires import Wires
 
 PER = ("run", "epoch", "step", "sample")
 _COUNTED = ("messages", "ones", "toggles")
+_ASSUMED = "assumed"
+"""Key in a file of ledgers for what is assumed, not counted."""
 _COLUMNS = {"flow": "direction", "way": "operation"}
 _PURPOSES = {"activity": "activations", "noisy activity": "noisy activations", "echo": "reconstruction"}
 """Columns and purposes in files of format version 1, by today's names."""
@@ -225,15 +227,19 @@ def merged(ledgers: Iterable[Ledger]) -> Ledger:
     return together
 
 
-def save(path: Path, **ledgers: Ledger) -> None:
-    """Write named ledgers, `training` and `inference` say, as one JSON file."""
-    write_json(path, {name: ledger.as_dict() for name, ledger in ledgers.items()})
+def save(path: Path, assumed: Sequence[Mapping[str, str]] = (), **ledgers: Ledger) -> None:
+    """Write named ledgers, `training` and `inference` say, as one JSON file.
+
+    `assumed` says which of their counts are not counted, but assumed: see `estimation`.
+    """
+    said = {_ASSUMED: list(assumed)} if assumed else {}
+    write_json(path, said | {name: ledger.as_dict() for name, ledger in ledgers.items()})
 
 
 def load(path: Path) -> dict[str, Ledger]:
     """The named ledgers that `save` wrote. Raises `StorageError` naming `path` if it cannot be that."""
     content = read_json(path)
     try:
-        return {name: Ledger.from_dict(ledger) for name, ledger in content.items()}
+        return {name: Ledger.from_dict(ledger) for name, ledger in content.items() if name != _ASSUMED}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StorageError(f"{path}: not a ledger ({type(error).__name__}: {error})") from None

@@ -212,8 +212,8 @@ def prefix(value: float) -> tuple[str, float]:
     """SI prefix that leaves `value` between 1 and 1000, and its factor."""
     if value == 0 or not math.isfinite(value):
         return "", 1.0
-    steps = min(max(math.floor(math.log10(float(f"{abs(value):.2e}")) / 3), -5), 3)
-    return "fpnµm kMG"[steps + 5].strip(), 1000.0**steps
+    steps = min(max(math.floor(math.log10(float(f"{abs(value):.2e}")) / 3), -5), 5)
+    return "fpnµm kMGTP"[steps + 5].strip(), 1000.0**steps
 
 
 def si(value: float, unit: str) -> str:

@@ -276,8 +276,8 @@ def _train(
     for step in steps:
         on_step(progress.step)
         if step.epoch_ends:
-            no_loss = step.epoch_loss is None
-            losses = [None] * len(members) if no_loss else np.ravel(numpy(step.epoch_loss)).tolist()  # which waits
+            loss = step.epoch_loss
+            losses = [None] * len(members) if loss is None else np.ravel(numpy(loss)).tolist()  # which waits
             spent()
             bits = [progress.ledger.bits(direction=direction) for direction in (Direction.FORWARD, Direction.FEEDBACK)]
             errors = [np.ravel(test()).tolist() for test in tests]
@@ -332,7 +332,8 @@ def _too_large(members: list[_Member], data: "DataSet", device: str) -> Exceptio
     from .ensemble import member_bytes
 
     run, batch = members[0].run, members[0].experiment.batch
-    shared = sum(x.stored.nbytes + x.labels.nbytes for x in (data.train, data.valid, data.test))
+    parts = data.train, data.valid, data.test
+    shared = sum(np.asarray(x).nbytes for part in parts for x in (part.stored, part.labels))
     free, one = max(0, (free_bytes(device) or 0) - shared), member_bytes(run.net, run.optimizer, batch)
     fits = free // one
     advice = f"--ensemble {fits} would fit" if fits else "not even one would fit; leave --device out"

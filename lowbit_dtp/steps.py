@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .backends import Array, backend_of
+from .backends import Array, Factor, backend_of
 from .choices import choose
 from .data import Samples, order
 from .ledger import Ledger
@@ -79,7 +79,7 @@ class Training:
     seed: int | Sequence[int]
 
     def step(
-        self, subject: Subject, indices: Array, context: StepContext, ledger: Ledger, rate_factor: Array
+        self, subject: Subject, indices: Array | slice, context: StepContext, ledger: Ledger, rate_factor: Factor
     ) -> Array | None:
         """Train the network of `subject` on the samples at `indices`; the loss, which is added to its sum."""
         net, samples, total = subject
@@ -104,7 +104,7 @@ class PlainSteps:
             seed = training.seed
             progress.loss = self.moved(np.zeros(() if isinstance(seed, int) else len(seed)))
         self.given = Subject(net, samples, progress.loss)
-        self.order = np.zeros(0, np.int64)
+        self.order: Array = np.zeros(0, np.int64)
 
     def moved(self, x: np.ndarray) -> Array:
         """`x` on the device of the network."""
@@ -152,7 +152,7 @@ class RecordedSteps(PlainSteps):
         self.compiled, self.patience = compiled, patience
         self.taken: dict[tuple[str, int], int] = {}
         self.repeated: dict[tuple[str, int], ReplayedStep] = {}
-        self.losses: dict[tuple[str, int], Array] = {}
+        self.losses: dict[tuple[str, int], Array | None] = {}
         seen = self.xp.traceable
         stored = replace(samples, stored=seen(samples.stored), labels=seen(samples.labels))
         self.traced = Subject(net, stored, seen(progress.loss))
@@ -216,10 +216,9 @@ class RecordedSteps(PlainSteps):
         context = StepContext(loop.epoch, phase, RandomStream(training.seed, loop.step), training.task)
         factor = 1.0 if training.optimizer.schedule is None else self.rate_factor
         loss = training.step(self.traced, loop.indices(rows), context, ledger, factor)
-        if kind not in self.losses:
-            self.losses[kind] = loss
-        elif loss is not None:
-            self.losses[kind][...] = loss
+        kept = self.losses.setdefault(kind, loss)
+        if kept is not loss and kept is not None:
+            kept[...] = loss
         loop.advance(rows)
 
     def _recorder(self, kind: tuple[str, int]) -> ReplayedStep:

@@ -24,6 +24,9 @@ from .steps import PlainSteps, RecordedSteps, Training, chosen_mode
 from .steps import Progress as Progress
 from .tasks import TASKS, Classify, Task, score
 
+EVALUATION_BATCH = 1000
+"""Samples in a minibatch of an evaluation."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -120,7 +123,7 @@ class Evaluator:
         self,
         net: Network,
         samples: Samples,
-        batch: int = 1000,
+        batch: int = EVALUATION_BATCH,
         mode: str = "auto",
         task: Task | None = None,
         rule: LearningRule | None = None,
@@ -201,7 +204,7 @@ def evaluate(
     net: Network,
     samples: Samples,
     ledger: Ledger | None = None,
-    batch: int = 1000,
+    batch: int = EVALUATION_BATCH,
     task: Task | None = None,
     rule: LearningRule | None = None,
 ) -> Any:

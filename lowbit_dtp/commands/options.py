@@ -21,6 +21,7 @@ Data = Annotated[
     typer.Option("--data", help="digits, mnist, fashion-mnist, cifar10, or a .npz file or folder of IDX files."),
 ]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder to look for data sets in first.")]
+Spec = Annotated[str, typer.Option("--rule", help="Learning rule, or rule@gradient format.")]
 Rule = Annotated[str | None, typer.Option("--rule", help="Only runs of this rule.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Only the run with this seed.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write.  (default: runs/DATA)")]
@@ -221,6 +222,19 @@ def takes_gradient(rule: str) -> bool:
 def technologies(text: str) -> list[str]:
     """Names of technologies, between commas. An empty text is an unknown name, for which loading lists the known."""
     return split(text) or [text]
+
+
+def with_gradient(rule: str, gradient: str) -> str:
+    """`rule` with the format of its gradients."""
+    from ..experiment import ExperimentError
+    from ..rules import RULES
+
+    if "@" in rule:
+        raise ExperimentError(f"--gradient {gradient}: rule {rule!r} names a gradient format already")
+    if not takes_gradient(rule):
+        known = ", ".join(name for name in sorted(RULES) if takes_gradient(name))
+        raise ExperimentError(f"--gradient {gradient}: {rule} takes no gradient format; rules that take one: {known}")
+    return f"{rule}@{gradient}"
 
 
 def split(text: str) -> list[str]:

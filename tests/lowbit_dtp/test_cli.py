@@ -265,6 +265,7 @@ COMMANDS = {
     "rules": ("rules",),
     "technology": ("technology",),
     "technology 45nm": ("technology", "45nm", "--save", "{out}/45nm.yaml"),
+    "qtools": ("qtools", "{run}", "--parameters", "fixed"),
     "data": ("data",),
 }
 
@@ -308,6 +309,19 @@ def test_price_writes_the_same_joules_as_a_table(comparison, tmp_path):
             assert sum(float(row[end]) for row in own) == pytest.approx(bill["total"][end])
         constants = {(constant["technology"], constant["name"], constant["per"]) for constant in bill["constants"]}
         assert {(row["constant_of"], row["constant"], row["per"]) for row in own} == constants
+
+
+def test_qtools_counts_the_exported_network(comparison):
+    rows = json.loads(call("qtools", comparison[0], "--rule", "dtp", "--weights", "fixed(4,1)", "--json").out)
+    assert [row["rule"] for row in rows] == ["dtp"]
+    layers = rows[0]["layers"]
+    assert list(layers) == ["h1", "h2", "output"]
+    same = call("qtools", comparison[0], "--rule", "dtp", "--weights", "fixed(4,1)", "--parameters", "fixed", "--json")
+    fixed = json.loads(same.out)[0]["layers"]
+    assert all(layer["parameters"] > 0 for layer in layers.values())
+    assert all(layer == fixed[name] | {"parameters": layer["parameters"]} for name, layer in layers.items())
+    mux, adder = 0.3 * 0.003125e-12 * 4, 0.003125e-12 * (4 + 7)  # of 100 products, 4 bits each, no bias
+    assert layers["h2"]["operations"] == pytest.approx(100 * 100 * (mux + adder))
 
 
 def test_a_technology_prices_alike_by_its_table_for_accelergy(comparison, tmp_path):
@@ -437,6 +451,10 @@ MISTAKES = {
         "--save {out}: an energy reference table is a .yaml file",
     ),
     "no table": ("technology {nowhere}/a.yaml", "{nowhere}/a.yaml: no such file"),
+    "memory of qtools": (
+        "qtools {run} --parameters flash",
+        "no memory of parameters 'flash'; there are: dram, fixed, sram",
+    ),
     "compare technology": ("compare --technology 3nm", f"no technology '3nm'; there are: {TECHNOLOGIES}"),
     "part": ("evaluate {run} --part x", "no part 'x'; there are: test, train, valid"),
     "target": ("export {run} --target q --out {out}", "no target 'q'; there are: c, mem"),

@@ -68,7 +68,7 @@ def published(contents, of, *mirrors):
     """A small data set, 4 + 2 + 2 images of 3 x 4 inputs."""
     of_what = {"content": lambda c: c, "gz": zipped}[of]
     files = tuple(IdxFile(name, SHAPES[name], Digest(md5(of_what(c)), of)) for name, c in contents.items())
-    return Source("its makers", ufixed(8, 0), (4, 2, 2), files, mirrors)
+    return Source("its makers", ufixed(8, 0), (28, 28), (4, 2, 2), files, mirrors)
 
 
 @pytest.fixture(autouse=True)
@@ -750,7 +750,7 @@ import resource
 import lowbit_dtp.data as data
 from pathlib import Path
 files = tuple(data.IdxFile(f, s, data.Digest("", "gz")) for f, s in {SHAPES!r}.items())
-data.SOURCES["mnist"] = data.Source("", data.SOURCES["mnist"].input_format, (4, 2, 2), files)
+data.SOURCES["mnist"] = data.Source("", data.SOURCES["mnist"].input_format, (28, 28), (4, 2, 2), files)
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000,) * 2)
 try:
