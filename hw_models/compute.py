@@ -9,7 +9,7 @@ Formats whose values are only -1, 0 and +1, times a scale, need no multiplier:
 | binary or ternary x fixed point | an addition as wide as the accumulator |
 | fixed point x fixed point | a multiplication, and an addition as wide as the accumulator |
 | any other x float32 | a float32 multiplication and addition; the other operand is converted, which is not charged |
-| float16, bfloat16 | likewise in that format, where the technology has its cost; else as float32 |
+| bfloat16 x bfloat16, float16 x float16 | a multiplication of that format and a float32 addition, where the technology has it |
 
 Where a technology has a cost of the whole, `multiply-accumulate int8` or `multiply-accumulate float32` say, that takes
 the place of a multiplication and an addition.
@@ -50,6 +50,8 @@ def _events(
     """Names of the constants that one operation needs, and how often each."""
     number = _float(operands, technology)
     if operation == "multiply-accumulate":
+        if small := _small_float(operands, technology):
+            return [(f"multiply {small}", 1.0), ("add float32", 1.0)]
         multiplied = [fmt for fmt in operands if not _needs_no_multiplier(fmt)]
         if not multiplied:
             return [("xnor-popcount", max(fmt.bits for fmt in operands))]
@@ -105,6 +107,13 @@ def _float(operands: list[Format], technology: Technology) -> str:
     name = others.pop()
     known = not others and all(f"{each} {name}" in technology.constants for each in ("add", "multiply"))
     return name if known else "float32"
+
+
+def _small_float(operands: list[Format], technology: Technology) -> str:
+    """Name of the float of 16 bits or fewer that both operands have, if the technology multiplies it."""
+    name = operands[0].name
+    alike = isinstance(operands[0], SmallFloat) and operands[-1].name == name
+    return name if alike and f"multiply {name}" in technology.constants else ""
 
 
 def _multiply(operands: list[Format], technology: Technology) -> list[tuple[str, float]]:

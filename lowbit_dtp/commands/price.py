@@ -93,7 +93,7 @@ def price(
         if tornado or figures:
             row["tornado"] = moved = bands.tornado(each, others)
             if figures and moved:
-                name = f"{folder_name(each.rule)}-{each.use}-{each.bill.technology}.svg"
+                name = f"{folder_name(f'{each.rule}-{each.use}')}-{each.bill.technology}.svg"
                 save_figure(tornado_figure(moved), figures / name)
         result.append(row)
     if csv:
