@@ -9,7 +9,7 @@ Formats whose values are only -1, 0 and +1, times a scale, need no multiplier:
 | binary or ternary x fixed point | an addition as wide as the accumulator |
 | fixed point x fixed point | a multiplication, and an addition as wide as the accumulator |
 | any other x float32 | a float32 multiplication and addition; the other operand is converted, which is not charged |
-| bfloat16 x bfloat16, float16 x float16 | a multiplication of that format and a float32 addition, where the technology has it |
+| bfloat16 x bfloat16, or float16 | a multiplication of that format and a float32 addition, where both are known |
 
 Where a technology has a cost of the whole, `multiply-accumulate int8` or `multiply-accumulate float32` say, that takes
 the place of a multiplication and an addition.

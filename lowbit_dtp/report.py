@@ -6,13 +6,14 @@ or targets.
 """
 
 import base64
+import hashlib
 import io
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,11 @@ THICKEST = 46.0
 GAP, BOX = 74, 34
 """Height of a link and of a layer in that drawing."""
 
+COLUMNS = ((0, 128), (132, 134), (270, 230))
+"""Left edge and width of the parts, of the layers and links, and of the purposes in a picture of the energy."""
+TALL, LABEL = 400.0, 15.0
+"""Height of that picture, and the least height of a block with a label."""
+
 DIRECTIONS = ("forward", "feedback")
 
 
@@ -97,6 +103,7 @@ def render(folder: Path, summary: Summary | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"count": count, "percent": percent, "share": share, "spread": spread, "si": si}
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # in the order of the summary
     environment.globals["si_range"] = si_range
     template = environment.get_template("report.html.jinja")
     try:
@@ -148,10 +155,43 @@ def _page(folder: Path, summary: Summary) -> dict[str, Any]:
         "diagnoses": _diagnoses(folder, rows),
         "notes": [f"{row.rule}: {note}" for row, (_, notes) in zip(rows, runs, strict=True) for note in notes],
         "bars": _bars(rows, technologies),
+        "breakdowns": _breakdowns(rows, technologies[0]) if technologies else [],
+        "tall": TALL,
+        "label": LABEL,
         "parts": PARTS,
+        "panel": _panel(summary),
         "filters": filters,
         "filters_seed": first,
         "no_filters": no_filters,
+    }
+
+
+def _panel(summary: Summary) -> dict[str, Any] | None:
+    """Counts, prices and script of the panel in which a reader chooses hardware; None if the summary lacks them."""
+    from markupsafe import Markup
+
+    prices = summary.prices
+    counts = {row.rule: row.counts for row in summary.rows if row.counts}
+    if prices is None or not counts or not prices.technologies:
+        return None
+    script = (Path(__file__).parent / "panel.js").read_text()
+    links = {
+        link: {
+            "kind": wire.kind,
+            "millimetres": 1.0 if wire.metres is None else 1000 * wire.metres,
+            "hops": 1 if wire.hops is None else wire.hops,
+        }
+        for link, wire in prices.links.items()
+    }
+    kinds = [kind for technology in prices.technologies.values() for kind in technology.wires]
+    rules = [asdict(each) for each in counts.values()]
+    return {
+        "data": {**asdict(prices), "links": links, "rules": rules},
+        "names": [*counts, *(["straight-through, gradient as above"] if prices.baseline else [])],
+        "kinds": {kind: Path(kind).stem for kind in kinds},
+        "most_reuse": min(each.most_reuse for each in counts.values()),
+        "script": Markup(script),
+        "digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
 
 
@@ -675,6 +715,61 @@ def _bar_figure(bars: Sequence[tuple[str, Mapping[str, Range], Range]]) -> "Figu
         axes.text(0, y - 0.22, rule, va="bottom", weight="bold")
         axes.text(end, y - 0.22, si(total.typical, "J"), va="bottom", ha="right")
     return figure
+
+
+def _breakdowns(rows: Sequence[Row], technology: str) -> list[dict[str, Any]]:
+    """Of each row, where the joules of a training sample go: columns of parts, of layers and links, and of purposes.
+
+    A block is as tall as its share of the total, so a column is as tall as the picture.
+    """
+    pictures = []
+    for row in rows:
+        tree = row.energy_tree.get(technology, {})
+        total = sum(joules for parts in tree.values() for costs in parts.values() for joules in costs.values())
+        if total:
+            columns = _energy_columns(tree, total * LABEL / TALL)
+            blocks = []
+            for (x, width), column in zip(COLUMNS, columns, strict=True):
+                ends = accumulate(TALL * joules / total for _, joules, _ in column)
+                for (name, joules, colour), end in zip(column, ends, strict=True):
+                    height = TALL * joules / total
+                    place = {"x": x, "y": end - height, "width": width, "height": height, "colour": colour}
+                    blocks.append(place | {"name": name, "joules": joules, "share": joules / total})
+            pictures.append({"rule": row.rule, "total": total, "blocks": blocks})
+    return pictures
+
+
+Column = list[tuple[str, float, str]]
+"""Names, joules and colours of blocks."""
+
+
+def _energy_columns(tree: Mapping[str, Mapping[str, Mapping[str, float]]], least: float) -> tuple[Column, ...]:
+    """Joules of parts; of layers and links, beside their part; of purposes, beside their layer or link."""
+    of_parts: Column = []
+    of_places: Column = []
+    of_purposes: Column = []
+    for part, colour in PARTS.items():
+        places = tree.get(part, {})
+        costs = {place: sum(purposes.values()) for place, purposes in places.items()}
+        of_parts.append((part, sum(costs.values()), colour))
+        for place, cost in _merged(costs, least):
+            of_places.append((place, cost, colour))
+            of_purposes += [(purpose, x, colour) for purpose, x in _merged(places.get(place, {"": cost}), least)]
+    return of_parts, of_places, of_purposes
+
+
+def _merged(costs: Mapping[str, float], least: float) -> list[tuple[str, float]]:
+    """Names and costs, the largest first; those of less than `least` come last, as one.
+
+    >>> _merged({"a": 1.0, "b": 5.0, "c": 2.0}, 3.0), _merged({"a": 1.0, "b": 5.0}, 3.0)
+    ([('b', 5.0), ('2 others', 3.0)], [('b', 5.0), ('a', 1.0)])
+    """
+    ranked = sorted(costs.items(), key=lambda item: -item[1])
+    small = [cost for _, cost in ranked if cost < least]
+    if len(small) < 2:
+        return ranked
+    rest = "others" if len(small) < len(ranked) else "together"
+    return [*ranked[: -len(small)], (f"{len(small)} {rest}", sum(small))]
 
 
 def inline_svg(figure: "Figure", name: str, title: str, description: str) -> "Markup":
