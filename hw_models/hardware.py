@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Any, TypeVar
 
 from lowbit_dtp.choices import choose
+from lowbit_dtp.codings import CODINGS
 from lowbit_dtp.ledger import BUFFERS, Access, Ledger
 
 METRES = {"um": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
@@ -85,7 +86,7 @@ class HardwareConfig:
     accumulator_bits: int | Mapping[str, int] = 32
     """Width of integer sums; keys are layers."""
     coding: Mapping[str, str] = field(default_factory=dict)
-    """Coding of a link, or of one direction of it: {"h1-h2": "flips"} or {"h1-h2.feedback": "silence"}; else plain."""
+    """Coding of a link, or of one direction of it: {"h1-h2": "best"} or {"h1-h2.feedback": "silence"}; else plain."""
     feedback_weights: Mapping[str, str] = field(default_factory=dict)
     """End of a link where its feedback weights are: `lower`, as networks are built, or `upper`."""
 
@@ -155,8 +156,9 @@ class HardwareConfig:
         known = dict.fromkeys(ledger.links())
         for link in [*self.links, *self.feedback_weights]:
             choose("link", link, known)
-        for link in self.coding:
+        for link, coding in self.coding.items():
             choose("link", _link(link), known)
+            choose(f"coding of link {_link(link)}", coding, {**CODINGS, "best": None})
         keys = {key: None for access in ledger.accesses for key in _keys(access)}
         for name in ("memory", "reuse"):
             for key in given if isinstance(given := getattr(self, name), Mapping) else ():
@@ -199,26 +201,35 @@ HOLDINGS = ("stationary", "in-memory")
 
 
 def parsed_choices(text: str, name: str, kind: type[T]) -> T | dict[str, T]:
-    """One value for all, or a table `KEY=VALUE,...`, of the option `name`; values are of type `kind`.
+    """One value for all, or a table, of the option `name`; values are of type `kind`.
 
     >>> parsed_choices("dram", "memory", str), parsed_choices("h1=50,rest=1", "reuse", float)
     ('dram', {'h1': 50.0, 'rest': 1.0})
     """
+    if "=" in text or "," in text:
+        return parsed_table(text, name, kind, "h1=50,rest=1" if kind is float else "h1=dram,rest=sram")
+    return _value(text, text, name, kind)
+
+
+def parsed_table(text: str, name: str, kind: type[T], example: str) -> dict[str, T]:
+    """A table `KEY=VALUE,...` of the option `name`; empty if `text` is."""
     table: dict[str, T] = {}
-    for part in text.split(","):
+    for part in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (x.strip() for x in part.rpartition("="))
-        try:
-            read = kind(value)  # type: ignore[call-arg]
-        except ValueError:
-            raise ValueError(f"{name} {part.strip()!r}: {value!r} is not a number") from None
-        if not value or (equals and not key):
-            raise ValueError(f"{name} {part.strip()!r}: write a value for all, or KEY=VALUE with a layer, h1 say")
-        if not equals and "," not in text:
-            return read
-        if not equals or key in table:
-            raise ValueError(f"{name} {text!r}: write one value, or KEY=VALUE once for each layer or array, and rest")
-        table[key] = read
+        if not (key and equals) or key in table:
+            raise ValueError(f"{name} {text!r}: write KEY=VALUE, each key once, as in {example}")
+        table[key] = _value(value, part, name, kind)
     return table
+
+
+def _value(value: str, given: str, name: str, kind: type[T]) -> T:
+    try:
+        if not value:
+            raise ValueError
+        return kind(value)  # type: ignore[call-arg]
+    except ValueError:
+        what = "a number" if kind is float else "a name"
+        raise ValueError(f"{name} {given!r}: {value!r} is not {what}") from None
 
 
 def _link(key: str) -> str:

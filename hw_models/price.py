@@ -12,7 +12,7 @@ from .feedback_weights import with_feedback_weights_above
 from .hardware import HardwareConfig
 from .memory import access_terms, is_shared, most_reuse
 from .technology import Constant, Range, Technology, Term
-from .wires import crossing_terms, lone_messages
+from .wires import coded_traffic, crossing_terms, lone_messages
 
 KEYS = ("part", "where", "direction", "operation", "purpose", "format")
 """Keys by which a bill can be broken down."""
@@ -99,6 +99,17 @@ class Bill:
         """Constants that were used, each once, with their sources."""
         return list(dict.fromkeys(term.constant for item in self.items for term in item.terms))
 
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each term of each line: what it is of, constant, how often, and joules. For a table, as CSV."""
+        return [
+            {"technology": self.technology, "unit": self.unit}
+            | {key: getattr(item, key) for key in KEYS}
+            | {"constant_of": term.constant.technology, "constant": term.constant.name, "per": term.constant.per}
+            | {"times": term.times, **asdict(term.joules)}
+            for item in self.items
+            for term in item.terms
+        ]
+
     def as_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON; joules are `{"low", "typical", "high"}`."""
         return {
@@ -141,7 +152,14 @@ def price(ledger: Ledger, config: HardwareConfig, technology: Technology) -> Bil
                 "send",
                 c.purpose,
                 c.format,
-                crossing_terms(c, traffic, config, technology, alone=(c.link, c.direction) in lone),
+                crossing_terms(
+                    c,
+                    traffic,
+                    config,
+                    technology,
+                    alone=(c.link, c.direction) in lone,
+                    coded=coded_traffic(ledger, c, config.coding_of(c.link, c.direction)),
+                ),
             )
             for c, traffic in ledger.traffic.items()
         ),

@@ -87,22 +87,19 @@ EVIDENCE = tuple(BANDS)
 LANDAUER = 1.380649e-23 * 300 * log(2)
 """kT ln 2 at 300 K, in joules: no bit is erased for less."""
 
-_MOST: Mapping[str, float] = {
-    "flit": 1e-3,
-    "flit and hop": 1e-3,
-    "message": 1e-3,
-    "message and hop": 1e-3,
-    "neuron update": 1e-3,
-    "learning update": 1e-3,
-    "chip": 1e5,
-    "core": 1e4,
-    "link": 1e3,
-    "memory bit": 1.0,
+MOST: Mapping[str, Mapping[str, float]] = {
+    "joule": {
+        **dict.fromkeys(PER["joule"], 1e-6),
+        **dict.fromkeys(("flit", "flit and hop", "message", "message and hop"), 1e-3),
+        **dict.fromkeys(("neuron update", "learning update"), 1e-3),
+    },
+    "watt": {"chip": 1e5, "core": 1e4, "bit": 1.0, "link": 1e3, "memory bit": 1.0},
+    "per second": dict.fromkeys(PER["per second"], 1e18),
 }
-"""Values above these are warned of. An event that is not named: 1e-6 joules. A processor's packet or neuron in software
-may cost microjoules, an operation, an access or a bit none. Watts: a wafer-sized chip draws some 2e4."""
+"""Values above these are warned of, by unit and by what they are per.
 
-_MOST_OF_UNIT = {"joule": 1e-6, "watt": 1.0, "per second": 1e18}
+An operation, an access or a bit of 1e-6 joules is beyond any machine (DRAM: 1e-9, a synapse in software: 1e-8); a
+packet by radio or a neuron in software is not. A chip the size of a wafer draws some 2e4 watts."""
 
 _OPERATION = rf"(?:{'|'.join(OPERATIONS)})"
 _NAMED_EVENTS = (
@@ -167,7 +164,7 @@ class Constant:
         """What is uncertain: constants of one quantity, such as all sizes of one memory, are off by one factor."""
         family = self.name.removesuffix(", squared")
         if self.capacity_bits:
-            family = re.sub(r" \d+(\.\d+)? ?[KMGT]?i?B$", "", family)
+            family = re.sub(r" [\d.e+]+ ?[KMGT]?i?B$", "", family)
         return f"{self.technology}/{family}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -178,7 +175,7 @@ class Constant:
 OPTIONAL_KEYS = ("low", "high", "scope", "capacity_bits")
 KEYS = tuple(field.name for field in fields(Constant) if field.name not in ("technology", "name", "assumed_band"))
 """Keys of a constant's table in the TOML file."""
-TOP_KEYS = ("description", "flit_bits", "constants")
+TOP_KEYS = ("description", "flit_bits", "event_driven", "constants")
 """Keys of the file."""
 
 
@@ -204,6 +201,8 @@ class Technology:
     constants: Mapping[str, Constant]
     flit_bits: int | None = None
     """Payload bits of a flit, where a constant is per flit."""
+    event_driven: bool | None = None
+    """Of a machine: whether only spikes read synapses and add, or every synapse is computed."""
 
     def constant(self, name: str, needed_by: str) -> Constant:
         """The constant `name`; ValueError, naming `needed_by`, if the technology does not have it."""
@@ -226,13 +225,23 @@ class Technology:
     @classmethod
     def names(cls, folder: str = "") -> list[str]:
         """Names of the technologies there are; of one folder, if given: `processes`, `wires` or `machines`."""
+        folders = {path.name: path for path in FOLDER.iterdir() if path.is_dir()}
+        if folder:
+            choose("folder of technologies", folder, folders)
         return sorted(name for name, path in _files().items() if folder in ("", path.parent.name))
 
     @classmethod
     def load(cls, name: str) -> "Technology":
-        """The technology `name`, or the one in your own file if `name` ends in `.toml`."""
+        """The technology `name`, or the one in your own file, if `name` ends in `.toml`.
+
+        A name that ends in `.yaml` is an energy reference table of Accelergy: see `hw_models.accelergy`.
+        """
         if name.endswith(".toml"):
             return cls.read(Path(name))
+        if name.endswith((".yaml", ".yml")):
+            from . import accelergy
+
+            return accelergy.read(Path(name))
         return cls.read(choose("technology", name, _files()))
 
     @classmethod
@@ -252,6 +261,11 @@ class Technology:
             raise StorageError(f"{path}: not TOML (nested too deeply)") from None
         except ValueError as error:  # not UTF-8, not TOML, or an integer of thousands of digits
             raise StorageError(f"{path}: not TOML ({error})") from None
+        return cls.from_content(path, content)
+
+    @classmethod
+    def from_content(cls, path: Path, content: Mapping[str, Any]) -> "Technology":
+        """The technology that the keys of the file at `path` describe; raises `StorageError` as `read` does."""
         for key in content:
             if key not in TOP_KEYS:
                 raise StorageError(f"{path}: unknown key {key!r}; a technology has: {', '.join(TOP_KEYS)}")
@@ -269,7 +283,10 @@ class Technology:
         for name, constant in constants.items():
             if constant.per in ("flit", "flit and hop") and flit_bits is None:
                 raise StorageError(f"{path}: constant {name!r} is per {constant.per}, so the file needs flit_bits")
-        return cls(path.stem, description, constants, flit_bits)
+        event_driven = content.get("event_driven")
+        if not isinstance(event_driven, bool | None):
+            raise StorageError(f"{path}: event_driven must be true or false, not {event_driven!r}")
+        return cls(path.stem, description, constants, flit_bits, event_driven)
 
 
 def _files() -> dict[str, Path]:
@@ -388,7 +405,7 @@ def _event(name: str) -> str:
 
 def _warn_beyond_physics(where: str, constant: Constant) -> None:
     """UserWarning for a value above what any machine has, or energy below kT ln 2."""
-    most = _MOST.get(constant.per, _MOST_OF_UNIT[constant.unit])
+    most = MOST[constant.unit][constant.per]
     least = LANDAUER if constant.unit == "joule" else 0.0
     unit = _in(constant.unit, constant.per)
     for key in ("typical", "low", "high"):

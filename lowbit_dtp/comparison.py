@@ -5,6 +5,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .choices import choose
 from .experiment import Comparison, Experiment, ExperimentError
 from .formats import parse
@@ -230,10 +232,11 @@ _PARTS = ("link", "compute", "memory")
 
 
 def break_even(ledger: Ledger) -> dict[str, float]:
-    """For each link that carries targets, the gradient width at which straight-through would send as many bits."""
+    """By link with activations up and targets down: the gradient width with which straight-through sends as much."""
     from hw_models import break_even_gradient_bits
 
-    links = [link for link in ledger.links() if any(ledger.message_types(link, Direction.FEEDBACK, "target"))]
+    both = (Direction.FORWARD, "activations"), (Direction.FEEDBACK, "target")
+    links = [link for link in ledger.links() if all(any(ledger.message_types(link, *sent)) for sent in both)]
     return {link: break_even_gradient_bits(ledger, link) for link in links}
 
 
@@ -243,10 +246,10 @@ def export_run(
     """Export the network of `run`, a run of `rule`, into `folder`."""
     from export import export_network
 
-    inputs = data.test.inputs
+    inputs, labels = np.asarray(data.test.inputs), np.asarray(data.test.labels)
     made = export_network(
         run / "network.safetensors", target, folder, weights, signals,
-        inputs[:GOLDEN_SAMPLES], verify, (inputs, data.test.labels),
+        inputs[:GOLDEN_SAMPLES], verify, (inputs, labels),
     )  # fmt: skip
     accuracy = made.accuracy.as_dict() if made.accuracy else {}
     return ExportRow(

@@ -3,12 +3,14 @@
 The three packages exchange data through the run folder, and read and write it through this module.
 """
 
+import csv
 import errno
 import fcntl
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,15 @@ def _umask() -> int:
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` for text, as UTF-8."""
     write_bytes(path, text.encode())
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write `rows` as a table of comma-separated values, one column for each key; all rows have the same keys."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ Data = Annotated[
     typer.Option("--data", help="digits, mnist, fashion-mnist, cifar10, or a .npz file or folder of IDX files."),
 ]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder to look for data sets in first.")]
+Spec = Annotated[str, typer.Option("--rule", help="Learning rule, or rule@gradient format.")]
 Rule = Annotated[str | None, typer.Option("--rule", help="Only runs of this rule.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Only the run with this seed.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write.  (default: runs/DATA)")]
@@ -74,6 +75,12 @@ Diagnose = Annotated[
         help="Compare updates with backpropagation's and measure targets and inverses, layer by layer, each epoch.",
     ),
 ]
+Codings = Annotated[
+    str | None,
+    typer.Option(
+        "--codings", help="Also count the bits of messages with these codings: all, or events,flips,... Slower."
+    ),
+]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Also log curves for TensorBoard.")]
 PlacementOption = Annotated[
     str | None, typer.Option("--placement", help="Wire of each link: h1-h2=board,rest=on-die:2mm.")
@@ -101,7 +108,8 @@ Signals = Annotated[str, typer.Option("--signals", help="Format for links that w
 
 def comparison_of(
     data: str | None, config: Path | None, *, sizes: str | None, link: Sequence[str] | None, optimizer: str | None,
-    learning_rate: float | None, settings: Sequence[str] | None, weight: Sequence[str] | None = None, **more: Any,
+    learning_rate: float | None, settings: Sequence[str] | None, weight: Sequence[str] | None = None,
+    codings: str | None = None, **more: Any,
 ) -> "Comparison":  # fmt: skip
     """The data set's experiment file, the user's, and the options, in rising order of precedence.
 
@@ -116,6 +124,7 @@ def comparison_of(
         "sizes": [int(size) for size in sizes.split("-")] if sizes else None,
         "links": _links(link or []) or None,
         "weights": _weights(weight or []) or None,
+        "codings": split(codings) if codings else None,
         "optimizer": {key: value for key, value in optimizing.items() if value is not None} or None,
     }
     for text in settings or []:
@@ -216,6 +225,24 @@ def takes_gradient(rule: str) -> bool:
     from ..rules import rule_named
 
     return "gradient" in {field.name for field in fields(rule_named(rule))}  # type: ignore[arg-type]
+
+
+def technologies(text: str) -> list[str]:
+    """Names of technologies, between commas. An empty text is an unknown name, for which loading lists the known."""
+    return split(text) or [text]
+
+
+def with_gradient(rule: str, gradient: str) -> str:
+    """`rule` with the format of its gradients."""
+    from ..experiment import ExperimentError
+    from ..rules import RULES
+
+    if "@" in rule:
+        raise ExperimentError(f"--gradient {gradient}: rule {rule!r} names a gradient format already")
+    if not takes_gradient(rule):
+        known = ", ".join(name for name in sorted(RULES) if takes_gradient(name))
+        raise ExperimentError(f"--gradient {gradient}: {rule} takes no gradient format; rules that take one: {known}")
+    return f"{rule}@{gradient}"
 
 
 def split(text: str) -> list[str]:

@@ -1,13 +1,21 @@
 """`lowbit-dtp price`."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import TECHNOLOGIES, Json, Memory, PlacementOption, Reuse, Rule, Run, Seed, Technologies, split
-from .printing import print_bills, print_text
+from .options import TECHNOLOGIES, Json, Memory, PlacementOption, Reuse, Rule, Run, Seed, Technologies, technologies
+from .printing import print_bands, print_bills, print_text, print_tornado
+
+if TYPE_CHECKING:
+    from hw_models import HardwareConfig, Technology
+
+    from ..bands import Priced
+    from ..ledger import Ledger
 
 
 def price(
@@ -19,60 +27,138 @@ def price(
     memory: Memory = "sram",
     reuse: Reuse = "1",
     word_bits: Annotated[int, typer.Option("--word-bits", help="Pad each message to words of so many bits.")] = 1,
+    feedback_weights: Annotated[
+        str, typer.Option("--feedback-weights", help="End of a link where its feedback weights are: h1-h2=upper.")
+    ] = "",
+    coding: Annotated[
+        str, typer.Option("--coding", help="Coding of links, counted by --codings: h1-h2.feedback=silence.")
+    ] = "",
     weights: Annotated[
         str | None, typer.Option("--weights", help="Price inference with weights of this format.")
     ] = None,
     simulated: Annotated[
         bool, typer.Option("--simulated", help="Price inference also as it was simulated, with floats and functions.")
     ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", help="Also the ratio to this rule of RUN, or to the run in another folder."),
+    ] = None,
+    tornado: Annotated[bool, typer.Option("--tornado", help="List the constants that move the answer most.")] = False,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", help="Folder to draw these lists into, as SVG.", metavar="FOLDER")
+    ] = None,
+    draws: Annotated[int, typer.Option("--draws", help="Draws of all constants, for the 90 % bands.")] = 10_000,
+    draws_seed: Annotated[int, typer.Option("--draws-seed", help="Seed of these draws.")] = 0,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="Write a table: one row for each constant in each line of the bills.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print joules per sample, in training and in inference, by link, layer and memory, with their range.
 
     Inference is that of the exported network: whole numbers and thresholds.
 
-    [bold]Example[/bold]: lowbit-dtp price runs/demo --rule dtp --technology 7nm --placement h1-h2=board --reuse 50
+    [bold]Examples[/bold]
+
+      lowbit-dtp price runs/demo --rule dtp --technology 7nm --placement h1-h2=board --reuse 50
+
+      lowbit-dtp price runs/demo --rule dtp --against straight-through --tornado
     """
-    from hw_models import Technology, price
-    from hw_models.hardware import parsed_choices
+    from hw_models import Technology
+    from hw_models.hardware import parsed_choices, parsed_table
 
-    from .. import ledger as ledgers
-    from ..comparison import break_even, deployed, placement_of
-    from ..runs import run_folders
+    from .. import bands
+    from ..comparison import break_even, placement_of
+    from ..figures import save_figure, tornado_figure
+    from ..runs import folder_name, run_folders
+    from ..storage import write_csv
 
-    runs = run_folders(run, rule, seed)
+    processes = [Technology.load(name) for name in technologies(technology)]
+    runs = [(spec, folder) for spec, _, folder in run_folders(run, rule, seed)]
+    compared = _compared_runs(run, against, seed)
     where = placement_of(
         _recorded_placement(run) if placement is None else placement,
         memory=parsed_choices(memory, "--memory", str), reuse=parsed_choices(reuse, "--reuse", float),
-        word_bits=word_bits,
+        word_bits=word_bits, feedback_weights=parsed_table(feedback_weights, "--feedback-weights", str, "h1-h2=upper"),
+        coding=parsed_table(coding, "--coding", str, "h1-h2.feedback=silence"),
     )  # fmt: skip
-    loaded = [(spec, folder, ledgers.load(folder / "ledger.json")) for spec, _, folder in runs]
-    where.check(ledgers.merged(book for *_, books in loaded for book in books.values()))
-    result, notes = [], {}
-    for spec in dict.fromkeys(spec for spec, *_ in loaded):
-        books = [each for other, _, each in loaded if other == spec]
-        folder = next(folder for other, folder, _ in loaded if other == spec)
-        training, inference = (ledgers.merged(b[use] for b in books) for use in ("training", "inference"))
-        exported, why_not = deployed(inference, folder / "network.safetensors", weights)
-        uses = {"training": training, "inference": exported}
-        if why_not:
-            notes[spec] = why_not
-        elif simulated:
-            uses["inference as simulated"] = inference
-        for use, book in uses.items():
-            if not book.samples:  # with 0 epochs there is no training to price
-                continue
-            for name in split(technology):
-                bill = price(book, where.within(book), Technology.load(name)).per("sample")
-                result.append(
-                    {"rule": spec, "use": use, **bill.as_dict(), "break_even_gradient_bits": break_even(book)}
-                )
+    books, notes = _books(runs, weights, simulated)
+    where.check(sum((book for *_, book in books[1:]), books[0][-1]))
+    others = [each for each, _ in _priced(_books(compared, weights, simulated)[0], where, processes)]
+    result, rows = [], []
+    for each, book in _priced(books, where, processes):
+        rows += [{"rule": each.rule, "use": each.use, **row} for row in each.bill.rows()]
+        row = {"rule": each.rule, "use": each.use, **each.bill.as_dict(), "break_even_gradient_bits": break_even(book)}
+        row["bands"] = bands.bands(each, others, draws, draws_seed)
+        if tornado or figures:
+            row["tornado"] = moved = bands.tornado(each, others)
+            if figures and moved:
+                name = f"{folder_name(f'{each.rule}-{each.use}')}-{each.bill.technology}.svg"
+                save_figure(tornado_figure(moved), figures / name)
+        result.append(row)
+    if csv:
+        write_csv(csv, rows)
     if as_json:
-        print(json.dumps(result, indent=1))
+        print(json.dumps(result, indent=1, default=asdict))
         return
     print_bills(result)
+    print_bands(result)
+    if tornado:
+        for row in result:
+            print_tornado(row["tornado"])
     for spec, why in notes.items():
         print_text(f"{spec}: inference is priced as simulated, since it cannot be exported: {why}")
+
+
+def _books(
+    runs: Sequence[tuple[str, Path]], weights: str | None, simulated: bool
+) -> tuple[list[tuple[str, str, "Ledger"]], dict[str, str]]:
+    """Rule, use and ledger of what is priced, over all seeds of a rule; and why rules are not priced as exported."""
+    from .. import ledger as ledgers
+    from ..comparison import deployed
+
+    books: list[tuple[str, str, Ledger]] = []
+    notes = {}
+    for rule in dict.fromkeys(rule for rule, _ in runs):
+        folders = [folder for other, folder in runs if other == rule]
+        loaded = [ledgers.load(folder / "ledger.json") for folder in folders]
+        training, inference = (ledgers.merged(book[use] for book in loaded) for use in ("training", "inference"))
+        exported, why_not = deployed(inference, folders[0] / "network.safetensors", weights)
+        books += [(rule, "training", training), (rule, "inference", exported)]
+        if why_not:
+            notes[rule] = why_not
+        elif simulated:
+            books.append((rule, "inference as simulated", inference))
+    return books, notes
+
+
+def _priced(
+    books: Sequence[tuple[str, str, "Ledger"]], where: "HardwareConfig", processes: Sequence["Technology"]
+) -> list[tuple["Priced", "Ledger"]]:
+    """The bills of ledgers on each technology, a sample; with 0 epochs there is no training to price."""
+    from hw_models import price
+
+    from ..bands import Priced
+
+    return [
+        (Priced(rule, use, price(book, where.within(book), process).per("sample")), book)
+        for rule, use, book in books
+        if book.samples
+        for process in processes
+    ]
+
+
+def _compared_runs(run: Path, against: str | None, seed: int | None) -> list[tuple[str, Path]]:
+    """Rules and folders of the runs that `against` names: a rule of `run`, or another folder."""
+    from ..runs import run_folders
+
+    if against is None:
+        return []
+    rules = dict.fromkeys(spec for spec, _, _ in run_folders(run))
+    if against not in rules and not Path(against).exists():
+        raise ValueError(f"--against {against}: no such folder, and no rule of {run}; there are: {', '.join(rules)}")
+    found = run_folders(run, against, seed) if against in rules else run_folders(Path(against), None, seed)
+    return [(spec, folder) for spec, _, folder in found]
 
 
 def _recorded_placement(run: Path) -> str:

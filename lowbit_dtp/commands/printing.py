@@ -11,7 +11,9 @@ from rich.measure import Measurement
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ..summary import Summary
+    from ..bands import Tornado
+    from ..summary import LinkRow, Summary
+    from ..sweeps import Front
 
 
 def print_result(result: Any, as_json: bool) -> None:
@@ -92,10 +94,20 @@ def print_summary(summary: "Summary") -> None:
             f"{error.mean:{digits}}"
             + (f"±{error.std:{digits}}" if row.seeds > 1 else "")
             + ("" if one_measure else "\n" + MEASURES[row.measure] + " %" * row.measure.endswith("percent")),
-            *(f"{x.forward.bits_per_sample:g}/{x.feedback.bits_per_sample:g}" if x else "0/0" for x in bits),
+            *(_link_bits(x) if x else "0/0" for x in bits),
             *(si(row.joules_per_sample[name].typical, "J") for name in technologies),
         ])  # fmt: skip
     print_table(f"{summary.data.name}: training, a mean over {rows[0].seeds} seed(s)", columns, lines)
+
+
+def _link_bits(link: "LinkRow") -> str:
+    """Bits a sample, forward/feedback; below them the bits and the name of the best coding, if it was counted."""
+    ways = link.forward, link.feedback
+    lines = ["/".join(f"{way.bits_per_sample:g}" for way in ways)]
+    if any(way.coding for way in ways):
+        lines.append("/".join(f"{way.coded_bits_per_sample or 0:.4g}" for way in ways))
+        lines.append("/".join(way.coding or "-" for way in ways))
+    return "\n".join(lines)
 
 
 def print_bills(bills: Sequence[Mapping[str, Any]]) -> None:
@@ -131,3 +143,57 @@ def _cost(cost: Mapping[str, float] | None) -> str:
 def print_text(text: str) -> None:
     """Print `text` in lines no wider than the terminal."""
     print(textwrap.fill(text, Console().width))
+
+
+def print_bands(bills: Sequence[Mapping[str, Any]]) -> None:
+    """90 % bands of bills: a table for each technology and use, with a row for each rule."""
+    from ..report import si, si_range
+
+    for technology, use in dict.fromkeys((bill["technology"], bill["use"]) for bill in bills):
+        chosen = [bill for bill in bills if (bill["technology"], bill["use"]) == (technology, use)]
+        compared = list(dict.fromkeys(bill["bands"]["against"] for bill in chosen if bill["bands"]["against"]))
+        columns = ["rule", "total", "links' share", *(["ratio to\n" + ", ".join(compared)] if compared else [])]
+        rows = []
+        for bill in chosen:
+            band, share, ratio = (bill["bands"][key] for key in ("total", "links_share", "ratio"))
+            cells = [bill["rule"].replace("@", "\n@")]
+            cells.append(f"{si(bill['total']['typical'], 'J')}\n({si_range(band['low'], band['high'], 'J')})")
+            percents = (
+                [100 * of for of in (bill["links_share"]["typical"], share["low"], share["high"])] if share else []
+            )
+            cells.append("{:.2g} %\n({:.2g} to {:.2g})".format(*percents) if share else "")
+            ratios = (bill["bands"]["ratio_of_typical"], ratio["low"], ratio["high"]) if ratio else ()
+            cells.append("{:.2f}\n({:.2f} to {:.2f})".format(*ratios) if ratio else "")
+            rows.append(cells[: len(columns)])
+        print_table(f"{technology}, {use}: joules a sample, typical (90 % of draws)", columns, rows)
+
+
+def print_tornado(tornado: "Tornado | None") -> None:
+    """The quantities that move an answer most, ten at most; nothing if there is no answer."""
+    from ..report import si
+
+    if tornado is None:
+        return
+
+    def shown(value: float) -> str:
+        return si(value, "J") if tornado.unit else f"{value:.3f}"
+
+    title = f"{tornado.title}: {shown(tornado.typical)}"
+    rows = [
+        [swing.quantity, shown(swing.at_low), shown(swing.at_high), f"{100 * swing.size / tornado.typical:.1f} %"]
+        for swing in tornado.swings[:10]
+        if swing.size >= 0.001 * tornado.typical
+    ]
+    if rows:
+        print_table(title.replace(": ", "\n", 1), ("with a constant at its", "low", "high", "swing"), rows)
+    else:
+        print(f"{title}\n  no constant moves it by 0.1 %")
+
+
+def print_fronts(fronts: "Sequence[Front]") -> None:
+    """The points of each front."""
+    for front in fronts:
+        columns, lines = front.table
+        objectives = ", ".join(front.objectives)
+        title = f"{front.title}: {len(front.best)} of {len(front.rows)} points, front of {objectives}"
+        print_table(title, columns, lines)

@@ -1,6 +1,6 @@
 """`lowbit-dtp report`."""
 
-from .options import TECHNOLOGIES, DataDir, Json, Run, Technologies, split
+from .options import TECHNOLOGIES, DataDir, Json, Run, Technologies, technologies
 from .printing import print_result
 
 
@@ -17,5 +17,5 @@ def report(run: Run, technology: Technologies = TECHNOLOGIES, data_dir: DataDir 
     if not (run / "summary.json").exists() and (run / "run.json").exists():
         from ..comparison import summarize_run
 
-        summary = summarize_run(run, split(technology), data_dir)
+        summary = summarize_run(run, technologies(technology), data_dir)
     print_result({"report": str(write_report(run, summary))}, as_json)

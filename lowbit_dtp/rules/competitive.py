@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..backends import Array, multiplied
+from ..backends import Array, backend_of, multiplied
 from ..choices import choose
 from ..layers import Layer
 from ..ledger import Direction, Ledger
@@ -43,7 +43,7 @@ class _Quantizer(SingleLayerRule):
         if net.layers[0].bias is not None:
             net.layers[0].drop_bias()
 
-    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+    def step(self, net: Network, inputs: Array | Signal, target: Array, ledger: Ledger, context: StepContext) -> Step:
         edge = single_edge(net)
         layer = edge.upper
         received = edge.link.send(inputs, Direction.FORWARD, "activations", ledger, context.stream)
@@ -71,7 +71,7 @@ class _Quantizer(SingleLayerRule):
         x = received.values
         return ((x * x).sum(-1) - 2 * match.sum(-1)).mean(-1)
 
-    def infer(self, net: Network, inputs: Any, ledger: Ledger, stream: RandomStream | None = None) -> Array:
+    def infer(self, net: Network, inputs: Array | Signal, ledger: Ledger, stream: RandomStream | None = None) -> Array:
         edge = single_edge(net)
         link, layer = edge.link, edge.upper
         received = link.send(inputs, Direction.FORWARD, "activations", ledger, stream)
@@ -113,7 +113,9 @@ class Competitive(_Quantizer):
     def prepare(self, net: Network, seed: int) -> None:
         super().prepare(net, seed)
         layer = net.layers[0]
-        layer.buffers.setdefault("wins", np.ones(layer.neurons, layer.weight.dtype))
+        if "wins" not in layer.buffers:
+            xp, neurons = backend_of(layer.weight), layer.neurons
+            layer.buffers["wins"] = xp.filled((neurons,), layer.weight, lambda: np.ones(neurons))
 
     def handicapped(self, layer: Layer, match: Array, context: StepContext) -> Array:
         if not self.conscience:
@@ -188,9 +190,14 @@ class SOM(_Quantizer):
                 f"{layer.name} has {layer.neurons}"
             )
         if "neighbourhood" not in layer.buffers:
-            row, column = np.divmod(np.arange(layer.neurons), self.columns)
-            squares = np.subtract.outer(row, row) ** 2 + np.subtract.outer(column, column) ** 2
-            layer.buffers["neighbourhood"] = np.exp(-squares / (2 * self.width**2)).astype(layer.weight.dtype)
+            xp, shape = backend_of(layer.weight), (layer.neurons, layer.neurons)
+            layer.buffers["neighbourhood"] = xp.filled(shape, layer.weight, self._neighbourhood)
+
+    def _neighbourhood(self) -> np.ndarray:
+        """h at the first width, for each two neurons."""
+        row, column = np.divmod(np.arange(self.rows * self.columns), self.columns)
+        squares = np.subtract.outer(row, row) ** 2 + np.subtract.outer(column, column) ** 2
+        return np.exp(-squares / (2 * self.width**2))
 
     def learning(self, layer: Layer, winner: Array, ledger: Ledger, context: StepContext) -> tuple[Array, Buffers]:
         near = layer.buffer_row("neighbourhood", winner, ledger)

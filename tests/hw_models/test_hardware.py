@@ -138,9 +138,9 @@ def test_one_value_or_one_for_each(text, kind, read):
     [
         ("h1=x", "--reuse 'h1=x': 'x' is not a number"),
         ("", "--reuse '': '' is not a number"),
-        ("=4", "--reuse '=4': write a value for all, or KEY=VALUE with a layer, h1 say"),
-        ("4,h1=2", "--reuse '4,h1=2': write one value, or KEY=VALUE once for each layer or array, and rest"),
-        ("h1=4,h1=2", "--reuse 'h1=4,h1=2': write one value, or KEY=VALUE once for each layer or array, and rest"),
+        ("=4", "--reuse '=4': write KEY=VALUE, each key once, as in h1=50,rest=1"),
+        ("4,h1=2", "--reuse '4,h1=2': write KEY=VALUE, each key once, as in h1=50,rest=1"),
+        ("h1=4,h1=2", "--reuse 'h1=4,h1=2': write KEY=VALUE, each key once, as in h1=50,rest=1"),
     ],
 )
 def test_wrong_choices(text, message):

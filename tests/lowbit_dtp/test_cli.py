@@ -1,5 +1,6 @@
 """The command line: files, output, error messages, and stopped runs."""
 
+import csv
 import html
 import io
 import json
@@ -20,6 +21,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from hw_models import Technology
 from lowbit_dtp import Comparison, Summary, __version__, compare
 from lowbit_dtp.cli import main
 from lowbit_dtp.commands.options import takes_gradient
@@ -29,7 +31,7 @@ from lowbit_dtp.formats import SPELLINGS
 from lowbit_dtp.ledger import Direction, Ledger
 from lowbit_dtp.links import Link
 from lowbit_dtp.optimizers import OPTIMIZERS
-from lowbit_dtp.report import all_links, traffic
+from lowbit_dtp.report import all_links, discrete_links, traffic
 from lowbit_dtp.rules import RULES, Step, StraightThrough
 from lowbit_dtp.runs import folder_name
 from lowbit_dtp.storage import FORMAT_VERSION
@@ -261,6 +263,9 @@ COMMANDS = {
     "report": ("report", "{run}"),
     "report of a run": ("report", "{run}/dtp/seed-0"),
     "rules": ("rules",),
+    "technology": ("technology",),
+    "technology 45nm": ("technology", "45nm", "--save", "{out}/45nm.yaml"),
+    "qtools": ("qtools", "{run}", "--parameters", "fixed"),
     "data": ("data",),
 }
 
@@ -293,6 +298,43 @@ def test_price_repeats_the_joules_of_the_comparison(comparison):
     assert totals == {(row["rule"], name): x for row in rows for name, x in row["joules_per_sample"].items()}
 
 
+def test_price_writes_the_same_joules_as_a_table(comparison, tmp_path):
+    bills = json.loads(call("price", comparison[0], "--csv", tmp_path / "bills.csv", "--json").out)
+    with (tmp_path / "bills.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == sum(len(item["terms"]) for bill in bills for item in bill["items"])
+    for bill in bills:
+        own = [row for row in rows if all(row[key] == bill[key] for key in ("rule", "use", "technology"))]
+        for end in ("low", "typical", "high"):
+            assert sum(float(row[end]) for row in own) == pytest.approx(bill["total"][end])
+        constants = {(constant["technology"], constant["name"], constant["per"]) for constant in bill["constants"]}
+        assert {(row["constant_of"], row["constant"], row["per"]) for row in own} == constants
+
+
+def test_qtools_counts_the_exported_network(comparison):
+    rows = json.loads(call("qtools", comparison[0], "--rule", "dtp", "--weights", "fixed(4,1)", "--json").out)
+    assert [row["rule"] for row in rows] == ["dtp"]
+    layers = rows[0]["layers"]
+    assert list(layers) == ["h1", "h2", "output"]
+    same = call("qtools", comparison[0], "--rule", "dtp", "--weights", "fixed(4,1)", "--parameters", "fixed", "--json")
+    fixed = json.loads(same.out)[0]["layers"]
+    assert all(layer["parameters"] > 0 for layer in layers.values())
+    assert all(layer == fixed[name] | {"parameters": layer["parameters"]} for name, layer in layers.items())
+    mux, adder = 0.3 * 0.003125e-12 * 4, 0.003125e-12 * (4 + 7)  # of 100 products, 4 bits each, no bias
+    assert layers["h2"]["operations"] == pytest.approx(100 * 100 * (mux + adder))
+
+
+def test_a_technology_prices_alike_by_its_table_for_accelergy(comparison, tmp_path):
+    table = tmp_path / "mine.yaml"
+    assert call("technology", "45nm", "--save", table).status == 0
+    first, second = (
+        json.loads(call("price", comparison[0], "--technology", name, "--json").out) for name in ("45nm", table)
+    )
+    assert [bill["total"] for bill in first] == [bill["total"] for bill in second]
+    listed, again = (json.loads(call("technology", name, "--json").out) for name in ("45nm", table))
+    assert [{**row, "technology": "45nm"} for row in again] == listed
+
+
 def test_module_and_command_are_the_same():
     assert finish(start("--version")) == call("--version") == Said(0, f"lowbit-dtp {__version__}\n", "")
 
@@ -314,7 +356,7 @@ def test_help_imports_nothing_heavy():
 RULE_NAMES = ", ".join(sorted(RULES))
 KEYS = ", ".join(sorted(Comparison.TYPES))
 FORMATS = ", ".join(SPELLINGS)
-TECHNOLOGIES = "45nm, 7nm, board, chip-to-chip, interposer, on-die, serdes"
+TECHNOLOGIES = ", ".join(Technology.names())
 MISTAKES = {
     "rule": ("train --rule dpt", f"no rule 'dpt'; there are: {RULE_NAMES}"),
     "rules": ("compare --rules dtp,dpt", f"no rule 'dpt'; there are: {RULE_NAMES}"),
@@ -325,6 +367,34 @@ MISTAKES = {
     "gradient of fixed-lower": (
         "compare --rules fixed-lower@ternary",
         "rule 'fixed-lower@ternary': fixed-lower takes no gradient format",
+    ),
+    "activity": (
+        "estimate --sizes 784-10-10 --activity 2",
+        "activity must be a fraction of ones, a number from 0 to 1, not 2.0",
+    ),
+    "run that is like": (
+        "estimate --like {nowhere}",
+        "{nowhere}: no finished run here; a run folder has network.safetensors, a comparison summary.json",
+    ),
+    "link of an estimate": (
+        "estimate --sizes 784-10-10 --link h1-h2=binary",
+        "links: no link 'h1-h2' in a network 784-10-10; there are: input-h1, h1-output",
+    ),
+    "wire of an estimate": (
+        "estimate --sizes 784-10-10 --placement h1-h2=board",
+        "no link 'h1-h2'; there are: h1-output, input-h1",
+    ),
+    "technologies of an estimate": (
+        "estimate --technology ,",
+        "--technology needs the name of a technology or more: 45nm,7nm",
+    ),
+    "samples of an estimate": (
+        "estimate --samples 0",
+        "samples must be a whole number, 1 or more, not 0",
+    ),
+    "sizes of an estimate": (
+        "estimate --data mnist --sizes 64-10-10",
+        "sizes: mnist has 784 inputs, not 64",
     ),
     "gradient option": (
         "train --rule fixed-lower --gradient ternary",
@@ -398,6 +468,21 @@ MISTAKES = {
         "no link 'h1-h9'; there are: h1-h2, h2-output, input-h1",
     ),
     "technology": ("price {run} --technology 3nm", f"no technology '3nm'; there are: {TECHNOLOGIES}"),
+    "no technology": ("price {run} --technology=", f"no technology ''; there are: {TECHNOLOGIES}"),
+    "compare no technology": ("compare --technology=", f"no technology ''; there are: {TECHNOLOGIES}"),
+    "save no technology": (
+        "technology --save {out}",
+        f"--save {{out}} needs the name of a technology; there are: {TECHNOLOGIES}",
+    ),
+    "table of a technology": (
+        "technology 45nm --save {out}",
+        "--save {out}: an energy reference table is a .yaml file",
+    ),
+    "no table": ("technology {nowhere}/a.yaml", "{nowhere}/a.yaml: no such file"),
+    "memory of qtools": (
+        "qtools {run} --parameters flash",
+        "no memory of parameters 'flash'; there are: dram, fixed, sram",
+    ),
     "compare technology": ("compare --technology 3nm", f"no technology '3nm'; there are: {TECHNOLOGIES}"),
     "part": ("evaluate {run} --part x", "no part 'x'; there are: test, train, valid"),
     "target": ("export {run} --target q --out {out}", "no target 'q'; there are: c, mem"),
@@ -565,6 +650,16 @@ def test_summary_is_read_as_it_was_returned(tmp_path):
     assert (summary.exported, summary.not_exported) == (None, "it was not requested")
 
 
+def test_rules_with_other_networks_and_links_are_compared(tmp_path):
+    comparison = Comparison.load("digits", epochs=1, seeds=1, compare=["direct-dtp", "perceptron"])
+    summary = compare(comparison, tmp_path, technologies=["7nm"], export=False)
+    direct, perceptron = summary.rows
+    assert [link["label"] for link in direct.network["links"]] == ["", "", "", "output-h1"]
+    assert [layer["neurons"] for layer in perceptron.network["layers"]] == [10]
+    assert list(direct.break_even_gradient_bits) == ["h2-output"], "output-h1 carries no activations"
+    assert discrete_links(summary) == ["h1-h2"], "the inputs of either network do not count"
+
+
 def test_networks_that_are_not_trained_are_compared(tmp_path):
     line = ("compare", "--data", "digits", "--rules", "dtp,backprop", "--seeds", "1", "--epochs", "0")
     said = call(*line, "--out", tmp_path / "run", "--json")
@@ -624,6 +719,7 @@ def test_links_that_a_rule_brings_along_are_counted_and_a_missing_loss_is_none(t
     assert rows[0]["links"]["output-h1"]["feedback"] | {"ones_per_sample": 0, "toggles_per_sample": 0} == {
         "format": "ternary", "bits_per_sample": 20, "bytes_padded_per_sample": 3, "ones_per_sample": 0,
         "toggles_per_sample": 0, "bits_per_inference": 0,
+        "coding": None, "coded_bits_per_sample": None, "bits_by_coding": {},
     }  # fmt: skip
     assert list(rows[1]["links"]) == ["input-h1", "h1-h2", "h2-output"]
     summary = Summary.load(tmp_path / "run")

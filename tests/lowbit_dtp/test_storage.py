@@ -52,6 +52,14 @@ def test_a_write_makes_folders_and_obeys_the_umask(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["file"]
 
 
+def test_a_table_comes_back(tmp_path: Path) -> None:
+    path, rows = tmp_path / "a.csv", [{"format": "fixed(8,1)", "joules": 1e-300}, {"format": 'a "b"', "joules": 0.1}]
+    storage.write_csv(path, rows)
+    assert path.read_text() == 'format,joules\n"fixed(8,1)",1e-300\n"a ""b""",0.1\n'
+    storage.write_csv(path, [])
+    assert path.read_text() == "\n"
+
+
 def test_json_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     storage.write_json(path, {"b": [1, 2.5], "a": {"c": None}})

@@ -442,6 +442,15 @@ def counted(net: Network, optimizer: Optimizer, batch: int = 4) -> Ledger:
     return ledger
 
 
+def accesses_of_h2(ledger: Ledger) -> dict[tuple[str, str, str], tuple[str, int, int, int]]:
+    """Format, bits, bits of the array and words of each access of h2, biases left out."""
+    return {
+        (a.array, a.operation, a.purpose): (a.format, a.bits, a.capacity_bits, n)
+        for a, n in ledger.accesses.items()
+        if a.layer == "h2" and "bias" not in a.array
+    }
+
+
 def test_products_read_few_bits_and_updates_write_the_master() -> None:
     ledger = counted(quantized("ternary", "float32"), SGD(0.1))
     products = {(w.layer, w.purpose): (w.left, w.right, n) for w, n in ledger.work.items()
@@ -453,16 +462,24 @@ def test_products_read_few_bits_and_updates_write_the_master() -> None:
         ("h2", "error"): ("float32", "ternary", 4 * 40 * 30),
         ("output", "error"): ("float32", "ternary", 4 * 30 * 10),
     }
-    accesses = {(a.array, a.operation): (a.format, a.bits, a.capacity_bits, n) for a, n in ledger.accesses.items()
-                if a.layer == "h2" and "bias" not in a.array}  # fmt: skip
-    size = 40 * 30
-    assert accesses == {
-        ("weight", "read"): ("ternary", 2, 2 * size, 2 * 4 * size),
-        ("weight", "write"): ("ternary", 2, 2 * size, size),
-        ("weight_master", "read"): ("float32", 32, 32 * size, size),
-        ("weight_master", "write"): ("float32", 32, 32 * size, size),
-        ("weight gradient", "read"): ("float32", 32, 32 * size, 4 * size + size),
-        ("weight gradient", "write"): ("float32", 32, 32 * size, 4 * size),
+    size, below, above = 40 * 30, 4 * 40, 4 * 30
+    assert accesses_of_h2(ledger) == {
+        ("weight", "read", "activations"): ("ternary", 2, 2 * size, 4 * size),
+        ("weight", "read", "error"): ("ternary", 2, 2 * size, 4 * size),
+        ("weight", "write", "quantization"): ("ternary", 2, 2 * size, size),
+        ("weight_master", "read", "update"): ("float32", 32, 32 * size, size),
+        ("weight_master", "write", "update"): ("float32", 32, 32 * size, size),
+        ("weight gradient", "read", "gradient"): ("float32", 32, 32 * size, 4 * size),
+        ("weight gradient", "write", "gradient"): ("float32", 32, 32 * size, 4 * size),
+        ("weight gradient", "read", "update"): ("float32", 32, 32 * size, size),
+        ("input", "write", "activations"): ("binary", 1, 40, below),
+        ("input", "read", "activations"): ("binary", 1, 40, below),
+        ("input", "read", "gradient"): ("binary", 1, 40, below),
+        ("state", "write", "activations"): ("float32", 32, 32 * 30, above),
+        ("state", "read", "activations"): ("float32", 32, 32 * 30, above),
+        ("error", "read", "error"): ("float32", 32, 32 * 30, above),
+        ("error", "read", "gradient"): ("float32", 32, 32 * 30, above),
+        ("input gradient", "write", "error"): ("float32", 32, 32 * 40, below),
     }
     quantizing = {w: n for w, n in ledger.work.items() if w.purpose == "quantization" and w.layer == "h2"}
     assert [(w.operation, n) for w, n in quantizing.items()] == [("add", 4 * size)]
@@ -471,13 +488,14 @@ def test_products_read_few_bits_and_updates_write_the_master() -> None:
 def test_bop_keeps_one_bit_and_one_average_a_weight() -> None:
     ledger = counted(quantized("binary", "float32", keep_master=False), Bop(0.1))
     size = 40 * 30
-    accesses = {(a.array, a.operation): (a.format, a.bits, n) for a, n in ledger.accesses.items()
-                if a.layer == "h2" and "bias" not in a.array and "gradient" not in a.array}  # fmt: skip
-    assert accesses == {
-        ("weight", "read"): ("binary", 1, 2 * 4 * size + size),
-        ("weight", "write"): ("binary", 1, size),
-        ("weight optimizer state", "read"): ("float32", 32, size),
-        ("weight optimizer state", "write"): ("float32", 32, size),
+    of_weights = {key: x for key, x in accesses_of_h2(ledger).items() if key[0] in ("weight", "weight optimizer state")}
+    assert of_weights == {
+        ("weight", "read", "activations"): ("binary", 1, size, 4 * size),
+        ("weight", "read", "error"): ("binary", 1, size, 4 * size),
+        ("weight", "read", "update"): ("binary", 1, size, size),
+        ("weight", "write", "update"): ("binary", 1, size, size),
+        ("weight optimizer state", "read", "update"): ("float32", 32, 32 * size, size),
+        ("weight optimizer state", "write", "update"): ("float32", 32, 32 * size, size),
     }
 
 
