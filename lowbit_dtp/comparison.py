@@ -13,10 +13,10 @@ from .formats import parse
 from .ledger import Direction, Ledger
 from .network import link_names, long_link_names
 from .observer import Observer
-from .panel import cost, energy_tree, price_list, sample_counts
+from .panel import baseline, cost, energy_tree, price_list, sample_counts
 from .runs import folder_name, provenance, run_ensemble, run_folders, summary_row
 from .storage import read_json, read_tensors
-from .summary import DataRow, ExportRow, Row, Summary
+from .summary import Baseline, DataRow, ExportRow, Row, Summary
 
 if TYPE_CHECKING:
     from hw_models import Bill, HardwareConfig, Technology
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 TECHNOLOGIES = ("45nm", "7nm")
 """Default technologies for prices."""
+BASELINE = "straight-through"
+"""Rule whose gradients a reader of the report may give any width."""
 GOLDEN_SAMPLES = 32
 """Test inputs that become golden vectors, beside those made for each neuron."""
 
@@ -119,7 +121,7 @@ def compare(
         placement=comparison.placement,
         exported=exported,
         not_exported=reason,
-        prices=price_list(processes, placement, rows, books),
+        prices=price_list(processes, placement, rows, _baseline(comparison, rows, books, placement, processes)),
         **provenance(),
     )
     summary.save(folder)
@@ -153,9 +155,36 @@ def summarize_run(folder: Path, technologies: Sequence[str] = TECHNOLOGIES, data
         placement="",
         exported=None,
         not_exported="this is a single run; lowbit-dtp export exports it",
-        prices=price_list(processes, placement, [row], [training]),
+        prices=price_list(processes, placement, [row], _straight_through([row], [training])),
         **{name: recorded[name] for name in ("command", "versions", "commit", "machine")},
     )
+
+
+def _straight_through(rows: Sequence[Row], ledgers: Sequence[Ledger]) -> Baseline | None:
+    """The first of `rows` that straight-through trained, if any, as a baseline."""
+    for row, ledger in zip(rows, ledgers, strict=True):
+        if row.rule.partition("@")[0] == BASELINE and row.counts:
+            return baseline(ledger, row.counts)
+    return None
+
+
+def _baseline(
+    comparison: Comparison, rows: Sequence[Row], ledgers: Sequence[Ledger], placement: "HardwareConfig",
+    technologies: "Sequence[Technology]",
+) -> Baseline | None:  # fmt: skip
+    """Straight-through, estimated if no row is of it; None if it cannot learn what the rules learn."""
+    from hw_models import price
+
+    from .estimation import estimate
+
+    if any(row.rule.partition("@")[0] == BASELINE for row in rows):
+        return _straight_through(rows, ledgers)
+    try:
+        training = estimate(comparison.experiment(BASELINE, 0)).training
+    except ValueError:
+        return None
+    bills = {x.name: price(training, placement.within(training), x).per("sample") for x in technologies}
+    return baseline(training, sample_counts(training, bills), estimated=True)
 
 
 def named_rules(comparison: Comparison) -> list[str]:

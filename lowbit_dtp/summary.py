@@ -51,6 +51,14 @@ class Range:
 
 
 @dataclass(frozen=True)
+class CodedCount:
+    """What crosses in a training sample with a coding."""
+
+    bits: float
+    toggles: float
+
+
+@dataclass(frozen=True)
 class MessageCount:
     """Messages of one size that cross a link in one direction in a training sample."""
 
@@ -66,6 +74,14 @@ class MessageCount:
     """Half of the bits where a run sent one message, which has nothing to toggle against."""
     events: bool
     """Whether a bit that is 1 is an address event."""
+    coded: dict[str, CodedCount]
+    """By coding, of those that were counted; half of the bits of a stream toggle."""
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "MessageCount":
+        """The inverse of `asdict`."""
+        coded = {name: _made(CodedCount, counts) for name, counts in content["coded"].items()}
+        return _made(cls, {**content, "coded": coded})
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,7 @@ class SampleCounts:
     def from_dict(cls, content: Mapping[str, Any]) -> "SampleCounts":
         """The inverse of `asdict`."""
         made = {
-            "messages": [_made(MessageCount, x) for x in content["messages"]],
+            "messages": [MessageCount.from_dict(x) for x in content["messages"]],
             "accesses": [_made(AccessCount, x) for x in content["accesses"]],
             "compute": _ranges(content["compute"]),
         }
@@ -148,6 +164,8 @@ class Baseline:
     links: list[str]
     """Links that carry few bits, where gradients are as wide as the reader says."""
     counts: SampleCounts
+    estimated: bool
+    """Whether it was estimated, since it is not among the rules: then half of all bits toggle."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +184,7 @@ class PriceList:
         return cls(
             {name: TechnologyCost.from_dict(technology) for name, technology in content["technologies"].items()},
             {link: _made(PlacedWire, wire) for link, wire in content["links"].items()},
-            baseline and Baseline(baseline["links"], SampleCounts.from_dict(baseline["counts"])),
+            baseline and _made(Baseline, {**baseline, "counts": SampleCounts.from_dict(baseline["counts"])}),
         )
 
 
