@@ -140,6 +140,7 @@ def _page(folder: Path, summary: Summary) -> dict[str, Any]:
         "close": _within_deviation(rows, ranking(ranked["test"])),
         "shares": dict(_link_shares(rows, technologies)),
         "traffic": traffic,
+        "coded": any(way.coding for row in rows for x in row.links.values() for way in (x.forward, x.feedback)),
         "drawings": _drawings(network, rows),
         "curves": _curves(rows, [seeds for seeds, _ in runs]),
         "diagnoses": _diagnoses(folder, rows),

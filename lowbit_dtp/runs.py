@@ -164,7 +164,7 @@ class _Member:
         from .ensemble import Run
         from .training import Progress
 
-        progress = Progress()
+        progress = Progress(ledger=Ledger(codings=experiment.codings))
         notes: dict[str, Any] = {}
         saved_step = None
         if (folder / "checkpoint.safetensors").exists():
@@ -304,7 +304,7 @@ def _train(
                 pause = min(CHECKPOINT_SECONDS, _PAUSE * (last_saved - now))
         if due or step.epoch_ends:
             started = time.perf_counter()
-    testing = Ledger()
+    testing = Ledger(codings=experiment.codings)
     last = np.ravel(evaluate(inference, test, testing, task=task, rule=rule)), np.ravel(tests[0]())
     testings = [testing] if single else unstack_ledger(testing)
     for member, own, tested, *errors in zip(members, unstack(run), testings, *last, strict=True):

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypeVar
 
+from .codings import CODINGS, MAX_BITS
 from .ledger import Direction, Ledger
 from .storage import StorageError, read_json, write_json
 
@@ -61,6 +62,12 @@ class LinkDirection:
     ones_per_sample: float
     toggles_per_sample: float
     bits_per_inference: float
+    coding: str | None = None
+    """The coding with the fewest bits in training, of those that were counted; None if none was."""
+    coded_bits_per_sample: float | None = None
+    """Bits of a training sample with that coding."""
+    bits_by_coding: dict[str, float] = field(default_factory=dict)
+    """Bits of a training sample with each coding, and each bound, that was counted for all messages."""
 
     @classmethod
     def of(cls, link: str, direction: Direction, training: Ledger, inference: Ledger) -> "LinkDirection":
@@ -69,6 +76,8 @@ class LinkDirection:
         in_training = [m for m, _ in training.message_types(link, direction)]
         count = (link, direction, None, "sample")
         trained = training.samples > 0
+        coded = coded_bits(training, link, direction) if trained and in_training else {}
+        best = training.best_coding(link, direction) if coded else None
         return cls(
             format=", ".join(dict.fromkeys(m.format for m in in_training or crossed)) or None,
             bits_per_sample=training.bits(*count) if trained else 0.0,
@@ -76,7 +85,17 @@ class LinkDirection:
             ones_per_sample=training.ones(*count) if trained else 0.0,
             toggles_per_sample=training.toggles(*count) if trained else 0.0,
             bits_per_inference=inference.bits(*count) if inference.samples else 0.0,
+            coding=best,
+            coded_bits_per_sample=training.coded_bits(best, *count) if best else None,
+            bits_by_coding=coded,
         )
+
+
+def coded_bits(ledger: Ledger, link: str, direction: Direction) -> dict[str, float]:
+    """Bits a sample with each coding and bound that `ledger` counts; without entropies if a format has none."""
+    widest = max(message_type.bits for message_type, _ in ledger.message_types(link, direction))
+    names = [name for name in ledger.codings if name in CODINGS or widest <= MAX_BITS]
+    return {name: ledger.coded_bits(name, link, direction, per="sample") for name in names}
 
 
 @dataclass(frozen=True)

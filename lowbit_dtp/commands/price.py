@@ -42,6 +42,9 @@ def price(
     reuse: Reuse = "1",
     word_bits: WordBits = 1,
     feedback_weights: FeedbackEnds = "",
+    coding: Annotated[
+        str, typer.Option("--coding", help="Coding of links, counted by --codings: h1-h2.feedback=silence.")
+    ] = "",
     weights: Annotated[
         str | None, typer.Option("--weights", help="Price inference with weights of this format.")
     ] = None,
@@ -85,7 +88,7 @@ def price(
     runs = [(spec, folder) for spec, _, folder in run_folders(run, rule, seed)]
     compared = _compared_runs(run, against, seed)
     wires = _recorded_placement(run) if placement is None else placement
-    where = hardware(wires, memory, reuse, word_bits, feedback_weights)
+    where = hardware(wires, memory, reuse, word_bits, feedback_weights, coding)
     books, notes = _books(runs, weights, simulated)
     where.check(sum((book for *_, book in books[1:]), books[0][-1]))
     others = [each for each, _ in _priced(_books(compared, weights, simulated)[0], where, processes)]

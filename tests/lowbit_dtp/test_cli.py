@@ -709,6 +709,7 @@ def test_links_that_a_rule_brings_along_are_counted_and_a_missing_loss_is_none(t
     assert rows[0]["links"]["output-h1"]["feedback"] | {"ones_per_sample": 0, "toggles_per_sample": 0} == {
         "format": "ternary", "bits_per_sample": 20, "bytes_padded_per_sample": 3, "ones_per_sample": 0,
         "toggles_per_sample": 0, "bits_per_inference": 0,
+        "coding": None, "coded_bits_per_sample": None, "bits_by_coding": {},
     }  # fmt: skip
     assert list(rows[1]["links"]) == ["input-h1", "h1-h2", "h2-output"]
     summary = Summary.load(tmp_path / "run")

@@ -91,6 +91,12 @@ def test_first_weights_of_another_run_are_not_needed(files: dict[str, str]) -> N
     assert estimate(replace(experiment, start="nowhere")).ledgers == estimate(experiment).ledgers
 
 
+def test_coded_bits_are_not_estimated(files: dict[str, str]) -> None:
+    made = estimate(experiment_of({"codings": ["all"]}, files))
+    assert made.notes == ("coded bits depend on data and are not estimated",)
+    assert made.ledgers == estimate(experiment_of({}, files)).ledgers
+
+
 def thesis(rule: rules.LearningRule, **more: Any) -> Estimate:
     links = [Link("ufixed(8,0)"), Link("binary", "binary"), Link()]
     return estimate([784, 500, 500, 10], rule, links, **more)
