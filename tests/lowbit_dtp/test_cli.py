@@ -386,7 +386,7 @@ MISTAKES = {
     ),
     "technologies of an estimate": (
         "estimate --technology ,",
-        "--technology needs the name of a technology or more: 45nm,7nm",
+        f"no technology ','; there are: {TECHNOLOGIES}",
     ),
     "samples of an estimate": (
         "estimate --samples 0",
