@@ -36,7 +36,7 @@ import numpy as np
 from lowbit_dtp.choices import choose
 from lowbit_dtp.ledger import Ledger
 from lowbit_dtp.settings import check
-from lowbit_dtp.storage import StorageError, write_text
+from lowbit_dtp.storage import StorageError, write_csv
 
 from .hardware import HardwareConfig, parsed_choices, parsed_table
 from .price import price
@@ -195,9 +195,9 @@ def compute(sweep: Sweep, sources: Iterable[Source], table: Path) -> Iterator[tu
         for key, (row, machine) in wanted.items():
             rows[key] = before.get(key) or row | _results(source.score, ledgers[row["use"]], machine)
         if missing:
-            write_rows(table, list((before | rows).values()))  # what a stopped sweep had stays until the end
+            write_csv(table, list((before | rows).values()))  # what a stopped sweep had stays until the end
         yield len(missing), len(wanted) - len(missing)
-    write_rows(table, marked(list(rows.values()), sweep.objectives))
+    write_csv(table, marked(list(rows.values()), sweep.objectives))
 
 
 def marked(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
@@ -267,15 +267,6 @@ def read_rows(path: Path) -> list[Row]:
                 raise StorageError(f"{path}: line {number}: {name} must be a number or empty, not {row[name]!r}")
         rows.append(row)
     return rows
-
-
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Replace the table by `rows`, in one step."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
 
 
 def _is_number(text: str) -> bool:

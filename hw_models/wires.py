@@ -28,7 +28,7 @@ def crossing_terms(
     stream without padding. ValueError for a cost per metre or hop and a wire without a length or hops, or the reverse.
     """
     wire = config.wire(message_type.link)
-    constants, flit_bits = _terms_of(wire.kind, technology, message_type.link)
+    constants, flit_bits = wire_constants(wire.kind, technology, message_type.link)
     for given, unit, example in ((wire.metres, "metre", "5mm"), (wire.hops, "hop", "3hops")):
         pers = [constant.per for constant in constants if constant.per.endswith(f" and {unit}")]
         what = f"wire {wire.kind!r} of link {message_type.link} costs per"
@@ -86,7 +86,7 @@ def lone_messages(ledger: Ledger) -> set[tuple[str, Direction]]:
     return {way for way, number in messages.items() if 0 < number <= ledger.runs and not toggles[way]}
 
 
-def _terms_of(kind: str, technology: Technology, link: str) -> tuple[list[Constant], int | None]:
+def wire_constants(kind: str, technology: Technology, link: str) -> tuple[list[Constant], int | None]:
     """Constants of the terms of a wire, and the bits of a flit."""
     if own := technology.wire(kind):
         return own, technology.flit_bits
@@ -126,7 +126,7 @@ def _events(
             return traffic.messages * (padded(bits, flit_bits) // flit_bits) if flit_bits else 0
         case "message":
             return traffic.messages
-    if not _sends_events(parse(message_type.format)):
+    if not sends_events(parse(message_type.format)):
         raise ValueError(
             f"link {message_type.link} sends {message_type.format}, which has no address events: "
             "a wire that costs per event needs values 0 and 1 (binary01, bernoulli)"
@@ -154,7 +154,7 @@ def _coded_events(
     )
 
 
-def _sends_events(fmt: Format) -> bool:
+def sends_events(fmt: Format) -> bool:
     """Whether the values of `fmt` are 0 and one other, so that a bit that is 1 is an event."""
     if fmt.bits != 1:
         return False

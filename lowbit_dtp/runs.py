@@ -31,7 +31,7 @@ import numpy as np
 from . import ledger as ledgers
 from .experiment import Experiment, ExperimentError
 from .ledger import Direction, Ledger
-from .storage import StorageError, append_text, locked, read_json, write_json, write_text
+from .storage import StorageError, append_text, locked, read_json, read_tensors, write_json, write_text
 from .summary import Row, Spread, link_rows
 
 if TYPE_CHECKING:
@@ -437,6 +437,7 @@ def summary_row(rule: str, folder: Path, runs: Mapping[int, str], where: str = "
         links=link_rows(training, inference),
         seconds_per_epoch=_median([x for r in results if (x := r["seconds_per_epoch"]) is not None]),
         device=", ".join(dict.fromkeys(_devices(r.get("parts", [])) for r in results)),
+        network=read_tensors(paths[0] / "network.safetensors")[1],
     )
     return row, training, inference
 

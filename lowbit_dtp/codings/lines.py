@@ -4,12 +4,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..formats import Codes, Format
+from ..formats import Codes, Format, ScaledFormat
 from .base import Coding, Counts, Exchange, Reader, WordCoding
 from .symbols import Bits, Symbols, bits_of, codes_of, sent_bits
 
 BUS = 8
-"""Wires that share an invert line; the last bus of a message may have fewer."""
+"""Wires that share an invert line, a byte; the last bus of a message may have fewer."""
 
 
 class Plain(WordCoding):
@@ -67,7 +67,8 @@ class BusInvert(Coding):
         wires = levels.shape[-1]
         before = np.zeros(wires + _buses(wires), np.uint8) if before is None else before
         last = before[:wires] ^ np.repeat(before[wires:], BUS)[:wires]
-        different = _different(levels, np.concatenate([last[None], levels[:-1]]))
+        changed = np.packbits(levels ^ np.concatenate([last[None], levels[:-1]]), axis=-1, bitorder="little")
+        different = np.bitwise_count(changed)
         changes = (2 * different > _sizes(wires) + 1).astype(np.uint8)
         inverted = np.bitwise_xor.accumulate(np.concatenate([before[None, wires:], changes]))[1:]
         return np.concatenate([levels ^ np.repeat(inverted, BUS, axis=-1)[:, :wires], inverted], -1)
@@ -78,9 +79,13 @@ class BusInvert(Coding):
         `before` [..., codes in a row] was sent before the first message, which without it changes nothing.
         """
         first = codes[..., :1, :] if before is None else before[..., None, :]
-        levels, last = (_levels(x, fmt) for x in (codes, np.concatenate([first, codes[..., :-1, :]], -2)))
-        different = _different(levels, last)
-        toggles: Counts = np.minimum(different, _sizes(levels.shape[-1]) + 1 - different).sum(-1)
+        changed = codes ^ np.concatenate([first, codes[..., :-1, :]], -2)
+        if fmt.bits == 8 * changed.dtype.itemsize and not isinstance(fmt, ScaledFormat):
+            buses = changed.view(np.uint8)
+        else:
+            buses = np.packbits(_levels(changed, fmt), axis=-1, bitorder="little")
+        different, sizes = np.bitwise_count(buses), _sizes(_wires(fmt, codes.shape[-1])).astype(np.uint8)
+        toggles: Counts = np.minimum(different, sizes + np.uint8(1) - different).sum(-1, dtype=np.int64)
         return toggles
 
 
@@ -101,12 +106,7 @@ def _sizes(wires: int) -> Counts:
 
 def _levels(codes: Codes, fmt: Format) -> Bits:
     """The levels [..., wires] of wires that carry `codes` [..., codes in a row]."""
-    return bits_of(codes, fmt.bits)[..., sent_bits(fmt, fmt.neurons_in_row(codes.shape[-1]))]
-
-
-def _different(levels: Bits, last: Bits) -> Counts:
-    """Wires of each bus [..., buses] that have another level than in `last`."""
-    changed = levels ^ last
-    wires = changed.shape[-1]
-    padded = np.pad(changed, [(0, 0)] * (changed.ndim - 1) + [(0, -wires % BUS)])
-    return padded.reshape(*changed.shape[:-1], _buses(wires), BUS).sum(-1, dtype=np.int64)
+    levels = bits_of(codes, fmt.bits)
+    if not isinstance(fmt, ScaledFormat):
+        return levels
+    return levels[..., sent_bits(fmt, fmt.neurons_in_row(codes.shape[-1]))]

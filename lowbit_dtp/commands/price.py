@@ -23,7 +23,7 @@ from .options import (
     hardware,
     technologies,
 )
-from .printing import print_bands, print_bills, print_tornado
+from .printing import print_bands, print_bills, print_text, print_tornado
 
 if TYPE_CHECKING:
     from hw_models import HardwareConfig, Technology
@@ -100,7 +100,7 @@ def price(
         if tornado or figures:
             row["tornado"] = moved = bands.tornado(each, others)
             if figures and moved:
-                name = f"{folder_name(each.rule)}-{each.use}-{each.bill.technology}.svg"
+                name = f"{folder_name(f'{each.rule}-{each.use}')}-{each.bill.technology}.svg"
                 save_figure(tornado_figure(moved), figures / name)
         result.append(row)
     if csv:
@@ -114,7 +114,7 @@ def price(
         for row in result:
             print_tornado(row["tornado"])
     for spec, why in notes.items():
-        print(f"{spec}: inference is priced as simulated, since it cannot be exported: {why}")
+        print_text(f"{spec}: inference is priced as simulated, since it cannot be exported: {why}")
 
 
 def _books(

@@ -214,6 +214,8 @@ def fit45(bits):
         (MAC, "binary", "float32", 0.9),
         (MAC, "float32", "binary01", 0.9),
         (MAC, "ternary", "float32", 0.9),
+        (MAC, "float16", "float16", 1.1 + 0.9),
+        (MAC, "bfloat16", "bfloat16", 3.7 + 0.9),
         (MAC, "fixed(8,1)", "float32", 3.7 + 0.9),
         (MAC, "ufixed(8,0)", "float32", 3.7 + 0.9),
         (MAC, "table(-1,0,0.5)", "fixed(8,1)", 3.7 + 0.9),
@@ -252,6 +254,9 @@ def test_operation_at_45nm(operation, left, right, picojoules):
     [
         (MAC, "float32", "float32", 1.31 + 0.38),
         (MAC, "binary", "float32", 0.38),
+        (MAC, "bfloat16", "bfloat16", 0.21 + 0.38),
+        (MAC, "bfloat16", "float32", 1.31 + 0.38),
+        (MAC, "fp8-e4m3", "fp8-e4m3", 1.31 + 0.38),
         (MAC, "fixed(8,1)", "fixed(8,1)", 0.07 + 0.03),
         ("tanh", "float32", "", 7.5 + 1.31 + 0.38),
     ],
