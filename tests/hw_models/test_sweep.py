@@ -288,7 +288,7 @@ def test_damaged_files_are_told_by_name(tmp_path):
 
 def test_bytes_that_are_no_text(tmp_path):
     path = written(tmp_path, FILE)
-    for content in (b"\xff\xfe", b"runs = " + b"9" * 5000, b"\x00", b'\xef\xbb\xbfruns = "x"'):
+    for content in (b"\xff\xfe", b"runs = " + b"9" * 5000, b"\x00"):
         path.write_bytes(content)
         with pytest.raises(StorageError, match=f"^{re.escape(str(path))}: not TOML "):
             Sweep.read(path, OPTIONS)
