@@ -10,8 +10,8 @@ name without its ranges where two components end alike:
 
 | component | action | constant |
 |---|---|---|
-| its name has `mac` | compute, mac, mac_random | multiply-accumulate intB; floatB if it has `fp` or `float` |
-| `mult` | compute, multiply, mult_random | multiply intB, or floatB |
+| name with `mac`, not `macro` | compute, mac, mac_random | multiply-accumulate intB; floatB if it has `fp`, `float` |
+| `multiplier`, or ends with `mult` | compute, multiply, mult_random | multiply intB, or floatB |
 | `adder`, or ends with `add` | compute, add | add intB, or floatB |
 | any other | read, write, update, fill | NAME: 64 / B of a read, a 64-bit access, in the range of all four |
 | the same | write or fill; update | NAME write; NAME update: 64 / B of it, a 64-bit access |
@@ -40,8 +40,8 @@ VERSIONS = ("0.3", "0.4")
 ACCESSES = ("read", "write", "update", "fill")
 TRANSFERS = ("transfer", "transfer_random")
 ARITHMETIC = {
-    "multiply-accumulate": (r"mac", ("compute", "mac", "mac_random")),
-    "multiply": (r"mult", ("compute", "multiply", "mult_random")),
+    "multiply-accumulate": (r"mac(?!ro|hine)", ("compute", "mac", "mac_random")),
+    "multiply": (r"multiplier|mult(_|\d|$)", ("compute", "multiply", "mult_random")),
     "add": (r"adder|add$", ("compute", "add")),
 }
 """Operations, by patterns of a component's name, and names of the action that is meant."""

@@ -12,7 +12,7 @@ from .feedback_weights import with_feedback_weights_above
 from .hardware import HardwareConfig
 from .memory import access_terms, is_shared, most_reuse
 from .technology import Constant, Range, Technology, Term
-from .wires import crossing_terms, lone_messages
+from .wires import coded_traffic, crossing_terms, lone_messages
 
 KEYS = ("part", "where", "direction", "operation", "purpose", "format")
 """Keys by which a bill can be broken down."""
@@ -152,7 +152,14 @@ def price(ledger: Ledger, config: HardwareConfig, technology: Technology) -> Bil
                 "send",
                 c.purpose,
                 c.format,
-                crossing_terms(c, traffic, config, technology, alone=(c.link, c.direction) in lone),
+                crossing_terms(
+                    c,
+                    traffic,
+                    config,
+                    technology,
+                    alone=(c.link, c.direction) in lone,
+                    coded=coded_traffic(ledger, c, config.coding_of(c.link, c.direction)),
+                ),
             )
             for c, traffic in ledger.traffic.items()
         ),

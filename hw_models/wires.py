@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from typing import NamedTuple
 
 from lowbit_dtp.formats import Bernoulli, FixedPoint, Format, Table, parse
 from lowbit_dtp.ledger import Direction, Ledger, MessageType, Traffic, padded
@@ -11,18 +12,23 @@ from .technology import MESSAGE_EVENTS, Constant, Technology, Term
 
 
 def crossing_terms(
-    message_type: MessageType, traffic: Traffic, config: HardwareConfig, technology: Technology, alone: bool = False
+    message_type: MessageType,
+    traffic: Traffic,
+    config: HardwareConfig,
+    technology: Technology,
+    alone: bool = False,
+    coded: "CodedTraffic | None" = None,
 ) -> tuple[Term, ...]:
     """Cost of `traffic` on the wire that `config` gives its link: a term for each constant of that kind of wire.
 
     The constants are `technology`'s own for this kind of wire, else those of its file. They are multiplied by the
     toggles counted, or by all bits, padding included (padding does not toggle), by flits, messages, ones or spikes;
     and by the length or the hops of the wire. A message that was `alone` on its link has nothing to toggle against: it
-    is charged as random bits, half of which toggle, with a UserWarning. ValueError for a cost per metre or hop and a
-    wire without a length or hops, or the reverse.
+    is charged as random bits, half of which toggle, with a UserWarning. With a coding, `coded` is what crosses: a
+    stream without padding. ValueError for a cost per metre or hop and a wire without a length or hops, or the reverse.
     """
     wire = config.wire(message_type.link)
-    constants, flit_bits = _terms_of(wire.kind, technology, message_type.link)
+    constants, flit_bits = wire_constants(wire.kind, technology, message_type.link)
     for given, unit, example in ((wire.metres, "metre", "5mm"), (wire.hops, "hop", "3hops")):
         pers = [constant.per for constant in constants if constant.per.endswith(f" and {unit}")]
         what = f"wire {wire.kind!r} of link {message_type.link} costs per"
@@ -39,9 +45,35 @@ def crossing_terms(
     for constant in constants:
         event, _, along = constant.per.partition(" and ")
         distance = {"": 1.0, "metre": wire.metres, "hop": wire.hops}[along]
-        number = _events(event, message_type, traffic, config, flit_bits, alone)
+        if coded is None:
+            number = _events(event, message_type, traffic, config, flit_bits, alone)
+        else:
+            number = _coded_events(event, message_type, traffic.messages, coded, flit_bits)
         terms.append(Term(constant, number * (1.0 if distance is None else distance)))
     return tuple(terms)
+
+
+class CodedTraffic(NamedTuple):
+    """Messages of a type with a coding."""
+
+    coding: str
+    bits: float
+    toggles: float | None
+    """Changes of level, of a coding for parallel wires; a stream toggles as random bits do."""
+
+
+def coded_traffic(ledger: Ledger, message_type: MessageType, coding: str) -> CodedTraffic | None:
+    """What crosses with `coding`, as `ledger` counted it; None for the plain coding. ValueError if it did not.
+
+    `best` is the coding with the fewest bits on the link and in the direction.
+    """
+    if coding == "best":
+        coding = ledger.best_coding(message_type.link, message_type.direction)
+    if coding == "plain":
+        return None
+    kind = message_type.link, message_type.direction, message_type.purpose
+    bits = ledger.coded_bits(coding, *kind)
+    return CodedTraffic(coding, bits, ledger.coded_toggles(coding, *kind) if coding == "bus-invert" else None)
 
 
 def lone_messages(ledger: Ledger) -> set[tuple[str, Direction]]:
@@ -54,7 +86,7 @@ def lone_messages(ledger: Ledger) -> set[tuple[str, Direction]]:
     return {way for way, number in messages.items() if 0 < number <= ledger.runs and not toggles[way]}
 
 
-def _terms_of(kind: str, technology: Technology, link: str) -> tuple[list[Constant], int | None]:
+def wire_constants(kind: str, technology: Technology, link: str) -> tuple[list[Constant], int | None]:
     """Constants of the terms of a wire, and the bits of a flit."""
     if own := technology.wire(kind):
         return own, technology.flit_bits
@@ -94,7 +126,7 @@ def _events(
             return traffic.messages * (padded(bits, flit_bits) // flit_bits) if flit_bits else 0
         case "message":
             return traffic.messages
-    if not _sends_events(parse(message_type.format)):
+    if not sends_events(parse(message_type.format)):
         raise ValueError(
             f"link {message_type.link} sends {message_type.format}, which has no address events: "
             "a wire that costs per event needs values 0 and 1 (binary01, bernoulli)"
@@ -102,7 +134,27 @@ def _events(
     return traffic.ones
 
 
-def _sends_events(fmt: Format) -> bool:
+def _coded_events(
+    event: str, message_type: MessageType, messages: int, coded: CodedTraffic, flit_bits: int | None
+) -> float:
+    """How many events of a kind coded messages are. Half of the bits of a stream are ones, and half toggle."""
+    match event:
+        case "bit":
+            return coded.bits
+        case "transition":
+            return coded.bits / 2 if coded.toggles is None else coded.toggles
+        case "one":
+            return coded.bits / 2
+        case "flit":
+            return coded.bits / flit_bits if flit_bits else 0
+        case "message":
+            return messages
+    raise ValueError(
+        f"link {message_type.link} sends {coded.coding}, and its wire costs per event, for which a message is plain"
+    )
+
+
+def sends_events(fmt: Format) -> bool:
     """Whether the values of `fmt` are 0 and one other, so that a bit that is 1 is an event."""
     if fmt.bits != 1:
         return False

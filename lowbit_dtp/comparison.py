@@ -13,12 +13,13 @@ from .formats import parse
 from .ledger import Direction, Ledger
 from .network import link_names, long_link_names
 from .observer import Observer
+from .panel import cost, energy_tree, price_list, sample_counts
 from .runs import folder_name, provenance, run_ensemble, run_folders, summary_row
 from .storage import read_json, read_tensors
-from .summary import DataRow, ExportRow, Range, Row, Summary
+from .summary import DataRow, ExportRow, Row, Summary
 
 if TYPE_CHECKING:
-    from hw_models import HardwareConfig, Technology
+    from hw_models import Bill, HardwareConfig, Technology
 
     from .data import DataSet
 
@@ -101,11 +102,12 @@ def compare(
             batch = seeds[start : start + at_a_time]
             folders = [folder / runs[rule][seed] for seed in batch]
             train(rule, [experiments[rule][seed] for seed in batch], folders, data, device, observer, diagnose)
-    rows = []
+    rows, books = [], []
     for rule in rules:
         row, training, inference = summary_row(rule, folder, runs[rule], folder_name(rule))
         used, as_simulated = deployed(inference, folder / runs[rule][0] / "network.safetensors", weights, signals)
         rows.append(priced(replace(row, not_as_exported=as_simulated), training, used, placement, processes))
+        books.append(training)
     exported, reason = None, "it was not requested"
     if export:
         exported, reason = _exported(rules[0], folder / runs[rules[0]][0], folder / "export", weights, signals, data)
@@ -117,6 +119,7 @@ def compare(
         placement=comparison.placement,
         exported=exported,
         not_exported=reason,
+        prices=price_list(processes, placement, rows, books),
         **provenance(),
     )
     summary.save(folder)
@@ -134,7 +137,8 @@ def summarize_run(folder: Path, technologies: Sequence[str] = TECHNOLOGIES, data
     experiment = Experiment.load(folder / "experiment.toml")
     row, training, inference = summary_row(rule, folder, {seed: "."})
     inference, as_simulated = deployed(inference, folder / "network.safetensors")
-    row = replace(row, not_as_exported=as_simulated)
+    processes, placement = [Technology.load(name) for name in technologies], placement_of("")
+    row = priced(replace(row, not_as_exported=as_simulated), training, inference, placement, processes)
     _, network = read_tensors(folder / "network.safetensors")
     recorded = read_json(folder / "run.json")
     try:
@@ -142,13 +146,14 @@ def summarize_run(folder: Path, technologies: Sequence[str] = TECHNOLOGIES, data
     except (OSError, ValueError) as error:  # only the picture of the filters needs it
         data = DataRow(experiment.data, f"not found ({error})", None, network["links"][0]["forward"])
     return Summary(
-        rows=(priced(row, training, inference, placement_of(""), [Technology.load(name) for name in technologies]),),
+        rows=(row,),
         network=network,
         data=data,
         experiment=asdict(experiment),
         placement="",
         exported=None,
         not_exported="this is a single run; lowbit-dtp export exports it",
+        prices=price_list(processes, placement, [row], [training]),
         **{name: recorded[name] for name in ("command", "versions", "commit", "machine")},
     )
 
@@ -177,27 +182,32 @@ def priced(
     """`row` with its columns of energy. A ledger without samples costs nothing."""
     from hw_models import price
 
-    bills: dict[str, dict[str, dict[str, Any]]] = {
-        technology.name: {
-            use: price(book, placement.within(book), technology).per("sample").as_dict() if book.samples else _FREE
-            for use, book in (("training", training), ("inference", inference))
+    names = [technology.name for technology in technologies]
+    bills: dict[str, dict[str, Bill | None]] = {
+        use: {
+            technology.name: price(book, placement.within(book), technology).per("sample") if book.samples else None
+            for technology in technologies
         }
-        for technology in technologies
+        for use, book in (("training", training), ("inference", inference))
     }
+    trained = {name: bill for name, bill in bills["training"].items() if bill}
     return replace(
         row,
-        joules_per_sample={name: Range(**bill["training"]["total"]) for name, bill in bills.items()},
-        joules_per_inference={name: Range(**bill["inference"]["total"]) for name, bill in bills.items()},
+        joules_per_sample={name: cost(bill) for name, bill in bills["training"].items()},
+        joules_per_inference={name: cost(bill) for name, bill in bills["inference"].items()},
         energy_parts={
-            name: {
-                use: {part: Range(**bill["by_part"].get(part, _NOTHING)) for part in _PARTS}
-                for use, bill in uses.items()
-            }
-            for name, uses in bills.items()
+            name: {use: {part: cost(of[name], part) for part in _PARTS} for use, of in bills.items()} for name in names
         },
-        links_share={name: (bill["training"]["links_share"] or {}).get("typical") for name, bill in bills.items()},
+        energy_tree={name: energy_tree(bill) for name, bill in trained.items()},
+        counts=sample_counts(training, trained) if trained else None,
+        links_share={name: _links_share(bill) for name, bill in bills["training"].items()},
         break_even_gradient_bits=break_even(training),
     )
+
+
+def _links_share(bill: "Bill | None") -> float | None:
+    """Share of links in the typical total; None if nothing cost anything."""
+    return bill.links_share.typical if bill and bill.total.typical else None
 
 
 def deployed(
@@ -219,16 +229,14 @@ def deployed(
 
 
 _PARTS = ("link", "compute", "memory")
-_NOTHING = {"low": 0.0, "typical": 0.0, "high": 0.0}
-_FREE: dict[str, Any] = {"total": _NOTHING, "by_part": {}, "links_share": None}
-"""The bill of an empty ledger."""
 
 
 def break_even(ledger: Ledger) -> dict[str, float]:
-    """For each link that carries targets, the gradient width at which straight-through would send as many bits."""
+    """By link with activations up and targets down: the gradient width with which straight-through sends as much."""
     from hw_models import break_even_gradient_bits
 
-    links = [link for link in ledger.links() if any(ledger.message_types(link, Direction.FEEDBACK, "target"))]
+    both = (Direction.FORWARD, "activations"), (Direction.FEEDBACK, "target")
+    links = [link for link in ledger.links() if all(any(ledger.message_types(link, *sent)) for sent in both)]
     return {link: break_even_gradient_bits(ledger, link) for link in links}
 
 

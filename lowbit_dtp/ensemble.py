@@ -9,6 +9,7 @@ import numpy as np
 
 from .backends import Array, backend_of
 from .backends.devices import mover
+from .codings import CodedCounts
 from .counts import Counts, Traffic, by_member
 from .ledger import Ledger, merged
 from .network import Network
@@ -80,6 +81,8 @@ def stack_ledgers(ledgers: Sequence[Ledger], stack: Callable[[list[Any]], Array]
         each = [ledger.traffic[message_type] for ledger in ledgers]
         traffic.ones = stack([t.ones for t in each])
         traffic.toggles = stack([t.toggles for t in each])
+    if together.codings:
+        together.coded_counts = CodedCounts.stacked([x.coded_counts for x in ledgers if x.coded_counts is not None])
     together.wires = Wires({wire: stack([ledger.wires[wire] for ledger in ledgers]) for wire in ledgers[0].wires})
     return together
 
@@ -107,6 +110,7 @@ def unstack_ledger(ledger: Ledger) -> list[Ledger]:
                 {work: times // members for work, times in counts.work.items()},
                 {access: words // members for access, words in counts.accesses.items()},
             ),
+            coded_counts=ledger.coded_counts and ledger.coded_counts.of_member(i, members),
         )
         for i in range(members)
     ]

@@ -59,6 +59,8 @@ class Experiment:
     """`name`, `learning_rate` and other settings of the optimizer."""
     start: str = ""
     """A run folder or network file with initial weights for layers: see `Network.start_from`. "": none."""
+    codings: list[str] = field(default_factory=list)
+    """Codings whose bits the ledger counts, too: names in `codings`, or "all"."""
     plugins: list[str] = field(default_factory=list, compare=False)
     """Files, and packages, of the plug-ins that define the rule, the data set or a format."""
 
@@ -66,6 +68,7 @@ class Experiment:
         _check_numbers(vars(self))
         for name, hint in checking.hints(Experiment).items():
             _check_type(name, getattr(self, name), hint)
+        object.__setattr__(self, "codings", _coding_names(self.codings))
 
     def network(self, like: "Array | None" = None) -> "Network":
         """The untrained network, with its links as built; `like` is that of `Network.build`."""
@@ -171,8 +174,9 @@ class Experiment:
         content = asdict(self)
         if not self.start:
             del content["start"]
-        if not self.plugins:
-            del content["plugins"]
+        for name in ("plugins", "codings"):
+            if not content[name]:
+                del content[name]
         return tomli_w.dumps(content)
 
     @classmethod
@@ -220,7 +224,7 @@ class Comparison:
         "task": str, "epochs": int, "batch": int, "seeds": int, "compare": list[str], "placement": str,
         "links": dict[str, dict[str, str]], "weights": dict[str, str | dict[str, str]], "optimizer": dict[str, Any],
         "rules": dict[str, dict[str, Any]],
-        "start": str,
+        "start": str, "codings": list[str],
     }  # fmt: skip
     """Keys of an experiment file, with their types."""
 
@@ -303,7 +307,7 @@ class Comparison:
                 optimizer.setdefault(key, value)
         names = (
             "data", "sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links",
-            "weights", "start",
+            "weights", "start", "codings",
         )  # fmt: skip
         common = {name: deepcopy(self.content[name]) for name in names if name in self.content}
         own = {name: deepcopy(settings.pop(name)) for name in OF_ONE_RULE if name in settings}
@@ -496,10 +500,21 @@ def _check_choices(given: Mapping[str, Any], merged: Mapping[str, Any], sizes: S
         rates = {key: settings.pop(key) for key in OPTIMIZER_KEYS if key in settings}
         _made(f"rules.{rule}", own, {"learning_rate": 1.0} | rates)
         _made(f"rules.{rule}", rule_named(rule), settings)
+    _coding_names(given.get("codings", []))
     if "compare" in given and not given["compare"]:
         raise ExperimentError("compare must name at least one rule, not []")
     for spec in given.get("compare", []):
         _rule_and_gradient(spec)
+
+
+def _coding_names(names: Sequence[str]) -> list[str]:
+    """Codings and bounds that `names` stand for. ExperimentError if there is no such."""
+    from .codings import coding_names
+
+    try:
+        return list(coding_names(names))
+    except ValueError as error:
+        raise ExperimentError(f"codings: {error}") from None
 
 
 def _renamed(settings: Any) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from . import integers
 from .activations import ACTIVATIONS, Activation
@@ -20,10 +20,13 @@ Gradients = dict[tuple[str, str], Gradient]
 class Updates(Protocol):
     """What a layer needs from an optimizer."""
 
-    operations: ClassVar[dict[str, int]]
-    """Arithmetic operations of one update of one number."""
-    state_words: ClassVar[int]
-    """Numbers kept for each parameter."""
+    @property
+    def operations(self) -> dict[str, int]:
+        """Arithmetic operations of one update of one number."""
+
+    @property
+    def state_words(self) -> int:
+        """Numbers kept for each parameter."""
 
     def update(
         self,
@@ -297,7 +300,8 @@ class Layer:
             parameter = held[key] if master is None else master
             optimizer.update((self.name, name), parameter, gradient, rate_factor, projection.direction, stream)
             projection.updated(name)
-            self._count(ledger, self._count_update, projection, name, type(optimizer))
+            operations = tuple(optimizer.operations.items())
+            self._count(ledger, self._count_update, projection, name, operations, optimizer.state_words)
         if not isinstance(gradient, LazyOuterProduct):
             self._spent[name] = gradient
 
@@ -465,9 +469,11 @@ class Layer:
             for operation in ("read", "write"):
                 self._accessed_state(f"{name} gradient", operation, words, ledger, projection.size(name), "gradient")
 
-    def _count_update(self, ledger: Ledger, projection: Projection, name: str, optimizer: type[Updates]) -> None:
+    def _count_update(
+        self, ledger: Ledger, projection: Projection, name: str, operations: Sequence[tuple[str, int]], state_words: int
+    ) -> None:
         size = projection.size(name)
-        for operation, times in optimizer.operations.items():
+        for operation, times in operations:
             ledger.worked(Work(self.name, "update", operation, self.number), size * times)
         master = projection.parameter(name) is not None
         for operation in ("read", "write"):
@@ -480,8 +486,8 @@ class Layer:
                 ledger.worked(Work(self.name, "quantization", operation, self.number), size * times)
             self._accessed(projection, name, "write", size, ledger, "quantization")
         self._accessed_state(f"{name} gradient", "read", size, ledger, size, "update")
-        if optimizer.state_words:
-            words = size * optimizer.state_words
+        if state_words:
+            words = size * state_words
             for operation in ("read", "write"):
                 self._accessed_state(f"{name} optimizer state", operation, words, ledger, size, "update")
 

@@ -60,10 +60,6 @@ class Optimizer(ABC):
     schedule: Schedule | str | None = field(default=None, kw_only=True)
     """Schedule of the learning rates, or its spelling (see `schedules`); None for constant rates."""
 
-    operations: ClassVar[dict[str, int]]
-    """Operations of one update of one number, by their names in `ledger.OPERATIONS`."""
-    state_words: ClassVar[int] = 0
-    """Numbers kept for each number of a parameter."""
     keeps_master: ClassVar[bool] = True
     """Whether few-bit weights are trained through a float master copy; else binary ones have a method `flip`."""
     state_numbers: ClassVar[int] = 0
@@ -83,6 +79,16 @@ class Optimizer(ABC):
             self.schedule = schedules.parse(self.schedule)
         if not isinstance(self.schedule, Schedule | None):
             raise ValueError(f"schedule must be a text such as 'cosine(100)', or a Schedule, not {self.schedule!r}")
+
+    @property
+    @abstractmethod
+    def operations(self) -> dict[str, int]:
+        """Operations of one update of one number, by their names in `ledger.OPERATIONS`."""
+
+    @property
+    def state_words(self) -> int:
+        """Numbers kept for each number of a parameter."""
+        return 0
 
     def rate_factor(self, epoch: int) -> float:
         """Factor of the learning rates after `epoch` completed epochs."""
@@ -184,11 +190,32 @@ class RMSprop(Optimizer):
 
 @dataclass
 class SGD(Optimizer):
-    """Stochastic gradient descent: parameter <- parameter - rate g."""
+    """Stochastic gradient descent: parameter <- parameter - rate g.
 
-    operations = {"multiply": 1, "add": 1}
+    With momentum, velocity <- momentum velocity + g takes the place of g (Polyak 1964, as torch writes it).
+    """
+
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be 0 or more and below 1, not {self.momentum}")
+
+    @property
+    def operations(self) -> dict[str, int]:
+        return {"multiply": 2, "add": 2} if self.momentum else {"multiply": 1, "add": 1}
+
+    @property
+    def state_words(self) -> int:
+        return 1 if self.momentum else 0
 
     def change(self, parameter: Array, gradient: Array, state: tuple[Array, ...], rate: Factor) -> None:
+        if self.momentum:
+            (velocity,) = state
+            velocity *= self.momentum
+            velocity += gradient
+            gradient = velocity
         parameter -= rate * gradient
 
 

@@ -25,7 +25,8 @@ MODES = {
     "plain": "every step in Python",
     "recorded": "each kind of step recorded once and replayed, as one call of machine code, or of a GPU",
     "compiled": "as recorded, with operations fused by torch.compile, which takes a while; for tensors",
-    "auto": "recorded, or compiled if a run on a GPU is long; plain for few steps, NumPy ensembles, tensors on a CPU",
+    "auto": "recorded, or compiled if a run on a GPU is long; plain for few steps, NumPy ensembles, tensors on a CPU, "
+    "and where codings are counted",
 }
 """Modes that run the same steps."""
 

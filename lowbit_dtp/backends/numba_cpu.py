@@ -352,7 +352,7 @@ def _rmsprop(optimizer: Any, parameter: Array, gradient: Array, state: Sequence[
 
 def _sgd(optimizer: Any, parameter: Array, gradient: Array, state: Sequence[Array], rate: Array) -> bool:
     gradient = multiplied(gradient)
-    if not _are_alike(parameter, gradient) or _is_of_members(rate):
+    if optimizer.momentum or not _are_alike(parameter, gradient) or _is_of_members(rate):
         return False
     _begin_updates()
     kernels.axpy(_float32(-1.0 * rate), gradient, parameter, parameter)

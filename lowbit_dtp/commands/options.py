@@ -75,6 +75,12 @@ Diagnose = Annotated[
         help="Compare updates with backpropagation's and measure targets and inverses, layer by layer, each epoch.",
     ),
 ]
+Codings = Annotated[
+    str | None,
+    typer.Option(
+        "--codings", help="Also count the bits of messages with these codings: all, or events,flips,... Slower."
+    ),
+]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Also log curves for TensorBoard.")]
 PlacementOption = Annotated[
     str | None, typer.Option("--placement", help="Wire of each link: h1-h2=board,rest=on-die:2mm.")
@@ -102,7 +108,8 @@ Signals = Annotated[str, typer.Option("--signals", help="Format for links that w
 
 def comparison_of(
     data: str | None, config: Path | None, *, sizes: str | None, link: Sequence[str] | None, optimizer: str | None,
-    learning_rate: float | None, settings: Sequence[str] | None, weight: Sequence[str] | None = None, **more: Any,
+    learning_rate: float | None, settings: Sequence[str] | None, weight: Sequence[str] | None = None,
+    codings: str | None = None, **more: Any,
 ) -> "Comparison":  # fmt: skip
     """The data set's experiment file, the user's, and the options, in rising order of precedence.
 
@@ -117,6 +124,7 @@ def comparison_of(
         "sizes": [int(size) for size in sizes.split("-")] if sizes else None,
         "links": _links(link or []) or None,
         "weights": _weights(weight or []) or None,
+        "codings": split(codings) if codings else None,
         "optimizer": {key: value for key, value in optimizing.items() if value is not None} or None,
     }
     for text in settings or []:

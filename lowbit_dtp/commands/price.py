@@ -32,6 +32,9 @@ def price(
     feedback_weights: Annotated[
         str, typer.Option("--feedback-weights", help="End of a link where its feedback weights are: h1-h2=upper.")
     ] = "",
+    coding: Annotated[
+        str, typer.Option("--coding", help="Coding of links, counted by --codings: h1-h2.feedback=silence.")
+    ] = "",
     weights: Annotated[
         str | None, typer.Option("--weights", help="Price inference with weights of this format.")
     ] = None,
@@ -84,6 +87,7 @@ def price(
         _recorded_placement(run) if placement is None else placement,
         memory=parsed_choices(memory, "--memory", str), reuse=parsed_choices(reuse, "--reuse", float),
         word_bits=word_bits, feedback_weights=parsed_table(feedback_weights, "--feedback-weights", str, "h1-h2=upper"),
+        coding=parsed_table(coding, "--coding", str, "h1-h2.feedback=silence"),
     )  # fmt: skip
     books, notes = _books(runs, weights, simulated)
     where.check(sum((book for *_, book in books[1:]), books[0][-1]))

@@ -12,7 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ..bands import Tornado
-    from ..summary import Summary
+    from ..summary import LinkRow, Summary
     from ..sweeps import Front
 
 
@@ -94,10 +94,20 @@ def print_summary(summary: "Summary") -> None:
             f"{error.mean:{digits}}"
             + (f"±{error.std:{digits}}" if row.seeds > 1 else "")
             + ("" if one_measure else "\n" + MEASURES[row.measure] + " %" * row.measure.endswith("percent")),
-            *(f"{x.forward.bits_per_sample:g}/{x.feedback.bits_per_sample:g}" if x else "0/0" for x in bits),
+            *(_link_bits(x) if x else "0/0" for x in bits),
             *(si(row.joules_per_sample[name].typical, "J") for name in technologies),
         ])  # fmt: skip
     print_table(f"{summary.data.name}: training, a mean over {rows[0].seeds} seed(s)", columns, lines)
+
+
+def _link_bits(link: "LinkRow") -> str:
+    """Bits a sample, forward/feedback; below them the bits and the name of the best coding, if it was counted."""
+    ways = link.forward, link.feedback
+    lines = ["/".join(f"{way.bits_per_sample:g}" for way in ways)]
+    if any(way.coding for way in ways):
+        lines.append("/".join(f"{way.coded_bits_per_sample or 0:.4g}" for way in ways))
+        lines.append("/".join(way.coding or "-" for way in ways))
+    return "\n".join(lines)
 
 
 def print_bills(bills: Sequence[Mapping[str, Any]]) -> None:

@@ -33,6 +33,7 @@ def train(
     device: options.Device = "numpy",
     tf32: options.TF32 = False,
     diagnose: options.Diagnose = False,
+    codings: options.Codings = None,
     tensorboard: options.Tensorboard = False,
     as_json: options.Json = False,
 ) -> None:
@@ -49,7 +50,8 @@ def train(
     device = usable_device(device, tf32)
     comparison = options.comparison_of(
         data, config, epochs=epochs, batch=batch, sizes=sizes, link=link, activation=activation, optimizer=optimizer,
-        learning_rate=learning_rate, settings=settings, weight=weight, start=str(start) if start else None,
+        learning_rate=learning_rate, settings=settings, weight=weight, codings=codings,
+        start=str(start) if start else None,
     )  # fmt: skip
     folder = out or Path("runs") / f"{Path(comparison.content['data']).stem}-train"
     rule = options.with_gradient(rule, gradient) if gradient else rule

@@ -342,6 +342,17 @@ OPTIMIZERS = {
 }
 """Optimizers, and torch's with the same settings."""
 
+CODINGS: dict[str, tuple[int, int]] = {
+    "plain": (100, 100),
+    "events": (1 + 7 + 3 * 7, 1 + 7 + 4 * 7),
+    "flips": (100, 1 + 7 + 1 * 7),
+    "silence": (1 + 29, 1 + 7 + 1 * 7),
+    "run-length": (1 + 11 + 11, 1 + 5 + 11 + 11),  # n = 1, 50, 49 and 1, 7, 43, 49
+    "zero-skip": (100, 100),
+    "bus-invert": (100 + 13, 100 + 13),
+}
+"""Codings, with the bits of a binary state of 100 neurons, 0, 50 and 99 at +1, and a target in which 7 is, too."""
+
 PROCESSES = ["45nm", "7nm"]
 WIRES = ["board", "chip-to-chip", "interposer", "mesh", "on-die", "serdes"]
 MACHINES = [

@@ -222,6 +222,26 @@ def test_a_damaged_file(tmp_path, old, new, message):
     assert str(error.value) == f"{path}: {message}"
 
 
+@pytest.mark.parametrize(
+    ("component", "constants"),
+    [
+        ("intmac", ["multiply-accumulate int16"]),
+        ("fp_mac", ["multiply-accumulate float16"]),
+        ("MACC", ["multiply-accumulate int16"]),
+        ("mult8", ["multiply int16"]),
+        ("fpmultiplier", ["multiply float16"]),
+        ("intadder", ["add int16"]),
+        ("cim_macro", ["cim_macro"]),
+        ("multibank_buffer", ["multibank_buffer"]),
+        ("address_buffer", ["address_buffer"]),
+    ],
+)
+def test_components_by_name(tmp_path, component, constants):
+    actions = "{name: read, energy: 1}, {name: compute, energy: 2}"
+    path = other(tmp_path, f"ERT: {{version: '0.3', tables: [{{name: a.{component}, actions: [{actions}]}}]}}\n")
+    assert list(accelergy.read(path).constants) == constants
+
+
 def test_two_components_for_one_constant(tmp_path):
     path = other(
         tmp_path,

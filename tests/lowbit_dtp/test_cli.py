@@ -31,7 +31,7 @@ from lowbit_dtp.formats import SPELLINGS
 from lowbit_dtp.ledger import Direction, Ledger
 from lowbit_dtp.links import Link
 from lowbit_dtp.optimizers import OPTIMIZERS
-from lowbit_dtp.report import all_links, traffic
+from lowbit_dtp.report import all_links, discrete_links, traffic
 from lowbit_dtp.rules import RULES, Step, StraightThrough
 from lowbit_dtp.runs import folder_name
 from lowbit_dtp.storage import FORMAT_VERSION
@@ -368,6 +368,34 @@ MISTAKES = {
         "compare --rules fixed-lower@ternary",
         "rule 'fixed-lower@ternary': fixed-lower takes no gradient format",
     ),
+    "activity": (
+        "estimate --sizes 784-10-10 --activity 2",
+        "activity must be a fraction of ones, a number from 0 to 1, not 2.0",
+    ),
+    "run that is like": (
+        "estimate --like {nowhere}",
+        "{nowhere}: no finished run here; a run folder has network.safetensors, a comparison summary.json",
+    ),
+    "link of an estimate": (
+        "estimate --sizes 784-10-10 --link h1-h2=binary",
+        "links: no link 'h1-h2' in a network 784-10-10; there are: input-h1, h1-output",
+    ),
+    "wire of an estimate": (
+        "estimate --sizes 784-10-10 --placement h1-h2=board",
+        "no link 'h1-h2'; there are: h1-output, input-h1",
+    ),
+    "technologies of an estimate": (
+        "estimate --technology ,",
+        "--technology needs the name of a technology or more: 45nm,7nm",
+    ),
+    "samples of an estimate": (
+        "estimate --samples 0",
+        "samples must be a whole number, 1 or more, not 0",
+    ),
+    "sizes of an estimate": (
+        "estimate --data mnist --sizes 64-10-10",
+        "sizes: mnist has 784 inputs, not 64",
+    ),
     "gradient option": (
         "train --rule fixed-lower --gradient ternary",
         "--gradient ternary: fixed-lower takes no gradient format; rules that take one: "
@@ -622,6 +650,16 @@ def test_summary_is_read_as_it_was_returned(tmp_path):
     assert (summary.exported, summary.not_exported) == (None, "it was not requested")
 
 
+def test_rules_with_other_networks_and_links_are_compared(tmp_path):
+    comparison = Comparison.load("digits", epochs=1, seeds=1, compare=["direct-dtp", "perceptron"])
+    summary = compare(comparison, tmp_path, technologies=["7nm"], export=False)
+    direct, perceptron = summary.rows
+    assert [link["label"] for link in direct.network["links"]] == ["", "", "", "output-h1"]
+    assert [layer["neurons"] for layer in perceptron.network["layers"]] == [10]
+    assert list(direct.break_even_gradient_bits) == ["h2-output"], "output-h1 carries no activations"
+    assert discrete_links(summary) == ["h1-h2"], "the inputs of either network do not count"
+
+
 def test_networks_that_are_not_trained_are_compared(tmp_path):
     line = ("compare", "--data", "digits", "--rules", "dtp,backprop", "--seeds", "1", "--epochs", "0")
     said = call(*line, "--out", tmp_path / "run", "--json")
@@ -681,6 +719,7 @@ def test_links_that_a_rule_brings_along_are_counted_and_a_missing_loss_is_none(t
     assert rows[0]["links"]["output-h1"]["feedback"] | {"ones_per_sample": 0, "toggles_per_sample": 0} == {
         "format": "ternary", "bits_per_sample": 20, "bytes_padded_per_sample": 3, "ones_per_sample": 0,
         "toggles_per_sample": 0, "bits_per_inference": 0,
+        "coding": None, "coded_bits_per_sample": None, "bits_by_coding": {},
     }  # fmt: skip
     assert list(rows[1]["links"]) == ["input-h1", "h1-h2", "h2-output"]
     summary = Summary.load(tmp_path / "run")
