@@ -35,17 +35,17 @@ class Baselines:
     missing: dict[str, str] = field(default_factory=dict)
 
     def priced(self, config: "HardwareConfig", technologies: "Sequence[Technology]") -> "list[Priced]":
-        """The bills a sample. What cannot be priced, since a constant is missing say, is added to `missing`."""
+        """The bills a sample, without codings. What cannot be priced is added to `missing`: a constant is, say."""
         from hw_models import price
 
         from .bands import Priced
 
-        bills = []
+        bills, plain = [], replace(config, coding={})
         for name, ledgers in self.ledgers.items():
             for use, ledger in ledgers.items():
                 for technology in technologies if ledger.samples else ():
                     try:
-                        bill = price(ledger, config.within(ledger), technology).per("sample")
+                        bill = price(ledger, plain.within(ledger), technology).per("sample")
                     except ValueError as error:
                         self.missing[name] = str(error)
                         continue
