@@ -183,6 +183,8 @@ def _baseline(
         training = estimate(comparison.experiment(BASELINE, 0)).training
     except ValueError:
         return None
+    if not training.samples:  # with 0 epochs
+        return None
     bills = {x.name: price(training, placement.within(training), x).per("sample") for x in technologies}
     return baseline(training, sample_counts(training, bills), estimated=True)
 
