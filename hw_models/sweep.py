@@ -22,7 +22,6 @@ The table is written after each run or estimate, and a row that is there is not 
 
 import csv
 import io
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -34,13 +33,15 @@ from typing import Any
 import numpy as np
 
 from lowbit_dtp.choices import choose
-from lowbit_dtp.ledger import Ledger
+from lowbit_dtp.codings import CODINGS
+from lowbit_dtp.ledger import Ledger, padded
 from lowbit_dtp.settings import check
-from lowbit_dtp.storage import StorageError, write_csv
+from lowbit_dtp.storage import StorageError, read_toml, write_csv
 
 from .hardware import HardwareConfig, parsed_choices, parsed_table
 from .price import price
 from .technology import Technology
+from .wires import coded_traffic, wire_constants
 
 SOURCE = ("run", "rule", "data", "sizes", "links", "weights", "measure", "use")
 """Columns that say what was done: the folder of a run, empty for an estimate; the network; what its score measures,
@@ -53,6 +54,7 @@ HARDWARE: Mapping[str, str] = {
     "word_bits": "1",
     "accumulator_bits": "32",
     "feedback_weights": "",
+    "coding": "",
 }
 """Columns that say on which machine, and their defaults."""
 RESULTS = ("score", "bits", "joules_low", "joules_typical", "joules_high")
@@ -85,7 +87,7 @@ class Sweep:
     def read(cls, path: Path, options: Sequence[str]) -> "Sweep":
         """The sweep in a file; its estimates may have `options`. Raises StorageError naming the file and the field."""
         path = Path(path)
-        content = _read_toml(path)
+        content = read_toml(path)
         try:
             return cls._of(path, content, options)
         except ValueError as error:
@@ -113,12 +115,7 @@ class Sweep:
             tables["estimates"],
             tables["hardware"],
         )
-        for name, values in sweep.hardware.items():
-            for value in values:
-                try:
-                    _PARSERS[name](value, sweep.folder)
-                except ValueError as error:
-                    raise ValueError(f"hardware.{name}: {str(error).removeprefix('placement: ')}") from None
+        sweep.machines()  # raises: a value is none
         return sweep
 
     @property
@@ -127,9 +124,30 @@ class Sweep:
         return self.path.parent
 
     def machines(self) -> "list[Machine]":
-        """Every combination of the values of `hardware`."""
+        """Every combination of the values of `hardware`. ValueError, naming the field, if a value is none."""
         axes = {name: self.hardware.get(name, (value,)) for name, value in HARDWARE.items()}
-        return [Machine.of(row, self.folder) for row in combinations(axes)]
+        read = {name: {text: self._read(name, text) for text in texts} for name, texts in axes.items()}
+        machines = []
+        for settings in combinations(axes):
+            parts = {name: read[name][text] for name, text in settings.items()}
+            technology, config = parts.pop("technology"), replace(parts.pop("placement"), **parts)
+            machines.append(Machine(settings, technology, config, self._constants(technology, config)))
+        return machines
+
+    def _read(self, name: str, text: str) -> Any:
+        """The value of a column in `HARDWARE`."""
+        try:
+            return _PARSERS[name](text, self.folder)
+        except ValueError as error:
+            raise ValueError(f"hardware.{name}: {str(error).removeprefix('placement: ')}") from None
+
+    def _constants(self, technology: Technology, config: HardwareConfig) -> str:
+        """Text that changes with the constants of a technology, and of the wires that `config` names."""
+        try:
+            wires = {link: wire_constants(wire.kind, technology, link) for link, wire in config.links.items()}
+            return repr([technology, wires, wire_constants(config.rest.kind, technology, "rest")])
+        except ValueError as error:
+            raise ValueError(f"hardware.placement: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -142,15 +160,6 @@ class Machine:
     config: HardwareConfig
     origin: str
     """Text that changes with the constants."""
-
-    @classmethod
-    def of(cls, settings: Row, folder: Path) -> "Machine":
-        """The machine that the columns in `HARDWARE` describe."""
-        read = {name: parser(settings[name], folder) for name, parser in _PARSERS.items()}
-        technology, placement = read.pop("technology"), read.pop("placement")
-        config = replace(placement, **read)
-        wires = [Technology.load(wire.kind) for wire in (*config.links.values(), config.rest)]
-        return cls(settings, technology, config, repr([technology, wires]))
 
 
 @dataclass(frozen=True)
@@ -285,26 +294,32 @@ def _results(score: float | None, ledger: Ledger, machine: Machine) -> Row:
     found = {"score": "" if score is None else repr(score)}
     if not ledger.samples:
         return found | {"note": "no samples were counted"}
-    found["bits"] = repr(ledger.bits(per="sample", word_bits=machine.config.word_bits))
     try:
+        found["bits"] = repr(_bits(ledger, machine.config))
         total = price(ledger, machine.config, machine.technology).per("sample").total
     except ValueError as reason:
         return found | {"note": str(reason)}
     return found | {f"joules_{end}": repr(getattr(total, end)) for end in ("low", "typical", "high")}
 
 
+def _bits(ledger: Ledger, config: HardwareConfig) -> float:
+    """Bits a sample on all links, padded or coded as `config` says."""
+    bits = 0.0
+    for message_type, traffic in ledger.traffic.items():
+        coded = coded_traffic(ledger, message_type, config.coding_of(message_type.link, message_type.direction))
+        bits += coded.bits if coded else traffic.messages * padded(message_type.message_bits, config.word_bits)
+    return bits / ledger.per("sample")
+
+
 # Values of the axes
 
 
 def _technology(text: str, folder: Path) -> Technology:
-    return Technology.load(str(folder / text) if text.endswith(".toml") else text)
+    return Technology.load(str(folder / text) if text.endswith((".toml", ".yaml", ".yml")) else text)
 
 
 def _placement(text: str, folder: Path) -> HardwareConfig:
-    config = HardwareConfig.parse(text) if text else HardwareConfig()
-    for wire in (*config.links.values(), config.rest):
-        Technology.load(wire.kind)
-    return config
+    return HardwareConfig.parse(text) if text else HardwareConfig()
 
 
 def _choices(name: str, kind: type) -> "Callable[[str, Path], Any]":
@@ -318,10 +333,16 @@ def _choices(name: str, kind: type) -> "Callable[[str, Path], Any]":
     return parser
 
 
-def _feedback_weights(text: str, folder: Path) -> dict[str, str]:
-    given = parsed_table(text, "feedback_weights", str, "h1-h2=upper")
-    HardwareConfig(feedback_weights=given)  # raises: no such end
-    return given
+def _table(name: str, example: str, known: Sequence[str]) -> Callable[[str, Path], Any]:
+    """Parser of an option of `HardwareConfig` that is a table by link."""
+
+    def parser(text: str, folder: Path) -> Any:
+        given = parsed_table(text, name, str, example)
+        for value in given.values():
+            choose(name.replace("_", " "), value, dict.fromkeys(known))
+        return given
+
+    return parser
 
 
 _PARSERS: Mapping[str, Callable[[str, Path], Any]] = {
@@ -331,17 +352,9 @@ _PARSERS: Mapping[str, Callable[[str, Path], Any]] = {
     "reuse": _choices("reuse", float),
     "word_bits": _choices("word_bits", int),
     "accumulator_bits": _choices("accumulator_bits", int),
-    "feedback_weights": _feedback_weights,
+    "feedback_weights": _table("feedback_weights", "h1-h2=upper", ("lower", "upper")),
+    "coding": _table("coding", "h1-h2.feedback=silence", (*CODINGS, "best")),
 }
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StorageError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, not TOML, or a number of too many digits
-        raise StorageError(f"{path}: not TOML ({error})") from None
 
 
 def _check_keys(where: str, content: Mapping[str, Any], known: Sequence[str]) -> None:

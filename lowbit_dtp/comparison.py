@@ -280,6 +280,17 @@ def deployed(
         return inference, str(error)
 
 
+def deployed_untrained(inference: Ledger, weights: str | None = None) -> tuple[Ledger, str]:
+    """`deployed` of a network that has no weights yet: with sums that cannot overflow, whatever they are."""
+    from hw_models import as_exported
+
+    weights = parse(weights or "fixed(8,1)").name
+    try:
+        return as_exported(inference, weights), ""
+    except ValueError as error:
+        return inference, str(error)
+
+
 _PARTS = ("link", "compute", "memory")
 
 

@@ -154,7 +154,7 @@ class PlacedWire:
 
     kind: str
     metres: float | None
-    hops: int | None
+    hops: float | None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from hw_models import HardwareConfig, Technology, price, sweep
 from hw_models.sweep import COLUMNS, Source, Sweep, compute, pareto, read_rows
 from hw_models.technology import FOLDER
+from lowbit_dtp.codings import CODINGS
 from lowbit_dtp.ledger import Access, Direction, Ledger, MessageType, Work
+from lowbit_dtp.links import Link
 from lowbit_dtp.storage import StorageError
 
 OPTIONS = ("data", "rule", "sizes", "link")
@@ -210,6 +212,23 @@ def test_points_without_a_price_say_why(tmp_path):
     assert [bool(row["joules_typical"]) for row in rows] == [False, False, True, False]
 
 
+def test_bits_of_a_coding_are_those_counted(tmp_path):
+    draw = np.random.default_rng(0)
+    link, ledger = Link("binary", "binary", "h1", "h2"), Ledger(samples=20, codings=("events", "run-length"))
+    for purpose in ("activations", "noisy activations"):
+        link.send(draw.random((20, 50)) - 0.9, Direction.FORWARD, purpose, ledger)
+    [source] = Sources([50])
+    source = Source(source.settings, "", lambda: {"training": ledger}, None)
+    codings = '["", "h1-h2=events", "h1-h2.forward=best", "h1-h2=flips"]'
+    text = f'runs = "x"\n[hardware]\ncoding = {codings}\nplacement = "rest=board"'
+    list(compute(read(tmp_path, text), [source], tmp_path / "sweep.csv"))
+    plain, events, best, flips = read_rows(tmp_path / "sweep.csv")
+    sent = [ledger.coded_bits(name, "h1-h2", Direction.FORWARD) / 20 for name in ("plain", "events", "run-length")]
+    assert [float(row["bits"]) for row in (plain, events, best)] == [*sent[:2], min(sent)]
+    assert float(events["joules_typical"]) == pytest.approx(float(plain["joules_typical"]) * sent[1] / sent[0])
+    assert flips["bits"] == "" and flips["note"].startswith("link h1-h2, forward 'activations': coding 'flips': it was")
+
+
 def test_use_without_samples(tmp_path):
     [source] = Sources([500])
     empty = Source(source.settings, "", lambda: {"training": Ledger()}, None)
@@ -232,7 +251,7 @@ def test_sweep_file(tmp_path):
     assert len({tuple(machine.settings.values()) for machine in machines}) == len(machines)
 
 
-HARDWARE_KEYS = "accumulator_bits, feedback_weights, memory, placement, reuse, technology, word_bits"
+HARDWARE_KEYS = "accumulator_bits, coding, feedback_weights, memory, placement, reuse, technology, word_bits"
 MISTAKES = {
     "empty": ("", "nothing to sweep over: give runs, or a table of estimates"),
     "key": ("run = 'x'", "no key 'run'; there are: estimates, hardware, objectives, runs, use"),
@@ -246,6 +265,14 @@ MISTAKES = {
     "hardware": ("runs = 'x'\n[hardware]\nwire = 'x'", f"hardware: no key 'wire'; there are: {HARDWARE_KEYS}"),
     "reuse": ("runs = 'x'\n[hardware]\nreuse = [1, 0]", "hardware.reuse: reuse must be 1 or more, not 0.0"),
     "truth": ("runs = true", "runs must be a text, a number, or a list of them, not True"),
+    "coding": (
+        "runs = 'x'\n[hardware]\ncoding = 'h1-h2=flps'",
+        "hardware.coding: no coding 'flps'; there are: CODINGS",
+    ),
+    "end": (
+        "runs = 'x'\n[hardware]\nfeedback_weights = 'h1-h2=above'",
+        "hardware.feedback_weights: no feedback weights 'above'; there are: lower, upper",
+    ),
     "placement": (
         "runs = 'x'\n[hardware]\nplacement = 'board'",
         "hardware.placement: placement 'board': write LINK=WIRE, as in h1-h2=board or h1-h2=on-die:5mm",
@@ -257,6 +284,7 @@ MISTAKES = {
 def test_mistakes_name_file_and_field(text, message, tmp_path):
     with pytest.raises(StorageError) as error:
         read(tmp_path, text)
+    message = message.replace("CODINGS", ", ".join(sorted([*CODINGS, "best"])))
     assert str(error.value) == f"{tmp_path / 'sweep.toml'}: {message}"
 
 
@@ -288,10 +316,12 @@ def test_damaged_files_are_told_by_name(tmp_path):
 
 def test_bytes_that_are_no_text(tmp_path):
     path = written(tmp_path, FILE)
-    for content in (b"\xff\xfe", b"runs = " + b"9" * 5000, b"\x00", b'\xef\xbb\xbfruns = "x"'):
+    for content in (b"\xff\xfe", b"runs = " + b"9" * 5000, b"\x00"):
         path.write_bytes(content)
         with pytest.raises(StorageError, match=f"^{re.escape(str(path))}: not TOML "):
             Sweep.read(path, OPTIONS)
+    path.write_bytes(b'\xef\xbb\xbfruns = "x"')  # an editor may put a byte-order mark first
+    assert Sweep.read(path, OPTIONS).runs == ("x",)
 
 
 # --- tables
