@@ -1,5 +1,6 @@
 """The panel of a report prices as `hw_models.price` does, in a browser, and readers can use it."""
 
+import html
 import json
 import re
 from dataclasses import astuple, replace
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from hw_models import HardwareConfig, Technology, Wire, break_even_gradient_bits, price
-from lowbit_dtp.comparison import _baseline, _straight_through, placement_of, priced
+from hw_models.uncertainty import ratio
+from lowbit_dtp.comparison import _baseline, _straight_through, placement_of, priced, with_ratios
 from lowbit_dtp.data import Samples
 from lowbit_dtp.estimation import estimate
 from lowbit_dtp.experiment import Comparison
@@ -105,6 +107,7 @@ def summary(ledgers: dict[str, Ledger], technologies: list[Technology]) -> Summa
         links = link_rows(ledger, inference)
         row = Row(rule, rule, 1, {0: rule}, Spread(2.0, 0.0), Spread(2.0, 0.0), links, None, "cpu")
         rows.append(priced(row, ledger, inference, placement, technologies))
+    rows = with_ratios(rows, list(ledgers.values()), placement, technologies)
     return Summary(
         rows=tuple(rows),
         network=Network.build(SIZES, LINKS, seed=0).describe(),
@@ -358,6 +361,17 @@ def test_inference_is_told_to_be_as_exported_or_why_not(tmp_path, ledgers, techn
     why = "backprop: inference is priced as simulated, since it cannot be exported: link h1-h2 has no table"
     assert f"<li>{why}</li>" in text
     assert whole not in render(tmp_path, replace(made, prices=None))
+
+
+def test_bands_of_ratios_are_told(tmp_path, ledgers, technologies):
+    made = summary({name: ledgers[name] for name in ("dtp", "straight-through")}, technologies[:2])
+    text = html.unescape(re.sub(r"</?strong>", "", render(tmp_path, made)))
+    told = []
+    for technology in technologies[:2]:
+        band = ratio(*(price(ledgers[row.rule], HardwareConfig.parse(PLACEMENT), technology) for row in made.rows))
+        told.append(f"{band.low:.3g} to {band.high:.3g} of")
+    assert f"dtp costs {told[0]} straight-through at 45nm and {told[1]} it at 7nm." in text
+    assert made.rows[1].ratios == {} and "straight-through costs" not in text
 
 
 def test_older_summaries_have_no_panel(tmp_path, ledgers, technologies):
