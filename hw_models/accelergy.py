@@ -10,8 +10,8 @@ name without its ranges where two components end alike:
 
 | component | action | constant |
 |---|---|---|
-| its name has `mac` | compute, mac, mac_random | multiply-accumulate intB; floatB if it has `fp` or `float` |
-| `mult` | compute, multiply, mult_random | multiply intB, or floatB |
+| name with `mac`, not `macro` | compute, mac, mac_random | multiply-accumulate intB; floatB if it has `fp`, `float` |
+| `multiplier`, or ends with `mult` | compute, multiply, mult_random | multiply intB, or floatB |
 | `adder`, or ends with `add` | compute, add | add intB, or floatB |
 | any other | read, write, update, fill | NAME: 64 / B of a read, a 64-bit access, in the range of all four |
 | the same | write or fill; update | NAME write; NAME update: 64 / B of it, a 64-bit access |
@@ -33,27 +33,30 @@ from lowbit_dtp.settings import check
 from lowbit_dtp.storage import StorageError, write_text
 
 from . import yaml
-from .technology import KEYS, Constant, Technology
+from .technology import BANDS, KEYS, TOP_KEYS, Constant, Technology
 
 PICOJOULE = 1e-12
 VERSIONS = ("0.3", "0.4")
 ACCESSES = ("read", "write", "update", "fill")
 TRANSFERS = ("transfer", "transfer_random")
 ARITHMETIC = {
-    "multiply-accumulate": (r"mac", ("compute", "mac", "mac_random")),
-    "multiply": (r"mult", ("compute", "multiply", "mult_random")),
+    "multiply-accumulate": (r"mac(?!ro|hine)", ("compute", "mac", "mac_random")),
+    "multiply": (r"multiplier|mult(_|\d|$)", ("compute", "multiply", "mult_random")),
     "add": (r"adder|add$", ("compute", "add")),
 }
 """Operations, by patterns of a component's name, and names of the action that is meant."""
 DEFAULT_BITS = {"arithmetic": 16, "memory": 64}
 """Widths in Accelergy's own library of components (accelergy/share/primitive_component_lib.yaml)."""
 
+KEPT = tuple(key for key in TOP_KEYS if key not in ("description", "constants"))
+"""Keys of a technology's own file that stand under `lowbit_dtp` as they are."""
 ACTION = {"name": str, "energy": float, "arguments?": dict | None}
 TABLE = {"name": str, "actions": [ACTION]}
 OWN = {
     "description?": str,
     "bits?": dict[str, int],
     "capacity_bits?": dict[str, int],
+    **{f"{key}?": object for key in KEPT},
     "constants?": {str: {"name": str}},
 }
 """Keys under `lowbit_dtp`."""
@@ -75,14 +78,13 @@ def write(path: Path, technology: Technology) -> None:
     ]
     if not tables:
         raise ValueError(f"technology {technology.name!r} has no constant in joules, so no energy reference table")
-    own = {
+    own: dict[str, Any] = {
         "description": technology.description,
         "constants": {
-            components[name]: {"name": name}
-            | {key: value for key in KEYS if (value := getattr(constant, key)) not in (None, "")}
-            for name, constant in technology.constants.items()
+            components[name]: {"name": name, **_values(constant)} for name, constant in technology.constants.items()
         },
     }
+    own |= {key: value for key in KEPT if (value := getattr(technology, key)) is not None}
     write_text(Path(path), yaml.dump({"ERT": {"version": VERSIONS[-1], "tables": tables}, "lowbit_dtp": own}))
 
 
@@ -124,7 +126,8 @@ def read(path: Path) -> Technology:
     description = own.get("description", f"Accelergy energy reference table {path.name}.")
     if skipped:
         description += f" Not read: {', '.join(skipped)}."
-    return Technology.from_content(path, {"description": description, "constants": constants})
+    kept = {key: own[key] for key in KEPT if key in own}
+    return Technology.from_content(path, {"description": description, **kept, "constants": constants})
 
 
 def _content(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -250,6 +253,14 @@ def _check_own(path: Path, own: Mapping[str, Any], components: list[str]) -> Non
                 )
             if not 1 <= number < 2**63:
                 raise StorageError(f"{path}: lowbit_dtp.{key}.{component} must be 1 bit or more, not {number}")
+
+
+def _values(constant: Constant) -> dict[str, Any]:
+    """The keys of a constant's table, without those that its evidence implies."""
+    values = {key: value for key in KEYS if (value := getattr(constant, key)) not in (None, "")}
+    band = BANDS[constant.evidence]
+    implied = {"low": constant.typical / band, "high": constant.typical * band} if constant.assumed_band else {}
+    return {key: value for key, value in values.items() if implied.get(key) != value}
 
 
 def _component_names(technology: Technology) -> dict[str, str]:

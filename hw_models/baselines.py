@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lowbit_dtp.formats import parse
+from lowbit_dtp.formats import float32, parse
+from lowbit_dtp.ledger import BUFFERS, Access, Ledger
 
+from .memory import is_shared
 from .price import Bill
 from .uncertainty import COVERAGE, DRAWS, part_of, totals
 
@@ -36,6 +38,56 @@ BASELINES = (
     Baseline("backprop int8", "backprop", number="fixed(8,1)"),
     *(Baseline(f"straight-through {parse(x).bits} bit", "straight-through", x) for x in GRADIENTS),
 )
+
+
+def in_number(ledger: Ledger, name: str) -> Ledger:
+    """`ledger` of a float32 run as if signals, errors and weights were of the format `name`, as mixed precision does.
+
+    Links carry that format, and products multiply and read it. Sums, biases, functions, gradients of weights and the
+    optimizer stay in float32, with a float32 master of the weights: each update reads and writes the master, and writes
+    the weights. Rounding is not charged. Ones and toggles are taken to be as frequent as they were.
+    """
+    fmt = parse(name)
+    if fmt == float32:
+        return ledger
+    made = Ledger(ledger.runs, ledger.epochs, ledger.steps, ledger.samples, ledger.batch)
+
+    def renamed(number: str) -> str:
+        return fmt.name if number == float32.name else number
+
+    for message, traffic in ledger.traffic.items():
+        if message.format == float32.name:
+            before = message.message_bits
+            message = message._replace(format=fmt.name, bits=fmt.bits, scale_bits=fmt.scale_bits(message.width))
+            counts = [round(count * message.message_bits / before) for count in (traffic.ones, traffic.toggles)]
+            made.crossed(message, traffic.messages, *counts)
+        else:
+            made.crossed(message, traffic.messages, traffic.ones, traffic.toggles)
+    for work, times in ledger.work.items():
+        if work.operation == "multiply-accumulate":
+            work = work._replace(left=renamed(work.left), right=renamed(work.right))
+        made.worked(work, times)
+    weights = {(access.layer, access.array) for access in ledger.accesses if _is_weight(access)}
+    for access, words in ledger.accesses.items():
+        few = access._replace(
+            format=fmt.name, bits=fmt.bits, capacity_bits=access.capacity_bits // access.bits * fmt.bits
+        )
+        if access.format != float32.name:
+            made.accessed(access, words)
+        elif _is_weight(access) or access.array in BUFFERS:
+            made.accessed(few, words)
+        elif (access.layer, access.array) in weights:
+            made.accessed(access._replace(array=f"{access.array}_master"), words)
+            if access.operation == "write":
+                made.accessed(few._replace(purpose="quantization"), words)
+        else:
+            made.accessed(access, words)
+    return made
+
+
+def _is_weight(access: Access) -> bool:
+    """Whether a product reads weights."""
+    return is_shared(access) and access.operation == "read" and not access.array.endswith(("bias", " gradient"))
 
 
 @dataclass(frozen=True)

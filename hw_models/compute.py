@@ -9,6 +9,7 @@ Formats whose values are only -1, 0 and +1, times a scale, need no multiplier:
 | binary or ternary x fixed point | an addition as wide as the accumulator |
 | fixed point x fixed point | a multiplication, and an addition as wide as the accumulator |
 | any other x float32 | a float32 multiplication and addition; the other operand is converted, which is not charged |
+| bfloat16 x bfloat16, or float16 | a multiplication of that format and a float32 addition, where both are known |
 
 Where a technology has a cost of the whole, `multiply-accumulate int8` or `multiply-accumulate float32` say, that takes
 the place of a multiplication and an addition.
@@ -17,9 +18,10 @@ Your own format with other values is priced as float32.
 """
 
 import re
+from itertools import pairwise
 from math import sqrt
 
-from lowbit_dtp.formats import Bernoulli, FixedPoint, Float, Format, SharedExponent, Table, parse
+from lowbit_dtp.formats import Bernoulli, FixedPoint, Float, Format, SharedExponent, SmallFloat, Table, parse
 from lowbit_dtp.ledger import Work
 
 from .technology import Technology, Term
@@ -46,8 +48,10 @@ def _events(
     operation: str, operands: list[Format], technology: Technology, accumulator_bits: int
 ) -> list[tuple[str, float]]:
     """Names of the constants that one operation needs, and how often each."""
-    number = _float(operands)
+    number = _float(operands, technology)
     if operation == "multiply-accumulate":
+        if small := _small_float(operands, technology):
+            return [(f"multiply {small}", 1.0), ("add float32", 1.0)]
         multiplied = [fmt for fmt in operands if not _needs_no_multiplier(fmt)]
         if not multiplied:
             return [("xnor-popcount", max(fmt.bits for fmt in operands))]
@@ -59,7 +63,9 @@ def _events(
         return _multiply(operands, technology)
     if operation == "add" and not number:
         return _integer_add(max(fmt.bits for fmt in operands), technology)
-    return [(f"{operation} {number or 'float32'}", 1.0)]  # functions are computed in floating point
+    if operation != "add" and not any(isinstance(fmt, Float) for fmt in operands):
+        number = "float32"  # functions are computed in floating point, of 32 bits at least
+    return [(f"{operation} {number}", 1.0)]
 
 
 def _unit(operands: list[Format], number: str, technology: Technology) -> str:
@@ -83,18 +89,36 @@ def _needs_no_multiplier(fmt: Format) -> bool:
     return isinstance(fmt, Table) and {abs(value) for value in fmt.values} <= {0.0, fmt.largest}
 
 
-def _float(operands: list[Format]) -> str:
-    """Name of the floating-point format of the operation; empty if all operands are integers times a scale."""
+def _float(operands: list[Format], technology: Technology) -> str:
+    """Name of the floating-point format of the operation; empty if all operands are integers times a scale.
+
+    A small float is computed as it is where `technology` adds and multiplies such numbers, else as float32.
+    """
     floats = [fmt for fmt in operands if isinstance(fmt, Float)]
     if floats:
         return max(floats, key=lambda fmt: fmt.bits).name
-    integers = all(isinstance(fmt, FixedPoint | SharedExponent) or _needs_no_multiplier(fmt) for fmt in operands)
-    return "" if integers else "float32"
+    others = {
+        fmt.name if isinstance(fmt, SmallFloat) else ""
+        for fmt in operands
+        if not (isinstance(fmt, FixedPoint | SharedExponent) or _needs_no_multiplier(fmt))
+    }
+    if not others:
+        return ""
+    name = others.pop()
+    known = not others and all(f"{each} {name}" in technology.constants for each in ("add", "multiply"))
+    return name if known else "float32"
+
+
+def _small_float(operands: list[Format], technology: Technology) -> str:
+    """Name of the float of 16 bits or fewer that both operands have, if the technology multiplies it."""
+    name = operands[0].name
+    alike = isinstance(operands[0], SmallFloat) and operands[-1].name == name
+    return name if alike and f"multiply {name}" in technology.constants else ""
 
 
 def _multiply(operands: list[Format], technology: Technology) -> list[tuple[str, float]]:
     """One multiplication: an array of a x b one-bit adders, so the cost of one of sqrt(ab) x sqrt(ab) bits."""
-    if number := _float(operands):
+    if number := _float(operands, technology):
         return [(f"multiply {number}", 1.0)]
     left, right = operands[0].bits, operands[-1].bits
     if left == right and f"multiply int{left}" in technology.constants:
@@ -103,7 +127,14 @@ def _multiply(operands: list[Format], technology: Technology) -> list[tuple[str,
 
 
 def _integer_add(bits: int, technology: Technology) -> list[tuple[str, float]]:
-    """One addition `bits` wide: its own constant if the technology has one, else proportional to the bits."""
-    if f"add int{bits}" in technology.constants:
+    """One addition `bits` wide: a constant of that width, a straight line between two widths, or so much a bit."""
+    widths = sorted(
+        int(name.removeprefix("add int")) for name in technology.constants if re.fullmatch(r"add int\d+", name)
+    )
+    if bits in widths:
         return [(f"add int{bits}", 1.0)]
+    for narrow, wide in pairwise(widths):
+        if narrow < bits < wide:
+            part = (bits - narrow) / (wide - narrow)
+            return [(f"add int{narrow}", 1 - part), (f"add int{wide}", part)]
     return [("add integer", float(bits))]

@@ -34,7 +34,7 @@ def as_exported(
         signal, weight = parse(message.format), parse(_as_integer(work.right, weights))
         neurons = times // (traffic.messages * message.width)
         bits = (accumulator_bits or {}).get(work.layer) or sum_bits(message.width, signal, weight)
-        layer = _Layer(made, work.layer, traffic.messages, message.width, neurons, f"fixed({bits},{bits})", bits)
+        layer = _Layer(made, work.layer, traffic.messages, message.width, neurons, bits)
         layer.multiplies(signal, weight)
         if up is None:
             layer.decides()
@@ -55,11 +55,10 @@ def sum_bits(fan_in: int, signal: Format, weight: Format) -> int:
 class _Layer:
     """Writes what a layer of the exported network does into a ledger."""
 
-    def __init__(
-        self, ledger: Ledger, name: str, samples: int, fan_in: int, neurons: int, number: str, bits: int
-    ) -> None:
+    def __init__(self, ledger: Ledger, name: str, samples: int, fan_in: int, neurons: int, bits: int) -> None:
         self.ledger, self.name, self.samples, self.fan_in, self.neurons = ledger, name, samples, fan_in, neurons
-        self.number, self.bits = number, bits
+        self.bits, width = bits, min(bits, 32)  # formats end at 32 bits: wider additions are priced as those
+        self.number = f"fixed({width},{width})"
 
     def multiplies(self, signal: Format, weight: Format) -> None:
         inputs, products = self.samples * self.fan_in, self.samples * self.fan_in * self.neurons

@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Any, NamedTuple, TypeVar
 
 from lowbit_dtp.choices import choose
+from lowbit_dtp.codings import CODINGS
 from lowbit_dtp.ledger import BUFFERS, Access, Ledger
 
 METRES = {"um": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
@@ -105,7 +106,7 @@ class HardwareConfig:
     accumulator_bits: int | Mapping[str, int] = 32
     """Width of integer sums; keys are layers."""
     coding: Mapping[str, str] = field(default_factory=dict)
-    """Coding of a link, or of one direction of it: {"h1-h2": "flips"} or {"h1-h2.feedback": "silence"}; else plain."""
+    """Coding of a link, or of one direction of it: {"h1-h2": "best"} or {"h1-h2.feedback": "silence"}; else plain."""
     feedback_weights: Mapping[str, str] = field(default_factory=dict)
     """End of a link where its feedback weights are: `lower`, as networks are built, or `upper`."""
     cores: Mapping[str, tuple[Core, ...]] = field(default_factory=dict)
@@ -177,8 +178,11 @@ class HardwareConfig:
         known = dict.fromkeys(ledger.links())
         for link in self.feedback_weights:
             choose("link", link, known)
-        for link in [*self.links, *self.coding]:
+        for link in self.links:
             choose("link", _link(link), known)
+        for link, coding in self.coding.items():
+            choose("link", _link(link), known)
+            choose(f"coding of link {_link(link)}", coding, {**CODINGS, "best": None})
         keys = {key: None for access in ledger.accesses for key in _keys(access)}
         for name in ("memory", "reuse"):
             for key in given if isinstance(given := getattr(self, name), Mapping) else ():

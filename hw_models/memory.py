@@ -60,20 +60,26 @@ def memory_of_size(technology: Technology, kind: str, bits: int, needed_by: str)
     cost are logarithmic. An array below the smallest size costs as much as that, since the curve has no source there;
     an array above the largest is held in banks of it.
     """
-    points = [memory for memory in technology.memories() if memory.name.partition(" ")[0] == kind]
-    if not points:
-        constant = technology.constant(kind, needed_by)
-        if constant.per != "64-bit access":
-            raise ValueError(
-                f"constant {constant.name!r} of technology {technology.name!r} is per {constant.per}; "
-                f"{needed_by} needs one per 64-bit access"
-            )
-        return constant
+    points = memories_of(technology, kind, needed_by)
     sizes = [memory.capacity_bits or 0 for memory in points]
     for (smaller, low), (larger, high) in pairwise(zip(sizes, points, strict=True)):
         if smaller < bits < larger:
             return _between(low, high, bits, log(bits / smaller) / log(larger / smaller))
     return points[0] if bits <= sizes[0] else points[sizes.index(max(x for x in sizes if x <= bits))]
+
+
+def memories_of(technology: Technology, kind: str, needed_by: str) -> list[Constant]:
+    """Memories called `kind`, the smallest first; one without a size holds any number of bits."""
+    points = [memory for memory in technology.memories() if memory.name.partition(" ")[0] == kind]
+    if points:
+        return points
+    constant = technology.constant(kind, needed_by)
+    if constant.per != "64-bit access":
+        raise ValueError(
+            f"constant {constant.name!r} of technology {technology.name!r} is per {constant.per}; "
+            f"{needed_by} needs one per 64-bit access"
+        )
+    return [constant]
 
 
 def _between(smaller: Constant, larger: Constant, bits: int, part: float) -> Constant:

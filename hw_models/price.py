@@ -12,7 +12,7 @@ from .feedback_weights import with_feedback_weights_above
 from .hardware import HardwareConfig
 from .memory import access_terms, is_shared, most_reuse
 from .technology import Constant, Range, Technology, Term
-from .wires import crossing_terms, lone_messages
+from .wires import coded_traffic, crossing_terms, lone_messages
 
 KEYS = ("part", "where", "direction", "operation", "purpose", "format")
 """Keys by which a bill can be broken down."""
@@ -162,7 +162,8 @@ def link_items(ledger: Ledger, config: HardwareConfig, technology: Technology, g
     """Lines for each kind of message; with `graded`, codes of any format are spikes: see `crossing_terms`."""
     lone = lone_messages(ledger)
     for m, traffic in ledger.traffic.items():
-        terms = crossing_terms(m, traffic, config, technology, (m.link, m.direction) in lone, graded)
+        coded = coded_traffic(ledger, m, config.coding_of(m.link, m.direction))
+        terms = crossing_terms(m, traffic, config, technology, (m.link, m.direction) in lone, graded, coded)
         yield Item("link", m.link, m.direction.value, "send", m.purpose, m.format, terms)
 
 

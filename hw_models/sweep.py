@@ -23,7 +23,7 @@ The table is written after each run or estimate, and a row that is there is not 
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import product
 from math import isfinite
@@ -35,9 +35,9 @@ import numpy as np
 from lowbit_dtp.choices import choose
 from lowbit_dtp.ledger import Ledger
 from lowbit_dtp.settings import check
-from lowbit_dtp.storage import StorageError, read_toml, write_text
+from lowbit_dtp.storage import StorageError, read_toml, write_csv
 
-from .hardware import HardwareConfig
+from .hardware import HardwareConfig, parsed_choices, parsed_table
 from .price import price
 from .technology import Technology
 
@@ -51,6 +51,7 @@ HARDWARE: Mapping[str, str] = {
     "reuse": "1",
     "word_bits": "1",
     "accumulator_bits": "32",
+    "feedback_weights": "",
 }
 """Columns that say on which machine, and their defaults."""
 RESULTS = ("score", "bits", "joules_low", "joules_typical", "joules_high")
@@ -116,7 +117,7 @@ class Sweep:
                 try:
                     _PARSERS[name](value, sweep.folder)
                 except ValueError as error:
-                    raise ValueError(f"hardware.{name}: {error}") from None
+                    raise ValueError(f"hardware.{name}: {str(error).removeprefix('placement: ')}") from None
         return sweep
 
     @property
@@ -146,7 +147,7 @@ class Machine:
         """The machine that the columns in `HARDWARE` describe."""
         read = {name: parser(settings[name], folder) for name, parser in _PARSERS.items()}
         technology, placement = read.pop("technology"), read.pop("placement")
-        config = HardwareConfig(placement.links, placement.rest, **read)
+        config = replace(placement, **read)
         wires = [Technology.load(wire.kind) for wire in (*config.links.values(), config.rest)]
         return cls(settings, technology, config, repr([technology, wires]))
 
@@ -193,9 +194,9 @@ def compute(sweep: Sweep, sources: Iterable[Source], table: Path) -> Iterator[tu
         for key, (row, machine) in wanted.items():
             rows[key] = before.get(key) or row | _results(source.score, ledgers[row["use"]], machine)
         if missing:
-            write_rows(table, list((before | rows).values()))  # what a stopped sweep had stays until the end
+            write_csv(table, list((before | rows).values()))  # what a stopped sweep had stays until the end
         yield len(missing), len(wanted) - len(missing)
-    write_rows(table, marked(list(rows.values()), sweep.objectives))
+    write_csv(table, marked(list(rows.values()), sweep.objectives))
 
 
 def marked(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
@@ -267,15 +268,6 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Replace the table by `rows`, in one step."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
 def _is_number(text: str) -> bool:
     try:
         return isfinite(float(text))
@@ -314,19 +306,31 @@ def _placement(text: str, folder: Path) -> HardwareConfig:
     return config
 
 
-def _whole(text: str, folder: Path) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"must be a whole number, 1 or more, not {text}")
-    return int(text)
+def _choices(name: str, kind: type) -> "Callable[[str, Path], Any]":
+    """Parser of an option of `HardwareConfig` that is one value, or a table by layer."""
+
+    def parser(text: str, folder: Path) -> Any:
+        given: Any = parsed_choices(text, name, kind)
+        replace(HardwareConfig(), **{name: given})  # raises: not a number of 1 or more
+        return given
+
+    return parser
+
+
+def _feedback_weights(text: str, folder: Path) -> dict[str, str]:
+    given = parsed_table(text, "feedback_weights", str, "h1-h2=upper")
+    HardwareConfig(feedback_weights=given)  # raises: no such end
+    return given
 
 
 _PARSERS: Mapping[str, Callable[[str, Path], Any]] = {
     "technology": _technology,
     "placement": _placement,
-    "memory": lambda text, folder: text,
-    "reuse": _whole,
-    "word_bits": _whole,
-    "accumulator_bits": _whole,
+    "memory": _choices("memory", str),
+    "reuse": _choices("reuse", float),
+    "word_bits": _choices("word_bits", int),
+    "accumulator_bits": _choices("accumulator_bits", int),
+    "feedback_weights": _feedback_weights,
 }
 
 

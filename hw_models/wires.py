@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from typing import NamedTuple
 
 from lowbit_dtp.formats import Bernoulli, FixedPoint, Format, Table, parse
 from lowbit_dtp.ledger import Direction, Ledger, MessageType, Traffic, padded
@@ -17,6 +18,7 @@ def crossing_terms(
     technology: Technology,
     alone: bool = False,
     graded: bool = False,
+    coded: "CodedTraffic | None" = None,
 ) -> tuple[Term, ...]:
     """Cost of `traffic` on the wire that `config` gives its link: a term for each constant of that kind of wire.
 
@@ -24,8 +26,9 @@ def crossing_terms(
     toggles counted, or by all bits, padding included (padding does not toggle), by flits, messages, ones or spikes;
     by the length or the hops of the wire, and by how often a message crosses it. A message that was `alone` on its link
     has nothing to toggle against: it is charged as random bits, half of which toggle, with a UserWarning. A wire that
-    costs per spike carries values 0 and 1; with `graded`, it carries others, too, each code as one event. ValueError
-    for a cost per metre or hop and a wire without a length or hops, or the reverse.
+    costs per spike carries values 0 and 1; with `graded`, it carries others, too, each code as one event. With a
+    coding, `coded` is what crosses: a stream without padding. ValueError for a cost per metre or hop and a wire without
+    a length or hops, or the reverse.
     """
     wire = config.wire(message_type.link, message_type.direction.value)
     constants, flit_bits = wire_constants(wire.kind, technology, message_type.link)
@@ -45,9 +48,36 @@ def crossing_terms(
     for constant in constants:
         event, _, along = constant.per.partition(" and ")
         distance = {"": 1.0, "metre": wire.metres, "hop": wire.hops}[along]
-        number = wire.times * message_events(event, message_type, traffic, config, flit_bits, alone, graded)
+        if coded is None:
+            number = message_events(event, message_type, traffic, config, flit_bits, alone, graded)
+        else:
+            number = _coded_events(event, message_type, traffic.messages, coded, flit_bits)
+        number *= wire.times
         terms.append(Term(constant, number * (1.0 if distance is None else distance)))
     return tuple(terms)
+
+
+class CodedTraffic(NamedTuple):
+    """Messages of a type with a coding."""
+
+    coding: str
+    bits: float
+    toggles: float | None
+    """Changes of level, of a coding for parallel wires; a stream toggles as random bits do."""
+
+
+def coded_traffic(ledger: Ledger, message_type: MessageType, coding: str) -> CodedTraffic | None:
+    """What crosses with `coding`, as `ledger` counted it; None for the plain coding. ValueError if it did not.
+
+    `best` is the coding with the fewest bits on the link and in the direction.
+    """
+    if coding == "best":
+        coding = ledger.best_coding(message_type.link, message_type.direction)
+    if coding == "plain":
+        return None
+    kind = message_type.link, message_type.direction, message_type.purpose
+    bits = ledger.coded_bits(coding, *kind)
+    return CodedTraffic(coding, bits, ledger.coded_toggles(coding, *kind) if coding == "bus-invert" else None)
 
 
 def lone_messages(ledger: Ledger) -> set[tuple[str, Direction]]:
@@ -116,6 +146,26 @@ def message_events(
             "a wire that costs per event needs values 0 and 1 (binary01, bernoulli)"
         )
     return traffic.ones
+
+
+def _coded_events(
+    event: str, message_type: MessageType, messages: int, coded: CodedTraffic, flit_bits: int | None
+) -> float:
+    """How many events of a kind coded messages are. Half of the bits of a stream are ones, and half toggle."""
+    match event:
+        case "bit":
+            return coded.bits
+        case "transition":
+            return coded.bits / 2 if coded.toggles is None else coded.toggles
+        case "one":
+            return coded.bits / 2
+        case "flit":
+            return coded.bits / flit_bits if flit_bits else 0
+        case "message":
+            return messages
+    raise ValueError(
+        f"link {message_type.link} sends {coded.coding}, and its wire costs per event, for which a message is plain"
+    )
 
 
 def sends_events(fmt: Format) -> bool:

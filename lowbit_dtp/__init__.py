@@ -8,6 +8,7 @@ from .version import __version__ as __version__
 if TYPE_CHECKING:
     from . import data, formats, optimizers, rules
     from .comparison import compare
+    from .estimation import estimate
     from .experiment import Comparison
     from .ledger import Direction, Ledger
     from .links import Link
@@ -24,6 +25,7 @@ _HOMES = {
     "Progress": "training",
     "Summary": "summary",
     "compare": "comparison",
+    "estimate": "estimation",
     "evaluate": "training",
     "fit": "training",
 }
@@ -49,6 +51,7 @@ __all__ = [
     "Summary",
     "compare",
     "data",
+    "estimate",
     "evaluate",
     "fit",
     "formats",

@@ -18,7 +18,7 @@ def save(path: Path, net: Network, optimizer: Optimizer, progress: Progress, not
     for (layer, name), x in optimizer.state.items():
         for group, words in (("optimizer", x[: optimizer.state_words]), ("numbers", x[optimizer.state_words :])):
             if words:
-                tensors[f"{group}.{layer}.{name}"] = np.stack(words)
+                tensors[f"{group}.{layer}.{name}"] = np.stack([np.asarray(word) for word in words])
     tensors |= {f"wires.{link}.{direction}": x for (link, direction), x in progress.ledger.wires.items()}
     position = {name: value for name, value in vars(progress).items() if name != "ledger"}
     position["loss"] = float(progress.loss)

@@ -6,7 +6,21 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from .commands import bench, compare, data, evaluate, export, price, report, rules, sweep, technology, train
+from .commands import (
+    bench,
+    compare,
+    data,
+    estimate,
+    evaluate,
+    export,
+    price,
+    qtools,
+    report,
+    rules,
+    sweep,
+    technology,
+    train,
+)  # fmt: skip
 from .version import __version__
 
 INTERRUPTED = 130
@@ -72,8 +86,8 @@ def root(
 
 
 for command in (
-    compare.compare, train.train, evaluate.evaluate, price.price, export.export, bench.bench, report.report,
-    rules.rules, sweep.sweep, technology.technology,
+    compare.compare, train.train, evaluate.evaluate, price.price, estimate.estimate, sweep.sweep, export.export,
+    bench.bench, report.report, rules.rules, technology.technology, qtools.qtools,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(data.app, name="data")

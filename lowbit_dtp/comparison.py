@@ -5,23 +5,28 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .choices import choose
 from .experiment import Comparison, Experiment, ExperimentError
 from .formats import parse
 from .ledger import Direction, Ledger
 from .network import link_names, long_link_names
 from .observer import Observer
+from .panel import baseline, cost, energy_tree, price_list, sample_counts
 from .runs import folder_name, provenance, run_ensemble, run_folders, summary_row
 from .storage import read_json, read_tensors
-from .summary import DataRow, ExportRow, Range, Row, Summary
+from .summary import Baseline, DataRow, ExportRow, Row, Summary
 
 if TYPE_CHECKING:
-    from hw_models import HardwareConfig, Technology
+    from hw_models import Bill, HardwareConfig, Technology
 
     from .data import DataSet
 
 TECHNOLOGIES = ("45nm", "7nm")
 """Default technologies for prices."""
+BASELINE = "straight-through"
+"""Rule whose gradients a reader of the report may give any width."""
 GOLDEN_SAMPLES = 32
 """Test inputs that become golden vectors, beside those made for each neuron."""
 
@@ -99,11 +104,12 @@ def compare(
             batch = seeds[start : start + at_a_time]
             folders = [folder / runs[rule][seed] for seed in batch]
             train(rule, [experiments[rule][seed] for seed in batch], folders, data, device, observer, diagnose)
-    rows = []
+    rows, books = [], []
     for rule in rules:
         row, training, inference = summary_row(rule, folder, runs[rule], folder_name(rule))
         used, as_simulated = deployed(inference, folder / runs[rule][0] / "network.safetensors", weights, signals)
         rows.append(priced(replace(row, not_as_exported=as_simulated), training, used, placement, processes))
+        books.append(training)
     exported, reason = None, "it was not requested"
     if export:
         exported, reason = _exported(rules[0], folder / runs[rules[0]][0], folder / "export", weights, signals, data)
@@ -115,6 +121,7 @@ def compare(
         placement=comparison.placement,
         exported=exported,
         not_exported=reason,
+        prices=price_list(processes, placement, rows, _baseline(comparison, rows, books, placement, processes)),
         **provenance(),
     )
     summary.save(folder)
@@ -132,7 +139,8 @@ def summarize_run(folder: Path, technologies: Sequence[str] = TECHNOLOGIES, data
     experiment = Experiment.load(folder / "experiment.toml")
     row, training, inference = summary_row(rule, folder, {seed: "."})
     inference, as_simulated = deployed(inference, folder / "network.safetensors")
-    row = replace(row, not_as_exported=as_simulated)
+    processes, placement = [Technology.load(name) for name in technologies], placement_of("")
+    row = priced(replace(row, not_as_exported=as_simulated), training, inference, placement, processes)
     _, network = read_tensors(folder / "network.safetensors")
     recorded = read_json(folder / "run.json")
     try:
@@ -140,15 +148,43 @@ def summarize_run(folder: Path, technologies: Sequence[str] = TECHNOLOGIES, data
     except (OSError, ValueError) as error:  # only the picture of the filters needs it
         data = DataRow(experiment.data, f"not found ({error})", None, network["links"][0]["forward"])
     return Summary(
-        rows=(priced(row, training, inference, placement_of(""), [Technology.load(name) for name in technologies]),),
+        rows=(row,),
         network=network,
         data=data,
         experiment=asdict(experiment),
         placement="",
         exported=None,
         not_exported="this is a single run; lowbit-dtp export exports it",
+        prices=price_list(processes, placement, [row], _straight_through([row], [training])),
         **{name: recorded[name] for name in ("command", "versions", "commit", "machine")},
     )
+
+
+def _straight_through(rows: Sequence[Row], ledgers: Sequence[Ledger]) -> Baseline | None:
+    """The first of `rows` that straight-through trained, if any, as a baseline."""
+    for row, ledger in zip(rows, ledgers, strict=True):
+        if row.rule.partition("@")[0] == BASELINE and row.counts:
+            return baseline(ledger, row.counts)
+    return None
+
+
+def _baseline(
+    comparison: Comparison, rows: Sequence[Row], ledgers: Sequence[Ledger], placement: "HardwareConfig",
+    technologies: "Sequence[Technology]",
+) -> Baseline | None:  # fmt: skip
+    """Straight-through, estimated if no row is of it; None if it cannot learn what the rules learn."""
+    from hw_models import price
+
+    from .estimation import estimate
+
+    if any(row.rule.partition("@")[0] == BASELINE for row in rows):
+        return _straight_through(rows, ledgers)
+    try:
+        training = estimate(comparison.experiment(BASELINE, 0)).training
+    except ValueError:
+        return None
+    bills = {x.name: price(training, placement.within(training), x).per("sample") for x in technologies}
+    return baseline(training, sample_counts(training, bills), estimated=True)
 
 
 def named_rules(comparison: Comparison) -> list[str]:
@@ -175,27 +211,32 @@ def priced(
     """`row` with its columns of energy. A ledger without samples costs nothing."""
     from hw_models import price
 
-    bills: dict[str, dict[str, dict[str, Any]]] = {
-        technology.name: {
-            use: price(book, placement.within(book), technology).per("sample").as_dict() if book.samples else _FREE
-            for use, book in (("training", training), ("inference", inference))
+    names = [technology.name for technology in technologies]
+    bills: dict[str, dict[str, Bill | None]] = {
+        use: {
+            technology.name: price(book, placement.within(book), technology).per("sample") if book.samples else None
+            for technology in technologies
         }
-        for technology in technologies
+        for use, book in (("training", training), ("inference", inference))
     }
+    trained = {name: bill for name, bill in bills["training"].items() if bill}
     return replace(
         row,
-        joules_per_sample={name: Range(**bill["training"]["total"]) for name, bill in bills.items()},
-        joules_per_inference={name: Range(**bill["inference"]["total"]) for name, bill in bills.items()},
+        joules_per_sample={name: cost(bill) for name, bill in bills["training"].items()},
+        joules_per_inference={name: cost(bill) for name, bill in bills["inference"].items()},
         energy_parts={
-            name: {
-                use: {part: Range(**bill["by_part"].get(part, _NOTHING)) for part in _PARTS}
-                for use, bill in uses.items()
-            }
-            for name, uses in bills.items()
+            name: {use: {part: cost(of[name], part) for part in _PARTS} for use, of in bills.items()} for name in names
         },
-        links_share={name: (bill["training"]["links_share"] or {}).get("typical") for name, bill in bills.items()},
+        energy_tree={name: energy_tree(bill) for name, bill in trained.items()},
+        counts=sample_counts(training, trained) if trained else None,
+        links_share={name: _links_share(bill) for name, bill in bills["training"].items()},
         break_even_gradient_bits=break_even(training),
     )
+
+
+def _links_share(bill: "Bill | None") -> float | None:
+    """Share of links in the typical total; None if nothing cost anything."""
+    return bill.links_share.typical if bill and bill.total.typical else None
 
 
 def deployed(
@@ -216,17 +257,26 @@ def deployed(
         return inference, str(error)
 
 
+def deployed_untrained(inference: Ledger, weights: str | None = None) -> tuple[Ledger, str]:
+    """`deployed` of a network that has no weights yet: with sums that cannot overflow, whatever they are."""
+    from hw_models import as_exported
+
+    weights = parse(weights or "fixed(8,1)").name
+    try:
+        return as_exported(inference, weights), ""
+    except ValueError as error:
+        return inference, str(error)
+
+
 _PARTS = ("link", "compute", "memory")
-_NOTHING = {"low": 0.0, "typical": 0.0, "high": 0.0}
-_FREE: dict[str, Any] = {"total": _NOTHING, "by_part": {}, "links_share": None}
-"""The bill of an empty ledger."""
 
 
 def break_even(ledger: Ledger) -> dict[str, float]:
-    """For each link that carries targets, the gradient width at which straight-through would send as many bits."""
+    """By link with activations up and targets down: the gradient width with which straight-through sends as much."""
     from hw_models import break_even_gradient_bits
 
-    links = [link for link in ledger.links() if any(ledger.message_types(link, Direction.FEEDBACK, "target"))]
+    both = (Direction.FORWARD, "activations"), (Direction.FEEDBACK, "target")
+    links = [link for link in ledger.links() if all(any(ledger.message_types(link, *sent)) for sent in both)]
     return {link: break_even_gradient_bits(ledger, link) for link in links}
 
 
@@ -236,10 +286,10 @@ def export_run(
     """Export the network of `run`, a run of `rule`, into `folder`."""
     from export import export_network
 
-    inputs = data.test.inputs
+    inputs, labels = np.asarray(data.test.inputs), np.asarray(data.test.labels)
     made = export_network(
         run / "network.safetensors", target, folder, weights, signals,
-        inputs[:GOLDEN_SAMPLES], verify, (inputs, data.test.labels),
+        inputs[:GOLDEN_SAMPLES], verify, (inputs, labels),
     )  # fmt: skip
     accuracy = made.accuracy.as_dict() if made.accuracy else {}
     return ExportRow(

@@ -165,7 +165,7 @@ class _Diagnosis:
                 before, after = self._losses(run.output), self._losses(reached)
             elif edge.upper.name in given:
                 above, target_above = given[edge.upper.name]
-                before, after = (np.linalg.norm(x - target_above, axis=-1) for x in (above, reached))
+                before, after = (np.linalg.norm(np.asarray(x - target_above), axis=-1) for x in (above, reached))
             else:
                 continue
             found[edge.lower.name] = {
@@ -188,13 +188,13 @@ class _Diagnosis:
         self, rule: LearningRule, layer: Layer, link: Link, run: Pass, with_spectra: bool
     ) -> dict[str, float | None]:
         """Measures of the decoder of `layer` as the inverse of the network from it to the upper end of `link`."""
-        state, above = run.states[layer.name], run.states[link.upper]
+        state, above = np.asarray(run.states[layer.name]), run.states[link.upper]
         sent = above
         if isinstance(rule, TargetProp):
             context = StepContext(stream=self.stream, task=self.task)
             sent = rule.sent_state(self.net.layer(link.upper), above, self.target, self.ledger, context)
         down = link.send(sent, Direction.FEEDBACK, "reconstruction", self.ledger, self.stream)
-        reconstruction = layer.decode(down, self.ledger, "inverse")
+        reconstruction = np.asarray(layer.decode(down, self.ledger, "inverse"))
         length = float(np.linalg.norm(state))
         error = float(np.linalg.norm(reconstruction - state)) / length if length else None
         found: dict[str, float | None] = {"reconstruction_error": error}
@@ -240,12 +240,12 @@ class _Probe(Layer):
     @classmethod
     def network(cls, net: Network, links: list[Link]) -> Network:
         """A copy of `net` with such layers, joined by `links`."""
-        copy = net.each_array(np.copy)
+        copy = net.each_array(lambda x: np.array(x))
         layers: list[Layer] = [cls(**{f.name: getattr(x, f.name) for f in fields(Layer)}) for x in copy.layers]
         return Network(layers, links)
 
     def local_error(self, state: Array, target: Array) -> Array:
-        self.targets.append((np.copy(state), np.copy(target)))
+        self.targets.append((np.array(state), np.array(target)))
         return super().local_error(state, target)
 
     def decode(self, above: Signal, ledger: Ledger, purpose: str) -> Array:

@@ -9,10 +9,11 @@ import numpy as np
 
 from .backends import Array, backend_of
 from .backends.devices import mover
+from .codings import CodedCounts
 from .counts import Counts, Traffic, by_member
 from .ledger import Ledger, merged
 from .network import Network
-from .optimizers import Optimizer
+from .optimizers import Optimizer, State
 from .training import Progress
 from .wires import Wires
 
@@ -57,12 +58,12 @@ def unstack(run: Run) -> list[Run]:
         return [run]
     xp = backend_of(net.layers[0].weight)
     host, loss, ledgers = net.each_array(xp.numpy), xp.numpy(progress.loss), unstack_ledger(progress.ledger)
-    state = {key: tuple(map(xp.numpy, words)) for key, words in optimizer.state.items()}
+    state = {key: [xp.numpy(word) for word in words] for key, words in optimizer.state.items()}
     runs = []
     for i, ledger in enumerate(ledgers):
         ledger.wires = ledger.wires.each(lambda x: _unsigned(xp.numpy(x)))
         rates = {name: rate[i] for name in RATES if isinstance(rate := getattr(optimizer, name), Sequence)}
-        own = {key: tuple(_of_member(x, i) for x in words) for key, words in state.items()}
+        own: State = {key: tuple(_of_member(x, i) for x in words) for key, words in state.items()}
         runs.append(
             Run(
                 host.each_array(lambda x, i=i: x[i]),  # type: ignore[misc]
@@ -80,6 +81,8 @@ def stack_ledgers(ledgers: Sequence[Ledger], stack: Callable[[list[Any]], Array]
         each = [ledger.traffic[message_type] for ledger in ledgers]
         traffic.ones = stack([t.ones for t in each])
         traffic.toggles = stack([t.toggles for t in each])
+    if together.codings:
+        together.coded_counts = CodedCounts.stacked([x.coded_counts for x in ledgers if x.coded_counts is not None])
     together.wires = Wires({wire: stack([ledger.wires[wire] for ledger in ledgers]) for wire in ledgers[0].wires})
     return together
 
@@ -107,6 +110,7 @@ def unstack_ledger(ledger: Ledger) -> list[Ledger]:
                 {work: times // members for work, times in counts.work.items()},
                 {access: words // members for access, words in counts.accesses.items()},
             ),
+            coded_counts=ledger.coded_counts and ledger.coded_counts.of_member(i, members),
         )
         for i in range(members)
     ]

@@ -15,7 +15,8 @@ from .formats import parse
 from .storage import StorageError
 
 if TYPE_CHECKING:
-    from .data import DataSet
+    from .backends import Array
+    from .data import DataSet, Outline
     from .network import Network
     from .optimizers import Optimizer
     from .rules import LearningRule
@@ -58,6 +59,8 @@ class Experiment:
     """`name`, `learning_rate` and other settings of the optimizer."""
     start: str = ""
     """A run folder or network file with initial weights for layers: see `Network.start_from`. "": none."""
+    codings: list[str] = field(default_factory=list)
+    """Codings whose bits the ledger counts, too: names in `codings`, or "all"."""
     plugins: list[str] = field(default_factory=list, compare=False)
     """Files, and packages, of the plug-ins that define the rule, the data set or a format."""
 
@@ -65,9 +68,10 @@ class Experiment:
         _check_numbers(vars(self))
         for name, hint in checking.hints(Experiment).items():
             _check_type(name, getattr(self, name), hint)
+        object.__setattr__(self, "codings", _coding_names(self.codings))
 
-    def network(self) -> "Network":
-        """The untrained network, with its links as built."""
+    def network(self, like: "Array | None" = None) -> "Network":
+        """The untrained network, with its links as built; `like` is that of `Network.build`."""
         from .links import Link
         from .network import Network, link_names, long_link_names
 
@@ -86,6 +90,7 @@ class Experiment:
             self.activation,
             output_activation=self.output_activation,
             initial_weights=self.initial_weights,
+            like=like,
         )
 
     def learned_task(self) -> "Task":
@@ -114,9 +119,12 @@ class Experiment:
         optimizer: Optimizer = _made("optimizer", kind, settings)
         return optimizer
 
-    def built(self) -> "tuple[Network, LearningRule, Optimizer]":
-        """The untrained network, the rule and the optimizer. ValueError with the reason if they do not fit together."""
-        net, rule, optimizer = self.network(), self.learning_rule(), self.make_optimizer()
+    def built(self, like: "Array | None" = None) -> "tuple[Network, LearningRule, Optimizer]":
+        """The untrained network, the rule and the optimizer. ValueError with the reason if they do not fit together.
+
+        `like` is that of `Network.build`.
+        """
+        net, rule, optimizer = self.network(like), self.learning_rule(), self.make_optimizer()
         self.learned_task()
         rule.prepare(net, self.seed)
         names = [link.name for link in net.links]
@@ -150,10 +158,10 @@ class Experiment:
             raise ExperimentError(f"start: {path}: {error}") from None
         net.synchronise(Ledger())
 
-    def check_sizes(self, data: "DataSet") -> None:
+    def check_sizes(self, data: "DataSet | Outline") -> None:
         """Raise ExperimentError if the network does not fit `data`."""
         classify = self.learned_task().name == "classify"
-        _check_ends(data.name, self.sizes, data.train.stored.shape[1], data.classes if classify else 1)
+        _check_ends(data.name, self.sizes, data.inputs, data.classes if classify else 1)
 
     def steps(self, samples: int) -> int:
         """Steps of the whole run on `samples` training samples."""
@@ -166,8 +174,9 @@ class Experiment:
         content = asdict(self)
         if not self.start:
             del content["start"]
-        if not self.plugins:
-            del content["plugins"]
+        for name in ("plugins", "codings"):
+            if not content[name]:
+                del content[name]
         return tomli_w.dumps(content)
 
     @classmethod
@@ -215,7 +224,7 @@ class Comparison:
         "task": str, "epochs": int, "batch": int, "seeds": int, "compare": list[str], "placement": str,
         "links": dict[str, dict[str, str]], "weights": dict[str, str | dict[str, str]], "optimizer": dict[str, Any],
         "rules": dict[str, dict[str, Any]],
-        "start": str,
+        "start": str, "codings": list[str],
     }  # fmt: skip
     """Keys of an experiment file, with their types."""
 
@@ -298,7 +307,7 @@ class Comparison:
                 optimizer.setdefault(key, value)
         names = (
             "data", "sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links",
-            "weights", "start",
+            "weights", "start", "codings",
         )  # fmt: skip
         common = {name: deepcopy(self.content[name]) for name in names if name in self.content}
         own = {name: deepcopy(settings.pop(name)) for name in OF_ONE_RULE if name in settings}
@@ -491,10 +500,21 @@ def _check_choices(given: Mapping[str, Any], merged: Mapping[str, Any], sizes: S
         rates = {key: settings.pop(key) for key in OPTIMIZER_KEYS if key in settings}
         _made(f"rules.{rule}", own, {"learning_rate": 1.0} | rates)
         _made(f"rules.{rule}", rule_named(rule), settings)
+    _coding_names(given.get("codings", []))
     if "compare" in given and not given["compare"]:
         raise ExperimentError("compare must name at least one rule, not []")
     for spec in given.get("compare", []):
         _rule_and_gradient(spec)
+
+
+def _coding_names(names: Sequence[str]) -> list[str]:
+    """Codings and bounds that `names` stand for. ExperimentError if there is no such."""
+    from .codings import coding_names
+
+    try:
+        return list(coding_names(names))
+    except ValueError as error:
+        raise ExperimentError(f"codings: {error}") from None
 
 
 def _renamed(settings: Any) -> Any:

@@ -3,34 +3,37 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from . import integers
 from .activations import ACTIVATIONS, Activation
-from .backends import Array, LazyOuterProduct, backend_of
+from .backends import Array, Factor, Gradient, LazyOuterProduct, backend_of
 from .ledger import Access, Direction, Ledger, Work
 from .links import Link, Signal
 from .projections import Projection, Slot
 from .randomness import RandomStream
 
-Gradients = dict[tuple[str, str], Array]
+Gradients = dict[tuple[str, str], Gradient]
 """Gradient of each array that a step trains, by the names of its layer and of the array there."""
 
 
 class Updates(Protocol):
     """What a layer needs from an optimizer."""
 
-    operations: ClassVar[dict[str, int]]
-    """Arithmetic operations of one update of one number."""
-    state_words: ClassVar[int]
-    """Numbers kept for each parameter."""
+    @property
+    def operations(self) -> dict[str, int]:
+        """Arithmetic operations of one update of one number."""
+
+    @property
+    def state_words(self) -> int:
+        """Numbers kept for each parameter."""
 
     def update(
         self,
         key: tuple[str, str],
         parameter: Array,
-        gradient: Array,
-        rate_factor: Array,
+        gradient: Gradient,
+        rate_factor: Factor,
         direction: Direction,
         stream: RandomStream | None,
     ) -> None:
@@ -71,7 +74,7 @@ class Layer:
         self.put(self.projection.name, x)
 
     @property
-    def bias(self) -> Array:
+    def bias(self) -> Array | None:
         """The bias [..., neurons] of `projection`."""
         return self.projection.bias
 
@@ -278,10 +281,10 @@ class Layer:
     def update(
         self,
         name: str,
-        gradient: Array,
+        gradient: Gradient,
         optimizer: Updates,
         ledger: Ledger,
-        rate_factor: Array = 1.0,
+        rate_factor: Factor = 1.0,
         stream: RandomStream | None = None,
     ) -> None:
         """Update the array `name` by its `gradient` with `optimizer`, in place; `rate_factor` multiplies the rates.
@@ -297,11 +300,12 @@ class Layer:
             parameter = held[key] if master is None else master
             optimizer.update((self.name, name), parameter, gradient, rate_factor, projection.direction, stream)
             projection.updated(name)
-            self._count(ledger, self._count_update, projection, name, type(optimizer))
+            operations = tuple(optimizer.operations.items())
+            self._count(ledger, self._count_update, projection, name, operations, optimizer.state_words)
         if not isinstance(gradient, LazyOuterProduct):
             self._spent[name] = gradient
 
-    def _flip(self, name: str, weights: Array, gradient: Array, optimizer: Updates, rate_factor: Array) -> None:
+    def _flip(self, name: str, weights: Array, gradient: Gradient, optimizer: Updates, rate_factor: Factor) -> None:
         if not hasattr(optimizer, "flip"):
             kind = type(optimizer).__name__
             raise ValueError(
@@ -465,9 +469,11 @@ class Layer:
             for operation in ("read", "write"):
                 self._accessed_state(f"{name} gradient", operation, words, ledger, projection.size(name), "gradient")
 
-    def _count_update(self, ledger: Ledger, projection: Projection, name: str, optimizer: type[Updates]) -> None:
+    def _count_update(
+        self, ledger: Ledger, projection: Projection, name: str, operations: Sequence[tuple[str, int]], state_words: int
+    ) -> None:
         size = projection.size(name)
-        for operation, times in optimizer.operations.items():
+        for operation, times in operations:
             ledger.worked(Work(self.name, "update", operation, self.number), size * times)
         master = projection.parameter(name) is not None
         for operation in ("read", "write"):
@@ -480,8 +486,8 @@ class Layer:
                 ledger.worked(Work(self.name, "quantization", operation, self.number), size * times)
             self._accessed(projection, name, "write", size, ledger, "quantization")
         self._accessed_state(f"{name} gradient", "read", size, ledger, size, "update")
-        if optimizer.state_words:
-            words = size * optimizer.state_words
+        if state_words:
+            words = size * state_words
             for operation in ("read", "write"):
                 self._accessed_state(f"{name} optimizer state", operation, words, ledger, size, "update")
 

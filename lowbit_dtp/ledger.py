@@ -5,11 +5,13 @@ seeds, and can be read per sample, per step, per epoch or per run. Ones and togg
 of an ensemble and on the device of the signals; reading them waits for the device.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .choices import choose
+from .codings import BOUNDS, CODINGS, MAX_BITS, Coded, CodedCounts
 from .counts import Counts, by_member, total
 from .counts import Traffic as Traffic
 from .events import BUFFERS as BUFFERS
@@ -23,9 +25,12 @@ from .wires import Wires
 
 PER = ("run", "epoch", "step", "sample")
 _COUNTED = ("messages", "ones", "toggles")
+_ASSUMED = "assumed"
+"""Key in a file of ledgers for what is assumed, not counted."""
 _COLUMNS = {"flow": "direction", "way": "operation"}
 _PURPOSES = {"activity": "activations", "noisy activity": "noisy activations", "echo": "reconstruction"}
 """Columns and purposes in files of format version 1, by today's names."""
+_NO_CODINGS = "it was not counted; give the names of codings to count: Ledger(codings=[...]), or --codings"
 
 
 @dataclass(eq=False)
@@ -42,6 +47,15 @@ class Ledger:
     """Last word on the wires of each link, with which the next one is compared. Not added, compared or saved."""
     counts: Counts = field(default_factory=Counts, repr=False)
     """Counts as they are collected: arrays of ones and toggles on the device, repetitions not yet added up."""
+    codings: Sequence[str] = ()
+    """Codings and bounds whose bits are counted, too, by name (see `codings`); "all" stands for all of them."""
+    coded_counts: CodedCounts | None = field(default=None, repr=False)
+    """Counts of the bits of `codings`; None if there are none."""
+
+    def __post_init__(self) -> None:
+        if self.coded_counts is None and self.codings:
+            self.coded_counts = CodedCounts((self.codings,) if isinstance(self.codings, str) else tuple(self.codings))
+        self.codings = () if self.coded_counts is None else self.coded_counts.names
 
     @property
     def traffic(self) -> dict[MessageType, Traffic]:
@@ -69,7 +83,8 @@ class Ledger:
         return isinstance(other, Ledger) and self._compared() == other._compared()
 
     def _compared(self) -> tuple[Any, ...]:
-        return self.runs, self.epochs, self.steps, self.samples, self.batch, self.traffic, self.work, self.accesses
+        counts = self.traffic, self.work, self.accesses, self.coded_counts
+        return self.runs, self.epochs, self.steps, self.samples, self.batch, *counts
 
     def crossed(self, message_type: MessageType, messages: int, ones: Any, toggles: Any, invalid: Any = 0) -> None:
         """Count `messages` of a kind, with their ones and toggles: numbers, or arrays [members]."""
@@ -136,6 +151,76 @@ class Ledger:
         """Changes of level on the wires."""
         return sum(t.toggles for _, t in self.message_types(link, direction, purpose)) / self.per(per)
 
+    @property
+    def coded(self) -> dict[MessageType, dict[str, int]]:
+        """Bits of each type of message with each coding and bound that was counted for it."""
+        return {} if self.coded_counts is None else self.coded_counts.bits()
+
+    def coded_bits(
+        self,
+        coding: str,
+        link: str | None = None,
+        direction: Direction | None = None,
+        purpose: str | None = None,
+        per: str = "run",
+    ) -> float:
+        """Bits that crossed if `coding` puts them on the wire, headers and scales included; of a bound, the bound.
+
+        ValueError, naming the link, if they were not counted for each of the messages.
+        """
+        if coding == "plain":
+            return self.bits(link, direction, purpose, per)
+        sent = sum(
+            self._coded(kind, traffic, coding).total_bits
+            for kind, traffic in self.message_types(link, direction, purpose)
+        )
+        return sent / self.per(per)
+
+    def coded_toggles(
+        self,
+        coding: str,
+        link: str | None = None,
+        direction: Direction | None = None,
+        purpose: str | None = None,
+        per: str = "run",
+    ) -> float:
+        """Changes of level on the wires and lines of `coding`, which is "bus-invert", the only one for parallel wires.
+
+        ValueError, naming the link, if they were not counted for each of the messages.
+        """
+        lines = {"bus-invert": CODINGS["bus-invert"]}
+        choose("coding for parallel wires", coding, lines)
+        changed = [
+            self._coded(kind, traffic, coding).toggles for kind, traffic in self.message_types(link, direction, purpose)
+        ]
+        return sum(int(toggles.sum()) for toggles in changed if toggles is not None) / self.per(per)
+
+    def best_coding(self, link: str, direction: Direction) -> str:
+        """The coding that sends the fewest bits over `link` in `direction`: "plain", or one of those that were counted.
+
+        ValueError if nothing crossed, or no coding was counted.
+        """
+        if not any(self.message_types(link, direction)):
+            raise ValueError(f"link {link}: nothing crossed {direction}, so no coding is the best")
+        if not self.codings:
+            raise ValueError(f"link {link}: {_NO_CODINGS}")
+        names = [name for name in CODINGS if name == "plain" or name in self.codings]
+        return min(names, key=lambda name: self.coded_bits(name, link, direction))
+
+    def _coded(self, message_type: MessageType, traffic: Traffic, coding: str) -> Coded:
+        """The counts of a type of message with `coding`."""
+        choose("coding", coding, {**CODINGS, **BOUNDS})
+        if coding not in self.codings or self.coded_counts is None:
+            raise invalid_message(message_type, f"coding {coding!r}: {_NO_CODINGS}")
+        coded = self.coded_counts.settle().counts.get(message_type, {}).get(coding)
+        if coded is None or coded.messages != traffic.messages:
+            number = coded.messages if coded else 0
+            why = f"coding {coding!r} was counted for {number} of {traffic.messages} messages"
+            if coding in BOUNDS and message_type.bits > MAX_BITS:
+                why = f"no entropy of {message_type.format} is counted, which has more than {MAX_BITS} bits"
+            raise invalid_message(message_type, why)
+        return coded
+
     def links(self) -> list[str]:
         """Names of the links that carried something, in the order of their first message."""
         return list(dict.fromkeys(message_type.link for message_type in self.traffic))
@@ -145,8 +230,8 @@ class Ledger:
         return list(dict.fromkeys(work.layer for work in self.work))
 
     def empty(self) -> "Ledger":
-        """A ledger without counts, of as many runs, epochs, steps and samples."""
-        return Ledger(self.runs, self.epochs, self.steps, self.samples, self.batch)
+        """A ledger of as many runs, epochs, steps and samples, without counts but those of coded messages."""
+        return Ledger(self.runs, self.epochs, self.steps, self.samples, self.batch, coded_counts=self.coded_counts)
 
     def __add__(self, other: "Ledger") -> "Ledger":
         """The sum of two ledgers, as of two runs."""
@@ -164,6 +249,11 @@ class Ledger:
             self.worked(work, times)
         for access, words in other.accesses.items():
             self.accessed(access, words)
+        if other.coded_counts is not None:
+            if self.coded_counts is None:
+                self.coded_counts = CodedCounts()
+            self.coded_counts += other.coded_counts
+            self.codings = self.coded_counts.names
         return self
 
     def as_dict(self) -> dict[str, Any]:
@@ -174,12 +264,16 @@ class Ledger:
             "traffic": [c._asdict() | {name: getattr(t, name) for name in _COUNTED} for c, t in self.traffic.items()],
             "work": [w._asdict() | {"times": n} for w, n in self.work.items()],
             "accesses": [a._asdict() | {"words": n} for a, n in self.accesses.items()],
+            **({"codings": list(self.codings), "coded": self.coded_counts.rows()} if self.coded_counts else {}),
         }
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Ledger":
         """The ledger that `as_dict` wrote as `content`; KeyError or TypeError if it is not a ledger."""
         ledger = cls(**{f"{unit}s": content[f"{unit}s"] for unit in PER}, batch=content.get("batch", 0))
+        if "codings" in content:  # in no file of a run whose codings were not counted
+            ledger.coded_counts = CodedCounts.from_rows(content["codings"], content["coded"])
+            ledger.codings = ledger.coded_counts.names
         for row in content["traffic"]:
             row = _renamed(row)
             counts = [row.pop(name) for name in _COUNTED]
@@ -225,15 +319,19 @@ def merged(ledgers: Iterable[Ledger]) -> Ledger:
     return together
 
 
-def save(path: Path, **ledgers: Ledger) -> None:
-    """Write named ledgers, `training` and `inference` say, as one JSON file."""
-    write_json(path, {name: ledger.as_dict() for name, ledger in ledgers.items()})
+def save(path: Path, assumed: Sequence[Mapping[str, str]] = (), **ledgers: Ledger) -> None:
+    """Write named ledgers, `training` and `inference` say, as one JSON file.
+
+    `assumed` says which of their counts are not counted, but assumed: see `estimation`.
+    """
+    said = {_ASSUMED: list(assumed)} if assumed else {}
+    write_json(path, said | {name: ledger.as_dict() for name, ledger in ledgers.items()})
 
 
 def load(path: Path) -> dict[str, Ledger]:
     """The named ledgers that `save` wrote. Raises `StorageError` naming `path` if it cannot be that."""
     content = read_json(path)
     try:
-        return {name: Ledger.from_dict(ledger) for name, ledger in content.items()}
+        return {name: Ledger.from_dict(ledger) for name, ledger in content.items() if name != _ASSUMED}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StorageError(f"{path}: not a ledger ({type(error).__name__}: {error})") from None

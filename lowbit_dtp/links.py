@@ -137,6 +137,16 @@ class Link:
             except ValueError as error:
                 raise invalid_message(message_type, str(error)) from None
         ledger.crossed(message_type, messages, carried.ones, carried.toggles, carried.invalid)
+        signal = Signal(carried.words, fmt, like, carried.packed_neurons, self.name)
         if messages:
             ledger.wires[wire] = carried.words[..., -1, :]
-        return Signal(carried.words, fmt, like, carried.packed_neurons, self.name)
+            if ledger.coded_counts is not None:
+                codes, xp = signal.codes, backend_of(carried.words)
+                before = None if previous is None else xp.numpy(_unpacked(previous, fmt, int(codes.shape[-1])))
+                ledger.coded_counts.count(message_type, fmt, xp.numpy(codes), before)
+        return signal
+
+
+def _unpacked(word: Array, fmt: Format, codes: int) -> Array:
+    """The last word on a wire as codes, of which there are so many."""
+    return word if word.shape[-1] == codes else backend_of(word).unpack(word, fmt, codes)

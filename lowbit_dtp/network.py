@@ -63,12 +63,15 @@ class Network:
         dtype: Any = np.float32,
         output_activation: str = "identity",
         initial_weights: str = "orthogonal",
+        like: Array | None = None,
     ) -> "Network":
         """Layers of `sizes` neurons, input first, joined by `links`, with weights drawn from `seed`.
 
         Layers are called h1, h2, ..., output. Every hidden layer below another has feedback weights. Biases are zero.
-        `initial_weights` is one of `INITIALIZERS`.
+        `initial_weights` is one of `INITIALIZERS`. Arrays are NumPy's, of `dtype`, or of the kind and type of `like`:
+        like a `backends.shapes.ShapeArray`, they have shapes alone, and nothing is drawn.
         """
+        like = np.zeros(0, dtype) if like is None else like
         names = layer_names(sizes)
         if len(links) != len(sizes) - 1:
             raise ValueError(f"{len(sizes)} layers need {len(sizes) - 1} links, one between each two, not {len(links)}")
@@ -78,7 +81,7 @@ class Network:
         for i, link in enumerate(chain):
             layer = Layer(link.upper, {}, top if i == len(chain) - 1 else hidden)
             layer.inputs[link.name] = dense(
-                layer.name, sizes[i], sizes[i + 1], seed, "weight", Direction.FORWARD, initial_weights, dtype
+                layer.name, sizes[i], sizes[i + 1], seed, "weight", Direction.FORWARD, like, initial_weights
             )
             net.layers.append(layer)
         for i in range(len(chain) - 2):
@@ -91,9 +94,9 @@ class Network:
         layer, above = edge.lower, edge.upper
         if layer is None or link in layer.inputs:
             return
-        dtype = layer.projection.values.dtype
+        like = layer.projection.values
         layer.inputs[link] = dense(
-            layer.name, above.neurons, layer.neurons, seed, "feedback", Direction.FEEDBACK, initial_weights, dtype
+            layer.name, above.neurons, layer.neurons, seed, "feedback", Direction.FEEDBACK, like, initial_weights
         )
 
     def quantize_weights(self, formats: Mapping[str, Any], keep_master: bool = True) -> None:
@@ -175,9 +178,13 @@ class Network:
         if label not in [x.name for x in self.links]:
             number = parse(weight.number) if fmt is None else fmt
             self.links.append(Link(number, number, ends.lower, ends.upper, label))
-        xp = backend_of(weight.values)
-        values = xp.numpy(weight.values)
-        copy = xp.asarray((values if fmt is None else fmt.quantize(values)).mT.copy(), weight.values)
+        xp, values = backend_of(weight.values), weight.values
+
+        def sent() -> np.ndarray:
+            numbers = xp.numpy(values)
+            return (numbers if fmt is None else fmt.quantize(numbers)).mT.copy()
+
+        copy = xp.filled(tuple(values.mT.shape), values, sent)
         return Mirrored(copy, bias, direction, name, source=(owner.name, weight.name), link=label)
 
     def synchronise(self, ledger: Ledger, changed: Collection[tuple[str, str]] | None = None) -> None:
@@ -223,7 +230,7 @@ class Network:
                 if given[name].shape != arrays[name].shape:
                     shapes = [list(x[name].shape) for x in (given, arrays)]
                     raise ValueError(f"{name} of {layer.name} is {shapes[0]}, not {shapes[1]}")
-                layer.put(name, given[name].astype(arrays[name].dtype))
+                layer.put(name, np.asarray(given[name]).astype(arrays[name].dtype))
 
     @property
     def edges(self) -> list[Edge]:
@@ -247,7 +254,7 @@ class Network:
     def ensemble(cls, networks: "Sequence[Network]") -> "Network":
         """Networks of one architecture as one, with a leading axis over them in every parameter; for NumPy arrays."""
         arrays = [net.tensors() for net in networks]
-        return networks[0].each_named_array(lambda name, x: np.stack([each[name] for each in arrays]))
+        return networks[0].each_named_array(lambda name, x: np.stack([np.asarray(each[name]) for each in arrays]))
 
     @property
     def members(self) -> int | None:
@@ -258,7 +265,7 @@ class Network:
     def on(self, device: str) -> "Network":
         """A copy of the network, whose arrays are NumPy's, on `device`: see `backends.devices.DEVICES`."""
         move = mover(usable(device))
-        return self.each_array(lambda x: move(x.copy()))
+        return self.each_array(lambda x: move(np.asarray(x).copy()))
 
     def each_array(self, make: Callable[[Array], Array]) -> "Network":
         """The network with `make(parameter)` in place of each parameter."""
@@ -447,14 +454,14 @@ def dense(
     seed: int,
     name: str,
     direction: Direction,
+    like: Array,
     initial_weights: str = "orthogonal",
-    dtype: Any = np.float32,
     bias: bool = True,
 ) -> Dense:
-    """Weights `name` of `layer`, drawn from `seed`, with a bias of zeros."""
-    draw = choose("initial weights", initial_weights, INITIALIZERS)
-    weight = draw(sources, neurons, seed, f"{layer}.{name}").astype(dtype)
-    return Dense(weight, np.zeros(neurons, dtype) if bias else None, direction, name)
+    """Weights `name` of `layer`, drawn from `seed`, with a bias of zeros; arrays of the kind and type of `like`."""
+    draw, xp = choose("initial weights", initial_weights, INITIALIZERS), backend_of(like)
+    weight = xp.filled((sources, neurons), like, lambda: draw(sources, neurons, seed, f"{layer}.{name}"))
+    return Dense(weight, xp.zeros((neurons,), like) if bias else None, direction, name)
 
 
 def orthogonal(rows: int, columns: int, seed: int, purpose: str) -> np.ndarray:

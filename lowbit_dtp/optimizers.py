@@ -30,17 +30,20 @@ An entry in `OPTIMIZERS` gives it a name in experiment files. A backend may comp
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from . import schedules
-from .backends import Array, Backend, Key, backend_of, multiplied
+from .backends import Array, Backend, Factor, Gradient, Key, backend_of, multiplied
 from .layers import Gradients
 from .ledger import Direction, Ledger
 from .network import Network
 from .randomness import RandomStream
 from .schedules import Schedule
+
+State: TypeAlias = dict[tuple[str, str], tuple[Array, ...]]
+"""Arrays that an optimizer keeps, by the names of a layer and of its parameter."""
 
 
 @dataclass
@@ -52,15 +55,11 @@ class Optimizer(ABC):
 
     learning_rate: float | Sequence[float]
     feedback_learning_rate: float | Sequence[float] | None = None
-    state: dict[tuple[str, str], tuple[Array, ...]] = field(default_factory=dict, repr=False)
+    state: State = field(default_factory=dict, repr=False)
     """What `change` keeps for each layer and parameter that has been updated."""
     schedule: Schedule | str | None = field(default=None, kw_only=True)
     """Schedule of the learning rates, or its spelling (see `schedules`); None for constant rates."""
 
-    operations: ClassVar[dict[str, int]]
-    """Operations of one update of one number, by their names in `ledger.OPERATIONS`."""
-    state_words: ClassVar[int] = 0
-    """Numbers kept for each number of a parameter."""
     keeps_master: ClassVar[bool] = True
     """Whether few-bit weights are trained through a float master copy; else binary ones have a method `flip`."""
     state_numbers: ClassVar[int] = 0
@@ -81,12 +80,22 @@ class Optimizer(ABC):
         if not isinstance(self.schedule, Schedule | None):
             raise ValueError(f"schedule must be a text such as 'cosine(100)', or a Schedule, not {self.schedule!r}")
 
+    @property
+    @abstractmethod
+    def operations(self) -> dict[str, int]:
+        """Operations of one update of one number, by their names in `ledger.OPERATIONS`."""
+
+    @property
+    def state_words(self) -> int:
+        """Numbers kept for each number of a parameter."""
+        return 0
+
     def rate_factor(self, epoch: int) -> float:
         """Factor of the learning rates after `epoch` completed epochs."""
         return self.schedule.factor(epoch) if isinstance(self.schedule, Schedule) else 1.0
 
     @abstractmethod
-    def change(self, parameter: Array, gradient: Array, state: tuple[Array, ...], rate: Array) -> None:
+    def change(self, parameter: Array, gradient: Array, state: tuple[Array, ...], rate: Factor) -> None:
         """Update `parameter` by its `gradient` of the same shape, in place, and `state` likewise.
 
         `state` holds `state_words` arrays like the parameter and then `state_numbers` arrays of one number with as
@@ -99,7 +108,7 @@ class Optimizer(ABC):
         net: Network,
         gradients: Gradients,
         ledger: Ledger,
-        rate_factor: Array = 1.0,
+        rate_factor: Factor = 1.0,
         stream: RandomStream | None = None,
     ) -> None:
         """Update every parameter of `net` that has a gradient, and then the copies of it in other layers.
@@ -116,8 +125,8 @@ class Optimizer(ABC):
         self,
         key: tuple[str, str],
         parameter: Array,
-        gradient: Array,
-        rate_factor: Array = 1.0,
+        gradient: Gradient,
+        rate_factor: Factor = 1.0,
         direction: Direction = Direction.FORWARD,
         stream: RandomStream | None = None,
     ) -> None:
@@ -135,14 +144,14 @@ class Optimizer(ABC):
             kind, wanted = type(self).__name__, "int8 or int16" if self.integer else "floating-point"
             raise ValueError(f"{kind} changes {wanted} weights, not {'.'.join(key)} of type {parameter.dtype}")
         state = tuple(x if type(x) is type(parameter) else xp.traceable(x) for x in self.state.get(key, ()))
-        given: tuple[Array, ...] = parameter, gradient, state, self._rate(key, parameter, rate_factor, direction)
+        given: tuple[Any, ...] = parameter, gradient, state, self._rate(key, parameter, rate_factor, direction)
         if self.draws:
             given = *given, (stream or RandomStream(0)).key(f"update {'.'.join(key)}")
         fused = xp.fused_update(type(self).change)
         if fused is None or not fused(self, *given):
             self.change(parameter, multiplied(gradient), *given[2:])
 
-    def _rate(self, key: tuple[str, str], parameter: Array, factor: Array, direction: Direction) -> Array:
+    def _rate(self, key: tuple[str, str], parameter: Array, factor: Factor, direction: Direction) -> Factor:
         """The argument `rate` of `change`."""
         rate = self.learning_rate
         if direction is Direction.FEEDBACK and self.feedback_learning_rate is not None:
@@ -151,7 +160,7 @@ class Optimizer(ABC):
 
     def _first_state(self, xp: Backend, parameter: Array) -> tuple[Array, ...]:
         shapes = [parameter.shape] * self.state_words + [(1,) * parameter.ndim] * self.state_numbers
-        return tuple(xp.asarray(np.zeros(shape), parameter) for shape in shapes)
+        return tuple(xp.zeros(tuple(shape), parameter) for shape in shapes)
 
 
 @dataclass
@@ -170,7 +179,7 @@ class RMSprop(Optimizer):
     operations = {"multiply": 8, "add": 6, "divide": 1, "square-root": 1}
     state_words = 3
 
-    def change(self, parameter: Array, gradient: Array, state: tuple[Array, ...], rate: Array) -> None:
+    def change(self, parameter: Array, gradient: Array, state: tuple[Array, ...], rate: Factor) -> None:
         mean, square, velocity = state
         sqrt = backend_of(parameter).sqrt
         mean[...] = self.decay * mean + (1 - self.decay) * gradient
@@ -181,11 +190,32 @@ class RMSprop(Optimizer):
 
 @dataclass
 class SGD(Optimizer):
-    """Stochastic gradient descent: parameter <- parameter - rate g."""
+    """Stochastic gradient descent: parameter <- parameter - rate g.
 
-    operations = {"multiply": 1, "add": 1}
+    With momentum, velocity <- momentum velocity + g takes the place of g (Polyak 1964, as torch writes it).
+    """
 
-    def change(self, parameter: Array, gradient: Array, state: tuple[Array, ...], rate: Array) -> None:
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be 0 or more and below 1, not {self.momentum}")
+
+    @property
+    def operations(self) -> dict[str, int]:
+        return {"multiply": 2, "add": 2} if self.momentum else {"multiply": 1, "add": 1}
+
+    @property
+    def state_words(self) -> int:
+        return 1 if self.momentum else 0
+
+    def change(self, parameter: Array, gradient: Array, state: tuple[Array, ...], rate: Factor) -> None:
+        if self.momentum:
+            (velocity,) = state
+            velocity *= self.momentum
+            velocity += gradient
+            gradient = velocity
         parameter -= rate * gradient
 
 
@@ -216,7 +246,7 @@ class ShiftSGD(Optimizer):
             if not 0 <= shift <= 32:
                 raise ValueError(f"shifts.{array} must be 0 to 32 bits, not {shift}")
 
-    def _rate(self, key: tuple[str, str], parameter: Array, factor: Array, direction: Direction) -> int:
+    def _rate(self, key: tuple[str, str], parameter: Array, factor: Factor, direction: Direction) -> int:
         shift = self.shifts.get(".".join(key))
         if shift is not None:
             return shift
@@ -259,7 +289,7 @@ class Adam(Optimizer):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 0 or more and below 1, not {getattr(self, name)}")
 
-    def change(self, parameter: Array, gradient: Array, state: tuple[Array, ...], rate: Array) -> None:
+    def change(self, parameter: Array, gradient: Array, state: tuple[Array, ...], rate: Factor) -> None:
         mean, square, mean_of_one, square_of_one = state
         for average, decay, value in (
             (mean, self.decay, gradient),
@@ -295,11 +325,11 @@ class Bop(RMSprop):
         if not 0 <= self.threshold < np.inf:
             raise ValueError(f"threshold must be a finite number, zero or more, not {self.threshold}")
 
-    def flip(self, key: tuple[str, str], weights: Array, gradient: Array, rate_factor: Array = 1.0) -> None:
+    def flip(self, key: tuple[str, str], weights: Array, gradient: Gradient, rate_factor: Factor = 1.0) -> None:
         """Flip signs of binary `weights`, in place; `key` is the names of their layer and array."""
         xp = backend_of(weights)
         if key not in self.state:
-            self.state[key] = (xp.asarray(np.zeros(weights.shape), weights),)
+            self.state[key] = (xp.zeros(tuple(weights.shape), weights),)
         (mean,) = self.state[key]
         mean = mean if type(mean) is type(weights) else xp.traceable(mean)
         mean += xp.each(self.adaptivity, weights, rate_factor) * (multiplied(gradient) - mean)

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import integers
 from .activations import Activation
-from .backends import Array, backend_of, multiplied
+from .backends import Array, Gradient, backend_of, multiplied
 from .choices import choose
 from .ledger import Direction
 from .links import Signal
@@ -110,7 +110,7 @@ class Projection(ABC):
         """`error @ values.T` [..., batch, sources]: an error at the pre-activation as a gradient at the signal."""
         return backend_of(error).matmul(error, self.values.mT)
 
-    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Array]:
+    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Gradient]:
         """Gradients of the trained arrays for an `error` [..., batch, neurons] at the pre-activation.
 
         The product may be written into `spent`, a gradient that is no longer needed.
@@ -225,7 +225,9 @@ class Quantized(Dense):
         if fmt.scaling not in SCALINGS:
             scale[...] = float(fmt.scaling)
         xp = backend_of(weights)
-        learned = xp.asarray(np.log2(xp.numpy(scale)), weights) if fmt.scaling == "learned" else None
+        learned = None
+        if fmt.scaling == "learned":
+            learned = xp.filled(tuple(scale.shape), weights, lambda: np.log2(xp.numpy(scale)))
         made = cls(
             quantize(fmt, weights, scale), dense.offset, dense.direction, dense.label, format=fmt, scale=scale,
             master=weights if keep_master else None, log2_scale=learned,
@@ -270,7 +272,7 @@ class Quantized(Dense):
             self.master[...] = xp.clip(self.master, -most, most)
         self.weight[...] = quantize(self.format, self.master, self.scale)
 
-    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Array]:
+    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Gradient]:
         made = super().gradients(signal, error, spent)
         if self.log2_scale is not None:
             made[f"{self.name}_log2_scale"] = self._scale_gradient(multiplied(made[self.name]))
@@ -282,7 +284,7 @@ class Quantized(Dense):
         if self.format.levels != "binary":
             steps = self.master / self.scale
             slope = slope - steps * (abs(steps) < most)
-        total = (gradient * slope).reshape(*self.members, -1).sum(-1)[..., None, None]
+        total = (gradient * slope).reshape((*self.members, -1)).sum(-1)[..., None, None]
         return total * self.scale * (log(2) / sqrt(prod(self.shape) * most))
 
     @property
@@ -368,7 +370,7 @@ class Tied(Projection):
     def transpose(self, error: Array) -> Array:
         return self.source.transpose(error)
 
-    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Array]:
+    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Gradient]:
         return self.source.gradients(signal, error, spent)
 
     def copy(self, inputs: Mapping[str, Projection]) -> "Tied":
@@ -401,7 +403,7 @@ class Mirrored(Dense):
     def trained(self) -> tuple[str, ...]:
         return () if self.offset is None else (self.bias_name,)
 
-    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Array]:
+    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Gradient]:
         return {name: error.sum(-2) for name in self.trained}
 
     def refresh(self, weights: Signal) -> None:
@@ -434,9 +436,9 @@ class Integer(Dense):
 
     @classmethod
     def of(cls, dense: Dense, bits: int, fraction_bits: int) -> "Integer":
-        """`dense`, in NumPy arrays, with weights rounded to nearest and clipped to the range; the bias is left out."""
-        most = 2 ** (bits - 1) - 1
-        weight = np.rint(dense.weight * 2.0**fraction_bits).clip(-most, most).astype(f"int{bits}")
+        """`dense`, with weights rounded to nearest and clipped to the range; the bias is left out."""
+        xp, most = backend_of(dense.weight), 2 ** (bits - 1) - 1
+        weight = xp.cast(xp.clip(xp.round(dense.weight * 2.0**fraction_bits), -most, most), f"int{bits}")
         return cls(weight, None, dense.direction, dense.label, fraction_bits=fraction_bits)
 
     @property
@@ -456,7 +458,7 @@ class Integer(Dense):
         below = self.fraction_bits + integers.STATE_FRACTION_BITS
         return integers.shifted(sums, below - integers.SUM_FRACTION_BITS)
 
-    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Array]:
+    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Gradient]:
         return {self.name: backend_of(error).integer_matmul(signal.integers.mT, error)}
 
     def describe(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def scale_of(fmt: WeightFormat, weights: Array) -> Array:
     """
     xp = backend_of(weights)
     if fmt.scaling == "largest":  # what is nearest to 1.5 x is x or more, and at most 2 x
-        largest = xp.largest(abs(weights).reshape(*weights.shape[:-2], -1))[..., None]
+        largest = xp.largest(abs(weights).reshape((*weights.shape[:-2], -1)))[..., None]
         return xp.power_of_two(largest * (1.5 / fmt.highest))
     if fmt.levels == "binary":
         return xp.power_of_two(_mean(abs(weights)))
@@ -49,4 +49,4 @@ def quantize(fmt: WeightFormat, weights: Array, scale: Array) -> Array:
 
 def _mean(x: Array) -> Array:
     """Over sources and neurons, [..., 1, 1]."""
-    return x.reshape(*x.shape[:-2], -1).mean(-1)[..., None, None]
+    return x.reshape((*x.shape[:-2], -1)).mean(-1)[..., None, None]

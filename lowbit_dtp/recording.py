@@ -22,12 +22,12 @@ class LoopState:
         self._moved = moved
         self.start, self.step = moved(np.zeros((), np.int64)), moved(np.zeros((), np.int64))
         self.epoch = moved(np.zeros(()))
-        self.order: Array = None
+        self.order = moved(np.zeros(0, np.int64))
         self._counts: dict[int, Array] = {}
 
     def begin(self, order: np.ndarray, start: int = 0, step: int = 0, epoch: int = 0) -> None:
         """Begin a pass over the samples in an `order` [samples] or [members, samples], at index `start`."""
-        if self.order is None:
+        if self.order.shape != order.shape:
             self.order = self._moved(order)
         else:
             self.order[...] = self._moved(order)
@@ -130,7 +130,7 @@ class ReplayedStep:
             self.plain = self.unknown > _OFTEN
 
     def _record(self, ledger: Ledger) -> None:
-        before: list[Array] = []
+        before: list[np.ndarray] = []
         if self.xp.checks:
             _count_in_arrays(ledger)
             before = self._copies(ledger)
@@ -161,7 +161,7 @@ class ReplayedStep:
         repeated = self._copies(ledger)
         self._put_back(before, ledger)
         self._as_written(ledger)
-        if any(x.tobytes() != y.tobytes() for x, y in zip(repeated, self._all(ledger), strict=True)):
+        if any(x.tobytes() != y.tobytes() for x, y in zip(repeated, self._copies(ledger), strict=True)):
             self.plain = True
             warnings.warn(
                 "a recorded step gives other numbers than the step as it is written; steps are taken as written",
@@ -178,12 +178,12 @@ class ReplayedStep:
     def _all(self, ledger: Ledger) -> list[Array]:
         return [*self.changed(), *_arrays(ledger)]
 
-    def _copies(self, ledger: Ledger) -> list[Array]:
+    def _copies(self, ledger: Ledger) -> list[np.ndarray]:
         return [np.array(x) for x in self._all(ledger)]
 
-    def _put_back(self, copies: list[Array], ledger: Ledger) -> None:
+    def _put_back(self, copies: list[np.ndarray], ledger: Ledger) -> None:
         for x, copy in zip(self._all(ledger), copies, strict=True):
-            np.copyto(x, copy)
+            np.copyto(np.asarray(x), copy)
 
     def _do(self, ledger: Ledger) -> None:
         with ledger.wires.in_place():

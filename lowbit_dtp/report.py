@@ -6,12 +6,14 @@ or targets.
 """
 
 import base64
+import hashlib
 import io
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +70,11 @@ THICKEST = 46.0
 GAP, BOX = 74, 34
 """Height of a link and of a layer in that drawing."""
 
+COLUMNS = ((0, 128), (132, 134), (270, 230))
+"""Left edge and width of the parts, of the layers and links, and of the purposes in a picture of the energy."""
+TALL, LABEL = 400.0, 15.0
+"""Height of that picture, and the least height of a block with a label."""
+
 DIRECTIONS = ("forward", "feedback")
 
 
@@ -96,6 +103,7 @@ def render(folder: Path, summary: Summary | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"count": count, "percent": percent, "share": share, "spread": spread, "si": si}
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # in the order of the summary
     environment.globals["si_range"] = si_range
     template = environment.get_template("report.html.jinja")
     try:
@@ -109,7 +117,8 @@ def render(folder: Path, summary: Summary | None = None) -> str:
 
 def _page(folder: Path, summary: Summary) -> dict[str, Any]:
     """Everything the template shows."""
-    rows, network = summary.rows, summary.network
+    rows = summary.rows
+    networks = [row.network or summary.network for row in rows]
     links = all_links(summary)
     discrete = discrete_links(summary)
     technologies = list(rows[0].joules_per_sample)
@@ -134,21 +143,57 @@ def _page(folder: Path, summary: Summary) -> dict[str, Any]:
         "links": links,
         "discrete": discrete,
         "technologies": technologies,
-        "sizes": "-".join(str(layer["neurons"]) for layer in [network["input"], *network["layers"]]),
+        "sizes": ", ".join(dict.fromkeys(map(_sizes, networks))),
         "epochs": max((line["epoch"] for seeds, _ in runs for lines in seeds for line in lines), default=0),
         "rankings": {name: ranking(values) for name, values in ranked.items()},
         "close": _within_deviation(rows, ranking(ranked["test"])),
         "shares": dict(_link_shares(rows, technologies)),
         "traffic": traffic,
-        "drawings": _drawings(network, rows),
+        "coded": any(way.coding for row in rows for x in row.links.values() for way in (x.forward, x.feedback)),
+        "drawings": _drawings(networks, rows),
         "curves": _curves(rows, [seeds for seeds, _ in runs]),
         "diagnoses": _diagnoses(folder, rows),
         "notes": [f"{row.rule}: {note}" for row, (_, notes) in zip(rows, runs, strict=True) for note in notes],
+        "simulated": [row for row in rows if row.not_as_exported],
         "bars": _bars(rows, technologies),
+        "breakdowns": _breakdowns(rows, technologies[0]) if technologies else [],
+        "tall": TALL,
+        "label": LABEL,
         "parts": PARTS,
+        "panel": _panel(summary),
         "filters": filters,
         "filters_seed": first,
         "no_filters": no_filters,
+    }
+
+
+def _panel(summary: Summary) -> dict[str, Any] | None:
+    """Counts, prices and script of the panel in which a reader chooses hardware; None if the summary lacks them."""
+    from markupsafe import Markup
+
+    prices = summary.prices
+    counts = {row.rule: row.counts for row in summary.rows if row.counts}
+    if prices is None or not counts or not prices.technologies:
+        return None
+    script = (Path(__file__).parent / "panel.js").read_text()
+    links = {
+        link: {
+            "kind": wire.kind,
+            "millimetres": 1.0 if wire.metres is None else 1000 * wire.metres,
+            "hops": 1 if wire.hops is None else wire.hops,
+        }
+        for link, wire in prices.links.items()
+    }
+    kinds = [kind for technology in prices.technologies.values() for kind in technology.wires]
+    counted = [name for each in counts.values() for message in each.messages for name in message.coded]
+    return {
+        "data": {**asdict(prices), "links": links, "rules": [asdict(each) for each in counts.values()]},
+        "names": [*counts, *(["straight-through, gradient as above"] if prices.baseline else [])],
+        "kinds": {kind: Path(kind).stem for kind in kinds},
+        "codings": ["plain", "best", *dict.fromkeys(counted)] if counted else [],
+        "most_reuse": min(each.most_reuse for each in counts.values()),
+        "script": Markup(script),
+        "digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
 
 
@@ -212,8 +257,8 @@ def prefix(value: float) -> tuple[str, float]:
     """SI prefix that leaves `value` between 1 and 1000, and its factor."""
     if value == 0 or not math.isfinite(value):
         return "", 1.0
-    steps = min(max(math.floor(math.log10(float(f"{abs(value):.2e}")) / 3), -5), 3)
-    return "fpnµm kMG"[steps + 5].strip(), 1000.0**steps
+    steps = min(max(math.floor(math.log10(float(f"{abs(value):.2e}")) / 3), -5), 5)
+    return "fpnµm kMGTP"[steps + 5].strip(), 1000.0**steps
 
 
 def si(value: float, unit: str) -> str:
@@ -223,7 +268,7 @@ def si(value: float, unit: str) -> str:
     ('12.3\\xa0nJ', '1.00\\xa0µJ', '0.00\\xa0J')
     """
     name, factor = prefix(value)
-    return f"{_three_digits(value / factor)}\xa0{name}{unit}"
+    return f"{three_digits(value / factor)}\xa0{name}{unit}"
 
 
 def si_range(low: float, high: float, unit: str) -> str:
@@ -233,10 +278,15 @@ def si_range(low: float, high: float, unit: str) -> str:
     '8.10 to 20.0\\xa0nJ'
     """
     name, factor = prefix(high)
-    return f"{_three_digits(low / factor)} to {_three_digits(high / factor)}\xa0{name}{unit}"
+    return f"{three_digits(low / factor)} to {three_digits(high / factor)}\xa0{name}{unit}"
 
 
-def _three_digits(value: float) -> str:
+def three_digits(value: float) -> str:
+    """A number below 1000 with three digits.
+
+    >>> three_digits(1.2345), three_digits(87.25), three_digits(872.4)
+    ('1.23', '87.2', '872')
+    """
     return f"{value:.{2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0}f}"
 
 
@@ -254,20 +304,31 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, s
 
 def all_links(summary: Summary) -> list[str]:
     """The network's links from the inputs up, and then links that a rule adds."""
-    own = [f"{link['lower']}-{link['upper']}" for link in summary.network["links"]]
+    own = [_link_name(link) for link in summary.network["links"]]
     return list(dict.fromkeys([*own, *(link for row in summary.rows for link in row.links)]))
 
 
+def _link_name(link: Mapping[str, str]) -> str:
+    """Name of a link in a description of a network."""
+    return link.get("label") or f"{link['lower']}-{link['upper']}"
+
+
+def _sizes(network: Mapping[str, Any]) -> str:
+    """Neurons of each layer in a description of a network, input first."""
+    return "-".join(str(layer["neurons"]) for layer in [network["input"], *network["layers"]])
+
+
 def discrete_links(summary: Summary) -> list[str]:
-    """Links, other than the first, that carry a format other than a float in some direction with some rule."""
+    """Links, but for those of the inputs, that carry a format other than a float in some direction with some rule."""
+    inputs = [_link_name((row.network or summary.network)["links"][0]) for row in summary.rows]
 
     def is_discrete(link: LinkRow) -> bool:
         return any(not (x.format or "float").startswith("float") for x in (link.forward, link.feedback))
 
     return [
         name
-        for name in all_links(summary)[1:]
-        if any(is_discrete(row.links[name]) for row in summary.rows if name in row.links)
+        for name in all_links(summary)
+        if name not in inputs and any(is_discrete(row.links[name]) for row in summary.rows if name in row.links)
     ]
 
 
@@ -337,48 +398,82 @@ def _read_metrics(folder: Path, row: Row) -> tuple[list[list[dict[str, Any]]], l
 # Drawings
 
 
-def _drawings(network: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
-    """For each row the network as a column of layers, and the arrows between them, all to one scale.
+def _drawings(networks: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[str, Any]:
+    """For each row its network as a column of layers, and the arrows between them, all to one scale.
 
-    Links that a rule adds join layers that are not neighbours; they are listed instead.
+    Links that join no neighbours are drawn at the right side; those that are not in the network are listed.
     """
-    layers = [network["input"], *network["layers"]]
-    links = [f"{link['lower']}-{link['upper']}" for link in network["links"]]
-    sides = {"forward": 150.0, "feedback": 250.0}
-    most = max(traffic(row, [link])[direction] for row in rows for link in links for direction in sides) or 1
-    height = len(layers) * (BOX + GAP) - GAP
-    boxes = [
-        {"y": height - BOX - i * (BOX + GAP), "name": layer["name"], "neurons": layer["neurons"]}
-        for i, layer in enumerate(layers)
-    ]
-    drawings = []
-    for row in rows:
-        arrows = []
-        for box, link in zip(boxes[1:], links, strict=False):  # links beyond the chain come last
-            for direction, x in sides.items():
-                bits = traffic(row, [link])[direction]
-                top, bottom = box["y"] + BOX + 4, box["y"] + BOX + GAP - 4
-                tip, tail = (top, bottom) if direction == "forward" else (bottom, top)
-                arrows.append(
-                    {
-                        "link": link,
-                        "direction": direction,
-                        "bits": bits,
-                        "format": (getattr(row.links[link], direction).format if link in row.links else None) or "",
-                        "points": _arrow(x, tip, tail, max(THICKEST * bits / most, 1.0)),
-                        "x": x,
-                        "y": (top + bottom) / 2,
-                    }
-                )
-        others = [
+    most = max(bits for row in rows for link in row.links for bits in traffic(row, [link]).values()) or 1
+    drawn = [_Drawing(network, row, most) for network, row in zip(networks, rows, strict=True)]
+    return {"of": drawn, "box": BOX, "most": most, "width": max(drawing.width for drawing in drawn)}
+
+
+class _Drawing:
+    """The network of a row, and what crosses its links."""
+
+    def __init__(self, network: Mapping[str, Any], row: Row, most: float) -> None:
+        layers = [network["input"], *network["layers"]]
+        self.row, self.most, self.rule = row, most, row.rule
+        self.height = len(layers) * (BOX + GAP) - GAP
+        self.boxes = [
+            {"y": self.height - BOX - i * (BOX + GAP), "name": layer["name"], "neurons": layer["neurons"]}
+            for i, layer in enumerate(layers)
+        ]
+        self.width = 400.0
+        chain, added = network["links"][: len(layers) - 1], network["links"][len(layers) - 1 :]
+        self.arrows = [
+            self._between(_link_name(link), direction, box["y"])
+            for link, box in zip(chain, self.boxes[1:], strict=True)
+            for direction in DIRECTIONS
+        ]
+        self.side_arrows: list[dict[str, Any]] = []
+        for link, direction in product(added, DIRECTIONS):
+            if traffic(row, [_link_name(link)])[direction]:
+                self.side_arrows.append(self._aside(link, direction))
+        if self.side_arrows:
+            self.label_x = self.width + 10
+            self.width += 130
+        known = [_link_name(link) for link in network["links"]]
+        self.others = [
             f"{link} {direction} {count(crossed.bits_per_sample)} bits ({crossed.format})"
             for link, both in row.links.items()
-            if link not in links
+            if link not in known
             for direction in DIRECTIONS
             if (crossed := getattr(both, direction)).format
         ]
-        drawings.append({"rule": row.rule, "arrows": arrows, "others": others})
-    return {"boxes": boxes, "height": height, "of": drawings, "box": BOX, "most": most}
+
+    def _between(self, link: str, direction: str, y: float) -> dict[str, Any]:
+        """An arrow to or from the layer at height `y`, which the layer below it is at the other end of."""
+        told = self._told(link, direction)
+        x = 150.0 if direction == "forward" else 250.0
+        top, bottom = y + BOX + 4, y + BOX + GAP - 4
+        tip, tail = (top, bottom) if direction == "forward" else (bottom, top)
+        return {**told, "points": _arrow(x, tip, tail, told["thick"]), "x": x, "y": (top + bottom) / 2}
+
+    def _aside(self, link: Mapping[str, str], direction: str) -> dict[str, Any]:
+        """An arrow that leaves its layer to the right, and comes back to the other one."""
+        told = self._told(_link_name(link), direction)
+        thick, middles = told["thick"], {box["name"]: box["y"] + BOX / 2 for box in self.boxes}
+        ends = middles[link["lower"]], middles[link["upper"]]
+        tail, tip = ends if direction == "forward" else ends[::-1]
+        neck, x = 310 + thick / 4, self.width + 14 + thick / 2
+        self.width += 14 + thick
+        head = [(neck, tip - thick / 2 - 5), (302, tip), (neck, tip + thick / 2 + 5)]
+        labels_there = sum(arrow["lower"] == link["lower"] for arrow in self.side_arrows)
+        return {
+            **told,
+            "lower": link["lower"],
+            "path": f"M302,{tail:.1f} H{x:.1f} V{tip:.1f} H{neck:.1f}",
+            "points": " ".join(f"{dx:.1f},{y:.1f}" for dx, y in head),
+            "y": ends[0] + 54 * labels_there,
+        }
+
+    def _told(self, link: str, direction: str) -> dict[str, Any]:
+        """What is said of a link, and the thickness of its arrow."""
+        bits = traffic(self.row, [link])[direction]
+        fmt = getattr(self.row.links[link], direction).format if link in self.row.links else None
+        thick = max(THICKEST * bits / self.most, 1.0)
+        return {"link": link, "direction": direction, "bits": bits, "format": fmt or "", "thick": thick}
 
 
 def _arrow(x: float, tip: float, tail: float, width: float) -> str:
@@ -627,6 +722,61 @@ def _bar_figure(bars: Sequence[tuple[str, Mapping[str, Range], Range]]) -> "Figu
         axes.text(0, y - 0.22, rule, va="bottom", weight="bold")
         axes.text(end, y - 0.22, si(total.typical, "J"), va="bottom", ha="right")
     return figure
+
+
+def _breakdowns(rows: Sequence[Row], technology: str) -> list[dict[str, Any]]:
+    """Of each row, where the joules of a training sample go: columns of parts, of layers and links, and of purposes.
+
+    A block is as tall as its share of the total, so a column is as tall as the picture.
+    """
+    pictures = []
+    for row in rows:
+        tree = row.energy_tree.get(technology, {})
+        total = sum(joules for parts in tree.values() for costs in parts.values() for joules in costs.values())
+        if total:
+            columns = _energy_columns(tree, total * LABEL / TALL)
+            blocks = []
+            for (x, width), column in zip(COLUMNS, columns, strict=True):
+                ends = accumulate(TALL * joules / total for _, joules, _ in column)
+                for (name, joules, colour), end in zip(column, ends, strict=True):
+                    height = TALL * joules / total
+                    place = {"x": x, "y": end - height, "width": width, "height": height, "colour": colour}
+                    blocks.append(place | {"name": name, "joules": joules, "share": joules / total})
+            pictures.append({"rule": row.rule, "total": total, "blocks": blocks})
+    return pictures
+
+
+Column = list[tuple[str, float, str]]
+"""Names, joules and colours of blocks."""
+
+
+def _energy_columns(tree: Mapping[str, Mapping[str, Mapping[str, float]]], least: float) -> tuple[Column, ...]:
+    """Joules of parts; of layers and links, beside their part; of purposes, beside their layer or link."""
+    of_parts: Column = []
+    of_places: Column = []
+    of_purposes: Column = []
+    for part, colour in PARTS.items():
+        places = tree.get(part, {})
+        costs = {place: sum(purposes.values()) for place, purposes in places.items()}
+        of_parts.append((part, sum(costs.values()), colour))
+        for place, cost in _merged(costs, least):
+            of_places.append((place, cost, colour))
+            of_purposes += [(purpose, x, colour) for purpose, x in _merged(places.get(place, {"": cost}), least)]
+    return of_parts, of_places, of_purposes
+
+
+def _merged(costs: Mapping[str, float], least: float) -> list[tuple[str, float]]:
+    """Names and costs, the largest first; those of less than `least` come last, as one.
+
+    >>> _merged({"a": 1.0, "b": 5.0, "c": 2.0}, 3.0), _merged({"a": 1.0, "b": 5.0}, 3.0)
+    ([('b', 5.0), ('2 others', 3.0)], [('b', 5.0), ('a', 1.0)])
+    """
+    ranked = sorted(costs.items(), key=lambda item: -item[1])
+    small = [cost for _, cost in ranked if cost < least]
+    if len(small) < 2:
+        return ranked
+    rest = "others" if len(small) < len(ranked) else "together"
+    return [*ranked[: -len(small)], (f"{len(small)} {rest}", sum(small))]
 
 
 def inline_svg(figure: "Figure", name: str, title: str, description: str) -> "Markup":

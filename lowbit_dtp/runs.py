@@ -31,7 +31,7 @@ import numpy as np
 from . import ledger as ledgers
 from .experiment import Experiment, ExperimentError
 from .ledger import Direction, Ledger
-from .storage import StorageError, append_text, locked, read_json, write_json, write_text
+from .storage import StorageError, append_text, locked, read_json, read_tensors, write_json, write_text
 from .summary import Row, Spread, link_rows
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class _Member:
         from .ensemble import Run
         from .training import Progress
 
-        progress = Progress()
+        progress = Progress(ledger=Ledger(codings=experiment.codings))
         notes: dict[str, Any] = {}
         saved_step = None
         if (folder / "checkpoint.safetensors").exists():
@@ -276,8 +276,8 @@ def _train(
     for step in steps:
         on_step(progress.step)
         if step.epoch_ends:
-            no_loss = step.epoch_loss is None
-            losses = [None] * len(members) if no_loss else np.ravel(numpy(step.epoch_loss)).tolist()  # which waits
+            loss = step.epoch_loss
+            losses = [None] * len(members) if loss is None else np.ravel(numpy(loss)).tolist()  # which waits
             spent()
             bits = [progress.ledger.bits(direction=direction) for direction in (Direction.FORWARD, Direction.FEEDBACK)]
             errors = [np.ravel(test()).tolist() for test in tests]
@@ -304,7 +304,7 @@ def _train(
                 pause = min(CHECKPOINT_SECONDS, _PAUSE * (last_saved - now))
         if due or step.epoch_ends:
             started = time.perf_counter()
-    testing = Ledger()
+    testing = Ledger(codings=experiment.codings)
     last = np.ravel(evaluate(inference, test, testing, task=task, rule=rule)), np.ravel(tests[0]())
     testings = [testing] if single else unstack_ledger(testing)
     for member, own, tested, *errors in zip(members, unstack(run), testings, *last, strict=True):
@@ -332,7 +332,8 @@ def _too_large(members: list[_Member], data: "DataSet", device: str) -> Exceptio
     from .ensemble import member_bytes
 
     run, batch = members[0].run, members[0].experiment.batch
-    shared = sum(x.stored.nbytes + x.labels.nbytes for x in (data.train, data.valid, data.test))
+    parts = data.train, data.valid, data.test
+    shared = sum(np.asarray(x).nbytes for part in parts for x in (part.stored, part.labels))
     free, one = max(0, (free_bytes(device) or 0) - shared), member_bytes(run.net, run.optimizer, batch)
     fits = free // one
     advice = f"--ensemble {fits} would fit" if fits else "not even one would fit; leave --device out"
@@ -436,6 +437,7 @@ def summary_row(rule: str, folder: Path, runs: Mapping[int, str], where: str = "
         links=link_rows(training, inference),
         seconds_per_epoch=_median([x for r in results if (x := r["seconds_per_epoch"]) is not None]),
         device=", ".join(dict.fromkeys(_devices(r.get("parts", [])) for r in results)),
+        network=read_tensors(paths[0] / "network.safetensors")[1],
     )
     return row, training, inference
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .backends import Array, backend_of
+from .backends import Array, Factor, backend_of
 from .choices import choose
 from .data import Samples, order
 from .ledger import Ledger
@@ -25,7 +25,8 @@ MODES = {
     "plain": "every step in Python",
     "recorded": "each kind of step recorded once and replayed, as one call of machine code, or of a GPU",
     "compiled": "as recorded, with operations fused by torch.compile, which takes a while; for tensors",
-    "auto": "recorded, or compiled if a run on a GPU is long; plain for few steps, NumPy ensembles, tensors on a CPU",
+    "auto": "recorded, or compiled if a run on a GPU is long; plain for few steps, NumPy ensembles, tensors on a CPU, "
+    "and where codings are counted",
 }
 """Modes that run the same steps."""
 
@@ -79,7 +80,7 @@ class Training:
     seed: int | Sequence[int]
 
     def step(
-        self, subject: Subject, indices: Array, context: StepContext, ledger: Ledger, rate_factor: Array
+        self, subject: Subject, indices: Array | slice, context: StepContext, ledger: Ledger, rate_factor: Factor
     ) -> Array | None:
         """Train the network of `subject` on the samples at `indices`; the loss, which is added to its sum."""
         net, samples, total = subject
@@ -104,7 +105,7 @@ class PlainSteps:
             seed = training.seed
             progress.loss = self.moved(np.zeros(() if isinstance(seed, int) else len(seed)))
         self.given = Subject(net, samples, progress.loss)
-        self.order = np.zeros(0, np.int64)
+        self.order: Array = np.zeros(0, np.int64)
 
     def moved(self, x: np.ndarray) -> Array:
         """`x` on the device of the network."""
@@ -152,7 +153,7 @@ class RecordedSteps(PlainSteps):
         self.compiled, self.patience = compiled, patience
         self.taken: dict[tuple[str, int], int] = {}
         self.repeated: dict[tuple[str, int], ReplayedStep] = {}
-        self.losses: dict[tuple[str, int], Array] = {}
+        self.losses: dict[tuple[str, int], Array | None] = {}
         seen = self.xp.traceable
         stored = replace(samples, stored=seen(samples.stored), labels=seen(samples.labels))
         self.traced = Subject(net, stored, seen(progress.loss))
@@ -216,10 +217,9 @@ class RecordedSteps(PlainSteps):
         context = StepContext(loop.epoch, phase, RandomStream(training.seed, loop.step), training.task)
         factor = 1.0 if training.optimizer.schedule is None else self.rate_factor
         loss = training.step(self.traced, loop.indices(rows), context, ledger, factor)
-        if kind not in self.losses:
-            self.losses[kind] = loss
-        elif loss is not None:
-            self.losses[kind][...] = loss
+        kept = self.losses.setdefault(kind, loss)
+        if kept is not loss and kept is not None:
+            kept[...] = loss
         loop.advance(rows)
 
     def _recorder(self, kind: tuple[str, int]) -> ReplayedStep:

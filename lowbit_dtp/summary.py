@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypeVar
 
+from .codings import CODINGS, MAX_BITS
 from .ledger import Direction, Ledger
 from .storage import StorageError, read_json, write_json
 
@@ -50,6 +51,144 @@ class Range:
 
 
 @dataclass(frozen=True)
+class CodedCount:
+    """What crosses in a training sample with a coding."""
+
+    bits: float
+    toggles: float
+
+
+@dataclass(frozen=True)
+class MessageCount:
+    """Messages of one size that cross a link in one direction in a training sample."""
+
+    link: str
+    direction: str
+    bits: int
+    """Of a message, scales included."""
+    width: int
+    """Codes of a message."""
+    messages: float
+    ones: float
+    toggles: float
+    """Half of the bits where a run sent one message, which has nothing to toggle against."""
+    events: bool
+    """Whether a bit that is 1 is an address event."""
+    coded: dict[str, CodedCount]
+    """By coding, of those that were counted; half of the bits of a stream toggle."""
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "MessageCount":
+        """The inverse of `asdict`."""
+        coded = {name: _made(CodedCount, counts) for name, counts in content["coded"].items()}
+        return _made(cls, {**content, "coded": coded})
+
+
+@dataclass(frozen=True)
+class AccessCount:
+    """Bits that a training sample reads and writes in arrays of one size."""
+
+    capacity_bits: int
+    shared: bool
+    """Whether the samples of a minibatch can share an access."""
+    buffer: bool
+    """Whether the arrays hold activations, of as many samples as share an access."""
+    bits: float
+
+
+@dataclass(frozen=True)
+class SampleCounts:
+    """What a training sample sends and accesses, and the joules of what it computes: all that its price depends on."""
+
+    most_reuse: int
+    """The most samples that can share an access."""
+    messages: list[MessageCount]
+    accesses: list[AccessCount]
+    compute: dict[str, Range]
+    """Joules of its operations, by technology: they depend on neither wires nor reuse."""
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "SampleCounts":
+        """The inverse of `asdict`."""
+        made = {
+            "messages": [MessageCount.from_dict(x) for x in content["messages"]],
+            "accesses": [_made(AccessCount, x) for x in content["accesses"]],
+            "compute": _ranges(content["compute"]),
+        }
+        return _made(cls, {**content, **made})
+
+
+@dataclass(frozen=True)
+class WireCost:
+    """The cost of a message on a kind of wire: the sum of its terms."""
+
+    terms: list[tuple[str, Range]]
+    """What a term is per, "bit and metre" say, and the joules of one such event."""
+    flit_bits: int | None
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "WireCost":
+        """The inverse of `asdict`."""
+        return cls([(per, _made(Range, joules)) for per, joules in content["terms"]], content["flit_bits"])
+
+
+@dataclass(frozen=True)
+class TechnologyCost:
+    """What of a technology the price of messages and accesses depends on."""
+
+    memory: list[tuple[int, Range]]
+    """Bits that a memory holds, and joules of an access to 64 of them, from the smallest on."""
+    wires: dict[str, WireCost]
+    """By kind."""
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "TechnologyCost":
+        """The inverse of `asdict`."""
+        memory = [(bits, _made(Range, joules)) for bits, joules in content["memory"]]
+        return cls(memory, {kind: WireCost.from_dict(wire) for kind, wire in content["wires"].items()})
+
+
+@dataclass(frozen=True)
+class PlacedWire:
+    """The wire of a link."""
+
+    kind: str
+    metres: float | None
+    hops: int | None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Straight-through, whose gradients may have any number of bits on some links."""
+
+    links: list[str]
+    """Links that carry few bits, where gradients are as wide as the reader says."""
+    counts: SampleCounts
+    estimated: bool
+    """Whether it was estimated, since it is not among the rules: then half of all bits toggle."""
+
+
+@dataclass(frozen=True)
+class PriceList:
+    """Everything that a page needs to price the rows' `counts` on other hardware."""
+
+    technologies: dict[str, TechnologyCost]
+    links: dict[str, PlacedWire]
+    """Of the comparison, in their order."""
+    baseline: Baseline | None
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "PriceList":
+        """The inverse of `asdict`."""
+        baseline = content["baseline"]
+        return cls(
+            {name: TechnologyCost.from_dict(technology) for name, technology in content["technologies"].items()},
+            {link: _made(PlacedWire, wire) for link, wire in content["links"].items()},
+            baseline and _made(Baseline, {**baseline, "counts": SampleCounts.from_dict(baseline["counts"])}),
+        )
+
+
+@dataclass(frozen=True)
 class LinkDirection:
     """Traffic on a link in one direction: mean counts of a training sample and of an inference."""
 
@@ -61,6 +200,12 @@ class LinkDirection:
     ones_per_sample: float
     toggles_per_sample: float
     bits_per_inference: float
+    coding: str | None = None
+    """The coding with the fewest bits in training, of those that were counted; None if none was."""
+    coded_bits_per_sample: float | None = None
+    """Bits of a training sample with that coding."""
+    bits_by_coding: dict[str, float] = field(default_factory=dict)
+    """Bits of a training sample with each coding, and each bound, that was counted for all messages."""
 
     @classmethod
     def of(cls, link: str, direction: Direction, training: Ledger, inference: Ledger) -> "LinkDirection":
@@ -69,6 +214,8 @@ class LinkDirection:
         in_training = [m for m, _ in training.message_types(link, direction)]
         count = (link, direction, None, "sample")
         trained = training.samples > 0
+        coded = coded_bits(training, link, direction) if trained and in_training else {}
+        best = training.best_coding(link, direction) if coded else None
         return cls(
             format=", ".join(dict.fromkeys(m.format for m in in_training or crossed)) or None,
             bits_per_sample=training.bits(*count) if trained else 0.0,
@@ -76,7 +223,17 @@ class LinkDirection:
             ones_per_sample=training.ones(*count) if trained else 0.0,
             toggles_per_sample=training.toggles(*count) if trained else 0.0,
             bits_per_inference=inference.bits(*count) if inference.samples else 0.0,
+            coding=best,
+            coded_bits_per_sample=training.coded_bits(best, *count) if best else None,
+            bits_by_coding=coded,
         )
+
+
+def coded_bits(ledger: Ledger, link: str, direction: Direction) -> dict[str, float]:
+    """Bits a sample with each coding and bound that `ledger` counts; without entropies if a format has none."""
+    widest = max(message_type.bits for message_type, _ in ledger.message_types(link, direction))
+    names = [name for name in ledger.codings if name in CODINGS or widest <= MAX_BITS]
+    return {name: ledger.coded_bits(name, link, direction, per="sample") for name in names}
 
 
 @dataclass(frozen=True)
@@ -138,6 +295,10 @@ class Row:
     joules_per_inference: dict[str, Range] = field(default_factory=dict)
     energy_parts: dict[str, dict[str, dict[str, Range]]] = field(default_factory=dict)
     """By technology, use (`training` or `inference`) and part (`link`, `compute` or `memory`)."""
+    energy_tree: dict[str, dict[str, dict[str, dict[str, float]]]] = field(default_factory=dict)
+    """Typical joules of a training sample, by technology, part, link or layer, and purpose (in memory, the array)."""
+    counts: SampleCounts | None = None
+    """What its joules are the price of; None in files of older versions, and if nothing was trained."""
     links_share: dict[str, float | None] = field(default_factory=dict)
     """Share of links in the joules of a training sample, by technology; None if there are none."""
     break_even_gradient_bits: dict[str, float] = field(default_factory=dict)
@@ -146,6 +307,8 @@ class Row:
     """Why inference is priced as simulated and not as the exported network would run; empty if it is exported."""
     measure: str = "error_percent"
     """Measure of the scores, one of `tasks.MEASURES`."""
+    network: dict[str, Any] | None = None
+    """`Network.describe` of its network; None in older files: that of the summary then."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name."""
@@ -168,6 +331,7 @@ class Row:
                 for technology, uses in content["energy_parts"].items()
             },
             "links_share": content["links_share"] or {},
+            "counts": SampleCounts.from_dict(content["counts"]) if content.get("counts") else None,
         }
         return _made(cls, {**content, **changed})
 
@@ -223,7 +387,7 @@ class Summary:
 
     rows: tuple[Row, ...]
     network: dict[str, Any]
-    """`Network.describe`."""
+    """`Network.describe` of the network that the experiment builds for its first rule."""
     data: DataRow
     experiment: dict[str, Any]
     """Settings, as `experiment.Comparison` has them."""
@@ -235,6 +399,8 @@ class Summary:
     machine: str
     not_exported: str = ""
     """Why nothing was exported."""
+    prices: PriceList | None = None
+    """To price the rows on other hardware; None in files of older versions."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON."""
@@ -250,6 +416,7 @@ class Summary:
             "rows": tuple(Row.from_dict(row) for row in content["rows"]),
             "data": DataRow.from_dict(content["data"]),
             "exported": _made(ExportRow, exported) if exported else None,
+            "prices": PriceList.from_dict(content["prices"]) if content.get("prices") else None,
         }
         return _made(cls, {**content, **changed})
 

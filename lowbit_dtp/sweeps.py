@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .comparison import deployed
 from .experiment import Experiment
 from .figures import Point, front_figure
 from .report import STYLE, count, inline_svg, shown, si, si_range
@@ -24,7 +25,10 @@ TABLE, PAGE = "sweep.csv", "sweep.html"
 
 
 def run_sources(sweep: "Sweep") -> "Iterator[Source]":
-    """The ledgers of each rule in the run folders of `sweep`, seeds added up. StorageError names file and folder."""
+    """The ledgers of each rule in the run folders of `sweep`, seeds added up.
+
+    Inference is as exported, if the network can be exported. StorageError names the file and the folder.
+    """
     from hw_models.sweep import Source
 
     for given in sweep.runs:
@@ -34,12 +38,13 @@ def run_sources(sweep: "Sweep") -> "Iterator[Source]":
             for rule in dict.fromkeys(rule for rule, _, _ in runs):
                 paths = {seed: path for of, seed, path in runs if of == rule}
                 row, training, inference = summary_row(rule, Path(), {seed: str(path) for seed, path in paths.items()})
-                first = Experiment.load(next(iter(paths.values())) / "experiment.toml")
+                first = next(iter(paths.values()))
+                exported, _ = deployed(inference, first / "network.safetensors")
                 origin = "\n".join((path / "ledger.json").read_text() for path in paths.values())
                 yield Source(
-                    {"run": given, **described(first), "measure": row.measure},
+                    {"run": given, **described(Experiment.load(first / "experiment.toml")), "measure": row.measure},
                     f"{origin}\n{row.test_score}",
-                    partial(dict, training=training, inference=inference),
+                    partial(dict, training=training, inference=exported),
                     row.test_score.mean,
                 )
         except (ValueError, OSError) as error:

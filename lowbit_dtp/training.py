@@ -3,6 +3,7 @@
 The module `steps` runs each step.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +24,9 @@ from .steps import MODES as MODES
 from .steps import PlainSteps, RecordedSteps, Training, chosen_mode
 from .steps import Progress as Progress
 from .tasks import TASKS, Classify, Task, score
+
+EVALUATION_BATCH = 1000
+"""Samples in a minibatch of an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ def fit(
     An ensemble takes a sequence of seeds, one for each member, and `samples` once, for all. Network and samples are on
     the same device. `mode` is one of `MODES`; `task` is by default the first of the tasks of the rule.
 
+    Where the ledger counts codings, steps are plain, in whichever mode.
+
     Raises ValueError if the rule cannot learn the task, or the network lacks what the rule needs.
     """
     progress = Progress() if progress is None else progress
@@ -78,6 +84,10 @@ def fit(
     ledger.runs = members
     like = net.layers[0].weight
     chosen = chosen_mode(mode, net, (epochs - progress.epoch) * len(phases) * (count // batch))
+    if ledger.codings and chosen != "plain":
+        if mode != "auto":
+            warnings.warn(f"codings are counted in Python, so steps are plain, not {mode}", stacklevel=2)
+        chosen = "plain"
     training = Training(rule, optimizer, task, batch, seed)
     steps: Callable[..., PlainSteps] = PlainSteps
     if chosen != "plain":
@@ -120,7 +130,7 @@ class Evaluator:
         self,
         net: Network,
         samples: Samples,
-        batch: int = 1000,
+        batch: int = EVALUATION_BATCH,
         mode: str = "auto",
         task: Task | None = None,
         rule: LearningRule | None = None,
@@ -201,7 +211,7 @@ def evaluate(
     net: Network,
     samples: Samples,
     ledger: Ledger | None = None,
-    batch: int = 1000,
+    batch: int = EVALUATION_BATCH,
     task: Task | None = None,
     rule: LearningRule | None = None,
 ) -> Any:

@@ -20,6 +20,7 @@ from ..choices import choose
 from ..formats import Format
 from .protocols import Activation, Signal
 from .protocols import Array as Array
+from .protocols import Factor as Factor
 
 
 class Transmission(NamedTuple):
@@ -33,7 +34,7 @@ class Transmission(NamedTuple):
     """Bits set, a number for each member of an ensemble."""
     toggles: Array
     """Bits that differ from the row before, likewise."""
-    invalid: Array = 0
+    invalid: Array | int = 0
     """Numbers that the format cannot send, likewise, on devices that do not wait to raise an error."""
 
 
@@ -86,7 +87,11 @@ class LazyOuterProduct:
         return np.asarray(self.product, dtype)
 
 
-def multiplied(gradient: Array) -> Array:
+Gradient: TypeAlias = Array | LazyOuterProduct
+"""A gradient of a parameter, perhaps not yet computed."""
+
+
+def multiplied(gradient: Gradient) -> Array:
     """A gradient as an array, whether or not it has been multiplied."""
     return gradient.product if isinstance(gradient, LazyOuterProduct) else gradient
 
@@ -106,19 +111,28 @@ class Backend(ABC):
         """`x` on the device of `like`, in its own type."""
         return x
 
+    def filled(self, shape: tuple[int, ...], like: Array, numbers: Callable[[], np.ndarray]) -> Array:
+        """`asarray(numbers(), like)`, of `shape`; `numbers` is not called where arrays have shapes alone."""
+        return self.asarray(numbers(), like)
+
+    def zeros(self, shape: tuple[int, ...], like: Array) -> Array:
+        """Zeros of `shape`, on the device of `like` and in its floating-point type."""
+        return self.filled(shape, like, lambda: np.zeros(shape))
+
     @abstractmethod
     def numpy(self, x: Array) -> np.ndarray:
         """`x` in NumPy: the same memory where it can be, packed words as uint64."""
 
-    def each(self, values: float | Sequence[float], like: Array, factor: Array = 1.0) -> Array:
+    def each(self, values: float | Sequence[float], like: Array, factor: Factor = 1.0) -> Factor:
         """`factor * values` to multiply `like` [members, ...] by, of one value for each member, or one for all.
 
         `factor` is a number, or a float64 array of one that a recorded step reads; products are rounded once.
         """
         if isinstance(values, Sequence):
             products = np.reshape(values, (-1, *[1] * (like.ndim - 1))).astype(np.float64) * factor
-            return self.asarray(products, like)
-        return values * factor if type(factor) is float else (values * factor).astype(like.dtype)
+            return self.asarray(np.asarray(products), like)
+        product: Any = values * factor
+        return product if type(factor) is float else product.astype(like.dtype)
 
     @abstractmethod
     def shared(self, x: Array, members: int) -> Array:
@@ -217,7 +231,7 @@ class Backend(ABC):
         """`activation(signal @ weight + bias)`."""
         return activation.apply(self, self.pre_activation(signal, weight, bias))
 
-    def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
+    def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Gradient, Array]:
         """`signal.T @ error`, into `spent` if given, and the sum of `error` over the batch.
 
         The first may be an `LazyOuterProduct`, which a `fused_update` takes too.
@@ -249,7 +263,7 @@ class Backend(ABC):
         """0 where `x` is negative, else 1; NaN stays."""
 
     @abstractmethod
-    def clip(self, x: Array, low: float, high: float) -> Array:
+    def clip(self, x: Array, low: Factor, high: Factor) -> Array:
         """`x` clipped to `low` and `high`; NaN stays."""
 
     @abstractmethod
@@ -280,7 +294,7 @@ class Backend(ABC):
         """`activation_backward` for the error `a - b`."""
         return self.activation_backward(activation, state, a - b, scale)
 
-    def axpy(self, scale: Array, x: Array, y: Array) -> Array:
+    def axpy(self, scale: Factor, x: Array, y: Array) -> Array:
         """`scale * x + y`."""
         return scale * x + y
 

@@ -53,13 +53,13 @@ def _fault(torch: Any, device: str) -> str:
     return "" if number.isdigit() and int(number) < count else f"there are {count} GPUs, counted from 0"
 
 
-def mover(device: str) -> Callable[[np.ndarray], Array]:
+def mover(device: str) -> Callable[[Array], Array]:
     """A function that copies NumPy arrays to a `usable` device."""
     if device == "numpy":
         return lambda x: x
     from .torch_gpu import tensor_of
 
-    return lambda x: tensor_of(x, device)
+    return lambda x: tensor_of(np.asarray(x), device)
 
 
 def described(device: str) -> str:

@@ -18,7 +18,6 @@ from numba.core import event
 
 from ..formats import Bernoulli, FixedPoint, Float, Format, SharedExponent, SmallFloat, Table
 from . import (
-    Array,
     CannotRecord,
     FusedUpdate,
     Key,
@@ -31,7 +30,7 @@ from . import (
     packed,
 )
 from .numba_graph import Cell, Program, Tape, Traced, Watched, head, plain
-from .numpy_plain import NumpyBackend, drawn, thresholds
+from .numpy_plain import Array, NumpyBackend, drawn, thresholds
 from .protocols import Activation, Signal
 
 kernels: Any = _numba_kernels  # the compiler knows their types, mypy does not
@@ -181,8 +180,9 @@ class NumbaBackend(NumpyBackend):
         if signal.packed_neurons is None or not _is_float32(signal) or signal.format.bits != 1:
             return super().values(signal)
         if "values" not in signal.made:
+            words: Array = signal.carried
             low, high = _values(signal.format, signal.like.dtype)
-            signal.made["values"] = packed.unpack_signs(signal.carried, signal.packed_neurons, low, high)
+            signal.made["values"] = packed.unpack_signs(words, signal.packed_neurons, low, high)
         return signal.made["values"]
 
     def transmit(self, x: Array, fmt: Format, uniform: Array | None, previous: Array | None) -> Transmission:
@@ -239,7 +239,7 @@ class NumbaBackend(NumpyBackend):
         many = len(error) >= _FEW and error.shape[1] >= kernels.LANES
         if many and (signal.packed_neurons is not None or _sparse(signal) is not None):
             return LazyOuterProduct(signal, error, _outer), sums
-        values = signal.values
+        values: Array = signal.values
         if values.size * error.shape[1] > _LARGE and _is_plain(values):
             slots = empty(len(error), np.int32)
             if kernels.number_rows(error, slots) < _FEW_ROWS * len(error):
@@ -352,7 +352,7 @@ def _rmsprop(optimizer: Any, parameter: Array, gradient: Array, state: Sequence[
 
 def _sgd(optimizer: Any, parameter: Array, gradient: Array, state: Sequence[Array], rate: Array) -> bool:
     gradient = multiplied(gradient)
-    if not _are_alike(parameter, gradient) or _is_of_members(rate):
+    if optimizer.momentum or not _are_alike(parameter, gradient) or _is_of_members(rate):
         return False
     _begin_updates()
     kernels.axpy(_float32(-1.0 * rate), gradient, parameter, parameter)
@@ -599,7 +599,8 @@ def _sparse(signal: "Signal") -> Any:
 
 
 def _find_nonzeros(signal: "Signal") -> Any:
-    (rows, neurons), fmt, codes = signal.shape, signal.format, signal.carried
+    (rows, neurons), fmt = signal.shape, signal.format
+    codes: Array = signal.carried
     few = int(_DENSE * rows * -(-neurons // 2))
     ends = empty(kernels.lists_of(rows, neurons) + 1, np.int64)
     found = ends, empty(few, np.int32), empty(2 * few, np.float32)

@@ -3,14 +3,18 @@
 from collections.abc import Callable
 from functools import cache
 from math import pi, prod
+from typing import Any, TypeAlias
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from .. import packing
 from ..formats import Format, Table
-from . import Array, Backend, Key, Transmission
+from . import Backend, Key, Transmission
 from .protocols import Signal
+
+Array: TypeAlias = Any
+"""A `numpy.ndarray`, where the base class says any array: its type would have to be checked in every method."""
 
 
 @cache
@@ -113,7 +117,7 @@ class NumpyBackend(Backend):
     def step(self, x: Array) -> Array:
         return np.heaviside(x, x.dtype.type(1))
 
-    def clip(self, x: Array, low: float, high: float) -> Array:
+    def clip(self, x: Array, low: Any, high: Any) -> Array:
         return np.minimum(np.maximum(x, low), high)
 
     def round(self, x: Array) -> Array:

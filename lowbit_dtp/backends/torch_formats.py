@@ -11,6 +11,7 @@ from functools import cache, singledispatch
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..formats import (
     NVFP4,
@@ -25,7 +26,6 @@ from ..formats import (
     SmallFloat,
     Table,
 )
-from . import Array
 
 SIGNED = {np.uint8: torch.uint8, np.uint16: torch.int32, np.uint32: torch.int32, np.uint64: torch.int64}
 """Types of codes on tensors, by `Format.code_dtype`."""
@@ -36,7 +36,7 @@ _SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)
 
 
 @singledispatch
-def encode(fmt: Format, x: Array, uniform: Array | None) -> Array:
+def encode(fmt: Format, x: Tensor, uniform: Tensor | None) -> Tensor:
     """Codes of `x`, as some integer or boolean; those of a number that cannot be sent mean nothing."""
     raise TypeError(
         f"{fmt.name} has no codes on torch tensors; register functions for its type with "
@@ -45,7 +45,7 @@ def encode(fmt: Format, x: Array, uniform: Array | None) -> Array:
 
 
 @singledispatch
-def decode(fmt: Format, codes: Array, like: Array) -> Array:
+def decode(fmt: Format, codes: Tensor, like: Tensor) -> Tensor:
     """The numbers `codes` stand for, in the floating type of `like`."""
     raise TypeError(
         f"{fmt.name} has no codes on torch tensors; register functions for its type with "
@@ -62,25 +62,25 @@ def refuses_infinity(fmt: Format) -> bool:
 
 
 @encode.register
-def _(fmt: Table, x: Array, uniform: Array | None) -> Array:
+def _(fmt: Table, x: Tensor, uniform: Tensor | None) -> Tensor:
     thresholds = _thresholds(fmt, x.dtype, x.device)
     return x >= thresholds if len(thresholds) == 1 else torch.bucketize(x, thresholds, right=True)
 
 
 @decode.register
-def _(fmt: Table, codes: Array, like: Array) -> Array:
+def _(fmt: Table, codes: Tensor, like: Tensor) -> Tensor:
     return _values(fmt, like.dtype, codes.device)[codes.long()]
 
 
 @encode.register
-def _(fmt: Bernoulli, x: Array, uniform: Array | None) -> Array:
+def _(fmt: Bernoulli, x: Tensor, uniform: Tensor | None) -> Tensor:
     if uniform is None:
         raise ValueError(f"{fmt.name} draws its codes: it needs uniform random numbers, one per value")
     return x >= 1 - uniform
 
 
 @decode.register
-def _(fmt: Bernoulli, codes: Array, like: Array) -> Array:
+def _(fmt: Bernoulli, codes: Tensor, like: Tensor) -> Tensor:
     return codes.to(like.dtype)
 
 
@@ -88,7 +88,7 @@ def _(fmt: Bernoulli, codes: Array, like: Array) -> Array:
 
 
 @encode.register
-def _(fmt: FixedPoint, x: Array, uniform: Array | None) -> Array:
+def _(fmt: FixedPoint, x: Tensor, uniform: Tensor | None) -> Tensor:
     if fmt.stochastic and uniform is None:
         raise ValueError(f"{fmt.name} rounds stochastically: it needs uniform random numbers, one per value")
     # float32 holds a step and its half exactly, but not a sum with a random number, nor a remainder
@@ -96,7 +96,7 @@ def _(fmt: FixedPoint, x: Array, uniform: Array | None) -> Array:
     if fmt.rounding == "nearest-even":
         steps = torch.round(steps)
     else:
-        steps = torch.floor(steps + uniform if fmt.stochastic else steps)
+        steps = torch.floor(steps if uniform is None or not fmt.stochastic else steps + uniform)
     if fmt.overflow == "wrap":  # in this order, as rounding of the largest numbers depends on it
         steps = torch.remainder(steps - fmt.lowest_level, 2.0**fmt.word) + fmt.lowest_level
     else:
@@ -105,7 +105,7 @@ def _(fmt: FixedPoint, x: Array, uniform: Array | None) -> Array:
 
 
 @decode.register
-def _(fmt: FixedPoint, codes: Array, like: Array) -> Array:
+def _(fmt: FixedPoint, codes: Tensor, like: Tensor) -> Tensor:
     levels = codes.long() & (2**fmt.word - 1)
     if fmt.signed:
         levels = levels - ((levels >> (fmt.word - 1)) << fmt.word)
@@ -116,12 +116,12 @@ def _(fmt: FixedPoint, codes: Array, like: Array) -> Array:
 
 
 @encode.register
-def _(fmt: Float, x: Array, uniform: Array | None) -> Array:
+def _(fmt: Float, x: Tensor, uniform: Tensor | None) -> Tensor:
     return x.to(_floating(fmt)).contiguous().view(SIGNED[fmt.code_dtype])
 
 
 @decode.register
-def _(fmt: Float, codes: Array, like: Array) -> Array:
+def _(fmt: Float, codes: Tensor, like: Tensor) -> Tensor:
     return codes.view(_floating(fmt)).to(like.dtype)
 
 
@@ -130,7 +130,7 @@ def _floating(fmt: Float) -> torch.dtype:
 
 
 @encode.register
-def _(fmt: SmallFloat, x: Array, uniform: Array | None) -> Array:
+def _(fmt: SmallFloat, x: Tensor, uniform: Tensor | None) -> Tensor:
     x = x.double()
     magnitude = torch.clamp(x.abs(), max=2 * fmt.largest)
     exponent = torch.clamp(_exponent(magnitude), min=fmt.lowest_exponent)
@@ -140,7 +140,7 @@ def _(fmt: SmallFloat, x: Array, uniform: Array | None) -> Array:
 
 
 @decode.register
-def _(fmt: SmallFloat, codes: Array, like: Array) -> Array:
+def _(fmt: SmallFloat, codes: Tensor, like: Tensor) -> Tensor:
     codes = codes.long() & (2**fmt.bits - 1)
     magnitude, negative = codes & (2 ** (fmt.bits - 1) - 1), codes >> (fmt.bits - 1) != 0
     field = magnitude >> fmt.mantissa
@@ -152,12 +152,12 @@ def _(fmt: SmallFloat, codes: Array, like: Array) -> Array:
     return torch.where(negative, -x, x).to(like.dtype)
 
 
-def _exponent(x: Array) -> Array:
+def _exponent(x: Tensor) -> Tensor:
     """Exponents of the powers of two at or below float64 `x`, positive or zero; -1023 for zero and subnormal ones."""
     return (x.contiguous().view(torch.int64) >> 52) - 1023
 
 
-def _power(exponent: Array) -> Array:
+def _power(exponent: Tensor) -> Tensor:
     """2^`exponent` as float64, for -1022 to 1023."""
     return ((exponent + 1023) << 52).view(torch.float64)
 
@@ -166,7 +166,7 @@ def _power(exponent: Array) -> Array:
 
 
 @encode.register
-def _(fmt: ScaledFormat, x: Array, uniform: Array | None) -> Array:
+def _(fmt: ScaledFormat, x: Tensor, uniform: Tensor | None) -> Tensor:
     x = x.double()
     neurons, blocks = x.shape[-1], fmt.blocks(x.shape[-1])
     size = neurons if fmt.block is None else fmt.block
@@ -182,7 +182,7 @@ def _(fmt: ScaledFormat, x: Array, uniform: Array | None) -> Array:
 
 
 @decode.register
-def _(fmt: ScaledFormat, codes: Array, like: Array) -> Array:
+def _(fmt: ScaledFormat, codes: Tensor, like: Tensor) -> Tensor:
     neurons = fmt.neurons_in_row(codes.shape[-1])
     blocks, (of_block, _) = fmt.blocks(neurons), fmt.scale_codes
     end = neurons + blocks * of_block
@@ -193,13 +193,13 @@ def _(fmt: ScaledFormat, codes: Array, like: Array) -> Array:
     return (decode(fmt.element, codes[..., :neurons], each) * each).to(like.dtype)
 
 
-def _cut(scales: Array, scale_bits: int, bits: int) -> Array:
+def _cut(scales: Tensor, scale_bits: int, bits: int) -> Tensor:
     """Scales [..., n] of so many bits as codes [..., n * codes of each]."""
     parts = [(scales >> lane) & (2**bits - 1) for lane in range(0, scale_bits, bits)]
     return torch.stack(parts, -1).flatten(-2)
 
 
-def _joined(codes: Array, each: int, bits: int) -> Array:
+def _joined(codes: Tensor, each: int, bits: int) -> Tensor:
     """The scales that codes hold, `each` of them one."""
     parts = codes.reshape(*codes.shape[:-1], -1, each).long() & (2**bits - 1)
     joined = parts[..., 0]
@@ -208,7 +208,7 @@ def _joined(codes: Array, each: int, bits: int) -> Array:
     return joined
 
 
-def _scales(fmt: ScaledFormat, largest: Array) -> tuple[Array, Array, Array | None]:
+def _scales(fmt: ScaledFormat, largest: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Scales for the largest magnitudes [..., blocks]; their codes, and [..., 1] the code of the message's."""
     if isinstance(fmt, NVFP4):
         largest = torch.clamp(largest, max=float(np.finfo(np.float32).max))
@@ -222,7 +222,7 @@ def _scales(fmt: ScaledFormat, largest: Array) -> tuple[Array, Array, Array | No
     return _power(exponents), exponents + fmt.bias, None
 
 
-def _exponents(fmt: PowerOfTwoScaled, largest: Array) -> Array:
+def _exponents(fmt: PowerOfTwoScaled, largest: Tensor) -> Tensor:
     exponent = _exponent(largest)
     if isinstance(fmt, Microscaling):
         return exponent - fmt.highest_exponent
@@ -231,7 +231,7 @@ def _exponents(fmt: PowerOfTwoScaled, largest: Array) -> Array:
     return exponent + 2 - fmt.word + above.long()
 
 
-def _decoded_scales(fmt: ScaledFormat, of_blocks: Array, of_message: Array | None) -> Array:
+def _decoded_scales(fmt: ScaledFormat, of_blocks: Tensor, of_message: Tensor | None) -> Tensor:
     """The scales [..., blocks] of which `_scales` gave the codes."""
     if isinstance(fmt, NVFP4):
         assert of_message is not None
@@ -245,7 +245,7 @@ def _decoded_scales(fmt: ScaledFormat, of_blocks: Array, of_message: Array | Non
 
 
 @cache
-def _thresholds(fmt: Table, dtype: torch.dtype, device: torch.device) -> Array:
+def _thresholds(fmt: Table, dtype: torch.dtype, device: torch.device) -> Tensor:
     exact = torch.tensor(fmt.thresholds, dtype=torch.float64)
     rounded = exact.to(dtype)
     above = torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
@@ -253,5 +253,5 @@ def _thresholds(fmt: Table, dtype: torch.dtype, device: torch.device) -> Array:
 
 
 @cache
-def _values(fmt: Table, dtype: torch.dtype, device: torch.device) -> Array:
+def _values(fmt: Table, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(fmt.values, dtype=dtype, device=device)

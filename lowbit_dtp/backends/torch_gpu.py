@@ -7,17 +7,20 @@ signed type of the same bits.
 from collections.abc import Callable, Sequence
 from functools import cache
 from math import pi, prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from ..formats import Float, Format
 from ..packing import WORD_BITS
-from . import Array, Backend, FusedUpdate, Key, Recording, Transmission, torch_formats
+from . import Backend, FusedUpdate, Key, Recording, Transmission, torch_formats
 from .numpy_plain import FLOAT_BITS
 from .protocols import Signal
 from .torch_formats import SIGNED
+
+Array: TypeAlias = Any
+"""A `torch.Tensor`, where the base class says any array: its type would have to be checked in every method."""
 
 _COMPILE_FROM = 50_000
 """Steps of a run from which `auto` compiles; an estimate, not measured on a GPU."""
@@ -124,13 +127,14 @@ class TorchBackend(Backend):
         return torch.matmul(a, b, out=out)
 
     def pre_activation(self, signal: "Signal", weight: Array, bias: Array | None) -> Array:
-        values = signal.values
+        values: Array = signal.values
         if bias is not None and values.ndim == weight.ndim == 3:
             return torch.baddbmm(bias[:, None], values, weight)
         return super().pre_activation(signal, weight, bias)
 
     def gradients(self, signal: "Signal", error: Array, spent: Array | None) -> tuple[Array, Array]:
-        return torch.matmul(signal.values.mT, error), error.sum(-2)  # torch keeps memory for the next by itself
+        values: Array = signal.values
+        return torch.matmul(values.mT, error), error.sum(-2)  # torch keeps memory for the next by itself
 
     def tanh(self, x: Array, out: Array | None = None) -> Array:
         return torch.tanh(x, out=out)
@@ -144,7 +148,7 @@ class TorchBackend(Backend):
     def step(self, x: Array) -> Array:
         return torch.where(torch.isnan(x), x, (x >= 0).to(x.dtype))
 
-    def clip(self, x: Array, low: float, high: float) -> Array:
+    def clip(self, x: Array, low: Any, high: Any) -> Array:
         return torch.clamp(x, low, high)
 
     def round(self, x: Array) -> Array:
@@ -178,7 +182,7 @@ class TorchBackend(Backend):
         return Recorded(body, arrays)
 
 
-def tensor_of(x: np.ndarray, device: torch.device | str) -> Array:
+def tensor_of(x: np.ndarray, device: torch.device | str) -> torch.Tensor:
     """The NumPy array `x` as a tensor on `device`; a wider unsigned integer as the signed type that stands for it."""
     x = np.asarray(x, order="C")
     if x.dtype == np.uint16:

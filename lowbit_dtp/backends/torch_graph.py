@@ -10,9 +10,10 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from . import Array, CannotRecord
+from . import CannotRecord
 
 _WARM = 2
 """Replays before a CUDA graph is captured, in which libraries choose kernels and allocate memory."""
@@ -39,7 +40,7 @@ class Recorded:
     Raises `CannotRecord` if `body` cannot be recorded.
     """
 
-    def __init__(self, body: Callable[[], None], arrays: Sequence[Array]) -> None:
+    def __init__(self, body: Callable[[], None], arrays: Sequence[Tensor]) -> None:
         self._arrays = list({id(x): x for x in arrays}.values())
         versions = [x._version for x in self._arrays]
         try:
@@ -76,7 +77,7 @@ class Recorded:
         self._tries = _TRIES
         differed: list[Any] = [True for _ in self._changed]
 
-        def attempt(*arrays: Array) -> None:
+        def attempt(*arrays: Tensor) -> None:
             nonlocal differed
             before = [x.clone() for x in self._changed]
             try:
@@ -129,7 +130,7 @@ class Recorded:
         here.wait_stream(side)
 
 
-def _compared(found: Array, expected: Array, before: Array) -> tuple[Array, Array]:
+def _compared(found: Tensor, expected: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
     """Where two versions of a changed array differ by more than rounding; and whether they differ much overall."""
     same = (found == expected) | (torch.isnan(found) & torch.isnan(expected))
     off = torch.where(same, 0.0, found.double() - expected.double()).abs()

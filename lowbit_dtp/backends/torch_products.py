@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from . import Array
 from .packed import Levels
 from .torch_gpu import unpack
 
@@ -23,7 +23,7 @@ EXACT = 1 << 24
 class Weights:
     """Whole numbers [below, neurons], arranged for products once."""
 
-    planes: tuple[Array, ...]
+    planes: tuple[Tensor, ...]
     """bfloat16 [below, neurons]: the weights are planes[0] + 256 planes[1]."""
     largest: tuple[int, ...]
     """Largest magnitude in each plane."""
@@ -31,7 +31,7 @@ class Weights:
     """Largest sum of magnitudes of a column of each plane: the bound of a sum of products with -1 and +1."""
 
     @classmethod
-    def arrange(cls, levels: Array) -> "Weights":
+    def arrange(cls, levels: Tensor) -> "Weights":
         """Take `levels` [below, neurons], int8 or int16, for the weights of products. Waits for the device."""
         if levels.ndim != 2 or levels.dtype not in (torch.int8, torch.int16):
             shape = tuple(levels.shape)
@@ -55,7 +55,7 @@ class Weights:
         return int(self.planes[0].shape[1])
 
 
-def product(words: Array, levels: Levels, weights: Weights) -> Array:
+def product(words: Tensor, levels: Levels, weights: Weights) -> Tensor:
     """Packed words [..., words] of codes that stand for `levels`, times `weights`: int32 [..., neurons], exact.
 
     In units of `levels`. ValueError if a sum might not fit in 32 bits.
@@ -72,10 +72,10 @@ def product(words: Array, levels: Levels, weights: Weights) -> Array:
             part = _multiply(numbers[:, start : start + rows], plane[start : start + rows]).to(torch.int32) << 8 * i
             total = part if total is None else total + part
     assert total is not None
-    return total.unflatten(0, words.shape[:-1])
+    return total.reshape(*words.shape[:-1], total.shape[-1])
 
 
-def _multiply(a: Array, b: Array) -> Array:
+def _multiply(a: Tensor, b: Tensor) -> Tensor:
     """bfloat16 `a` times `b`, added and given in float32."""
     if not a.is_cuda:  # a CPU would round the result to bfloat16
         return a.float() @ b.float()

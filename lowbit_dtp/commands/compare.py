@@ -43,6 +43,7 @@ def compare(
     ] = None,
     tf32: options.TF32 = False,
     diagnose: options.Diagnose = False,
+    codings: options.Codings = None,
     tensorboard: options.Tensorboard = False,
     as_json: options.Json = False,
 ) -> None:
@@ -58,7 +59,7 @@ def compare(
     comparison = options.comparison_of(
         data, config, epochs=epochs, batch=batch, sizes=sizes, link=link, placement=placement, activation=activation,
         optimizer=optimizer, learning_rate=learning_rate, settings=settings, weight=weight, seeds=seeds,
-        compare=options.split(rules) if rules else None,
+        compare=options.split(rules) if rules else None, codings=codings,
     )  # fmt: skip
     if gradient:
         _set_gradient(comparison, gradient)

@@ -74,7 +74,8 @@ class _Log(Observer):
         self._writers: list[Any] = []
 
     def announce(self, rule: str, experiment: "Experiment") -> None:
-        self.say(f"{rule}: {links_in_words(experiment)}")
+        counting = "; codings are counted, so steps are plain" if experiment.codings else ""
+        self.say(f"{rule}: {links_in_words(experiment)}{counting}")
 
     def begin(self, rule: str, experiments: Sequence["Experiment"], folders: Sequence[Path], samples: int) -> None:
         self.rule, self.experiments = rule, experiments

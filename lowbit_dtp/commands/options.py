@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from hw_models import HardwareConfig
+
     from ..experiment import Comparison
 
 TECHNOLOGIES = "45nm,7nm"
@@ -21,6 +23,7 @@ Data = Annotated[
     typer.Option("--data", help="digits, mnist, fashion-mnist, cifar10, or a .npz file or folder of IDX files."),
 ]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder to look for data sets in first.")]
+Spec = Annotated[str, typer.Option("--rule", help="Learning rule, or rule@gradient format.")]
 Rule = Annotated[str | None, typer.Option("--rule", help="Only runs of this rule.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Only the run with this seed.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write.  (default: runs/DATA)")]
@@ -74,6 +77,12 @@ Diagnose = Annotated[
         help="Compare updates with backpropagation's and measure targets and inverses, layer by layer, each epoch.",
     ),
 ]
+Codings = Annotated[
+    str | None,
+    typer.Option(
+        "--codings", help="Also count the bits of messages with these codings: all, or events,flips,... Slower."
+    ),
+]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Also log curves for TensorBoard.")]
 PlacementOption = Annotated[
     str | None, typer.Option("--placement", help="Wire of each link: h1-h2=board,rest=on-die:2mm.")
@@ -89,6 +98,10 @@ Reuse = Annotated[
     str,
     typer.Option("--reuse", help="Samples that share a read of weights and a write of gradients: 50, or h1=50,rest=1."),
 ]
+WordBits = Annotated[int, typer.Option("--word-bits", help="Pad each message to words of so many bits.")]
+FeedbackEnds = Annotated[
+    str, typer.Option("--feedback-weights", help="End of a link where its feedback weights are: h1-h2=upper.")
+]
 Technologies = Annotated[str, typer.Option("--technology", help="Technologies to price on, comma-separated.")]
 Weights = Annotated[
     str | None,
@@ -101,7 +114,8 @@ Signals = Annotated[str, typer.Option("--signals", help="Format for links that w
 
 def comparison_of(
     data: str | None, config: Path | None, *, sizes: str | None, link: Sequence[str] | None, optimizer: str | None,
-    learning_rate: float | None, settings: Sequence[str] | None, weight: Sequence[str] | None = None, **more: Any,
+    learning_rate: float | None, settings: Sequence[str] | None, weight: Sequence[str] | None = None,
+    codings: str | None = None, **more: Any,
 ) -> "Comparison":  # fmt: skip
     """The data set's experiment file, the user's, and the options, in rising order of precedence.
 
@@ -116,6 +130,7 @@ def comparison_of(
         "sizes": [int(size) for size in sizes.split("-")] if sizes else None,
         "links": _links(link or []) or None,
         "weights": _weights(weight or []) or None,
+        "codings": split(codings) if codings else None,
         "optimizer": {key: value for key, value in optimizing.items() if value is not None} or None,
     }
     for text in settings or []:
@@ -221,6 +236,34 @@ def takes_gradient(rule: str) -> bool:
 def technologies(text: str) -> list[str]:
     """Names of technologies, between commas. An empty text is an unknown name, for which loading lists the known."""
     return split(text) or [text]
+
+
+def hardware(
+    placement: str, memory: str, reuse: str, word_bits: int, feedback_weights: str, coding: str = ""
+) -> "HardwareConfig":
+    """The machine that the options describe."""
+    from hw_models.hardware import parsed_choices, parsed_table
+
+    from ..comparison import placement_of
+
+    return placement_of(
+        placement, memory=parsed_choices(memory, "--memory", str), reuse=parsed_choices(reuse, "--reuse", float),
+        word_bits=word_bits, feedback_weights=parsed_table(feedback_weights, "--feedback-weights", str, "h1-h2=upper"),
+        coding=parsed_table(coding, "--coding", str, "h1-h2.feedback=silence"),
+    )  # fmt: skip
+
+
+def with_gradient(rule: str, gradient: str) -> str:
+    """`rule` with the format of its gradients."""
+    from ..experiment import ExperimentError
+    from ..rules import RULES
+
+    if "@" in rule:
+        raise ExperimentError(f"--gradient {gradient}: rule {rule!r} names a gradient format already")
+    if not takes_gradient(rule):
+        known = ", ".join(name for name in sorted(RULES) if takes_gradient(name))
+        raise ExperimentError(f"--gradient {gradient}: {rule} takes no gradient format; rules that take one: {known}")
+    return f"{rule}@{gradient}"
 
 
 def split(text: str) -> list[str]:

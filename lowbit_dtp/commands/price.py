@@ -8,8 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import TECHNOLOGIES, Json, Memory, PlacementOption, Reuse, Rule, Run, Seed, Technologies, technologies
-from .printing import print_bands, print_bills, print_tornado
+from .options import (
+    TECHNOLOGIES,
+    FeedbackEnds,
+    Json,
+    Memory,
+    PlacementOption,
+    Reuse,
+    Rule,
+    Run,
+    Seed,
+    Technologies,
+    WordBits,
+    hardware,
+    technologies,
+)
+from .printing import print_bands, print_bills, print_text, print_tornado
 
 if TYPE_CHECKING:
     from hw_models import HardwareConfig, Technology
@@ -26,9 +40,10 @@ def price(
     placement: PlacementOption = None,
     memory: Memory = "sram",
     reuse: Reuse = "1",
-    word_bits: Annotated[int, typer.Option("--word-bits", help="Pad each message to words of so many bits.")] = 1,
-    feedback_weights: Annotated[
-        str, typer.Option("--feedback-weights", help="End of a link where its feedback weights are: h1-h2=upper.")
+    word_bits: WordBits = 1,
+    feedback_weights: FeedbackEnds = "",
+    coding: Annotated[
+        str, typer.Option("--coding", help="Coding of links, counted by --codings: h1-h2.feedback=silence.")
     ] = "",
     weights: Annotated[
         str | None, typer.Option("--weights", help="Price inference with weights of this format.")
@@ -62,10 +77,9 @@ def price(
       lowbit-dtp price runs/demo --rule dtp --against straight-through --tornado
     """
     from hw_models import Technology
-    from hw_models.hardware import parsed_choices, parsed_table
 
     from .. import bands
-    from ..comparison import break_even, placement_of
+    from ..comparison import break_even
     from ..figures import save_figure, tornado_figure
     from ..runs import folder_name, run_folders
     from ..storage import write_csv
@@ -73,11 +87,8 @@ def price(
     processes = [Technology.load(name) for name in technologies(technology)]
     runs = [(spec, folder) for spec, _, folder in run_folders(run, rule, seed)]
     compared = _compared_runs(run, against, seed)
-    where = placement_of(
-        _recorded_placement(run) if placement is None else placement,
-        memory=parsed_choices(memory, "--memory", str), reuse=parsed_choices(reuse, "--reuse", float),
-        word_bits=word_bits, feedback_weights=parsed_table(feedback_weights, "--feedback-weights", str, "h1-h2=upper"),
-    )  # fmt: skip
+    wires = _recorded_placement(run) if placement is None else placement
+    where = hardware(wires, memory, reuse, word_bits, feedback_weights, coding)
     books, notes = _books(runs, weights, simulated)
     where.check(sum((book for *_, book in books[1:]), books[0][-1]))
     others = [each for each, _ in _priced(_books(compared, weights, simulated)[0], where, processes)]
@@ -89,7 +100,7 @@ def price(
         if tornado or figures:
             row["tornado"] = moved = bands.tornado(each, others)
             if figures and moved:
-                name = f"{folder_name(each.rule)}-{each.use}-{each.bill.technology}.svg"
+                name = f"{folder_name(f'{each.rule}-{each.use}')}-{each.bill.technology}.svg"
                 save_figure(tornado_figure(moved), figures / name)
         result.append(row)
     if csv:
@@ -103,7 +114,7 @@ def price(
         for row in result:
             print_tornado(row["tornado"])
     for spec, why in notes.items():
-        print(f"{spec}: inference is priced as simulated, since it cannot be exported: {why}")
+        print_text(f"{spec}: inference is priced as simulated, since it cannot be exported: {why}")
 
 
 def _books(

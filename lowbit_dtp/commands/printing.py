@@ -12,7 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ..bands import Tornado
-    from ..summary import Summary
+    from ..summary import LinkRow, Summary
     from ..sweeps import Front
 
 
@@ -63,7 +63,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
         console.print(table)
         return
-    print(textwrap.fill(title, console.width))
+    print_text(title)
     for row in rows:
         print(", ".join(cell.replace("\n", "") for cell in row[:left]))
         names = [column.replace("\n", " ") for column in columns[left:]]
@@ -94,32 +94,55 @@ def print_summary(summary: "Summary") -> None:
             f"{error.mean:{digits}}"
             + (f"±{error.std:{digits}}" if row.seeds > 1 else "")
             + ("" if one_measure else "\n" + MEASURES[row.measure] + " %" * row.measure.endswith("percent")),
-            *(f"{x.forward.bits_per_sample:g}/{x.feedback.bits_per_sample:g}" if x else "0/0" for x in bits),
+            *(_link_bits(x) if x else "0/0" for x in bits),
             *(si(row.joules_per_sample[name].typical, "J") for name in technologies),
         ])  # fmt: skip
     print_table(f"{summary.data.name}: training, a mean over {rows[0].seeds} seed(s)", columns, lines)
 
 
-def print_bills(bills: Sequence[Mapping[str, Any]]) -> None:
-    """Bills as a table: a row for each rule, use and technology, and the break-even widths below it."""
-    from ..report import si, si_range
+def _link_bits(link: "LinkRow") -> str:
+    """Bits a sample, forward/feedback; below them the bits and the name of the best coding, if it was counted."""
+    ways = link.forward, link.feedback
+    lines = ["/".join(f"{way.bits_per_sample:g}" for way in ways)]
+    if any(way.coding for way in ways):
+        lines.append("/".join(f"{way.coded_bits_per_sample or 0:.4g}" for way in ways))
+        lines.append("/".join(way.coding or "-" for way in ways))
+    return "\n".join(lines)
 
-    columns = ("rule", "use", "technology", "total", "links", "compute", "memory", "links' share")
-    rows = []
-    for bill in bills:
-        parts = [bill["total"], *(bill["by_part"].get(part) for part in ("link", "compute", "memory"))]
-        share = bill["links_share"]
-        rows.append([
-            bill["rule"], bill["use"], bill["technology"],
-            *(f"{si(p['typical'], 'J')}\n({si_range(p['low'], p['high'], 'J')})" if p else "0" for p in parts),
-            f"{100 * share['typical']:.2g} %" if share else "",
-        ])  # fmt: skip
-    print_table("Joules a sample: typical (low to high)", columns, rows, left=3)
+
+def print_bills(bills: Sequence[Mapping[str, Any]]) -> None:
+    """Bills as tables, one for each use and technology with a row for each rule, and the break-even widths below."""
+    from ..report import share
+
+    for use, technology in dict.fromkeys((bill["use"], bill["technology"]) for bill in bills):
+        rows = []
+        for bill in bills:
+            if (bill["use"], bill["technology"]) == (use, technology):
+                parts = [bill["total"], *(bill["by_part"].get(part) for part in ("link", "compute", "memory"))]
+                links = share(bill["links_share"]["typical"]) if bill["links_share"] else ""
+                rows.append([bill["rule"].replace("@", "\n@"), *map(_cost, parts), links])
+        title = f"{use}, {technology}: joules a sample, typical and low-high"
+        print_table(title, ("rule", "total", "links", "compute", "memory", "links'\nshare"), rows)
     even = {(b["rule"], x): bits for b in bills for x, bits in b["break_even_gradient_bits"].items()}
     for (rule, link), bits in even.items():
-        print(f"{rule}, {link}: straight-through sends as many bits with a gradient of {bits:g} bits")
+        print_text(f"{rule}, {link}: straight-through sends as many bits with a gradient of {bits:g} bits")
     constants = {json.dumps(constant) for bill in bills for constant in bill["constants"]}
     print(f"{len(constants)} constants used; --json lists each with its source")
+
+
+def _cost(cost: Mapping[str, float] | None) -> str:
+    """Typical joules, and below them low and high in the same unit."""
+    from ..report import prefix, si, three_digits
+
+    if not cost:
+        return "0"
+    _, factor = prefix(cost["typical"])
+    return f"{si(cost['typical'], 'J')}\n{three_digits(cost['low'] / factor)}-{three_digits(cost['high'] / factor)}"
+
+
+def print_text(text: str) -> None:
+    """Print `text` in lines no wider than the terminal."""
+    print(textwrap.fill(text, Console().width))
 
 
 def print_bands(bills: Sequence[Mapping[str, Any]]) -> None:

@@ -1,7 +1,6 @@
 """`lowbit-dtp technology`."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,12 +50,14 @@ def technology(
         accelergy.write(save, found)
     constants = found.constants.values()
     if as_json:
-        print(json.dumps([asdict(constant) for constant in constants], indent=1))
+        print(json.dumps([constant.as_dict() for constant in constants], indent=1))
         return
     print(found.description)
     for constant in constants:
         print(constant.name)
-        print_facts(("value", "evidence", "source"), (_value(constant), constant.evidence, constant.source))
+        assumed = " (the range is the usual one of such evidence)" if constant.assumed_band else ""
+        facts = (_value(constant), constant.scope, constant.evidence + assumed, constant.source)
+        print_facts(("value", "scope", "evidence", "source"), facts)
 
 
 def _value(constant: "Constant") -> str:

@@ -13,7 +13,7 @@ from .printing import print_result
 
 def train(
     data: options.Data = None,
-    rule: Annotated[str, typer.Option("--rule", help="Learning rule, or rule@gradient format.")] = "dtp",
+    rule: options.Spec = "dtp",
     epochs: options.Epochs = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of weights, noise and order of samples.")] = 0,
     out: options.Out = None,
@@ -33,6 +33,7 @@ def train(
     device: options.Device = "numpy",
     tf32: options.TF32 = False,
     diagnose: options.Diagnose = False,
+    codings: options.Codings = None,
     tensorboard: options.Tensorboard = False,
     as_json: options.Json = False,
 ) -> None:
@@ -49,10 +50,11 @@ def train(
     device = usable_device(device, tf32)
     comparison = options.comparison_of(
         data, config, epochs=epochs, batch=batch, sizes=sizes, link=link, activation=activation, optimizer=optimizer,
-        learning_rate=learning_rate, settings=settings, weight=weight, start=str(start) if start else None,
+        learning_rate=learning_rate, settings=settings, weight=weight, codings=codings,
+        start=str(start) if start else None,
     )  # fmt: skip
     folder = out or Path("runs") / f"{Path(comparison.content['data']).stem}-train"
-    rule = _with_gradient(rule, gradient) if gradient else rule
+    rule = options.with_gradient(rule, gradient) if gradient else rule
     experiment = comparison.experiment(rule, seed)
     experiment.built()  # raises errors before training
     use_threads(threads)
@@ -64,16 +66,3 @@ def train(
     result = {key: value for key, value in read_json(folder / "run.json").items() if key.endswith(("percent", "epoch"))}
     result |= {"folder": str(folder), "links": {name: asdict(row) for name, row in links.items()}}
     print_result(result, as_json)
-
-
-def _with_gradient(rule: str, gradient: str) -> str:
-    """`rule` with the format of its gradients."""
-    from ..experiment import ExperimentError
-    from ..rules import RULES
-
-    if "@" in rule:
-        raise ExperimentError(f"--gradient {gradient}: rule {rule!r} names a gradient format already")
-    if not options.takes_gradient(rule):
-        known = ", ".join(name for name in sorted(RULES) if options.takes_gradient(name))
-        raise ExperimentError(f"--gradient {gradient}: {rule} takes no gradient format; rules that take one: {known}")
-    return f"{rule}@{gradient}"

@@ -23,8 +23,9 @@ from .published import (
     find,
     folders,
     load_published,
+    published_outline,
 )
-from .samples import DataError, DataSet, Samples, order
+from .samples import DataError, DataSet, Outline, Samples, order
 
 __all__ = [
     "CLASSES",
@@ -35,6 +36,7 @@ __all__ = [
     "Digest",
     "IdxFile",
     "Loader",
+    "Outline",
     "Samples",
     "Source",
     "convert_cifar10",
@@ -44,6 +46,7 @@ __all__ = [
     "is_path",
     "load",
     "order",
+    "outline",
     "register",
 ]
 
@@ -71,6 +74,11 @@ def load(name: str, folder: Path | str | None = None) -> DataSet:
     if is_path(name):
         return load_path(Path(name))
     return choose("data set", name, _loaders())(folder)
+
+
+def outline(name: str, folder: Path | str | None = None) -> Outline:
+    """The sizes of `load(name, folder)`; published data is neither read nor downloaded for it."""
+    return published_outline(name) if name in SOURCES else load(name, folder).outline
 
 
 def register(name: str, loader: Loader) -> None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from math import prod
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -17,7 +18,7 @@ from ..storage import write_bytes
 from . import cifar10
 from .cifar10 import Batch
 from .idx import opened, read_published, unpacked
-from .samples import DataError, DataSet, Samples
+from .samples import DataError, DataSet, Outline, Samples
 
 FOLDER_VARIABLE = "LOWBIT_DTP_DATA"
 """Environment variable that names a folder to look for data sets in."""
@@ -55,6 +56,8 @@ class Source:
 
     citation: str
     input_format: FixedPoint
+    image_shape: tuple[int, ...]
+    """(height, width) of grey images, (3, height, width) of red, green and blue."""
     sizes: tuple[int, int, int]
     files: tuple[IdxFile | Batch, ...] = ()
     """Images and labels to train on, images and labels to test on; or batches, the last of them to test on; none for
@@ -77,11 +80,13 @@ SOURCES = {
     "digits": Source(
         "E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998; test part, from scikit-learn",
         ufixed(5, 1),
+        (8, 8),
         (1_097, 300, 400),
     ),
     "mnist": Source(
         "Y. LeCun, C. Cortes and C. J. C. Burges, The MNIST database of handwritten digits, 1998",
         ufixed(8, 0),
+        (28, 28),
         (50_000, 10_000, 10_000),
         _idx_files(
             "content",
@@ -95,6 +100,7 @@ SOURCES = {
     "fashion-mnist": Source(
         "H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST, arXiv:1708.07747, 2017",
         ufixed(8, 0),
+        (28, 28),
         (50_000, 10_000, 10_000),
         _idx_files(
             "gz",
@@ -111,6 +117,7 @@ SOURCES = {
     "cifar10": Source(
         "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
         ufixed(8, 0),
+        (3, 32, 32),
         (49_000, 1_000, 10_000),
         (*(Batch(f"data_batch_{n}.bin") for n in range(1, 6)), Batch("test_batch.bin")),
         subfolders=("cifar-10-batches-bin",),
@@ -137,6 +144,13 @@ def load_published(name: str, folder: Path | str | None = None) -> DataSet:
     train, valid, test = samples
     cited = "; ".join(filter(None, (source.citation, cifar10.note_beside(paths) if name == "cifar10" else "")))
     return DataSet(name, train, valid, test, CLASSES, source.input_format, shape, cited)
+
+
+def published_outline(name: str) -> Outline:
+    """The outline of `load_published(name)`, which reads and downloads nothing."""
+    source = SOURCES[name]
+    train, _, test = source.sizes
+    return Outline(name, prod(source.image_shape), CLASSES, train, test)
 
 
 def folders(folder: Path | str | None = None) -> list[Path]:

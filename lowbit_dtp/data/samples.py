@@ -20,6 +20,9 @@ _UNCHECKED = (np.ndarray, np.memmap, list, tuple)
 _INPUT_SHAPES = "[samples, neurons], or images [samples, height, width] or [samples, channels, height, width]"
 _LABEL_SHAPES = "whole numbers from 0 [samples], or floating-point numbers [samples, outputs]"
 
+LabelKind = Literal["classes", "values"]
+"""Whether labels are classes, or values that the outputs should have."""
+
 
 class DataError(ValueError):
     """Data is missing, unreadable or not what it should be; the message names the file or array and the reason."""
@@ -55,7 +58,7 @@ class Samples:
         return len(self.labels)
 
     @property
-    def label_kind(self) -> Literal["classes", "values"]:
+    def label_kind(self) -> LabelKind:
         """Whether labels are classes, or values that the outputs should have."""
         return "classes" if self.labels.ndim == 1 else "values"
 
@@ -88,6 +91,22 @@ class Samples:
         ends = np.cumsum(sizes).tolist()
         parts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
         return [Samples(self.stored[part], self.labels[part], self.format) for part in parts]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The sizes of a data set, without its numbers: all of it that counts of messages and operations depend on."""
+
+    name: str
+    inputs: int
+    """Inputs of a sample."""
+    classes: int
+    """Outputs that a network needs."""
+    train: int
+    """Samples for training."""
+    test: int
+    """Samples for the test."""
+    label_kind: LabelKind = "classes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +147,7 @@ class DataSet:
                     f"{name}: labels of {part.labels.shape[1]} outputs; those of this data set have {self.classes}"
                 )
             if self.label_kind == "classes" and part.labels.max() >= self.classes:
-                at = int(part.labels.argmax())
+                at = int(part.labels.argmax(-1))
                 raise DataError(f"{name}: label {part.labels[at]} of sample {at} is not one of 0 to {self.classes - 1}")
 
     @property
@@ -137,7 +156,12 @@ class DataSet:
         return int(self.train.stored.shape[1])
 
     @property
-    def label_kind(self) -> Literal["classes", "values"]:
+    def outline(self) -> Outline:
+        """Its sizes."""
+        return Outline(self.name, self.inputs, self.classes, len(self.train), len(self.test), self.label_kind)
+
+    @property
+    def label_kind(self) -> LabelKind:
         """Whether labels are classes, or values that the outputs should have."""
         return self.train.label_kind
 

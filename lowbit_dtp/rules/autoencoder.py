@@ -60,7 +60,7 @@ class DTPAutoencoder(LearningRule):
         if self.tied:
             net.mirror(link)
 
-    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+    def step(self, net: Network, inputs: Array | Signal, target: Array, ledger: Ledger, context: StepContext) -> Step:
         (below, _, hidden), (above, _, output) = ((edge.link, edge.lower, edge.upper) for edge in net.edges)
         stream, forward, feedback = context.stream, Direction.FORWARD, Direction.FEEDBACK
 

@@ -8,7 +8,7 @@ from ..backends import Array
 from ..formats import Format, float32
 from ..layers import Gradients
 from ..ledger import Ledger
-from ..links import Link
+from ..links import Link, Signal
 from ..network import Edge, Network, Pass
 from .rule import (
     LearningRule,
@@ -34,7 +34,7 @@ class GradientRule(LearningRule):
         """The upper part of the chain, whose weights learn."""
         return net.edges
 
-    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+    def step(self, net: Network, inputs: Array | Signal, target: Array, ledger: Ledger, context: StepContext) -> Step:
         run = net.forward(inputs, ledger, context.stream)
         error, loss = output_error(net, run.output, target, ledger, context)
         lowest, *others = self.trained(net)

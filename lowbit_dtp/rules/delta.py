@@ -1,11 +1,12 @@
 """The delta rule and the perceptron: learning from the difference of desired and actual output. Section 1.2.2."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..backends import Array, backend_of
 from ..choices import choose
 from ..ledger import Direction, Ledger
+from ..links import Signal
 from ..network import Network
 from ..randomness import RandomStream
 from .rule import Step, StepContext, weight_gradients
@@ -51,7 +52,7 @@ class Delta(SingleLayerRule):
                 "or choose the loss squared"
             )
 
-    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+    def step(self, net: Network, inputs: Array | Signal, target: Array, ledger: Ledger, context: StepContext) -> Step:
         edge = single_edge(net)
         run = net.forward(inputs, ledger, context.stream)
         wanted = context.task.desired_output(target, run.output)
@@ -77,7 +78,7 @@ class Perceptron(SingleLayerRule):
     def __post_init__(self) -> None:
         choose("units", self.units, UNITS)
 
-    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+    def step(self, net: Network, inputs: Array | Signal, target: Array, ledger: Ledger, context: StepContext) -> Step:
         edge = single_edge(net)
         layer = edge.upper
         received = edge.link.send(inputs, Direction.FORWARD, "activations", ledger, context.stream)
@@ -88,7 +89,7 @@ class Perceptron(SingleLayerRule):
         loss = (error * error).sum(-1).mean(-1)
         return Step(layer.gradients(received, error / error.shape[-2], ledger), loss)
 
-    def infer(self, net: Network, inputs: Any, ledger: Ledger, stream: RandomStream | None = None) -> Array:
+    def infer(self, net: Network, inputs: Array | Signal, ledger: Ledger, stream: RandomStream | None = None) -> Array:
         edge = single_edge(net)
         received = edge.link.send(inputs, Direction.FORWARD, "activations", ledger, stream)
         return edge.upper.pre_activation(received, ledger)

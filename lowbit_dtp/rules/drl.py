@@ -190,7 +190,7 @@ class DirectDTP(DRL):
                     seed,
                     "feedback_direct",
                     Direction.FEEDBACK,
-                    dtype=layer.projection.values.dtype,
+                    layer.projection.values,
                 )
         super().prepare(net, seed)
 

@@ -13,7 +13,7 @@ from ..choices import choose
 from ..formats import float32
 from ..layers import Gradients, Layer
 from ..ledger import Direction, Ledger
-from ..links import Link
+from ..links import Link, Signal
 from ..network import INITIALIZERS, Edge, Network, Pass, dense
 from .backprop import StraightThrough
 from .rule import Step, StepContext, output_error, weight_gradients
@@ -47,9 +47,9 @@ class FeedbackAlignment(StraightThrough):
         """Give `layer` fixed weights for errors from `link`. They have no bias; projections that learn have one."""
         known = layer.inputs.get(link.name)
         if known is None or known.bias is not None:
-            draw, dtype = self.feedback_weights, layer.projection.values.dtype
+            draw, like = self.feedback_weights, layer.projection.values
             projection = dense(
-                layer.name, sources, layer.neurons, seed, label, Direction.FEEDBACK, draw, dtype, bias=False
+                layer.name, sources, layer.neurons, seed, label, Direction.FEEDBACK, like, draw, bias=False
             )
             layer.receive(link.name, projection)
 
@@ -86,7 +86,7 @@ class DirectFeedbackAlignment(FeedbackAlignment):
         links = {link.lower: link for link in net.links if link.upper == top}
         return [(layer, links[layer.name]) for layer in net.layers[:-1]]
 
-    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+    def step(self, net: Network, inputs: Array | Signal, target: Array, ledger: Ledger, context: StepContext) -> Step:
         run = net.forward(inputs, ledger, context.stream)
         *hidden, top = net.edges
         error, loss = output_error(net, run.output, target, ledger, context)

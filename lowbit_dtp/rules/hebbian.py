@@ -1,11 +1,9 @@
 """Hebbian learning: a weight grows with the product of its input and output. Section 1.2.1 of the thesis."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
-
-from ..backends import Array, multiplied
+from ..backends import Array, backend_of, multiplied
 from ..choices import choose
 from ..ledger import Direction, Ledger
 from ..links import Signal
@@ -52,11 +50,11 @@ class Hebbian(SingleLayerRule):
         if layer.bias is not None:
             layer.drop_bias()
         if self.variant == "covariance" and "samples" not in layer.buffers:
-            sources, neurons = layer.projection.shape
+            xp, (sources, neurons) = backend_of(layer.weight), layer.projection.shape
             for name, shape in (("samples", (1,)), ("input_mean", (sources,)), ("output_mean", (neurons,))):
-                layer.buffers[name] = np.zeros(shape, layer.weight.dtype)
+                layer.buffers[name] = xp.zeros(shape, layer.weight)
 
-    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+    def step(self, net: Network, inputs: Array | Signal, target: Array, ledger: Ledger, context: StepContext) -> Step:
         edge = single_edge(net)
         link, layer = edge.link, edge.upper
         received = link.send(inputs, Direction.FORWARD, "activations", ledger, context.stream)
@@ -89,7 +87,7 @@ class Hebbian(SingleLayerRule):
         means = {"samples": samples, "input_mean": input_mean, "output_mean": output_mean}
         return Step({key: gradient}, None, {(layer.name, name): x for name, x in means.items()})
 
-    def infer(self, net: Network, inputs: Any, ledger: Ledger, stream: RandomStream | None = None) -> Array:
+    def infer(self, net: Network, inputs: Array | Signal, ledger: Ledger, stream: RandomStream | None = None) -> Array:
         output = net.forward(inputs, ledger, stream).output
         if self.supervised:
             return output

@@ -106,7 +106,7 @@ class IntegerDTP(LearningRule):
                     f"not {layer.activation.name}"
                 )
 
-    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+    def step(self, net: Network, inputs: Array | Signal, target: Array, ledger: Ledger, context: StepContext) -> Step:
         received, sums, state = {}, {}, inputs
         for edge in net.edges:
             layer = edge.upper

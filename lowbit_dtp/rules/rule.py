@@ -71,8 +71,15 @@ class LearningRule(ABC):
         Called before training; a network that has everything is not changed.
         """
 
+    def without_data(self) -> "LearningRule":
+        """A rule that computes and sends what this one does at most, whatever the data: for `estimation`.
+
+        By default this rule: what most rules compute does not depend on data.
+        """
+        return self
+
     @abstractmethod
-    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+    def step(self, net: Network, inputs: Array | Signal, target: Array, ledger: Ledger, context: StepContext) -> Step:
         """Gradients at the present parameters, for `inputs` [..., batch, input].
 
         `target` is the target of `context.task`: integer labels [..., batch], for example.

@@ -6,11 +6,12 @@ Contrastive Hebbian learning: J. R. Movellan, Connectionist Models, 1991; X. Xie
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
-from ..backends import Array, backend_of, multiplied
+from ..backends import Array, Backend, backend_of, multiplied
 from ..layers import Gradients, Layer
 from ..ledger import Direction, Ledger
 from ..links import Signal
@@ -18,6 +19,11 @@ from ..network import Network
 from ..projections import Dense
 from ..randomness import RandomStream
 from .rule import LearningRule, Step, StepContext
+
+
+def _transposed(xp: Backend, x: Array) -> np.ndarray:
+    """`x` transposed, in NumPy, in memory of its own."""
+    return np.ascontiguousarray(xp.numpy(x).mT)
 
 
 @dataclass
@@ -147,6 +153,10 @@ class SettlingRule(LearningRule):
         `free` and `clamped` are states [..., batch, neurons] of the layer that holds the weights.
         """
 
+    def without_data(self) -> "SettlingRule":
+        """The rule that makes all `steps`."""
+        return replace(self, tolerance=None)
+
     def prepare(self, net: Network, seed: int) -> None:
         """Give each hidden layer feedback weights, without a bias: the layer has one for its forward weights."""
         for edge in net.edges[1:]:
@@ -158,10 +168,10 @@ class SettlingRule(LearningRule):
             weight = lower.inputs[link].values
             if self.has_symmetric_weights:
                 xp, above = backend_of(weight), edge.upper.inputs[link].values
-                weight = xp.asarray(np.ascontiguousarray(xp.numpy(above).mT), above)
+                weight = xp.filled(tuple(weight.shape), above, partial(_transposed, xp, above))
             lower.inputs[link] = Dense(weight, None, Direction.FEEDBACK, "feedback")
 
-    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+    def step(self, net: Network, inputs: Array | Signal, target: Array, ledger: Ledger, context: StepContext) -> Step:
         top = net.layers[-1]
         free = Phase.free(net, inputs, ledger, context.stream)
         free.settle(self.steps, self.gamma, self.tolerance)

@@ -7,7 +7,7 @@ arXiv:1406.2989. One sample of each unit is drawn in training, many in use, wher
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..activations import ACTIVATIONS
 from ..backends import Array, backend_of
@@ -56,7 +56,7 @@ class StochasticUnits(LearningRule):
         first, *others = super().training_links(links)
         return [first, *(replace(link, forward=bernoulli) for link in others)]
 
-    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+    def step(self, net: Network, inputs: Array | Signal, target: Array, ledger: Ledger, context: StepContext) -> Step:
         if self.input_noise:
             inputs = inputs.values if isinstance(inputs, Signal) else inputs
             noise = context.stream.normal("input noise", inputs)
@@ -73,7 +73,7 @@ class StochasticUnits(LearningRule):
         lowest = net.forward(inputs, ledger, draws, until=first.upper.name).output
         if not others:
             return lowest
-        total: Array = 0
+        total: Any = 0
         for i in range(self.samples):
             state = lowest
             for edge in others:

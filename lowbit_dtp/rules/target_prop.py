@@ -12,6 +12,7 @@ from ..backends import Array, backend_of
 from ..choices import choose
 from ..layers import Gradients, Layer
 from ..ledger import Direction, Ledger
+from ..links import Signal
 from ..network import Edge, Network, Pass
 from .rule import BOTH, LearningRule, Step, StepContext, output_error, send_error, weight_gradients
 
@@ -82,7 +83,7 @@ class TargetRule(LearningRule):
         """Links over which hidden layers, lowest first, receive targets; the lower end of each decodes them."""
         return net.edges[1:] if self.top == "output" else net.edges[1:-1]
 
-    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+    def step(self, net: Network, inputs: Array | Signal, target: Array, ledger: Ledger, context: StepContext) -> Step:
         run = net.forward(inputs, ledger, context.stream)
         return Step(*self._forward_gradients(net, run, target, ledger, context))
 
@@ -168,7 +169,7 @@ class TargetProp(TargetRule):
         noise = self.noise if noise is None else noise
         return noise / (1 + epoch / self.half_noise_epoch) if self.half_noise_epoch else noise
 
-    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+    def step(self, net: Network, inputs: Array | Signal, target: Array, ledger: Ledger, context: StepContext) -> Step:
         if context.phase == "inverse":
             routes = self.routes(net)
             if not routes:

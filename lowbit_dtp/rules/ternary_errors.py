@@ -14,7 +14,7 @@ from ..backends import Array, backend_of
 from ..formats import ternary
 from ..layers import Gradients
 from ..ledger import Direction, Ledger
-from ..links import Link
+from ..links import Link, Signal
 from ..network import Network
 from .rule import LearningRule, Step, StepContext, output_error, weight_gradients
 
@@ -50,7 +50,7 @@ class TernaryErrors(LearningRule):
     def training_links(self, links: Sequence[Link]) -> list[Link]:
         return [links[0], *(replace(link, feedback=ternary) for link in links[1:])]
 
-    def step(self, net: Network, inputs: Array, target: Array, ledger: Ledger, context: StepContext) -> Step:
+    def step(self, net: Network, inputs: Array | Signal, target: Array, ledger: Ledger, context: StepContext) -> Step:
         run = net.forward(inputs, ledger, context.stream)
         error, loss = output_error(net, run.output, target, ledger, context)
         error = truncated(error, self.output_threshold)

@@ -183,6 +183,14 @@ RULES = {
         task=TASKS["quantize"],
         **ONE_LAYER | {"sizes": (4, 6), "chains": ((4, 6),)},
     ),
+    "lvq": RuleCase(
+        rules.LVQ(classes=3, conscience=0.5, guided_epochs=0),
+        oracle_single_layer.competitive,
+        **ONE_LAYER | {"sizes": (4, 6), "chains": ((4, 6), (5, 3))},
+    ),
+    "lvq-guided": RuleCase(
+        rules.LVQ(classes=3), oracle_single_layer.competitive, **ONE_LAYER | {"sizes": (4, 6), "chains": ((4, 6),)}
+    ),
     "feedback-alignment": RuleCase(rules.FeedbackAlignment(), oracle_alignment.feedback_alignment),
     "feedback-alignment-signs": RuleCase(
         rules.FeedbackAlignment(feedback_weights="signs", gradient="fixed(4,1)"), oracle_alignment.feedback_alignment
@@ -341,6 +349,17 @@ OPTIMIZERS = {
     ),
 }
 """Optimizers, and torch's with the same settings."""
+
+CODINGS: dict[str, tuple[int, int]] = {
+    "plain": (100, 100),
+    "events": (1 + 7 + 3 * 7, 1 + 7 + 4 * 7),
+    "flips": (100, 1 + 7 + 1 * 7),
+    "silence": (1 + 29, 1 + 7 + 1 * 7),
+    "run-length": (1 + 11 + 11, 1 + 5 + 11 + 11),  # n = 1, 50, 49 and 1, 7, 43, 49
+    "zero-skip": (100, 100),
+    "bus-invert": (100 + 13, 100 + 13),
+}
+"""Codings, with the bits of a binary state of 100 neurons, 0, 50 and 99 at +1, and a target in which 7 is, too."""
 
 PROCESSES = ["45nm", "7nm"]
 WIRES = ["board", "chip-to-chip", "interposer", "mesh", "on-die", "serdes"]

@@ -2,13 +2,19 @@
 
 from dataclasses import astuple
 
+import numpy as np
 import pytest
 
 from hw_models import HardwareConfig, Technology, price
-from hw_models.baselines import BASELINES, BreakEven, break_even_joules
+from hw_models.baselines import BASELINES, BreakEven, break_even_joules, in_number
+from lowbit_dtp.data import Samples
 from lowbit_dtp.formats import parse
 from lowbit_dtp.ledger import Direction, Ledger, MessageType, Work
-from lowbit_dtp.rules import rule_named
+from lowbit_dtp.links import Link
+from lowbit_dtp.network import Network
+from lowbit_dtp.optimizers import RMSprop
+from lowbit_dtp.rules import StraightThrough, rule_named
+from lowbit_dtp.training import Progress, fit
 
 T45 = Technology.load("45nm")
 BOARD, ON_DIE = HardwareConfig.parse("rest=board"), HardwareConfig.parse("rest=on-die:1mm")
@@ -103,3 +109,59 @@ def test_break_even_is_ordered():
     found = break_even_joules(priced(dtp(work=2000)), others, coverage=0.5)
     wider = break_even_joules(priced(dtp(work=2000)), others, coverage=0.9)
     assert isinstance(found, BreakEven) and wider.low < found.low < found.high < wider.high
+
+
+# --- other number formats
+
+
+def backprop(link, weights=None):
+    """The ledger of a short run of 6-5-4-3, whose links other than the first have the format `link`."""
+    net = Network.build([6, 5, 4, 3], [Link("ufixed(8,0)"), Link(link, link), Link(link, link)])
+    optimizer = RMSprop(0.01)
+    net.quantize_weights(weights or {}, optimizer.keeps_master)
+    draw = np.random.default_rng(0)
+    samples = Samples(draw.random((5, 6), dtype=np.float32), draw.integers(0, 3, 5))
+    progress = Progress()
+    for _ in fit(net, StraightThrough(), optimizer, samples, epochs=1, batch=2, progress=progress):
+        pass
+    return progress.ledger
+
+
+def messages(ledger):
+    return {message_type: traffic.messages for message_type, traffic in ledger.traffic.items()}
+
+
+def test_few_bit_numbers_are_sent_and_accessed_as_in_a_run_with_them():
+    """A run with links and weights of 8 bits differs in float buffers of states and errors, and in rounding."""
+    made, run = in_number(backprop("float32"), "fixed(8,1)"), backprop("fixed(8,1)", {"rest": "fixed(8)"})
+    assert messages(made) == messages(run)
+    buffers = ("state", "error", "input gradient")
+    accesses = [{a: words for a, words in x.accesses.items() if a.array not in buffers} for x in (made, run)]
+    assert accesses[0] == accesses[1] and any(access.array == "weight_master" for access in accesses[0])
+    forward = [
+        {w: n for w, n in x.work.items() if w.purpose not in ("error", "gradient", "quantization")} for x in (made, run)
+    ]
+    assert forward[0] == forward[1]
+
+
+def test_every_product_is_in_the_number_and_every_sum_in_float32():
+    ledger = backprop("float32")
+    made = in_number(ledger, "bfloat16")
+    assert (made.samples, made.batch, made.steps) == (ledger.samples, ledger.batch, ledger.steps)
+    assert sum(made.work.values()) == sum(ledger.work.values())
+    for work in made.work:
+        if work.operation == "multiply-accumulate":
+            assert {work.left, work.right} <= {"bfloat16", "ufixed(8,0)"}
+        else:
+            assert (work.left, work.right) == ("float32", "")
+    masters = {a: words for a, words in made.accesses.items() if a.array.endswith("_master")}
+    updates = {a: words for a, words in ledger.accesses.items() if (a.array, a.purpose) == ("weight", "update")}
+    assert {a._replace(array="weight"): words for a, words in masters.items()} == updates
+    assert all(a.purpose == "update" for a in masters)
+    toggles = [sum(t.toggles for m, t in x.traffic.items() if m.link == "h1-h2") for x in (ledger, made)]
+    assert abs(toggles[1] - toggles[0] / 2) <= 1
+
+
+def test_float32_is_what_it_was():
+    ledger = backprop("float32")
+    assert in_number(ledger, "float32") is ledger

@@ -214,6 +214,8 @@ def fit45(bits):
         (MAC, "binary", "float32", 0.9),
         (MAC, "float32", "binary01", 0.9),
         (MAC, "ternary", "float32", 0.9),
+        (MAC, "float16", "float16", 1.1 + 0.9),
+        (MAC, "bfloat16", "bfloat16", 3.7 + 0.9),
         (MAC, "fixed(8,1)", "float32", 3.7 + 0.9),
         (MAC, "ufixed(8,0)", "float32", 3.7 + 0.9),
         (MAC, "table(-1,0,0.5)", "fixed(8,1)", 3.7 + 0.9),
@@ -234,7 +236,8 @@ def fit45(bits):
         ("multiply", "fixed(32,1)", "fixed(32,1)", 3.1),
         ("add", "float32", "", 0.9),
         ("add", "fixed(8,1)", "", 0.03),
-        ("add", "fixed(16,1)", "fixed(8,1)", 0.05),
+        ("add", "fixed(16,1)", "fixed(8,1)", 0.03 + (0.1 - 0.03) / 3),
+        ("add", "fixed(4,1)", "", 0.0125),
         ("divide", "float32", "", 5 * 3.7 + 2 * 0.9),
         ("square-root", "float32", "", 7 * 3.7 + 2 * 0.9),
         ("tanh", "float32", "", 10 + 3.7 + 0.9),
@@ -251,6 +254,9 @@ def test_operation_at_45nm(operation, left, right, picojoules):
     [
         (MAC, "float32", "float32", 1.31 + 0.38),
         (MAC, "binary", "float32", 0.38),
+        (MAC, "bfloat16", "bfloat16", 0.21 + 0.38),
+        (MAC, "bfloat16", "float32", 1.31 + 0.38),
+        (MAC, "fp8-e4m3", "fp8-e4m3", 1.31 + 0.38),
         (MAC, "fixed(8,1)", "fixed(8,1)", 0.07 + 0.03),
         ("tanh", "float32", "", 7.5 + 1.31 + 0.38),
     ],
@@ -266,9 +272,16 @@ def test_wider_integers_cost_more(technology):
     assert all(narrow < wide for narrow, wide in pairwise(costs))
 
 
+@pytest.mark.parametrize("technology", [T45, T7], ids=["45nm", "7nm"])
+def test_wider_sums_cost_more(technology):
+    costs = [price(worked("add", f"fixed({bits},1)"), HardwareConfig(), technology).total for bits in range(2, 33)]
+    for end in ("low", "typical", "high"):
+        assert all(getattr(narrow, end) < getattr(wide, end) for narrow, wide in pairwise(costs))
+
+
 def test_accumulator_width():
-    bill = price(worked(MAC, "binary", "fixed(8,1)"), HardwareConfig(accumulator_bits=12), T45)
-    assert bill.total.typical == near(1000 * 12 * 0.003125 * PJ)
+    bill = price(worked(MAC, "binary", "fixed(8,1)"), HardwareConfig(accumulator_bits=20), T45)
+    assert bill.total.typical == near(1000 * (0.03 + 0.1) / 2 * PJ)
 
 
 def test_constant_missing_is_an_error_and_never_zero():

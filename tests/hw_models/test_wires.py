@@ -4,12 +4,14 @@ import re
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hw_models import HardwareConfig, Technology, Wire, price
 from hw_models.technology import MESSAGE_EVENTS
 from hw_models.wires import crossing_terms
 from lowbit_dtp.ledger import Direction, Ledger, MessageType, Traffic
+from lowbit_dtp.links import Link
 
 T45, T7 = Technology.load("45nm"), Technology.load("7nm")
 PJ = 1e-12
@@ -252,3 +254,58 @@ def test_directions_are_wires_of_their_own():
         bill = price(ledger, HardwareConfig(), T45)
     assert bill.by("direction")["feedback"].typical == pytest.approx(5 * 0.24 * PJ)
     assert bill.by("direction")["forward"].typical == pytest.approx(100 * 0.24 * PJ)
+
+
+# --- codings
+
+
+def coded():
+    """State and target of 40 samples down h1-h2: three samples have one flip, the rest none."""
+    link, ledger = Link("binary", lower="h1", upper="h2"), Ledger(samples=40, codings="all")
+    state = np.where(np.random.default_rng(0).random((40, 100)) < 0.5, -1, 1).astype(np.float32)
+    target = state.copy()
+    target[:3, 7] *= -1
+    link.send(state, Direction.FEEDBACK, "state", ledger)
+    link.send(target, Direction.FEEDBACK, "target", ledger)
+    return ledger
+
+
+@pytest.mark.parametrize("coding", ["events", "flips", "silence", "run-length", "bus-invert"])
+def test_a_coding_is_priced_by_the_bits_that_it_sends(coding):
+    ledger = coded()
+    bits = ledger.coded_bits(coding, "h1-h2", Direction.FEEDBACK)
+    for key in ("h1-h2", "h1-h2.feedback"):
+        config = HardwareConfig.parse("rest=board", coding={key: coding})
+        board = price(ledger, config, T45)
+        [constant] = board.constants
+        assert board.total.typical == pytest.approx(bits * constant.typical)
+    on_die = price(ledger, HardwareConfig(coding={"h1-h2": coding}), T45)
+    [constant] = on_die.constants
+    toggles = ledger.coded_toggles(coding, "h1-h2") if coding == "bus-invert" else bits / 2
+    assert on_die.total.typical == pytest.approx(toggles * constant.typical * 1e-3)
+
+
+def test_the_best_coding():
+    ledger = coded()
+    best = ledger.best_coding("h1-h2", Direction.FEEDBACK)
+    prices = {
+        coding: price(ledger, HardwareConfig.parse("rest=board", coding={"h1-h2": coding}), T45).total.typical
+        for coding in ("plain", "flips", "silence", "best")
+    }
+    assert best in ("flips", "silence") and prices["best"] == prices[best] < prices["plain"] / 10
+
+
+@pytest.mark.parametrize(
+    ("coding", "message"),
+    [
+        ("entropy", "no coding of link h1-h2 'entropy'; there are: best, bus-invert, events, flips, plain, run-length, "
+         "silence, zero-skip"),
+        ("zero-skip", None),
+    ],
+)  # fmt: skip
+def test_codings_that_cannot_be_priced(coding, message):
+    ledger = Ledger(samples=1)
+    ledger.crossed(MessageType("h1-h2", Direction.FORWARD, "activations", "binary", 1, 8), 1, 4, 4)
+    with pytest.raises(ValueError) as error:
+        price(ledger, HardwareConfig(coding={"h1-h2": coding}), T45)
+    assert str(error.value) == message or "coding 'zero-skip': it was not counted; give the names" in str(error.value)

@@ -25,13 +25,13 @@ from hw_models import Technology
 from lowbit_dtp import Comparison, Summary, __version__, compare
 from lowbit_dtp.cli import main
 from lowbit_dtp.commands.options import takes_gradient
-from lowbit_dtp.commands.printing import print_summary
+from lowbit_dtp.commands.printing import print_bills, print_summary
 from lowbit_dtp.experiment import OF_ONE_RULE, OPTIMIZER_KEYS, Experiment
 from lowbit_dtp.formats import SPELLINGS
 from lowbit_dtp.ledger import Direction, Ledger
 from lowbit_dtp.links import Link
 from lowbit_dtp.optimizers import OPTIMIZERS
-from lowbit_dtp.report import all_links, traffic
+from lowbit_dtp.report import all_links, discrete_links, traffic
 from lowbit_dtp.rules import RULES, Step, StraightThrough
 from lowbit_dtp.runs import folder_name
 from lowbit_dtp.storage import FORMAT_VERSION
@@ -265,6 +265,7 @@ COMMANDS = {
     "rules": ("rules",),
     "technology": ("technology",),
     "technology 45nm": ("technology", "45nm", "--save", "{out}/45nm.yaml"),
+    "qtools": ("qtools", "{run}", "--parameters", "fixed"),
     "data": ("data",),
 }
 
@@ -310,6 +311,19 @@ def test_price_writes_the_same_joules_as_a_table(comparison, tmp_path):
         assert {(row["constant_of"], row["constant"], row["per"]) for row in own} == constants
 
 
+def test_qtools_counts_the_exported_network(comparison):
+    rows = json.loads(call("qtools", comparison[0], "--rule", "dtp", "--weights", "fixed(4,1)", "--json").out)
+    assert [row["rule"] for row in rows] == ["dtp"]
+    layers = rows[0]["layers"]
+    assert list(layers) == ["h1", "h2", "output"]
+    same = call("qtools", comparison[0], "--rule", "dtp", "--weights", "fixed(4,1)", "--parameters", "fixed", "--json")
+    fixed = json.loads(same.out)[0]["layers"]
+    assert all(layer["parameters"] > 0 for layer in layers.values())
+    assert all(layer == fixed[name] | {"parameters": layer["parameters"]} for name, layer in layers.items())
+    mux, adder = 0.3 * 0.003125e-12 * 4, 0.003125e-12 * (4 + 7)  # of 100 products, 4 bits each, no bias
+    assert layers["h2"]["operations"] == pytest.approx(100 * 100 * (mux + adder))
+
+
 def test_a_technology_prices_alike_by_its_table_for_accelergy(comparison, tmp_path):
     table = tmp_path / "mine.yaml"
     assert call("technology", "45nm", "--save", table).status == 0
@@ -353,6 +367,34 @@ MISTAKES = {
     "gradient of fixed-lower": (
         "compare --rules fixed-lower@ternary",
         "rule 'fixed-lower@ternary': fixed-lower takes no gradient format",
+    ),
+    "activity": (
+        "estimate --sizes 784-10-10 --activity 2",
+        "activity must be a fraction of ones, a number from 0 to 1, not 2.0",
+    ),
+    "run that is like": (
+        "estimate --like {nowhere}",
+        "{nowhere}: no finished run here; a run folder has network.safetensors, a comparison summary.json",
+    ),
+    "link of an estimate": (
+        "estimate --sizes 784-10-10 --link h1-h2=binary",
+        "links: no link 'h1-h2' in a network 784-10-10; there are: input-h1, h1-output",
+    ),
+    "wire of an estimate": (
+        "estimate --sizes 784-10-10 --placement h1-h2=board",
+        "no link 'h1-h2'; there are: h1-output, input-h1",
+    ),
+    "technologies of an estimate": (
+        "estimate --technology ,",
+        f"no technology ','; there are: {TECHNOLOGIES}",
+    ),
+    "samples of an estimate": (
+        "estimate --samples 0",
+        "samples must be a whole number, 1 or more, not 0",
+    ),
+    "sizes of an estimate": (
+        "estimate --data mnist --sizes 64-10-10",
+        "sizes: mnist has 784 inputs, not 64",
     ),
     "gradient option": (
         "train --rule fixed-lower --gradient ternary",
@@ -437,6 +479,10 @@ MISTAKES = {
         "--save {out}: an energy reference table is a .yaml file",
     ),
     "no table": ("technology {nowhere}/a.yaml", "{nowhere}/a.yaml: no such file"),
+    "memory of qtools": (
+        "qtools {run} --parameters flash",
+        "no memory of parameters 'flash'; there are: dram, fixed, sram",
+    ),
     "compare technology": ("compare --technology 3nm", f"no technology '3nm'; there are: {TECHNOLOGIES}"),
     "part": ("evaluate {run} --part x", "no part 'x'; there are: test, train, valid"),
     "target": ("export {run} --target q --out {out}", "no target 'q'; there are: c, mem"),
@@ -604,6 +650,16 @@ def test_summary_is_read_as_it_was_returned(tmp_path):
     assert (summary.exported, summary.not_exported) == (None, "it was not requested")
 
 
+def test_rules_with_other_networks_and_links_are_compared(tmp_path):
+    comparison = Comparison.load("digits", epochs=1, seeds=1, compare=["direct-dtp", "perceptron"])
+    summary = compare(comparison, tmp_path, technologies=["7nm"], export=False)
+    direct, perceptron = summary.rows
+    assert [link["label"] for link in direct.network["links"]] == ["", "", "", "output-h1"]
+    assert [layer["neurons"] for layer in perceptron.network["layers"]] == [10]
+    assert list(direct.break_even_gradient_bits) == ["h2-output"], "output-h1 carries no activations"
+    assert discrete_links(summary) == ["h1-h2"], "the inputs of either network do not count"
+
+
 def test_networks_that_are_not_trained_are_compared(tmp_path):
     line = ("compare", "--data", "digits", "--rules", "dtp,backprop", "--seeds", "1", "--epochs", "0")
     said = call(*line, "--out", tmp_path / "run", "--json")
@@ -663,6 +719,7 @@ def test_links_that_a_rule_brings_along_are_counted_and_a_missing_loss_is_none(t
     assert rows[0]["links"]["output-h1"]["feedback"] | {"ones_per_sample": 0, "toggles_per_sample": 0} == {
         "format": "ternary", "bits_per_sample": 20, "bytes_padded_per_sample": 3, "ones_per_sample": 0,
         "toggles_per_sample": 0, "bits_per_inference": 0,
+        "coding": None, "coded_bits_per_sample": None, "bits_by_coding": {},
     }  # fmt: skip
     assert list(rows[1]["links"]) == ["input-h1", "h1-h2", "h2-output"]
     summary = Summary.load(tmp_path / "run")
@@ -733,11 +790,34 @@ def test_headings_are_whole_on_a_narrow_terminal(command, width, monkeypatch, ca
         print_summary(Summary.load(OLD))
         out, headings = capsys.readouterr().out, ("error %", "h1-h2 bits", "forward/feedback", "45nm", "a sample")
     else:
-        out, headings = call("price", OLD).out, ("total", "links", "compute", "memory", "links' share")
+        out, headings = call("price", OLD).out, ("total", "links", "compute", "memory", "links'", "share")
     assert all(heading in out for heading in headings)
     assert "…" not in out
-    table = [line for line in out.splitlines() if not line.startswith(("dtp, h1-h2: ", "Joules"))]
-    assert max(map(len, table)) <= width
+    assert max(map(len, out.splitlines())) <= width
+
+
+def test_bills_of_four_rules_are_tables_on_a_narrow_terminal(monkeypatch, capsys):
+    rules = ("dtp", "straight-through@fixed(4,-2)", "backprop-then-sign", "fixed-lower")
+    ends = ("low", "typical", "high")
+    bill = {
+        "total": dict(zip(ends, (5.6e-7, 8.72e-7, 1.303e-6), strict=True)),
+        "by_part": {"link": dict(zip(ends, (6.9e-10, 5.54e-9, 6.62e-9), strict=True))},
+        "links_share": {"typical": 0.0064},
+        "break_even_gradient_bits": {"h1-h2": 4.0},
+        "constants": [],
+    }
+    named = [(rule, use, name) for rule in rules for use in ("training", "inference") for name in ("45nm", "7nm")]
+    monkeypatch.setenv("COLUMNS", "80")
+    print_bills([bill | {"rule": rule, "use": use, "technology": name} for rule, use, name in named])
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if "joules" in line] == [
+        f"{use}, {name}: joules a sample, typical and low-high" for _, use, name in named[:4]
+    ]
+    row, ranges = "│ 872 nJ │ 5.54 nJ │ 0 │ 0 │ 0.64 % │", "│ 560-1303 │ 0.69-6.62 │ │ │ │"
+    assert lines.count(f"│ dtp {row}") == lines.count(f"│ straight-through {row}") == 4
+    assert lines.count(f"│ {ranges}") == 3 * 4 and lines.count(f"│ @fixed(4,-2) {ranges}") == 4
+    assert "straight-through@fixed(4,-2), h1-h2: straight-through sends as many bits with a" in lines
 
 
 def test_rules_lists_every_rule_with_its_source():

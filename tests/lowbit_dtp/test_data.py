@@ -68,7 +68,7 @@ def published(contents, of, *mirrors):
     """A small data set, 4 + 2 + 2 images of 3 x 4 inputs."""
     of_what = {"content": lambda c: c, "gz": zipped}[of]
     files = tuple(IdxFile(name, SHAPES[name], Digest(md5(of_what(c)), of)) for name, c in contents.items())
-    return Source("its makers", ufixed(8, 0), (4, 2, 2), files, mirrors)
+    return Source("its makers", ufixed(8, 0), (3, 4), (4, 2, 2), files, mirrors)
 
 
 @pytest.fixture(autouse=True)
@@ -497,6 +497,33 @@ class TestSamples:
             "test: labels of 1 outputs; those of this data set have 2"
         )
 
+    def test_an_outline_has_the_sizes(self):
+        values = Samples(np.eye(3), np.ones((3, 2)))
+        assert DataSet.of(values, values, Samples(np.eye(3)[:2], np.ones((2, 2)))).outline == data.Outline(
+            "own data", inputs=3, classes=2, train=3, test=2, label_kind="values"
+        )
+
+
+class TestOutline:
+    def test_is_that_of_the_data(self, tmp_path):
+        put(tmp_path, MNIST)
+        for name in ("digits", "mnist"):
+            assert data.outline(name) == data.outline(name, tmp_path) == data.load(name, tmp_path).outline
+        np.savez(tmp_path / "own.npz", inputs=np.eye(6), labels=np.arange(6) % 3, split=[3, 1, 2])
+        assert data.outline(str(tmp_path / "own.npz")) == data.Outline("own", 6, 3, 3, 2)
+
+    def test_is_that_of_the_published_files(self):
+        for source in PUBLISHED.values():
+            images = [file.shape for file in source.files if isinstance(file, IdxFile) and len(file.shape) > 1]
+            batches = [(file.samples, *cifar10.IMAGE_SHAPE) for file in source.files if isinstance(file, cifar10.Batch)]
+            for count, *shape in [*images, *batches]:
+                assert tuple(shape) == source.image_shape
+                assert count <= sum(source.sizes)
+
+    def test_needs_a_known_name(self):
+        with pytest.raises(ValueError, match=r"^no data set 'mnits'; there are: .*cifar10, digits, fashion-mnist"):
+            data.outline("mnits")
+
 
 BATCHES = [*(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin"]
 
@@ -750,7 +777,7 @@ import resource
 import lowbit_dtp.data as data
 from pathlib import Path
 files = tuple(data.IdxFile(f, s, data.Digest("", "gz")) for f, s in {SHAPES!r}.items())
-data.SOURCES["mnist"] = data.Source("", data.SOURCES["mnist"].input_format, (4, 2, 2), files)
+data.SOURCES["mnist"] = data.Source("", data.SOURCES["mnist"].input_format, (3, 4), (4, 2, 2), files)
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000,) * 2)
 try:

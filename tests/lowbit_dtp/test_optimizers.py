@@ -18,6 +18,7 @@ from lowbit_dtp.data import Samples
 from lowbit_dtp.ensemble import Run, stack, unstack
 from lowbit_dtp.experiment import Experiment
 from lowbit_dtp.formats import ufixed
+from lowbit_dtp.ledger import Ledger
 from lowbit_dtp.links import Link, Signal
 from lowbit_dtp.network import Network
 from lowbit_dtp.optimizers import OPTIMIZERS, SGD, Adam, Optimizer, RMSprop
@@ -47,12 +48,19 @@ class HeavyBall(Optimizer):
 
 EVERY = CASES | {
     "heavy-ball": (HeavyBall(0.01), lambda p: torch.optim.SGD(p, 0.01, momentum=0.9)),
+    "sgd-momentum": (SGD(0.01, momentum=0.9), lambda p: torch.optim.SGD(p, 0.01, momentum=0.9)),
     "adam-decays": (
         Adam(0.01, decay=0.8, square_decay=0.95, epsilon=0.01),
         lambda p: torch.optim.Adam(p, 0.01, (0.8, 0.95), 0.01),
     ),
 }
 """Optimizers, and torch's with the same settings."""
+
+with_state = pytest.mark.parametrize(
+    "optimizer",
+    [Adam(0.002, 0.001), HeavyBall(0.01), SGD(0.01, momentum=0.9)],
+    ids=lambda optimizer: type(optimizer).__name__,
+)
 
 ARRAYS = {
     "compiled": (NumbaBackend(), np.array),
@@ -115,7 +123,7 @@ def test_a_hundred_updates_are_those_of_torch(
     assert np.abs(np.asarray(parameter) - start).max() > 0.05
 
 
-@pytest.mark.parametrize("optimizer", [HeavyBall(0.1), Adam(0.1)], ids=lambda x: type(x).__name__)
+@with_state
 def test_a_gradient_that_is_not_yet_multiplied_is_an_array_for_change(optimizer: Optimizer) -> None:
     draw = np.random.default_rng(0)
     x, error = draw.random((20, 30)).astype(np.float32), draw.standard_normal((20, 64)).astype(np.float32)
@@ -147,15 +155,27 @@ def test_a_subclass_with_a_change_of_its_own_is_not_its_parent() -> None:
 
 
 def test_decays_are_below_one() -> None:
-    for name, value in (("decay", 1.0), ("square_decay", -0.1)):
-        with pytest.raises(ValueError, match=re.escape(f"{name} must be 0 or more and below 1, not {value}")):
-            Adam(0.1, **{name: value})
+    for kind, name, value in ((Adam, "decay", 1.0), (Adam, "square_decay", -0.1), (SGD, "momentum", 1.0)):
+        message = f"{name} must be 0 or more and below 1, not {value}"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            kind(0.1, **{name: value})
+
+
+def test_momentum_costs_a_word_and_two_operations_a_weight() -> None:
+    """An update of 5 x 4 weights: rate g and the difference; with momentum, velocity times it, plus g, and its word."""
+    for momentum, times, words in ((0.0, 20, 0), (0.9, 40, 20)):
+        net, ledger = Network.build([5, 4], [Link()]), Ledger()
+        SGD(0.1, momentum=momentum).apply(net, {("output", "weight"): np.ones((5, 4), np.float32)}, ledger)
+        done = {(work.operation, work.purpose): number for work, number in ledger.work.items()}
+        assert done == {("multiply", "update"): times, ("add", "update"): times}
+        kept = [number for access, number in ledger.accesses.items() if access.array == "weight optimizer state"]
+        assert kept == [words] * 2 * bool(words), "read and written"
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", [Adam(0.002, 0.001), HeavyBall(0.01)], ids=lambda x: type(x).__name__)
+@with_state
 def test_recorded_steps_are_the_plain_ones(
     optimizer: Optimizer, few: Samples, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -163,7 +183,7 @@ def test_recorded_steps_are_the_plain_ones(
     assert plain == recorded and not recwarn.list
 
 
-@pytest.mark.parametrize("optimizer", [Adam(0.002), HeavyBall(0.01)], ids=lambda x: type(x).__name__)
+@with_state
 def test_a_run_that_stops_goes_on_bit_for_bit(optimizer: Optimizer, few: Samples, tmp_path: Path) -> None:
     expected = contents(trained(begun(optimizer), few))
     run = trained(begun(optimizer), few, stop=13)
@@ -193,7 +213,7 @@ def test_members_of_an_ensemble_are_updated_as_if_alone(
     assert np.asarray(together).tobytes() == np.stack([np.asarray(x) for x in each]).tobytes()
 
 
-@pytest.mark.parametrize("optimizer", [Adam(0.002), HeavyBall(0.01)], ids=lambda x: type(x).__name__)
+@with_state
 def test_an_ensemble_that_is_taken_apart_goes_on_bit_for_bit(optimizer: Optimizer, few: Samples) -> None:
     whole = unstack(trained(stack([begun(optimizer, seed) for seed in SEEDS], "numpy"), few, 2, SEEDS))
     parts = unstack(trained(stack([begun(optimizer, seed) for seed in SEEDS], "numpy"), few, 1, SEEDS))

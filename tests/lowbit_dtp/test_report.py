@@ -4,7 +4,6 @@ import io
 import json
 import math
 import re
-import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -229,6 +228,34 @@ def test_arrows_are_as_thick_as_the_bits_that_cross(folder):
     assert "h1-h2 forward 1\u202f000 bits; h1-h2 feedback 1\u202f500 bits" in drawing
 
 
+def test_each_rule_is_drawn_on_its_own_network(folder, tmp_path):
+    summary = read_json(folder / "summary.json")
+    dtp, direct, *_ = summary["rows"]
+    direct["network"] = {
+        "input": {"name": "input", "neurons": 784},
+        "layers": [{"name": name, "neurons": n} for name, n in (("h1", 40), ("h2", 30), ("output", 10))],
+        "links": [
+            *summary["network"]["links"],
+            {"lower": "h1", "upper": "output", "forward": "float32", "feedback": "ternary", "label": "output-h1"},
+        ],
+    }
+    direct["links"]["output-h1"] = {**dtp["links"]["h1-h2"], "feedback": dtp["links"]["h2-output"]["feedback"]}
+    direct["links"]["output-h1"]["forward"] = {**dtp["links"]["h1-h2"]["forward"], "bits_per_sample": 0}
+    summary["rows"] = [dtp, direct]
+    write_json(tmp_path / "summary.json", summary)
+    page = render(tmp_path)
+    first, second = (page[page.index(f'aria-labelledby="net-{i}-title') :].split("</svg>")[0] for i in (1, 2))
+    for drawing, neurons in ((first, 500), (second, 40)):
+        assert re.search(rf">h1</tspan> · {neurons}<", drawing)
+    assert "output-h1 feedback 16\u202f000 bits." in second
+    [path] = re.findall(r'<path class="side (\w+)" d="M302,(\S+) H\S+ V(\S+) H\S+" stroke-width="(\S+)"', second)
+    boxes = re.findall(r'<rect class="box" x="100" y="(\S+)".*\n.*>(\w+)</tspan>', second)
+    middles = {name: float(y) + 17 for y, name in boxes}
+    assert path == ("feedback", f"{middles['output']:.1f}", f"{middles['h1']:.1f}", "46.0")
+    assert "side" not in first
+    assert "Network 784-500-500-10, 784-40-30-10 ·" in words(page)
+
+
 def test_same_files_same_page(folder):
     path = write_report(folder)
     assert path == folder / "report.html"
@@ -449,34 +476,6 @@ def test_a_summary_that_lacks_what_only_the_page_shows_is_refused(folder, tmp_pa
     message = f"{tmp_path / 'summary.json'}: not the summary of a comparison (KeyError: 'machine')"
     with pytest.raises(StorageError, match=f"^{re.escape(message)}$"):
         render(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """A headless Chromium that records its console and every request."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("chromium and chromedriver are not both installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for name in (
-        "headless=new",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-quic",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        "disable-dev-shm-usage",
-        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(f"--{name}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    session = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield session
-    session.quit()
 
 
 def test_it_fits_on_paper(browser, folder):

@@ -1,7 +1,6 @@
 """Sweeps from the command: runs, tables, pages, and what is computed again."""
 
 import json
-import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,9 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hw_models import HardwareConfig, Technology, price
 from hw_models.sweep import read_rows
-from lowbit_dtp import ledger as ledgers
 from lowbit_dtp.cli import app
 from lowbit_dtp.figures import Point, front_figure
 from lowbit_dtp.storage import StorageError
@@ -28,8 +25,8 @@ placement = ["h1-h2=board", "rest=on-die:2mm"]
 """
 
 
-def said(*arguments):
-    result = CliRunner().invoke(app, ["sweep", *map(str, arguments)])
+def said(*arguments, command="sweep"):
+    result = CliRunner().invoke(app, [command, *map(str, arguments)])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.stdout
@@ -47,23 +44,63 @@ def test_runs_are_priced_as_price_does(file, tmp_path):
     rows = json.loads(said(file, "--out", tmp_path / "out", "--json"))
     assert rows == read_rows(tmp_path / "out" / "sweep.csv") and len(rows) == 2 * 2 * 2 * 2
     assert [row["rule"] for row in rows] == [rule for rule in RULES for _ in range(8)]
+    totals = {
+        (bill["rule"], bill["use"], bill["technology"], placement): bill["total"]
+        for placement in ("h1-h2=board", "rest=on-die:2mm")
+        for bill in json.loads(said(OLD, "--placement", placement, "--json", command="price"))
+    }
     for row in rows:
-        folder = re.sub(r"[^a-z0-9-]+", "_", row["rule"]).strip("_")
-        [ledger] = [ledgers.load(path)[row["use"]] for path in OLD.glob(f"{folder}/seed-*/ledger.json")]
-        bill = price(ledger, HardwareConfig.parse(row["placement"]), Technology.load(row["technology"])).per("sample")
-        assert float(row["joules_typical"]) == bill.total.typical
-        assert float(row["bits"]) == ledger.bits(per="sample")
-        assert (row["run"], row["data"], row["sizes"], row["measure"]) == (
-            "old",
-            "digits",
-            "64-12-12-10",
-            "error_percent",
-        )
+        total = totals[tuple(row[name] for name in ("rule", "use", "technology", "placement"))]
+        assert {end: float(row[f"joules_{end}"]) for end in total} == total
+        assert (row["run"], row["data"], row["sizes"]) == ("old", "digits", "64-12-12-10")
+        assert row["measure"] == "error_percent" and (row["use"] == "inference") == (float(row["bits"]) < 500)
         assert row["links"].endswith("h1-h2=binary/binary")
     scores = {
         row["rule"]: row["test_error_percent"]["mean"] for row in json.loads((OLD / "summary.json").read_text())["rows"]
     }
     assert {row["rule"]: float(row["score"]) for row in rows} == scores
+
+
+ESTIMATES = """
+use = ["training", "inference"]
+[estimates]
+rule = ["dtp", "straight-through@fixed(4,-2)"]
+sizes = "784-50-50-10"
+link = "input-h1=fixed(8,1), h1-h2=binary"
+batch = 20
+activity = 0.25
+[hardware]
+placement = "rest=on-die:5mm"
+"""
+
+
+def test_estimates_are_priced_as_estimate_does(file, tmp_path):
+    file.write_text(ESTIMATES)
+    rows = json.loads(said(file, "--out", tmp_path / "out", "--json"))
+    assert [(row["rule"], row["use"]) for row in rows] == [(r, use) for r in RULES for use in ("training", "inference")]
+    for row in rows:
+        assert (row["run"], row["score"], row["sizes"], row["data"]) == ("", "", "784-50-50-10", "")
+        options = ("--rule", row["rule"], "--sizes", row["sizes"], "--link", "input-h1=fixed(8,1)", "--link",
+                   "h1-h2=binary", "--batch", 20, "--activity", 0.25, "--technology", "45nm", "--placement",
+                   "rest=on-die:5mm", "--json")  # fmt: skip
+        found = json.loads(said(*options, command="estimate"))
+        (total,) = (x["total"] for x in found["joules"] if (x["use"], x["unit"]) == (row["use"], "sample"))
+        assert {end: float(row[f"joules_{end}"]) for end in total} == total
+    training = [row for row in rows if row["use"] == "training"]
+    assert [float(row["bits"]) for row in training] == [8 * 784 + 50 * (5 + 32 + 32), 8 * 784 + 50 * (1 + 4 + 32 + 32)]
+    again = said(file, "--out", tmp_path / "out").splitlines()[-1]
+    assert again.startswith("0 points computed, 4 were there: ")
+
+
+def test_runs_and_estimates_are_in_one_table(file, tmp_path):
+    file.write_text('runs = "old"\n[estimates]\ndata = "digits"\nsizes = ["64-12-12-10", "64-8-10"]\n')
+    rows = json.loads(said(file, "--out", tmp_path / "out", "--json"))
+    assert [(row["run"], row["data"], row["sizes"], bool(row["score"])) for row in rows] == [
+        ("old", "digits", "64-12-12-10", True),
+        ("old", "digits", "64-12-12-10", True),
+        ("", "digits", "64-12-12-10", False),
+        ("", "digits", "64-8-10", False),
+    ]
 
 
 def test_second_call_computes_what_is_missing(file, tmp_path):
@@ -131,7 +168,18 @@ def test_tables_are_whole_at_80_columns(file, tmp_path, monkeypatch):
     [
         ('runs = "nowhere"', "runs: {folder}/nowhere: no finished run here; a run folder has network.safetensors, a "
          "comparison summary.json"),
-        ('runs = "old"\n[hardware]\nreuse = 0', "hardware.reuse: must be a whole number, 1 or more, not 0"),
+        ('[estimates]\nbatch = "x"', "estimates: batch must be a whole number, not 'x'"),
+        ("[estimates]\nactivity = 2", "estimates: activity must be a fraction of ones, a number from 0 to 1, not 2.0"),
+        (
+            "[estimates]\nepochs = [1, 2]",
+            "estimates: epochs must be one value, since the table has no column for it, not 1, 2",
+        ),
+        ('[estimates]\nlink = "h1-h9=binary"', "estimates: links: no link 'h1-h9' in a network 64-100-100-10; there "
+         "are: input-h1, h1-h2, h2-output"),
+        ('[estimates]\nlinks = "h1-h2=binary"', "estimates: no key 'links'; there are: activation, activity, batch, "
+         "data, epochs, link, optimizer, rule, samples, sizes, weight"),
+        ('[estimates]\ndata = "./mine.npz"', "estimates: {folder}/mine.npz: no such file or folder"),
+        ('runs = "old"\n[hardware]\nreuse = 0', "hardware.reuse: reuse must be 1 or more, not 0.0"),
     ],
 )  # fmt: skip
 def test_mistakes_name_the_file(text, message, file, tmp_path):

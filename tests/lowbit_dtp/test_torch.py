@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lowbit_dtp import data, optimizers, rules
-from lowbit_dtp.backends import backend_of, packed, torch_gpu, torch_products
+from lowbit_dtp.backends import Array, backend_of, packed, torch_gpu, torch_products
 from lowbit_dtp.backends.torch_graph import Recorded
 from lowbit_dtp.data import Samples
 from lowbit_dtp.ensemble import unstack_ledger
@@ -240,6 +240,13 @@ class Asks(rules.StraightThrough):
     def step(self, *args: Any) -> Any:
         step = super().step(*args)
         return step if float(step.loss.sum()) >= 0 else None
+
+
+def test_an_array_has_what_tensors_and_numpy_arrays_have() -> None:
+    promised = {name for name, member in vars(Array).items() if callable(member) or isinstance(member, property)}
+    assert {"shape", "sum", "__rmul__"} <= promised
+    for kind in (np.ndarray, torch.Tensor):
+        assert [name for name in promised if not hasattr(kind, name)] == []
 
 
 def test_what_cannot_be_recorded_says_so(few: Samples) -> None:

@@ -1,0 +1,240 @@
+"""`lowbit-dtp estimate`."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options
+from .printing import print_facts, print_table
+
+if TYPE_CHECKING:
+    from hw_models import HardwareConfig
+
+    from ..data import Outline
+    from ..estimation import Estimate
+    from ..experiment import Comparison, Experiment
+    from ..ledger import Ledger
+
+
+def estimate(
+    data: options.Data = None,
+    rule: options.Spec = "dtp",
+    epochs: options.Epochs = None,
+    config: options.Config = None,
+    data_dir: options.DataDir = None,
+    batch: options.Batch = None,
+    sizes: options.Sizes = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", help="Training samples.  (default: those of --data; without it, 50000)")
+    ] = None,
+    activation: options.Activation = None,
+    link: options.Links = None,
+    weight: options.FewBitWeights = None,
+    gradient: options.Gradient = None,
+    optimizer: options.Optimizer = None,
+    settings: options.Set = None,
+    activity: Annotated[
+        float, typer.Option("--activity", help="Fraction of bits that are 1; 2p(1-p) of the wires then toggle.")
+    ] = 0.5,
+    like: Annotated[
+        Path | None,
+        typer.Option("--like", help="Run whose ones and toggles a bit are taken where messages match.", metavar="RUN"),
+    ] = None,
+    technology: options.Technologies = options.TECHNOLOGIES,
+    placement: options.PlacementOption = None,
+    memory: options.Memory = "sram",
+    reuse: options.Reuse = "1",
+    word_bits: options.WordBits = 1,
+    feedback_weights: options.FeedbackEnds = "",
+    weights: options.Weights = None,
+    save: Annotated[Path | None, typer.Option("--save", help="File to write the ledgers to, ledger.json say.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Say what training would send, compute and cost, without training: from shapes alone, for networks of any size.
+
+    Messages, bits, operations and memory accesses are those of a run to the last count; ones and toggles are assumed.
+    With --sizes and no --data, the data is taken to have as many inputs and classes, 50,000 samples to train on and
+    10,000 to test with.
+
+    [bold]Example[/bold]: lowbit-dtp estimate --sizes 784-500-500-10 --rule dtp --link h1-h2=binary
+    """
+    from .. import ledger as ledgers
+    from ..comparison import deployed_untrained
+    from ..estimation import estimate as estimate_ledgers
+    from ..summary import link_rows
+
+    experiment, outline, comparison = asked(
+        data, config, rule=rule, gradient=gradient, samples=samples, data_dir=data_dir, epochs=epochs, batch=batch,
+        sizes=sizes, link=link, activation=activation, optimizer=optimizer, settings=settings, weight=weight,
+    )  # fmt: skip
+    wires = comparison.placement if experiment.data else ""
+    where = options.hardware(wires if placement is None else placement, memory, reuse, word_bits, feedback_weights)
+    made = estimate_ledgers(experiment, data=outline, activity=activity, like=like)
+    where.check(ledgers.merged(made.ledgers.values()))
+    exported, why_not = deployed_untrained(made.inference, weights)
+    result = {
+        "experiment": asdict(experiment),
+        "settings_of": comparison.content["data"],
+        "data": asdict(outline),
+        "links": {link: asdict(row) for link, row in link_rows(**made.ledgers).items()},
+        "operations": _a_sample(made, lambda ledger: ledger.work.items(), ("operation", "left", "right")),
+        "memory_words": _a_sample(made, lambda ledger: ledger.accesses.items(), ("operation", "format")),
+        "joules": _joules({"training": made.training, "inference": exported}, where, options.technologies(technology)),
+        "placement": where.as_dict(),
+        "not_exported": why_not,
+        "assumed": made.assumptions(),
+        "saved": str(save) if save else None,
+    }
+    if save:
+        made.save(save)
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        _print(outline, made, where, result)
+
+
+def asked(
+    data: str | None = None, config: Path | None = None, *, rule: str, gradient: str | None = None,
+    samples: int | None = None, data_dir: Path | None = None, sizes: str | None = None,
+    link: Sequence[str] | None = None, optimizer: str | None = None, settings: Sequence[str] | None = None, **more: Any,
+) -> tuple["Experiment", "Outline", "Comparison"]:  # fmt: skip
+    """The experiment that the options describe, the sizes of its data, and the experiments that it is one of.
+
+    With sizes and no data, the experiment has none, and the sizes of the data are assumed.
+    """
+    from ..data import outline
+    from ..estimation import data_for
+
+    comparison = options.comparison_of(
+        data, config, sizes=sizes, link=link, optimizer=optimizer, learning_rate=None, settings=settings, **more
+    )
+    experiment = comparison.experiment(options.with_gradient(rule, gradient) if gradient else rule, 0)
+    if sizes and data is None and config is None:
+        experiment = replace(experiment, data="")
+        known = data_for(experiment.sizes, experiment.learned_task())
+    else:
+        known = outline(experiment.data, data_dir)
+    return experiment, known if samples is None else replace(known, train=samples), comparison
+
+
+def _a_sample(made: "Estimate", counts: Callable[["Ledger"], Any], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Counts of a training sample and of an inference, of all layers together, in rows by `keys`."""
+    rows: dict[tuple[Any, ...], dict[str, int]] = {}
+    for use, ledger in made.ledgers.items():
+        for kind, number in counts(ledger):
+            row = rows.setdefault(tuple(getattr(kind, key) for key in keys), dict.fromkeys(made.ledgers, 0))
+            row[use] += number
+    samples = {use: max(1, ledger.samples) for use, ledger in made.ledgers.items()}  # with 0 epochs, none is trained on
+    return [
+        dict(zip(keys, key, strict=True)) | {use: number / samples[use] for use, number in row.items()}
+        for key, row in rows.items()
+    ]
+
+
+def _joules(
+    books: Mapping[str, "Ledger"], where: "HardwareConfig", technologies: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The bill of a training sample, step and epoch, and of an inference, on each technology."""
+    from hw_models import Technology, price
+
+    rows = []
+    for name in technologies:
+        technology = Technology.load(name)
+        for use, units in (("training", ("sample", "step", "epoch")), ("inference", ("sample",))):
+            ledger = books[use]
+            if not ledger.samples:
+                continue
+            bill = price(ledger, where.within(ledger), technology)
+            for unit in units:
+                own = bill.per(unit)
+                parts = {part: asdict(joules) for part, joules in own.by("part").items()}
+                rows.append(
+                    {"technology": name, "use": use, "unit": unit, "total": asdict(own.total), "by_part": parts}
+                )
+    return rows
+
+
+def _print(data: "Outline", made: "Estimate", where: "HardwareConfig", result: Mapping[str, Any]) -> None:
+    """The estimate as tables, after what it is for and what it assumes."""
+    from ..ledger import OPERATIONS
+    from ..report import si, si_range
+
+    experiment, training, settings = result["experiment"], made.training, result["settings_of"]
+    wires = {**where.links, "rest" if where.links else "all links": where.rest}
+    print(f"What {experiment['rule']} would send, compute and cost; nothing was trained.")
+    facts = {
+        "network": "-".join(map(str, experiment["sizes"])),
+        "data": f"{data.name or 'assumed'}: {data.train:,} samples to train on, {data.test:,} to test with",
+        "settings": f"of {settings}, where no option says otherwise" if settings != data.name else "",
+        "training": f"epochs {training.epochs:,}, batch {experiment['batch']:,}: {training.steps:,} steps",
+        "wires": ", ".join(f"{link}={wire}" for link, wire in wires.items()),
+        "inference": f"priced as simulated, since it cannot be exported: {why_not}"
+        if (why_not := result["not_exported"])
+        else "priced as exported, with sums that cannot overflow",
+        "assumed": "; ".join([_sources(made), *made.notes]),
+    }
+    print_facts(list(facts), list(facts.values()))
+    links = []
+    for name, row in result["links"].items():
+        ways = row["forward"], row["feedback"]
+        counts = ("bits_per_sample", "bits_per_inference")
+        bits = (" / ".join(_number(way[count]) for way in ways) for count in counts)
+        links.append((name, " / ".join(way["format"] or "-" for way in ways), *bits))
+    print_table("Bits on links, up / down", ("link", "formats", "a training sample", "an inference"), links, left=2)
+    work = sorted(result["operations"], key=lambda row: OPERATIONS.index(row["operation"]))
+    rows = [(row["operation"], " x ".join(filter(None, (row["left"], row["right"]))), row) for row in work]
+    words = sorted(result["memory_words"], key=lambda row: row["operation"])
+    rows += [(f"{row['operation']} words", row["format"], row) for row in words]
+    print_table(
+        "Operations and memory accesses of a sample", ("operation", "formats", "training", "inference"),
+        [(*names, _number(row["training"]), _number(row["inference"])) for *names, row in rows], left=2,
+    )  # fmt: skip
+    for technology in dict.fromkeys(row["technology"] for row in result["joules"]):
+        lines = []
+        for row in (x for x in result["joules"] if x["technology"] == technology):
+            total, parts = row["total"], [row["by_part"].get(part) for part in ("link", "compute", "memory")]
+            lines.append([
+                _ONE[row["use"], row["unit"]],
+                si(total["typical"], "J"), si_range(total["low"], total["high"], "J"),
+                *(si(part["typical"], "J") if part else "0" for part in parts),
+            ])  # fmt: skip
+        print_table(f"Joules on {technology}", ("for", "typical", "low to high", "links", "compute", "memory"), lines)
+    if result["saved"]:
+        print(f"ledgers   {result['saved']}")
+
+
+_ONE = {
+    ("training", "sample"): "a sample",
+    ("training", "step"): "a step",
+    ("training", "epoch"): "an epoch",
+    ("inference", "sample"): "an inference",
+}
+
+
+def _sources(made: "Estimate") -> str:
+    """Where ones and toggles come from, in words."""
+    rows = [row for row in made.assumptions() if "note" not in row]
+    sources = dict.fromkeys(row["ones_and_toggles"] for row in rows)
+    if len(sources) == 1:
+        return f"ones and toggles: {next(iter(sources))}"
+    counted = [source for source in sources if not source.startswith("activity ")]
+    others = dict.fromkeys(
+        f"{row['link']} {row['direction']} {row['purpose']!r}" for row in rows if row["ones_and_toggles"] not in counted
+    )
+    (activity,) = (source for source in sources if source not in counted)
+    return f"ones and toggles: {counted[0]}; {activity} for {', '.join(others)}"
+
+
+def _number(x: float) -> str:
+    """A count, whole or rounded.
+
+    >>> _number(2500.0), _number(12.25), _number(0.0), _number(112351.2), _number(3.2e15)
+    ('2,500', '12.25', '0', '112,351', '3.2e+15')
+    """
+    if x >= 1e12:
+        return f"{x:.4g}"
+    return f"{x:,.0f}" if x == int(x) or x >= 1000 else f"{x:.2f}"
