@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from lowbit_dtp.ledger import Ledger
+from lowbit_dtp.ledger import Direction, Ledger
 
 from .hardware import Core, HardwareConfig
-from .layout import receiver
+from .layout import ends, receiver
 from .machine import Machine
 from .machine_price import MachineEvents, events_on
 from .memory import access_terms, most_reuse
@@ -309,16 +309,25 @@ def _wires(ledger: Ledger, machine: Machine, config: HardwareConfig) -> Iterator
             continue
         layer = receiver(link, way, layers)
         wire = config.wire(link, way.value)
+        copies = _copies(machine, config, ends(link, layers), way) or wire.times
         unknown = not named and "links" in machine.left_out
         rates = [] if unknown else _wire_rates(wire.kind, machine)
         resource = "links" if unknown else f"wire {wire.kind}"
         if not rates:
             yield Load(link, layer, resource, traffic.messages, 1, None)
         for rate, flit_bits in rates:
-            number = wire.times * message_events(rate.per, message, traffic, config, flit_bits, False, True)
+            number = copies * message_events(rate.per, message, traffic, config, flit_bits, False, True)
             units = machine.units.get(rate.name.removeprefix("throughput "), 1)
             bits = flit_bits if flit_bits and rate.per == "flit" else 1
             yield Load(link, layer, resource, number, units, rate, bits)
+
+
+def _copies(machine: Machine, config: HardwareConfig, joined: tuple[str, str], way: Direction) -> int:
+    """Copies of a message that stays on its chip: hops are other wires. 0 if it leaves the chip, or has no place."""
+    lower, upper = (config.cores.get(layer, ()) for layer in joined)
+    if not lower or len({core.chip for core in (*lower, *upper)}) > 1:
+        return 0
+    return 1 if machine.multicast else len(upper if way is Direction.FORWARD else lower)
 
 
 def _wire_rates(kind: str, machine: Machine) -> list[tuple[Constant, int | None]]:

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
@@ -49,12 +49,19 @@ def main() -> None:
         raise
 
 
-def _warn(message: Warning | str, category: type[Warning], *place: Any) -> None:
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """A warning of ours as one line, without the place in the code."""
     if category is UserWarning:
         print(f"lowbit-dtp: warning: {message}", file=sys.stderr)
     else:
-        _show_warning(message, category, *place)
+        _show_warning(message, category, filename, lineno, file, line)
 
 
 _show_warning = warnings.showwarning
