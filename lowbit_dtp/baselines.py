@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .data import Outline
 from .estimation import ACTIVITY, data_for, estimate
 from .experiment import Experiment
+from .formats import FixedPoint, parse
 from .ledger import Ledger
 from .network import link_names
 
@@ -72,13 +73,22 @@ def baselines_of(
         except ValueError as error:
             missing[baseline.name] = str(error)
             continue
-        ledgers = {use: in_number(ledger, baseline.number) for use, ledger in made.ledgers.items()}
-        if baseline.gradient:
-            del ledgers["inference"]
+        ledgers = {"training": in_number(made.training, baseline.number)}
+        if not baseline.gradient:
+            ledgers["inference"] = _inference(made.inference, baseline.number)
         if ledgers["training"] not in before:
             before.append(ledgers["training"])
             found[baseline.name] = ledgers
     return Baselines(experiment, found, missing)
+
+
+def _inference(ledger: Ledger, number: str) -> Ledger:
+    """Inference in whole numbers as exported, with thresholds; in floats as simulated, with functions."""
+    from hw_models import as_exported
+    from hw_models.baselines import in_number
+
+    whole = isinstance(parse(number), FixedPoint)
+    return as_exported(ledger, number, number) if whole else in_number(ledger, number)
 
 
 def as_baseline(experiment: Experiment, baseline: "Baseline") -> Experiment:

@@ -115,7 +115,8 @@ def _of_experiment(
     data = outline(experiment.data) if data is None else data
     experiment.check_sizes(data)
     run = _Run(net, rule, optimizer, experiment.learned_task(), data, experiment.epochs, experiment.batch)
-    return run.estimate(_Rates.of(activity, like, rule_of(experiment)))
+    notes = ["coded bits depend on data and are not estimated"] if experiment.codings else []
+    return run.estimate(_Rates.of(activity, like, rule_of(experiment)), notes)
 
 
 @estimate.register
@@ -178,9 +179,9 @@ class _Run:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} must be a whole number, {least} or more, not {value!r}")
 
-    def estimate(self, rates: "_Rates") -> Estimate:
+    def estimate(self, rates: "_Rates", notes: Sequence[str] = ()) -> Estimate:
         """The ledgers, with ones and toggles at `rates`."""
-        rule, notes = self.rule.without_data(), []
+        rule, notes = self.rule.without_data(), list(notes)
         if rule != self.rule:
             notes.append(f"{rule.name} decides by its data when to stop; the most that it may do is counted")
         made = {"training": self._training(rule), "inference": self._inference(rule)}

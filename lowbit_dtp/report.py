@@ -154,6 +154,7 @@ def _page(folder: Path, summary: Summary) -> dict[str, Any]:
         "curves": _curves(rows, [seeds for seeds, _ in runs]),
         "diagnoses": _diagnoses(folder, rows),
         "notes": [f"{row.rule}: {note}" for row, (_, notes) in zip(rows, runs, strict=True) for note in notes],
+        "simulated": [row for row in rows if row.not_as_exported],
         "bars": _bars(rows, technologies),
         "breakdowns": _breakdowns(rows, technologies[0]) if technologies else [],
         "tall": TALL,
@@ -266,7 +267,7 @@ def si(value: float, unit: str) -> str:
     ('12.3\\xa0nJ', '1.00\\xa0µJ', '0.00\\xa0J')
     """
     name, factor = prefix(value)
-    return f"{_three_digits(value / factor)}\xa0{name}{unit}"
+    return f"{three_digits(value / factor)}\xa0{name}{unit}"
 
 
 def si_range(low: float, high: float, unit: str) -> str:
@@ -276,10 +277,15 @@ def si_range(low: float, high: float, unit: str) -> str:
     '8.10 to 20.0\\xa0nJ'
     """
     name, factor = prefix(high)
-    return f"{_three_digits(low / factor)} to {_three_digits(high / factor)}\xa0{name}{unit}"
+    return f"{three_digits(low / factor)} to {three_digits(high / factor)}\xa0{name}{unit}"
 
 
-def _three_digits(value: float) -> str:
+def three_digits(value: float) -> str:
+    """A number below 1000 with three digits.
+
+    >>> three_digits(1.2345), three_digits(87.25), three_digits(872.4)
+    ('1.23', '87.2', '872')
+    """
     return f"{value:.{2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0}f}"
 
 

@@ -45,6 +45,11 @@ def estimate(
     ] = None,
     technology: options.Technologies = options.TECHNOLOGIES,
     placement: options.PlacementOption = None,
+    memory: options.Memory = "sram",
+    reuse: options.Reuse = "1",
+    word_bits: options.WordBits = 1,
+    feedback_weights: options.FeedbackEnds = "",
+    weights: options.Weights = None,
     save: Annotated[Path | None, typer.Option("--save", help="File to write the ledgers to, ledger.json say.")] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -57,7 +62,6 @@ def estimate(
     [bold]Example[/bold]: lowbit-dtp estimate --sizes 784-500-500-10 --rule dtp --link h1-h2=binary
     """
     from .. import ledger as ledgers
-    from ..comparison import placement_of
     from ..data import outline as outline_of
     from ..estimation import data_for
     from ..estimation import estimate as estimate_ledgers
@@ -74,9 +78,10 @@ def estimate(
     else:
         outline, wires = outline_of(experiment.data, data_dir), comparison.placement
     outline = outline if samples is None else replace(outline, train=samples)
-    where = placement_of(wires if placement is None else placement)
+    where = options.hardware(wires if placement is None else placement, memory, reuse, word_bits, feedback_weights)
     made = estimate_ledgers(experiment, data=outline, activity=activity, like=like)
     where.check(ledgers.merged(made.ledgers.values()))
+    exported, inference = _exported(made.inference, weights or "fixed(8,1)")
     result = {
         "experiment": asdict(experiment),
         "settings_of": comparison.content["data"],
@@ -84,8 +89,9 @@ def estimate(
         "links": {link: asdict(row) for link, row in link_rows(**made.ledgers).items()},
         "operations": _a_sample(made, lambda ledger: ledger.work.items(), ("operation", "left", "right")),
         "memory_words": _a_sample(made, lambda ledger: ledger.accesses.items(), ("operation", "format")),
-        "joules": _joules(made, where, options.split(technology)),
+        "joules": _joules({"training": made.training, "inference": exported}, where, options.technologies(technology)),
         "placement": where.as_dict(),
+        "inference": inference,
         "assumed": made.assumptions(),
         "saved": str(save) if save else None,
     }
@@ -111,17 +117,31 @@ def _a_sample(made: "Estimate", counts: Callable[["Ledger"], Any], keys: Sequenc
     ]
 
 
-def _joules(made: "Estimate", where: "HardwareConfig", technologies: Sequence[str]) -> list[dict[str, Any]]:
+def _exported(inference: "Ledger", weights: str) -> tuple["Ledger", str]:
+    """What the integer network of an export does in inference, and that in words; or as simulated, with the reason."""
+    from hw_models import as_exported
+
+    from ..formats import parse
+
+    weights = parse(weights).name
+    try:
+        exported = as_exported(inference, weights)
+    except ValueError as reason:
+        return inference, f"priced as simulated, since it cannot be exported: {reason}"
+    return exported, f"priced as exported: float weights as {weights}, sums that cannot overflow"
+
+
+def _joules(
+    books: Mapping[str, "Ledger"], where: "HardwareConfig", technologies: Sequence[str]
+) -> list[dict[str, Any]]:
     """The bill of a training sample, step and epoch, and of an inference, on each technology."""
     from hw_models import Technology, price
 
-    if not technologies:
-        raise ValueError(f"--technology needs the name of a technology or more: {options.TECHNOLOGIES}")
     rows = []
     for name in technologies:
         technology = Technology.load(name)
         for use, units in (("training", ("sample", "step", "epoch")), ("inference", ("sample",))):
-            ledger = made.ledgers[use]
+            ledger = books[use]
             if not ledger.samples:
                 continue
             bill = price(ledger, where.within(ledger), technology)
@@ -148,6 +168,7 @@ def _print(data: "Outline", made: "Estimate", where: "HardwareConfig", result: M
         "settings": f"of {settings}, where no option says otherwise" if settings != data.name else "",
         "training": f"epochs {training.epochs:,}, batch {experiment['batch']:,}: {training.steps:,} steps",
         "wires": ", ".join(f"{link}={wire}" for link, wire in wires.items()),
+        "inference": result["inference"],
         "assumed": "; ".join([_sources(made), *made.notes]),
     }
     print_facts(list(facts), list(facts.values()))
@@ -160,7 +181,8 @@ def _print(data: "Outline", made: "Estimate", where: "HardwareConfig", result: M
     print_table("Bits on links, up / down", ("link", "formats", "a training sample", "an inference"), links, left=2)
     work = sorted(result["operations"], key=lambda row: OPERATIONS.index(row["operation"]))
     rows = [(row["operation"], " x ".join(filter(None, (row["left"], row["right"]))), row) for row in work]
-    rows += [(f"{row['operation']} words", row["format"], row) for row in result["memory_words"]]
+    words = sorted(result["memory_words"], key=lambda row: row["operation"])
+    rows += [(f"{row['operation']} words", row["format"], row) for row in words]
     print_table(
         "Operations and memory accesses of a sample", ("operation", "formats", "training", "inference"),
         [(*names, _number(row["training"]), _number(row["inference"])) for *names, row in rows], left=2,

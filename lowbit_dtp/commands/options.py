@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from hw_models import HardwareConfig
+
     from ..experiment import Comparison
 
 TECHNOLOGIES = "45nm,7nm"
@@ -95,6 +97,10 @@ Memory = Annotated[
 Reuse = Annotated[
     str,
     typer.Option("--reuse", help="Samples that share a read of weights and a write of gradients: 50, or h1=50,rest=1."),
+]
+WordBits = Annotated[int, typer.Option("--word-bits", help="Pad each message to words of so many bits.")]
+FeedbackEnds = Annotated[
+    str, typer.Option("--feedback-weights", help="End of a link where its feedback weights are: h1-h2=upper.")
 ]
 Technologies = Annotated[str, typer.Option("--technology", help="Technologies to price on, comma-separated.")]
 Weights = Annotated[
@@ -230,6 +236,21 @@ def takes_gradient(rule: str) -> bool:
 def technologies(text: str) -> list[str]:
     """Names of technologies, between commas. An empty text is an unknown name, for which loading lists the known."""
     return split(text) or [text]
+
+
+def hardware(
+    placement: str, memory: str, reuse: str, word_bits: int, feedback_weights: str, coding: str = ""
+) -> "HardwareConfig":
+    """The machine that the options describe."""
+    from hw_models.hardware import parsed_choices, parsed_table
+
+    from ..comparison import placement_of
+
+    return placement_of(
+        placement, memory=parsed_choices(memory, "--memory", str), reuse=parsed_choices(reuse, "--reuse", float),
+        word_bits=word_bits, feedback_weights=parsed_table(feedback_weights, "--feedback-weights", str, "h1-h2=upper"),
+        coding=parsed_table(coding, "--coding", str, "h1-h2.feedback=silence"),
+    )  # fmt: skip
 
 
 def with_gradient(rule: str, gradient: str) -> str:

@@ -1,17 +1,29 @@
 """`lowbit-dtp price`."""
 
 import json
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from .options import TECHNOLOGIES, Json, Memory, PlacementOption, Reuse, Rule, Run, Seed, Technologies, technologies
-from .printing import print_bands, print_bills, print_tornado
+from .options import (
+    TECHNOLOGIES,
+    FeedbackEnds,
+    Json,
+    Memory,
+    PlacementOption,
+    Reuse,
+    Rule,
+    Run,
+    Seed,
+    Technologies,
+    WordBits,
+    hardware,
+    technologies,
+)
+from .printing import print_bands, print_bills, print_text, print_tornado
 
 if TYPE_CHECKING:
     from hw_models import HardwareConfig, Technology
@@ -28,10 +40,8 @@ def price(
     placement: PlacementOption = None,
     memory: Memory = "sram",
     reuse: Reuse = "1",
-    word_bits: Annotated[int, typer.Option("--word-bits", help="Pad each message to words of so many bits.")] = 1,
-    feedback_weights: Annotated[
-        str, typer.Option("--feedback-weights", help="End of a link where its feedback weights are: h1-h2=upper.")
-    ] = "",
+    word_bits: WordBits = 1,
+    feedback_weights: FeedbackEnds = "",
     coding: Annotated[
         str, typer.Option("--coding", help="Coding of links, counted by --codings: h1-h2.feedback=silence.")
     ] = "",
@@ -71,11 +81,10 @@ def price(
       lowbit-dtp price runs/demo --rule dtp --against straight-through --tornado
     """
     from hw_models import Technology
-    from hw_models.hardware import parsed_choices, parsed_table
 
     from .. import bands
     from ..baselines import FIRST
-    from ..comparison import break_even, placement_of
+    from ..comparison import break_even
     from ..figures import save_figure, tornado_figure
     from ..runs import folder_name, run_folders
     from ..storage import write_csv
@@ -83,12 +92,8 @@ def price(
     processes = [Technology.load(name) for name in technologies(technology)]
     runs = [(spec, folder) for spec, _, folder in run_folders(run, rule, seed)]
     compared = _compared_runs(run, against, seed)
-    where = placement_of(
-        _recorded_placement(run) if placement is None else placement,
-        memory=parsed_choices(memory, "--memory", str), reuse=parsed_choices(reuse, "--reuse", float),
-        word_bits=word_bits, feedback_weights=parsed_table(feedback_weights, "--feedback-weights", str, "h1-h2=upper"),
-        coding=parsed_table(coding, "--coding", str, "h1-h2.feedback=silence"),
-    )  # fmt: skip
+    wires = _recorded_placement(run) if placement is None else placement
+    where = hardware(wires, memory, reuse, word_bits, feedback_weights, coding)
     books, notes = _books(runs, weights, simulated)
     where.check(sum((book for *_, book in books[1:]), books[0][-1]))
     priced = _priced(books, where, processes)
@@ -117,9 +122,9 @@ def price(
         for row in result:
             print_tornado(row["tornado"])
     for spec, why in notes.items():
-        print(f"{spec}: inference is priced as simulated, since it cannot be exported: {why}")
+        print_text(f"{spec}: inference is priced as simulated, since it cannot be exported: {why}")
     for name, why in missing.items():
-        print(textwrap.fill(f"{name} is not beside it: {why}", Console().width))
+        print_text(f"{name} is not beside it: {why}")
 
 
 def _books(

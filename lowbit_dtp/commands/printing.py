@@ -63,7 +63,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
         console.print(table)
         return
-    print(textwrap.fill(title, console.width))
+    print_text(title)
     for row in rows:
         print(", ".join(cell.replace("\n", "") for cell in row[:left]))
         names = [column.replace("\n", " ") for column in columns[left:]]
@@ -111,25 +111,38 @@ def _link_bits(link: "LinkRow") -> str:
 
 
 def print_bills(bills: Sequence[Mapping[str, Any]]) -> None:
-    """Bills as a table: a row for each rule, use and technology, and the break-even widths below it."""
-    from ..report import si, si_range
+    """Bills as tables, one for each use and technology with a row for each rule, and the break-even widths below."""
+    from ..report import share
 
-    columns = ("rule", "use", "technology", "total", "links", "compute", "memory", "links' share")
-    rows = []
-    for bill in bills:
-        parts = [bill["total"], *(bill["by_part"].get(part) for part in ("link", "compute", "memory"))]
-        share = bill["links_share"]
-        rows.append([
-            bill["rule"], bill["use"], bill["technology"],
-            *(f"{si(p['typical'], 'J')}\n({si_range(p['low'], p['high'], 'J')})" if p else "0" for p in parts),
-            f"{100 * share['typical']:.2g} %" if share else "",
-        ])  # fmt: skip
-    print_table("Joules a sample: typical (low to high)", columns, rows, left=3)
+    for use, technology in dict.fromkeys((bill["use"], bill["technology"]) for bill in bills):
+        rows = []
+        for bill in bills:
+            if (bill["use"], bill["technology"]) == (use, technology):
+                parts = [bill["total"], *(bill["by_part"].get(part) for part in ("link", "compute", "memory"))]
+                links = share(bill["links_share"]["typical"]) if bill["links_share"] else ""
+                rows.append([bill["rule"].replace("@", "\n@"), *map(_cost, parts), links])
+        title = f"{use}, {technology}: joules a sample, typical and low-high"
+        print_table(title, ("rule", "total", "links", "compute", "memory", "links'\nshare"), rows)
     even = {(b["rule"], x): bits for b in bills for x, bits in b["break_even_gradient_bits"].items()}
     for (rule, link), bits in even.items():
-        print(f"{rule}, {link}: straight-through sends as many bits with a gradient of {bits:g} bits")
+        print_text(f"{rule}, {link}: straight-through sends as many bits with a gradient of {bits:g} bits")
     constants = {json.dumps(constant) for bill in bills for constant in bill["constants"]}
     print(f"{len(constants)} constants used; --json lists each with its source")
+
+
+def _cost(cost: Mapping[str, float] | None) -> str:
+    """Typical joules, and below them low and high in the same unit."""
+    from ..report import prefix, si, three_digits
+
+    if not cost:
+        return "0"
+    _, factor = prefix(cost["typical"])
+    return f"{si(cost['typical'], 'J')}\n{three_digits(cost['low'] / factor)}-{three_digits(cost['high'] / factor)}"
+
+
+def print_text(text: str) -> None:
+    """Print `text` in lines no wider than the terminal."""
+    print(textwrap.fill(text, Console().width))
 
 
 def print_bands(bills: Sequence[Mapping[str, Any]]) -> None:
@@ -142,7 +155,7 @@ def print_bands(bills: Sequence[Mapping[str, Any]]) -> None:
         others = ", ".join(compared).replace(" ", "\n", 1)
         columns = ["rule", "total", "links' share", *([f"ratio to\n{others}"] if compared else [])]
         cells = [_band_cells(row)[: len(columns)] for row in lines]
-        print_table(f"{technology}, {use}: joules a sample, typical (90 % of draws)", columns, cells)
+        print_table(f"{use}, {technology}: joules a sample, typical (90 % of draws)", columns, cells)
         for bill in chosen:
             if bill["break_even_gradient_bits"]:  # it has something else than gradients to send
                 _print_break_even(bill["rule"], bill["break_even_joules"] or {})
@@ -172,7 +185,7 @@ def _print_break_even(rule: str, widths: Mapping[str, Mapping[str, float] | None
             what = f"as many joules{where} as straight-through with a gradient of {typical} bits ({low} to {high})"
             if width["typical"] <= 0:
                 what = f"fewer joules{where} than straight-through with any gradient"
-            print(textwrap.fill(f"{rule}: {what}", Console().width))
+            print_text(f"{rule}: {what}")
 
 
 _ENDS = ("low", "typical", "high")

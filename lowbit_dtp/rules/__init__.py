@@ -8,7 +8,7 @@ from typing import TypeVar
 from ..choices import choose
 from .autoencoder import DTPAutoencoder
 from .backprop import Backprop, BackpropThenSign, FixedLower, StraightThrough
-from .competitive import SOM, Competitive, VectorQuantization
+from .competitive import LVQ, SOM, Competitive, VectorQuantization
 from .delta import Delta, Perceptron
 from .drl import DRL, LDRL, DirectDTP
 from .dtp import DTP
@@ -53,6 +53,7 @@ RULES: dict[str, type[LearningRule]] = {
     "competitive": Competitive,
     "vector-quantization": VectorQuantization,
     "som": SOM,
+    "lvq": LVQ,
     "feedback-alignment": FeedbackAlignment,
     "direct-feedback-alignment": DirectFeedbackAlignment,
     "ternary-errors": TernaryErrors,
@@ -102,6 +103,7 @@ __all__ = [
     "DRL",
     "DTP",
     "LDRL",
+    "LVQ",
     "RULES",
     "SDTP",
     "SOM",

@@ -48,20 +48,22 @@ class _Quantizer(SingleLayerRule):
         layer = edge.upper
         received = edge.link.send(inputs, Direction.FORWARD, "activations", ledger, context.stream)
         match = layer.match(received, ledger, self.winner == "nearest")
-        winner = layer.winner(self.handicapped(layer, match, context), ledger)
-        share, buffers = self.learning(layer, winner, ledger, context)
+        winner = layer.winner(self.handicapped(layer, match, target, context), ledger)
+        share, buffers = self.learning(layer, winner, target, ledger, context)
         key = layer.name, layer.projection.name
         # sum over samples of share (w - x) = w (sum of shares) - sum of share x
         gradient = multiplied(layer.gradients(received, share * -1.0, ledger)[key])
         gradient = gradient + layer.weight * share.sum(-2)[..., None, :]
         return Step({key: gradient}, self._distortion(received, match * winner), buffers)
 
-    def handicapped(self, layer: Layer, match: Array, context: StepContext) -> Array:
+    def handicapped(self, layer: Layer, match: Array, target: Array, context: StepContext) -> Array:
         """`match` [..., batch, neurons] with handicaps, from which the winner is chosen."""
         return match
 
     @abstractmethod
-    def learning(self, layer: Layer, winner: Array, ledger: Ledger, context: StepContext) -> tuple[Array, Buffers]:
+    def learning(
+        self, layer: Layer, winner: Array, target: Array, ledger: Ledger, context: StepContext
+    ) -> tuple[Array, Buffers]:
         """Share [..., batch, neurons] of each sample in the update of each neuron, and new values of buffers."""
 
     def _distortion(self, received: Signal, match: Array) -> Array | None:
@@ -117,7 +119,7 @@ class Competitive(_Quantizer):
             xp, neurons = backend_of(layer.weight), layer.neurons
             layer.buffers["wins"] = xp.filled((neurons,), layer.weight, lambda: np.ones(neurons))
 
-    def handicapped(self, layer: Layer, match: Array, context: StepContext) -> Array:
+    def handicapped(self, layer: Layer, match: Array, target: Array, context: StepContext) -> Array:
         if not self.conscience:
             return match
         wins = layer.buffers["wins"]
@@ -125,7 +127,9 @@ class Competitive(_Quantizer):
         half = same_type(0.5 * self._conscience_at(context.epoch), wins)
         return match - (half * often)[..., None, :]
 
-    def learning(self, layer: Layer, winner: Array, ledger: Ledger, context: StepContext) -> tuple[Array, Buffers]:
+    def learning(
+        self, layer: Layer, winner: Array, target: Array, ledger: Ledger, context: StepContext
+    ) -> tuple[Array, Buffers]:
         wins = self.memory * layer.buffers["wins"] + winner.sum(-2)
         return self.rates(winner, wins), {(layer.name, "wins"): wins}
 
@@ -151,6 +155,74 @@ class VectorQuantization(Competitive):
 
     def rates(self, winner: Array, wins: Array) -> Array:
         return winner / (wins + (wins == 0))[..., None, :]  # 0 wins in all, so none here
+
+
+@dataclass(frozen=True)
+class LVQ(Competitive):
+    """Learning vector quantization, LVQ1: competitive learning of classes.
+
+    dw = eta (x - w) for the winner if its class is the label of x, else dw = -eta (x - w). Neuron j has the class
+    j modulo `classes`. Weights must be among samples of their class before that: in the first `guided_epochs`, only
+    neurons of the right class compete. The label and the class of the winner, ceil(log2(classes)) bits each, are where
+    the outputs are; neither crosses the link.
+    """
+
+    classes: int = 10
+    """How many classes there are; the neurons must be a multiple of it."""
+    guided_epochs: float = 1.0
+
+    name: ClassVar[str] = "lvq"
+    source: ClassVar[str] = "Kohonen, Proc. IEEE 78, 1990, LVQ1"
+    crosses: ClassVar[str] = "inputs up"
+    tasks: ClassVar[tuple[str, ...]] = ("classify",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.classes, int) or isinstance(self.classes, bool) or self.classes < 1:
+            raise ValueError(f"{self.name}: classes must be a whole number, 1 or more, not {self.classes!r}")
+        if not 0 <= self.guided_epochs < np.inf:
+            raise ValueError(
+                f"{self.name}: guided_epochs must be a finite number, zero or more, not {self.guided_epochs}"
+            )
+
+    def prepare(self, net: Network, seed: int) -> None:
+        super().prepare(net, seed)
+        if net.layers[0].neurons % self.classes:
+            raise ValueError(
+                f"{self.name}: layer {net.layers[0].name} has {net.layers[0].neurons} neurons, which is no multiple of "
+                f"the {self.classes} classes"
+            )
+
+    def handicapped(self, layer: Layer, match: Array, target: Array, context: StepContext) -> Array:
+        match = super().handicapped(layer, match, target, context)
+        later = backend_of(match).step(same_type(context.epoch, match) - self.guided_epochs)
+        return match - (1 - later) * (1 - self._of_class(match, target, context)) * _FAR
+
+    def learning(
+        self, layer: Layer, winner: Array, target: Array, ledger: Ledger, context: StepContext
+    ) -> tuple[Array, Buffers]:
+        share, buffers = super().learning(layer, winner, target, ledger, context)
+        return share * (2 * self._of_class(winner, target, context) - 1), buffers
+
+    def infer(self, net: Network, inputs: Array | Signal, ledger: Ledger, stream: RandomStream | None = None) -> Array:
+        """1 for the class of the winning neuron, 0 for the others [..., batch, classes]."""
+        edge = single_edge(net)
+        received = edge.link.send(inputs, Direction.FORWARD, "activations", ledger, stream)
+        winner = edge.upper.winner(edge.upper.match(received, ledger, self.winner == "nearest"), ledger)
+        return winner.reshape(self._by_class(winner)).sum(-2)
+
+    def _of_class(self, like: Array, target: Array, context: StepContext) -> Array:
+        """1 for the neurons that have the class of the sample, 0 for the others, in the shape of `like`."""
+        label = context.task.desired_output(target, like[..., : self.classes])
+        return ((like * 0).reshape(self._by_class(like)) + label[..., None, :]).reshape(like.shape)
+
+    def _by_class(self, x: Array) -> tuple[int, ...]:
+        """Shape of neurons [..., batch, neurons] as [..., batch, neurons of a class, classes]."""
+        return *x.shape[:-1], x.shape[-1] // self.classes, self.classes
+
+
+_FAR = 1e9
+"""More than any squared distance."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +271,9 @@ class SOM(_Quantizer):
         squares = np.subtract.outer(row, row) ** 2 + np.subtract.outer(column, column) ** 2
         return np.exp(-squares / (2 * self.width**2))
 
-    def learning(self, layer: Layer, winner: Array, ledger: Ledger, context: StepContext) -> tuple[Array, Buffers]:
+    def learning(
+        self, layer: Layer, winner: Array, target: Array, ledger: Ledger, context: StepContext
+    ) -> tuple[Array, Buffers]:
         near = layer.buffer_row("neighbourhood", winner, ledger)
         if self.half_width_epoch:
             narrower = 1 + context.epoch / self.half_width_epoch

@@ -183,6 +183,14 @@ RULES = {
         task=TASKS["quantize"],
         **ONE_LAYER | {"sizes": (4, 6), "chains": ((4, 6),)},
     ),
+    "lvq": RuleCase(
+        rules.LVQ(classes=3, conscience=0.5, guided_epochs=0),
+        oracle_single_layer.competitive,
+        **ONE_LAYER | {"sizes": (4, 6), "chains": ((4, 6), (5, 3))},
+    ),
+    "lvq-guided": RuleCase(
+        rules.LVQ(classes=3), oracle_single_layer.competitive, **ONE_LAYER | {"sizes": (4, 6), "chains": ((4, 6),)}
+    ),
     "feedback-alignment": RuleCase(rules.FeedbackAlignment(), oracle_alignment.feedback_alignment),
     "feedback-alignment-signs": RuleCase(
         rules.FeedbackAlignment(feedback_weights="signs", gradient="fixed(4,1)"), oracle_alignment.feedback_alignment

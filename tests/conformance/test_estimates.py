@@ -27,7 +27,7 @@ EPOCHS, BATCH = 2, 2
 def counted(ledger: Ledger) -> dict[str, Any]:
     """All of a ledger that does not depend on data."""
     return {
-        "over": (ledger.runs, ledger.epochs, ledger.steps, ledger.samples),
+        "over": (ledger.runs, ledger.epochs, ledger.steps, ledger.samples, ledger.batch),
         "messages": {message_type: traffic.messages for message_type, traffic in ledger.traffic.items()},
         "work": ledger.work,
         "accesses": ledger.accesses,

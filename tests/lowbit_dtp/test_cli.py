@@ -25,7 +25,7 @@ from hw_models import Technology
 from lowbit_dtp import Comparison, Summary, __version__, compare
 from lowbit_dtp.cli import main
 from lowbit_dtp.commands.options import takes_gradient
-from lowbit_dtp.commands.printing import print_summary
+from lowbit_dtp.commands.printing import print_bills, print_summary
 from lowbit_dtp.experiment import OF_ONE_RULE, OPTIMIZER_KEYS, Experiment
 from lowbit_dtp.formats import SPELLINGS
 from lowbit_dtp.ledger import Direction, Ledger
@@ -386,7 +386,7 @@ MISTAKES = {
     ),
     "technologies of an estimate": (
         "estimate --technology ,",
-        "--technology needs the name of a technology or more: 45nm,7nm",
+        f"no technology ','; there are: {TECHNOLOGIES}",
     ),
     "samples of an estimate": (
         "estimate --samples 0",
@@ -790,11 +790,34 @@ def test_headings_are_whole_on_a_narrow_terminal(command, width, monkeypatch, ca
         print_summary(Summary.load(OLD))
         out, headings = capsys.readouterr().out, ("error %", "h1-h2 bits", "forward/feedback", "45nm", "a sample")
     else:
-        out, headings = call("price", OLD).out, ("total", "links", "compute", "memory", "links' share")
+        out, headings = call("price", OLD).out, ("total", "links", "compute", "memory", "links'", "share")
     assert all(heading in out for heading in headings)
     assert "…" not in out
-    table = [line for line in out.splitlines() if not line.startswith(("dtp, h1-h2: ", "Joules"))]
-    assert max(map(len, table)) <= width
+    assert max(map(len, out.splitlines())) <= width
+
+
+def test_bills_of_four_rules_are_tables_on_a_narrow_terminal(monkeypatch, capsys):
+    rules = ("dtp", "straight-through@fixed(4,-2)", "backprop-then-sign", "fixed-lower")
+    ends = ("low", "typical", "high")
+    bill = {
+        "total": dict(zip(ends, (5.6e-7, 8.72e-7, 1.303e-6), strict=True)),
+        "by_part": {"link": dict(zip(ends, (6.9e-10, 5.54e-9, 6.62e-9), strict=True))},
+        "links_share": {"typical": 0.0064},
+        "break_even_gradient_bits": {"h1-h2": 4.0},
+        "constants": [],
+    }
+    named = [(rule, use, name) for rule in rules for use in ("training", "inference") for name in ("45nm", "7nm")]
+    monkeypatch.setenv("COLUMNS", "80")
+    print_bills([bill | {"rule": rule, "use": use, "technology": name} for rule, use, name in named])
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if "joules" in line] == [
+        f"{use}, {name}: joules a sample, typical and low-high" for _, use, name in named[:4]
+    ]
+    row, ranges = "│ 872 nJ │ 5.54 nJ │ 0 │ 0 │ 0.64 % │", "│ 560-1303 │ 0.69-6.62 │ │ │ │"
+    assert lines.count(f"│ dtp {row}") == lines.count(f"│ straight-through {row}") == 4
+    assert lines.count(f"│ {ranges}") == 3 * 4 and lines.count(f"│ @fixed(4,-2) {ranges}") == 4
+    assert "straight-through@fixed(4,-2), h1-h2: straight-through sends as many bits with a" in lines
 
 
 def test_rules_lists_every_rule_with_its_source():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hw_models import HardwareConfig, Technology, price
+from hw_models import HardwareConfig, Technology, as_exported, price
 from lowbit_dtp import Link, data, estimate, rules
 from lowbit_dtp import ledger as ledgers
 from lowbit_dtp.backends.shapes import ShapeError
@@ -89,6 +89,12 @@ def test_an_experiment_writes_its_estimate(given: dict[str, Any], files: dict[st
 def test_first_weights_of_another_run_are_not_needed(files: dict[str, str]) -> None:
     experiment = experiment_of({}, files)
     assert estimate(replace(experiment, start="nowhere")).ledgers == estimate(experiment).ledgers
+
+
+def test_coded_bits_are_not_estimated(files: dict[str, str]) -> None:
+    made = estimate(experiment_of({"codings": ["all"]}, files))
+    assert made.notes == ("coded bits depend on data and are not estimated",)
+    assert made.ledgers == estimate(experiment_of({}, files)).ledgers
 
 
 def thesis(rule: rules.LearningRule, **more: Any) -> Estimate:
@@ -269,7 +275,8 @@ LINE = ("estimate", "--sizes", "784-500-500-10", "--rule", "dtp", "--link", "h1-
 
 
 def test_the_command_prints_what_the_ledgers_say(tmp_path: Path) -> None:
-    said = call(*LINE, "--placement", "h1-h2=board", "--save", tmp_path / "ledger.json", "--json")
+    said = call(*LINE, "--placement", "h1-h2=board", "--save", tmp_path / "ledger.json", "--reuse", 50,
+                "--weights", "fixed(4,1)", "--json")  # fmt: skip
     assert (said.status, said.err) == (0, "")
     found, books = json.loads(said.out), ledgers.load(tmp_path / "ledger.json")
     assert books["training"].samples == 40 * 50_000
@@ -280,9 +287,10 @@ def test_the_command_prints_what_the_ledgers_say(tmp_path: Path) -> None:
         counted = books[use].work, books[use].accesses
         for rows, kinds in zip((found["operations"], found["memory_words"]), counted, strict=True):
             assert sum(row[key] for row in rows) == pytest.approx(sum(kinds.values()) / books[use].samples)
-    where = HardwareConfig.parse("h1-h2=board")
+    where = HardwareConfig.parse("h1-h2=board", reuse=50.0)
+    priced = {"training": books["training"], "inference": as_exported(books["inference"], "fixed(4,1)")}
     for row in found["joules"]:
-        bill = price(books[row["use"]], where, Technology.load(row["technology"])).per(row["unit"])
+        bill = price(priced[row["use"]], where, Technology.load(row["technology"])).per(row["unit"])
         assert row["total"]["typical"] == bill.total.typical
         assert sum(part["typical"] for part in row["by_part"].values()) == pytest.approx(bill.total.typical)
     assert [(row["technology"], row["use"], row["unit"]) for row in found["joules"][:4]] == [

@@ -307,6 +307,18 @@ def test_summary_is_read_as_written(tmp_path, ledgers, technologies):
     assert Summary.load(tmp_path) == made
 
 
+def test_inference_is_told_to_be_as_exported_or_why_not(tmp_path, ledgers, technologies):
+    made = summary({"dtp": ledgers["dtp"], "backprop": ledgers["backprop"]}, technologies[:1])
+    text, whole = render(tmp_path, made), "Inference is that of the network as exported: whole numbers, "
+    assert whole in text and "but for rules named below" not in text and "as simulated" not in text
+    rows = (made.rows[0], replace(made.rows[1], not_as_exported="link h1-h2 has no table"))
+    text = render(tmp_path, replace(made, rows=rows))
+    assert whole in text and "but for rules named below" in text
+    why = "backprop: inference is priced as simulated, since it cannot be exported: link h1-h2 has no table"
+    assert f"<li>{why}</li>" in text
+    assert whole not in render(tmp_path, replace(made, prices=None))
+
+
 def test_older_summaries_have_no_panel(tmp_path, ledgers, technologies):
     made = summary({"dtp": ledgers["dtp"]}, technologies[:1])
     old = replace(made, prices=None, rows=tuple(replace(row, counts=None, energy_tree={}) for row in made.rows))
