@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from lowbit_dtp.choices import choose
 from lowbit_dtp.codings import CODINGS
@@ -20,54 +20,74 @@ class Wire:
 
     kind: str
     metres: float | None = None
-    hops: int | None = None
+    hops: float | None = None
+    """A mean, where messages take several ways."""
+    times: float = 1.0
+    """How often each message crosses such a wire: once for each core that gets a copy, say; a mean, too."""
 
     def __post_init__(self) -> None:
         if self.metres is not None and not (self.metres >= 0 and isfinite(self.metres)):
             raise ValueError(f"wire {self.kind!r}: a length must be 0 m or more and finite, not {self.metres}")
-        if self.hops is not None and not 0 <= self.hops < 2**63:
-            raise ValueError(f"wire {self.kind!r}: hops must be 0 or more and below 2^63, not {self.hops}")
+        for name in ("hops", "times"):
+            given = getattr(self, name)
+            if given is not None and not 0 <= given < 2**63:
+                raise ValueError(f"wire {self.kind!r}: {name} must be 0 or more and below 2^63, not {given}")
 
     @classmethod
     def parse(cls, text: str) -> "Wire":
         """The wire that `text` names.
 
         >>> Wire.parse("board"), Wire.parse("on-die:5mm")
-        (Wire(kind='board', metres=None, hops=None), Wire(kind='on-die', metres=0.005, hops=None))
-        >>> Wire.parse("noc:3hops"), Wire.parse("noc:3hops:2mm")
-        (Wire(kind='noc', metres=None, hops=3), Wire(kind='noc', metres=0.002, hops=3))
+        (Wire(kind='board', metres=None, hops=None, times=1.0), Wire(kind='on-die', metres=0.005, hops=None, times=1.0))
+        >>> str(Wire.parse("noc:3hops")), str(Wire.parse("noc:2.5hops:2mm:4times"))
+        ('noc:3hops', 'noc:2.5hops:2mm:4times')
         """
         kind, *given = (part.strip() for part in text.split(":"))
-        metres = hops = None
+        read: dict[str, float] = {}
         for part in given:
             number = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+) *([a-z]+)", part)
-            if number and number[2] in METRES and metres is None:
-                metres = float(number[1]) * METRES[number[2]]
-            elif number and number[2] in ("hop", "hops") and number[1].isdecimal() and hops is None:
-                hops = int(number[1])
-            else:
+            unit = number[2] if number else ""
+            name = "metres" if unit in METRES else f"{unit.removesuffix('s')}s"
+            if not number or name not in ("metres", "hops", "times") or name in read:
                 kind = ""
+                break
+            read[name] = float(number[1]) * METRES.get(unit, 1.0)
         if given and not kind:
             raise ValueError(
                 f"wire {text!r}: a length is a number with um, mm, cm or m, as in on-die:5mm; "
-                "hops are a whole number, as in noc:3hops"
+                "hops and times are numbers, as in noc:3hops or board:2times"
             )
-        return cls(kind, metres, hops)
+        return cls(kind, **read)
 
     def without(self, distance: str) -> "Wire":
         """The same wire without its length (`metre`) or its hops (`hop`)."""
         return replace(self, metres=None) if distance == "metre" else replace(self, hops=None)
 
     def __str__(self) -> str:
-        hops = "" if self.hops is None else f":{self.hops}hop{'' if self.hops == 1 else 's'}"
+        hops = "" if self.hops is None else f":{self.hops:g}hop{'' if self.hops == 1 else 's'}"
         metres = "" if self.metres is None else f":{self.metres / METRES['mm']:g}mm"
-        return self.kind + hops + metres
+        times = "" if self.times == 1 else f":{self.times:g}times"
+        return self.kind + hops + metres + times
+
+
+class Core(NamedTuple):
+    """A core of a machine: its chip, the column and row of its router there, and its number at that router."""
+
+    chip: int = 0
+    column: int = 0
+    row: int = 0
+    core: int = 0
+
+    def __str__(self) -> str:
+        at = f"{self.column},{self.row},{self.core}" if self.core else f"{self.column},{self.row}"
+        return f"{self.chip}:{at}" if self.chip else at
 
 
 @dataclass(frozen=True)
 class HardwareConfig:
     """The wire of each link in `links`, `rest` for the others, and how layers keep and use their weights.
 
+    A link of `links` may be LINK.DIRECTION, `h1-h2.feedback` say, whose wire is then that of the direction alone.
     `memory`, `reuse` and `accumulator_bits` are one value for all, or a mapping. Its keys are LAYER, LAYER.ARRAY or
     LAYER.ARRAY.PURPOSE, `h1.weight.gradient` say; `rest` in place of a layer is all others. The most precise one holds.
     """
@@ -89,6 +109,8 @@ class HardwareConfig:
     """Coding of a link, or of one direction of it: {"h1-h2": "best"} or {"h1-h2.feedback": "silence"}; else plain."""
     feedback_weights: Mapping[str, str] = field(default_factory=dict)
     """End of a link where its feedback weights are: `lower`, as networks are built, or `upper`."""
+    cores: Mapping[str, tuple[Core, ...]] = field(default_factory=dict)
+    """Cores of each layer, where a machine placed them."""
 
     def __post_init__(self) -> None:
         for name in ("reuse", "word_bits", "accumulator_bits"):
@@ -126,9 +148,9 @@ class HardwareConfig:
             links[link] = Wire.parse(wire)
         return cls(links, links.pop("rest", cls.rest), **others)
 
-    def wire(self, link: str) -> Wire:
-        """The wire of `link`."""
-        return self.links.get(link, self.rest)
+    def wire(self, link: str, direction: str = "") -> Wire:
+        """The wire of `link` in a direction."""
+        return self.links.get(f"{link}.{direction}", self.links.get(link, self.rest))
 
     def memory_of(self, access: Access) -> str:
         """How the array of `access` is held: buffers of activations in SRAM, unless the array is named."""
@@ -154,8 +176,10 @@ class HardwareConfig:
     def check(self, ledger: Ledger) -> None:
         """Raise ValueError if a link, layer, array or purpose is named that is not in `ledger`."""
         known = dict.fromkeys(ledger.links())
-        for link in [*self.links, *self.feedback_weights]:
+        for link in self.feedback_weights:
             choose("link", link, known)
+        for link in self.links:
+            choose("link", _link(link), known)
         for link, coding in self.coding.items():
             choose("link", _link(link), known)
             choose(f"coding of link {_link(link)}", coding, {**CODINGS, "best": None})
@@ -176,7 +200,7 @@ class HardwareConfig:
         }
         return replace(
             self,
-            links={link: wire for link, wire in self.links.items() if link in known},
+            links={link: wire for link, wire in self.links.items() if _link(link) in known},
             coding={link: x for link, x in self.coding.items() if _link(link) in known},
             feedback_weights={link: end for link, end in self.feedback_weights.items() if link in known},
             **kept,
@@ -193,6 +217,7 @@ class HardwareConfig:
             "accumulator_bits": _plain(self.accumulator_bits),
             "coding": dict(self.coding),
             "feedback_weights": dict(self.feedback_weights),
+            **({"cores": {layer: list(map(str, cores)) for layer, cores in self.cores.items()}} if self.cores else {}),
         }
 
 

@@ -1,11 +1,11 @@
 """Price: from a ledger, a hardware configuration and a technology to a bill in joules."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lowbit_dtp.choices import choose
-from lowbit_dtp.ledger import PER, Direction, Ledger
+from lowbit_dtp.ledger import PER, Direction, Ledger, Work
 
 from .compute import work_terms
 from .feedback_weights import with_feedback_weights_above
@@ -23,7 +23,7 @@ class Item:
     """One line of a bill: the cost of one kind of message, operation or memory access."""
 
     part: str
-    """`link`, `compute` or `memory`."""
+    """`link`, `compute` or `memory`; `static` for power that is drawn all the time."""
     where: str
     """Link, or layer."""
     direction: str
@@ -55,6 +55,8 @@ class Bill:
     """Of each link with feedback: `break_even_gradient_bits`."""
     unit: str = "ledger"
     """Unit of the joules: the whole ledger, or one run, epoch, step or sample."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know: what the constants of a machine cover, what is left out."""
 
     @property
     def total(self) -> Range:
@@ -121,6 +123,7 @@ class Bill:
             **{f"by_{key}": {name: asdict(cost) for name, cost in self.by(key).items()} for key in KEYS},
             "links_share": asdict(self.links_share) if self.total.typical else None,
             "break_even_gradient_bits": dict(self.break_even),
+            "notes": list(self.notes),
             "items": [
                 {key: getattr(item, key) for key in KEYS}
                 | {"joules": asdict(item.joules)}
@@ -138,63 +141,64 @@ def price(ledger: Ledger, config: HardwareConfig, technology: Technology) -> Bil
     constant is missing.
     """
     config.check(ledger)
+    ledger = where_weights_are(ledger, config)
+    items = [
+        *link_items(ledger, config, technology),
+        *compute_items(ledger, config, technology),
+        *memory_items(ledger, config, technology),
+    ]
+    return bill_of(items, ledger, config, technology.name)
+
+
+def where_weights_are(ledger: Ledger, config: HardwareConfig) -> Ledger:
+    """`ledger`, with the feedback weights at the end of each link where `config` has them."""
     for link, end in config.feedback_weights.items():
         if end == "upper":
             ledger = with_feedback_weights_above(ledger, link, link.partition("-")[0])
-    samples, in_memory = most_reuse(ledger), _in_memory(ledger, config)
+    return ledger
+
+
+def link_items(ledger: Ledger, config: HardwareConfig, technology: Technology, graded: bool = False) -> Iterator[Item]:
+    """Lines for each kind of message; with `graded`, codes of any format are spikes: see `crossing_terms`."""
     lone = lone_messages(ledger)
-    items = [
-        *(
-            Item(
-                "link",
-                c.link,
-                c.direction.value,
-                "send",
-                c.purpose,
-                c.format,
-                crossing_terms(
-                    c,
-                    traffic,
-                    config,
-                    technology,
-                    alone=(c.link, c.direction) in lone,
-                    coded=coded_traffic(ledger, c, config.coding_of(c.link, c.direction)),
-                ),
-            )
-            for c, traffic in ledger.traffic.items()
-        ),
-        *(
-            Item(
-                "compute",
-                w.layer,
-                "local",
-                w.operation,
-                w.purpose,
-                " x ".join(filter(None, (w.left, w.right))),
-                work_terms(w, times, technology, config.sum_bits(w.layer), (w.layer, w.purpose) in in_memory),
-            )
-            for w, times in ledger.work.items()
-        ),
-        *(
-            Item(
-                "memory",
-                a.layer,
-                "local",
-                a.operation,
-                a.array,
-                a.format,
-                access_terms(a, words, config, technology, samples),
-            )
-            for a, words in ledger.accesses.items()
-        ),
-    ]
+    for m, traffic in ledger.traffic.items():
+        coded = coded_traffic(ledger, m, config.coding_of(m.link, m.direction))
+        terms = crossing_terms(m, traffic, config, technology, (m.link, m.direction) in lone, graded, coded)
+        yield Item("link", m.link, m.direction.value, "send", m.purpose, m.format, terms)
+
+
+def compute_items(ledger: Ledger, config: HardwareConfig, technology: Technology) -> Iterator[Item]:
+    """Lines for each kind of operation."""
+    held = in_memory(ledger, config)
+    for w, times in ledger.work.items():
+        terms = work_terms(w, times, technology, config.sum_bits(w.layer), (w.layer, w.purpose) in held)
+        yield Item("compute", w.layer, "local", w.operation, w.purpose, operands(w), terms)
+
+
+def memory_items(ledger: Ledger, config: HardwareConfig, technology: Technology) -> Iterator[Item]:
+    """Lines for each kind of memory access."""
+    samples = most_reuse(ledger)
+    for a, words in ledger.accesses.items():
+        terms = access_terms(a, words, config, technology, samples)
+        yield Item("memory", a.layer, "local", a.operation, a.array, a.format, terms)
+
+
+def bill_of(
+    items: Iterable[Item], ledger: Ledger, config: HardwareConfig, technology: str, notes: Iterable[str] = ()
+) -> Bill:
+    """The bill of `ledger` with these lines."""
     counts = {unit: getattr(ledger, f"{unit}s") for unit in PER}
     learning = [link for link in ledger.links() if _can_break_even(ledger, link)]
     break_even = {link: break_even_gradient_bits(ledger, link) for link in learning}
-    return Bill(technology.name, config, tuple(items), counts, break_even)
+    return Bill(technology, config, tuple(items), counts, break_even, notes=tuple(notes))
 
 
-def _in_memory(ledger: Ledger, config: HardwareConfig) -> set[tuple[str, str]]:
+def operands(work: Work) -> str:
+    """Formats of the operands of an operation, as text."""
+    return " x ".join(filter(None, (work.left, work.right)))
+
+
+def in_memory(ledger: Ledger, config: HardwareConfig) -> set[tuple[str, str]]:
     """Layers and purposes whose products are in the memory that holds the weights."""
     shared = (access for access in ledger.accesses if is_shared(access) and access.operation == "read")
     return {(a.layer, a.purpose) for a in shared if config.memory_of(a) == "in-memory"}

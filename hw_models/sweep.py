@@ -22,7 +22,6 @@ The table is written after each run or estimate, and a row that is there is not 
 
 import csv
 import io
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -37,7 +36,7 @@ from lowbit_dtp.choices import choose
 from lowbit_dtp.codings import CODINGS
 from lowbit_dtp.ledger import Ledger, padded
 from lowbit_dtp.settings import check
-from lowbit_dtp.storage import StorageError, write_csv
+from lowbit_dtp.storage import StorageError, read_toml, write_csv
 
 from .hardware import HardwareConfig, parsed_choices, parsed_table
 from .price import price
@@ -88,7 +87,7 @@ class Sweep:
     def read(cls, path: Path, options: Sequence[str]) -> "Sweep":
         """The sweep in a file; its estimates may have `options`. Raises StorageError naming the file and the field."""
         path = Path(path)
-        content = _read_toml(path)
+        content = read_toml(path)
         try:
             return cls._of(path, content, options)
         except ValueError as error:
@@ -356,15 +355,6 @@ _PARSERS: Mapping[str, Callable[[str, Path], Any]] = {
     "feedback_weights": _table("feedback_weights", "h1-h2=upper", ("lower", "upper")),
     "coding": _table("coding", "h1-h2.feedback=silence", (*CODINGS, "best")),
 }
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise StorageError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, not TOML, or a number of too many digits
-        raise StorageError(f"{path}: not TOML ({error})") from None
 
 
 def _check_keys(where: str, content: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -5,7 +5,6 @@ is known by its own events, a spike say, one in `technologies/machines/`.
 """
 
 import re
-import tomllib
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -15,7 +14,7 @@ from typing import Any
 
 from lowbit_dtp.choices import choose
 from lowbit_dtp.ledger import OPERATIONS
-from lowbit_dtp.storage import StorageError
+from lowbit_dtp.storage import StorageError, read_toml
 
 FOLDER = Path(__file__).parent / "technologies"
 """Where `Technology.load` finds technologies by name, in `processes/`, `wires/` and `machines/`."""
@@ -51,7 +50,7 @@ PER: Mapping[str, tuple[str, ...]] = {
         *MACHINE_EVENTS,
     ),
     "watt": ("chip", "core", "bit", "link", "memory bit"),
-    "per second": ("operation", "bit", "64-bit access", "flit", "synaptic operation", "neuron update"),
+    "per second": ("operation", "bit", "64-bit access", "flit", "event", *MACHINE_EVENTS),
 }
 """What a constant of each unit is for: joules an event, static watts of a part, events that one unit does a second."""
 
@@ -251,17 +250,7 @@ class Technology:
         UserWarning, naming file and constant, for a value beyond physics.
         """
         path = Path(path)
-        try:
-            content = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # an editor may put a byte-order mark first
-        except FileNotFoundError:
-            raise StorageError(f"{path}: no such file") from None
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be read ({error.strerror})") from None
-        except RecursionError:
-            raise StorageError(f"{path}: not TOML (nested too deeply)") from None
-        except ValueError as error:  # not UTF-8, not TOML, or an integer of thousands of digits
-            raise StorageError(f"{path}: not TOML ({error})") from None
-        return cls.from_content(path, content)
+        return cls.from_content(path, read_toml(path))
 
     @classmethod
     def from_content(cls, path: Path, content: Mapping[str, Any]) -> "Technology":

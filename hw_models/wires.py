@@ -17,17 +17,20 @@ def crossing_terms(
     config: HardwareConfig,
     technology: Technology,
     alone: bool = False,
+    graded: bool = False,
     coded: "CodedTraffic | None" = None,
 ) -> tuple[Term, ...]:
     """Cost of `traffic` on the wire that `config` gives its link: a term for each constant of that kind of wire.
 
     The constants are `technology`'s own for this kind of wire, else those of its file. They are multiplied by the
     toggles counted, or by all bits, padding included (padding does not toggle), by flits, messages, ones or spikes;
-    and by the length or the hops of the wire. A message that was `alone` on its link has nothing to toggle against: it
-    is charged as random bits, half of which toggle, with a UserWarning. With a coding, `coded` is what crosses: a
-    stream without padding. ValueError for a cost per metre or hop and a wire without a length or hops, or the reverse.
+    by the length or the hops of the wire, and by how often a message crosses it. A message that was `alone` on its link
+    has nothing to toggle against: it is charged as random bits, half of which toggle, with a UserWarning. A wire that
+    costs per spike carries values 0 and 1; with `graded`, it carries others, too, each code as one event. With a
+    coding, `coded` is what crosses: a stream without padding. ValueError for a cost per metre or hop and a wire without
+    a length or hops, or the reverse.
     """
-    wire = config.wire(message_type.link)
+    wire = config.wire(message_type.link, message_type.direction.value)
     constants, flit_bits = wire_constants(wire.kind, technology, message_type.link)
     for given, unit, example in ((wire.metres, "metre", "5mm"), (wire.hops, "hop", "3hops")):
         pers = [constant.per for constant in constants if constant.per.endswith(f" and {unit}")]
@@ -46,9 +49,10 @@ def crossing_terms(
         event, _, along = constant.per.partition(" and ")
         distance = {"": 1.0, "metre": wire.metres, "hop": wire.hops}[along]
         if coded is None:
-            number = _events(event, message_type, traffic, config, flit_bits, alone)
+            number = message_events(event, message_type, traffic, config, flit_bits, alone, graded)
         else:
             number = _coded_events(event, message_type, traffic.messages, coded, flit_bits)
+        number *= wire.times
         terms.append(Term(constant, number * (1.0 if distance is None else distance)))
     return tuple(terms)
 
@@ -87,11 +91,13 @@ def lone_messages(ledger: Ledger) -> set[tuple[str, Direction]]:
 
 
 def wire_constants(kind: str, technology: Technology, link: str) -> tuple[list[Constant], int | None]:
-    """Constants of the terms of a wire, and the bits of a flit."""
+    """Constants of the terms of a wire, and the bits of a flit. Of a machine: what its messages cost."""
     if own := technology.wire(kind):
         return own, technology.flit_bits
     wire = Technology.load(kind)
     constants = [constant for constant in wire.constants.values() if constant.unit == "joule"]
+    if wire.event_driven is not None:
+        constants = [constant for constant in constants if constant.per in MESSAGE_EVENTS]
     for constant in constants:
         if constant.per not in MESSAGE_EVENTS:
             raise ValueError(
@@ -103,10 +109,16 @@ def wire_constants(kind: str, technology: Technology, link: str) -> tuple[list[C
     return constants, wire.flit_bits
 
 
-def _events(
-    event: str, message_type: MessageType, traffic: Traffic, config: HardwareConfig, flit_bits: int | None, alone: bool
+def message_events(
+    event: str,
+    message_type: MessageType,
+    traffic: Traffic,
+    config: HardwareConfig,
+    flit_bits: int | None,
+    alone: bool,
+    graded: bool,
 ) -> float:
-    """How many events of a kind `traffic` is."""
+    """How many events of a kind `traffic` is: one of `MESSAGE_EVENTS`, without the distance."""
     bits = padded(message_type.message_bits, config.word_bits)
     match event:
         case "bit":
@@ -127,6 +139,8 @@ def _events(
         case "message":
             return traffic.messages
     if not sends_events(parse(message_type.format)):
+        if graded:
+            return traffic.messages * message_type.width
         raise ValueError(
             f"link {message_type.link} sends {message_type.format}, which has no address events: "
             "a wire that costs per event needs values 0 and 1 (binary01, bernoulli)"

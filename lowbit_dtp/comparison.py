@@ -13,10 +13,10 @@ from .formats import parse
 from .ledger import Direction, Ledger
 from .network import link_names, long_link_names
 from .observer import Observer
-from .panel import cost, energy_tree, price_list, sample_counts
+from .panel import baseline, cost, energy_tree, price_list, sample_counts
 from .runs import folder_name, provenance, run_ensemble, run_folders, summary_row
 from .storage import read_json, read_tensors
-from .summary import DataRow, ExportRow, Row, Summary
+from .summary import Baseline, DataRow, ExportRow, Range, Row, Summary
 
 if TYPE_CHECKING:
     from hw_models import Bill, HardwareConfig, Technology
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 TECHNOLOGIES = ("45nm", "7nm")
 """Default technologies for prices."""
+BASELINE = "straight-through"
+"""Rule whose gradients a reader of the report may give any width."""
 GOLDEN_SAMPLES = 32
 """Test inputs that become golden vectors, beside those made for each neuron."""
 
@@ -108,6 +110,7 @@ def compare(
         used, as_simulated = deployed(inference, folder / runs[rule][0] / "network.safetensors", weights, signals)
         rows.append(priced(replace(row, not_as_exported=as_simulated), training, used, placement, processes))
         books.append(training)
+    rows = with_ratios(rows, books, placement, processes)
     exported, reason = None, "it was not requested"
     if export:
         exported, reason = _exported(rules[0], folder / runs[rules[0]][0], folder / "export", weights, signals, data)
@@ -119,7 +122,7 @@ def compare(
         placement=comparison.placement,
         exported=exported,
         not_exported=reason,
-        prices=price_list(processes, placement, rows, books),
+        prices=price_list(processes, placement, rows, _baseline(comparison, rows, books, placement, processes)),
         **provenance(),
     )
     summary.save(folder)
@@ -153,9 +156,58 @@ def summarize_run(folder: Path, technologies: Sequence[str] = TECHNOLOGIES, data
         placement="",
         exported=None,
         not_exported="this is a single run; lowbit-dtp export exports it",
-        prices=price_list(processes, placement, [row], [training]),
+        prices=price_list(processes, placement, [row], _straight_through([row], [training])),
         **{name: recorded[name] for name in ("command", "versions", "commit", "machine")},
     )
+
+
+def with_ratios(
+    rows: Sequence[Row], ledgers: Sequence[Ledger], placement: "HardwareConfig", technologies: "Sequence[Technology]"
+) -> list[Row]:
+    """`rows` with the bands of their joules divided by those of the first one that straight-through trained, if any."""
+    from hw_models import price
+    from hw_models.uncertainty import ratio
+
+    trained = [row.rule for row, book in zip(rows, ledgers, strict=True) if book.samples]
+    against = next((rule for rule in trained if rule.partition("@")[0] == BASELINE), "")
+    found: dict[str, dict[str, Range]] = {row.rule: {} for row in rows}
+    for technology in technologies if against else ():
+        books = {row.rule: book for row, book in zip(rows, ledgers, strict=True) if row.rule in trained}
+        bills = {rule: price(book, placement.within(book), technology).per("sample") for rule, book in books.items()}
+        for rule, bill in bills.items():
+            if rule != against:
+                band = ratio(bill, bills[against])
+                found[rule][technology.name] = Range(band.low, band.typical, band.high)
+    return [replace(row, against=against if found[row.rule] else "", ratios=found[row.rule]) for row in rows]
+
+
+def _straight_through(rows: Sequence[Row], ledgers: Sequence[Ledger]) -> Baseline | None:
+    """The first of `rows` that straight-through trained, if any, as a baseline."""
+    for row, ledger in zip(rows, ledgers, strict=True):
+        if row.rule.partition("@")[0] == BASELINE and row.counts:
+            return baseline(ledger, row.counts)
+    return None
+
+
+def _baseline(
+    comparison: Comparison, rows: Sequence[Row], ledgers: Sequence[Ledger], placement: "HardwareConfig",
+    technologies: "Sequence[Technology]",
+) -> Baseline | None:  # fmt: skip
+    """Straight-through, estimated if no row is of it; None if it cannot learn what the rules learn."""
+    from hw_models import price
+
+    from .estimation import estimate
+
+    if any(row.rule.partition("@")[0] == BASELINE for row in rows):
+        return _straight_through(rows, ledgers)
+    try:
+        training = estimate(comparison.experiment(BASELINE, 0)).training
+    except ValueError:
+        return None
+    if not training.samples:  # with 0 epochs
+        return None
+    bills = {x.name: price(training, placement.within(training), x).per("sample") for x in technologies}
+    return baseline(training, sample_counts(training, bills), estimated=True)
 
 
 def named_rules(comparison: Comparison) -> list[str]:
@@ -224,6 +276,17 @@ def deployed(
         layers = FixedNetwork.load(network, weights, signals).layers
         sums = {layer.name: layer.sum_bits for layer in layers}
         return as_exported(inference, weights or "fixed(8,1)", signals, sums), ""
+    except ValueError as error:
+        return inference, str(error)
+
+
+def deployed_untrained(inference: Ledger, weights: str | None = None) -> tuple[Ledger, str]:
+    """`deployed` of a network that has no weights yet: with sums that cannot overflow, whatever they are."""
+    from hw_models import as_exported
+
+    weights = parse(weights or "fixed(8,1)").name
+    try:
+        return as_exported(inference, weights), ""
     except ValueError as error:
         return inference, str(error)
 

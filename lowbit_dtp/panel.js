@@ -38,15 +38,42 @@
 
   // Links: for each term of a wire, its events in the messages, times the length or the hops
 
-  function events(kind, message, flitBits, link) {
+  const bitsOf = (messages) => messages.reduce((total, message) => total + message.sent, 0);
+
+  // A message with the bits, ones and toggles that it has with a coding; those of a stream are random bits.
+  function carried(message, coding) {
+    if (coding === "plain" || message.plain) return { ...message, sent: message.messages * message.bits };
+    if (!(coding in message.coded)) throw new Error(`${message.link}: ${coding} was not counted`);
+    const { bits, toggles } = message.coded[coding];
+    return { ...message, sent: bits, toggles, ones: bits / 2, events: false, coding };
+  }
+
+  // The coding with the fewest bits on a link in a direction, as Ledger.best_coding has it.
+  function best(counts, of) {
+    const along = counts.messages.filter((each) => each.link === of.link && each.direction === of.direction);
+    const names = ["plain", ...Object.keys(of.coded)].filter(
+      (name) => name === "plain" || along.every((each) => each.plain || name in each.coded));
+    const bits = names.map((name) => bitsOf(along.map((each) => carried(each, name))));
+    return names[bits.indexOf(Math.min(...bits))];
+  }
+
+  function crossing(counts, wires) {
+    return counts.messages.map((message) => {
+      const { coding } = wires[message.link];
+      return carried(message, coding === "best" ? best(counts, message) : coding);
+    });
+  }
+
+  function events(kind, message, flitBits) {
     switch (kind) {
-      case "bit": return message.messages * message.bits;
+      case "bit": return message.sent;
       case "transition": return message.toggles;
       case "one": return message.ones;
-      case "flit": return message.messages * Math.ceil(message.bits / flitBits);
+      case "flit":
+        return message.coding ? message.sent / flitBits : message.messages * Math.ceil(message.bits / flitBits);
       case "message": return message.messages;
     }
-    if (!message.events) throw new Error(`${link} sends no address events, and this wire costs by events`);
+    if (!message.events) throw new Error(`${message.link} sends no address events, and its wire costs by events`);
     return message.ones;
   }
 
@@ -57,40 +84,39 @@
     return sum(terms.map(([per, cost]) => {
       const [event, along] = per.split(" and ");
       const distance = along === "metre" ? wire.metres : along === "hop" ? wire.hops : 1;
-      return times(cost, events(event, message, flit_bits, message.link) * distance);
+      return times(cost, events(event, message, flit_bits) * distance);
     }));
   }
 
   function price(counts, state) {
     const technology = data.technologies[state.technology];
     const bill = {
-      link: sum(counts.messages.map((message) => messageCost(message, technology, state.wires))),
+      link: sum(crossing(counts, state.wires).map((message) => messageCost(message, technology, state.wires))),
       compute: counts.compute[state.technology],
       memory: memoryCost(counts, technology, state.reuse),
     };
     return { ...bill, total: sum(parts.map((part) => bill[part])) };
   }
 
-  // Straight-through with a gradient of any width
-
-  const isGradient = (message) => message.direction === "feedback" && data.baseline.links.includes(message.link);
-  const onItsLinks = (counts) => counts.messages.filter((message) => data.baseline.links.includes(message.link));
-  const bitsOf = (messages) => messages.reduce((total, message) => total + message.messages * message.bits, 0);
+  // Straight-through with a gradient of any width, for which no coding was counted, nor for one that is estimated
 
   function baseline(gradientBits) {
-    const messages = data.baseline.counts.messages.map((message) => {
-      if (!isGradient(message)) return message;
+    const { links, counts, estimated } = data.baseline;
+    const messages = counts.messages.map((message) => {
+      if (message.direction !== "feedback" || !links.includes(message.link)) return { ...message, plain: estimated };
       const bits = message.width * gradientBits;
-      return { ...message, bits, toggles: message.messages * bits / 2, ones: message.messages * bits / 2 };
+      const half = message.messages * bits / 2;
+      return { ...message, bits, toggles: half, ones: half, plain: true };
     });
-    return { ...data.baseline.counts, messages };
+    return { ...counts, messages };
   }
 
   // What a gradient costs is proportional to its width, so a straight line through two widths has all others.
   function breakEven(counts, bill, state) {
-    const [none, one] = [baseline(0), baseline(1)];
-    const bits = [counts, none, one].map((each) => bitsOf(onItsLinks(each)));
-    const costs = [none, one].map((each) => price(each, state));
+    const ends = [baseline(0), baseline(1)];
+    const bits = [counts, ...ends].map((each) =>
+      bitsOf(crossing(each, state.wires).filter((message) => data.baseline.links.includes(message.link))));
+    const costs = ends.map((each) => price(each, state));
     return {
       bits: (bits[0] - bits[1]) / (bits[2] - bits[1]),
       joules: (bill.total.typical - costs[0].total.typical) / (costs[1].link.typical - costs[0].link.typical),
@@ -127,6 +153,7 @@
         kind: inputs("wire", link).value,
         metres: inputs("length", link).valueAsNumber / 1000,
         hops: inputs("hops", link).valueAsNumber,
+        coding: inputs("coding", link)?.value || "plain",
       };
     }
     const bits = data.baseline ? form.elements.gradient.valueAsNumber : 0;
@@ -159,7 +186,8 @@
     const named = Object.entries(state.wires).map(([link, wire]) => {
       const metres = needs(state, link, "metre") ? ` ${wire.metres * 1000}\u00a0mm` : "";
       const hops = needs(state, link, "hop") ? ` ${wire.hops}\u00a0hops` : "";
-      return `${link} ${inputs("wire", link).selectedOptions[0].textContent}${metres}${hops}`;
+      const coding = wire.coding === "plain" ? "" : ` (${wire.coding})`;
+      return `${link} ${inputs("wire", link).selectedOptions[0].textContent}${metres}${hops}${coding}`;
     });
     const reuse = state.reuse > 1 ? `, ${state.reuse} samples share an access` : "";
     return `${state.technology}${reuse}; links: ${named.join(", ")}.`;

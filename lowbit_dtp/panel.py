@@ -4,11 +4,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from .codings import CODINGS
 from .formats import Float, parse
-from .ledger import BUFFERS, Direction, Ledger
+from .ledger import BUFFERS, Direction, Ledger, MessageType
 from .summary import (
     AccessCount,
     Baseline,
+    CodedCount,
     MessageCount,
     PlacedWire,
     PriceList,
@@ -41,6 +43,7 @@ def sample_counts(ledger: Ledger, bills: "Mapping[str, Bill]") -> SampleCounts:
             if (message.link, message.direction) in lone
             else traffic.toggles / samples,
             events=sends_events(parse(message.format)),
+            coded=_coded(ledger, message),
         )
         for message, traffic in ledger.traffic.items()
     ]
@@ -53,6 +56,22 @@ def sample_counts(ledger: Ledger, bills: "Mapping[str, Bill]") -> SampleCounts:
         accesses=[AccessCount(*kind, bits / samples) for kind, bits in accesses.items()],
         compute={name: cost(bill, "compute") for name, bill in bills.items()},
     )
+
+
+def _coded(ledger: Ledger, message: MessageType) -> dict[str, CodedCount]:
+    """What crosses of `message` in a sample with each coding that was counted for all messages of the type."""
+    from hw_models.wires import coded_traffic
+
+    coded = {}
+    for name in (name for name in CODINGS if name in ledger.codings):
+        try:
+            traffic = coded_traffic(ledger, message, name)
+        except ValueError:  # a part of the run did not count it
+            continue
+        if traffic:
+            toggles = traffic.bits / 2 if traffic.toggles is None else traffic.toggles
+            coded[name] = CodedCount(traffic.bits / ledger.samples, toggles / ledger.samples)
+    return coded
 
 
 def cost(bill: "Bill | None", part: str = "") -> Range:
@@ -70,13 +89,18 @@ def energy_tree(bill: "Bill") -> dict[str, dict[str, dict[str, float]]]:
     return tree
 
 
-def price_list(
-    technologies: "Sequence[Technology]", placement: "HardwareConfig", rows: Sequence[Row], ledgers: Sequence[Ledger]
-) -> PriceList:
-    """What messages and accesses cost on `technologies`, and which wires `placement` gives the links of `rows`.
+def baseline(ledger: Ledger, counts: SampleCounts, estimated: bool = False) -> Baseline | None:
+    """Straight-through as a baseline, by its training ledger; None if no link carries few bits up, and gradients."""
+    up, down = (ledger.message_types(direction=direction) for direction in Direction)
+    few = {message.link for message, _ in up if not isinstance(parse(message.format), Float)}
+    links = few & {message.link for message, _ in down}
+    return Baseline([link for link in ledger.links() if link in links], counts, estimated) if links else None
 
-    `ledgers` are those of training, one for each row.
-    """
+
+def price_list(
+    technologies: "Sequence[Technology]", placement: "HardwareConfig", rows: Sequence[Row], baseline: Baseline | None
+) -> PriceList:
+    """What messages and accesses cost on `technologies`, and which wires `placement` gives the links of `rows`."""
     from hw_models import Technology
 
     placed = {link: placement.wire(link) for row in rows for link in row.links}
@@ -86,18 +110,8 @@ def price_list(
     return PriceList(
         technologies={technology.name: _cost(technology, kinds) for technology in technologies},
         links={link: PlacedWire(wire.kind, wire.metres, wire.hops) for link, wire in placed.items()},
-        baseline=_baseline(rows, ledgers),
+        baseline=baseline,
     )
-
-
-def _baseline(rows: Sequence[Row], ledgers: Sequence[Ledger]) -> Baseline | None:
-    """The first row of straight-through, and its links that carry few bits up and gradients down."""
-    for row, ledger in zip(rows, ledgers, strict=True):
-        if row.rule.partition("@")[0] == "straight-through" and row.counts:
-            up, down = (ledger.message_types(direction=direction) for direction in Direction)
-            few = {message.link for message, _ in up if not isinstance(parse(message.format), Float)}
-            return Baseline(sorted(few & {message.link for message, _ in down}), row.counts)
-    return None
 
 
 def _cost(technology: "Technology", kinds: Iterable[str]) -> TechnologyCost:

@@ -185,11 +185,12 @@ def _panel(summary: Summary) -> dict[str, Any] | None:
         for link, wire in prices.links.items()
     }
     kinds = [kind for technology in prices.technologies.values() for kind in technology.wires]
-    rules = [asdict(each) for each in counts.values()]
+    counted = [name for each in counts.values() for message in each.messages for name in message.coded]
     return {
-        "data": {**asdict(prices), "links": links, "rules": rules},
+        "data": {**asdict(prices), "links": links, "rules": [asdict(each) for each in counts.values()]},
         "names": [*counts, *(["straight-through, gradient as above"] if prices.baseline else [])],
         "kinds": {kind: Path(kind).stem for kind in kinds},
+        "codings": ["plain", "best", *dict.fromkeys(counted)] if counted else [],
         "most_reuse": min(each.most_reuse for each in counts.values()),
         "script": Markup(script),
         "digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

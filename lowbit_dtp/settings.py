@@ -28,8 +28,9 @@ def check(where: str, value: Any, hint: Any) -> None:
         if _holds(value, kind):
             _check_parts(where, value, kind)
             return
-    if isinstance(value, float) and not isfinite(value) and float in kinds:
-        raise ValueError(f"{where} must be a finite number, not {value}")
+    if float in kinds and isinstance(value, int | float) and not _is_finite(value):
+        given = value if isinstance(value, float) else f"one of {len(str(abs(value)))} digits"
+        raise ValueError(f"{where} must be a finite number, not {given}")
     wanted = " or ".join(_described(kind) for kind in kinds if kind is not NoneType)
     raise ValueError(f"{where} must be {wanted}, not {value!r}")
 
@@ -57,7 +58,7 @@ def _holds(value: Any, kind: Any) -> bool:
     if kind in (None, NoneType):
         return value is None
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if kind in (bool, str):
@@ -67,6 +68,13 @@ def _holds(value: Any, kind: Any) -> bool:
     if _is_table(kind):
         return isinstance(value, Mapping)
     return True
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _check_parts(where: str, value: Any, kind: Any) -> None:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import tempfile
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,6 +166,20 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` with the format version, readable and in a stable order."""
     write_text(path, json.dumps({"format_version": FORMAT_VERSION, **content}, indent=1) + "\n")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file. Raises `StorageError` naming `path` if it cannot be read, or is not one."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # an editor may put a byte-order mark first
+    except FileNotFoundError:
+        raise StorageError(f"{path}: no such file") from None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error.strerror})") from None
+    except RecursionError:
+        raise StorageError(f"{path}: not TOML (nested too deeply)") from None
+    except ValueError as error:  # not UTF-8, not TOML, or an integer of thousands of digits
+        raise StorageError(f"{path}: not TOML ({error})") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -51,6 +51,14 @@ class Range:
 
 
 @dataclass(frozen=True)
+class CodedCount:
+    """What crosses in a training sample with a coding."""
+
+    bits: float
+    toggles: float
+
+
+@dataclass(frozen=True)
 class MessageCount:
     """Messages of one size that cross a link in one direction in a training sample."""
 
@@ -66,6 +74,14 @@ class MessageCount:
     """Half of the bits where a run sent one message, which has nothing to toggle against."""
     events: bool
     """Whether a bit that is 1 is an address event."""
+    coded: dict[str, CodedCount]
+    """By coding, of those that were counted; half of the bits of a stream toggle."""
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "MessageCount":
+        """The inverse of `asdict`."""
+        coded = {name: _made(CodedCount, counts) for name, counts in content["coded"].items()}
+        return _made(cls, {**content, "coded": coded})
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,7 @@ class SampleCounts:
     def from_dict(cls, content: Mapping[str, Any]) -> "SampleCounts":
         """The inverse of `asdict`."""
         made = {
-            "messages": [_made(MessageCount, x) for x in content["messages"]],
+            "messages": [MessageCount.from_dict(x) for x in content["messages"]],
             "accesses": [_made(AccessCount, x) for x in content["accesses"]],
             "compute": _ranges(content["compute"]),
         }
@@ -138,7 +154,7 @@ class PlacedWire:
 
     kind: str
     metres: float | None
-    hops: int | None
+    hops: float | None
 
 
 @dataclass(frozen=True)
@@ -148,6 +164,8 @@ class Baseline:
     links: list[str]
     """Links that carry few bits, where gradients are as wide as the reader says."""
     counts: SampleCounts
+    estimated: bool
+    """Whether it was estimated, since it is not among the rules: then half of all bits toggle."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +184,7 @@ class PriceList:
         return cls(
             {name: TechnologyCost.from_dict(technology) for name, technology in content["technologies"].items()},
             {link: _made(PlacedWire, wire) for link, wire in content["links"].items()},
-            baseline and Baseline(baseline["links"], SampleCounts.from_dict(baseline["counts"])),
+            baseline and _made(Baseline, {**baseline, "counts": SampleCounts.from_dict(baseline["counts"])}),
         )
 
 
@@ -285,6 +303,10 @@ class Row:
     """Share of links in the joules of a training sample, by technology; None if there are none."""
     break_even_gradient_bits: dict[str, float] = field(default_factory=dict)
     """Gradient width at which straight-through sends as many bits, by link that carries targets."""
+    against: str = ""
+    """Rule of the row whose joules `ratios` divide by; empty if there are none."""
+    ratios: dict[str, Range] = field(default_factory=dict)
+    """90 % bands of the joules of a training sample, divided by those of the other row; typical is the median."""
     not_as_exported: str = ""
     """Why inference is priced as simulated and not as the exported network would run; empty if it is exported."""
     measure: str = "error_percent"
@@ -313,6 +335,7 @@ class Row:
                 for technology, uses in content["energy_parts"].items()
             },
             "links_share": content["links_share"] or {},
+            "ratios": _ranges(content.get("ratios", {})),
             "counts": SampleCounts.from_dict(content["counts"]) if content.get("counts") else None,
         }
         return _made(cls, {**content, **changed})

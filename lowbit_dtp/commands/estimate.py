@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..baselines import Baselines
     from ..data import Outline
     from ..estimation import Estimate
+    from ..experiment import Comparison, Experiment
     from ..ledger import Ledger
 
 
@@ -65,27 +66,20 @@ def estimate(
     """
     from .. import ledger as ledgers
     from ..baselines import baselines_of
-    from ..data import outline as outline_of
-    from ..estimation import data_for
+    from ..comparison import deployed_untrained
     from ..estimation import estimate as estimate_ledgers
     from ..runs import rule_of
     from ..summary import link_rows
 
-    comparison = options.comparison_of(
-        data, config, epochs=epochs, batch=batch, sizes=sizes, link=link, activation=activation, optimizer=optimizer,
-        learning_rate=None, settings=settings, weight=weight,
+    experiment, outline, comparison = asked(
+        data, config, rule=rule, gradient=gradient, samples=samples, data_dir=data_dir, epochs=epochs, batch=batch,
+        sizes=sizes, link=link, activation=activation, optimizer=optimizer, settings=settings, weight=weight,
     )  # fmt: skip
-    experiment = comparison.experiment(options.with_gradient(rule, gradient) if gradient else rule, 0)
-    if sizes and data is None and config is None:
-        outline, wires = data_for(experiment.sizes, experiment.learned_task()), ""
-        experiment = replace(experiment, data="")
-    else:
-        outline, wires = outline_of(experiment.data, data_dir), comparison.placement
-    outline = outline if samples is None else replace(outline, train=samples)
+    wires = comparison.placement if experiment.data else ""
     where = options.hardware(wires if placement is None else placement, memory, reuse, word_bits, feedback_weights)
     made = estimate_ledgers(experiment, data=outline, activity=activity, like=like)
     where.check(ledgers.merged(made.ledgers.values()))
-    exported, inference = _exported(made.inference, weights or "fixed(8,1)")
+    exported, why_not = deployed_untrained(made.inference, weights)
     books, processes = {"training": made.training, "inference": exported}, options.technologies(technology)
     beside = baselines_of(experiment, outline, activity=activity, like=like) if baselines else None
     result = {
@@ -99,7 +93,7 @@ def estimate(
         "bands": _bands(rule_of(experiment), books, beside, where, processes),
         "without": beside.missing if beside else {},
         "placement": where.as_dict(),
-        "inference": inference,
+        "not_exported": why_not,
         "assumed": made.assumptions(),
         "saved": str(save) if save else None,
     }
@@ -109,6 +103,30 @@ def estimate(
         print(json.dumps(result, indent=1))
     else:
         _print(outline, made, where, result)
+
+
+def asked(
+    data: str | None = None, config: Path | None = None, *, rule: str, gradient: str | None = None,
+    samples: int | None = None, data_dir: Path | None = None, sizes: str | None = None,
+    link: Sequence[str] | None = None, optimizer: str | None = None, settings: Sequence[str] | None = None, **more: Any,
+) -> tuple["Experiment", "Outline", "Comparison"]:  # fmt: skip
+    """The experiment that the options describe, the sizes of its data, and the experiments that it is one of.
+
+    With sizes and no data, the experiment has none, and the sizes of the data are assumed.
+    """
+    from ..data import outline
+    from ..estimation import data_for
+
+    comparison = options.comparison_of(
+        data, config, sizes=sizes, link=link, optimizer=optimizer, learning_rate=None, settings=settings, **more
+    )
+    experiment = comparison.experiment(options.with_gradient(rule, gradient) if gradient else rule, 0)
+    if sizes and data is None and config is None:
+        experiment = replace(experiment, data="")
+        known = data_for(experiment.sizes, experiment.learned_task())
+    else:
+        known = outline(experiment.data, data_dir)
+    return experiment, known if samples is None else replace(known, train=samples), comparison
 
 
 def _a_sample(made: "Estimate", counts: Callable[["Ledger"], Any], keys: Sequence[str]) -> list[dict[str, Any]]:
@@ -123,20 +141,6 @@ def _a_sample(made: "Estimate", counts: Callable[["Ledger"], Any], keys: Sequenc
         dict(zip(keys, key, strict=True)) | {use: number / samples[use] for use, number in row.items()}
         for key, row in rows.items()
     ]
-
-
-def _exported(inference: "Ledger", weights: str) -> tuple["Ledger", str]:
-    """What the integer network of an export does in inference, and that in words; or as simulated, with the reason."""
-    from hw_models import as_exported
-
-    from ..formats import parse
-
-    weights = parse(weights).name
-    try:
-        exported = as_exported(inference, weights)
-    except ValueError as reason:
-        return inference, f"priced as simulated, since it cannot be exported: {reason}"
-    return exported, f"priced as exported: float weights as {weights}, sums that cannot overflow"
 
 
 def _joules(
@@ -212,7 +216,9 @@ def _print(data: "Outline", made: "Estimate", where: "HardwareConfig", result: M
         "settings": f"of {settings}, where no option says otherwise" if settings != data.name else "",
         "training": f"epochs {training.epochs:,}, batch {experiment['batch']:,}: {training.steps:,} steps",
         "wires": ", ".join(f"{link}={wire}" for link, wire in wires.items()),
-        "inference": result["inference"],
+        "inference": f"priced as simulated, since it cannot be exported: {why_not}"
+        if (why_not := result["not_exported"])
+        else "priced as exported, with sums that cannot overflow",
         "assumed": "; ".join([_sources(made), *made.notes]),
     }
     print_facts(list(facts), list(facts.values()))

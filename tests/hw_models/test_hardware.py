@@ -49,7 +49,7 @@ def test_lengths(length, metres):
     "text",
     [
         "on-die:5", "on-die:mm", "on-die:-5mm", "on-die:5nm", "on-die:", ":5mm", "on-die:5mm:6mm", "noc:3hops:3hops",
-        "noc:1.5hops", "noc:-1hops", "noc:hops", ":3hops",
+        "noc:1.5.5hops", "noc:-1hops", "noc:hops", ":3hops", "noc:2times:2times", "noc:3copies", "noc:-1times",
     ],
 )  # fmt: skip
 def test_wrong_length(text):
@@ -57,7 +57,7 @@ def test_wrong_length(text):
         Wire.parse(text)
     assert str(error.value) == (
         f"wire {text!r}: a length is a number with um, mm, cm or m, as in on-die:5mm; "
-        "hops are a whole number, as in noc:3hops"
+        "hops and times are numbers, as in noc:3hops or board:2times"
     )
 
 
@@ -68,6 +68,9 @@ def test_wrong_length(text):
         ("noc:1hop", Wire("noc", hops=1)),
         ("noc:0hops:2mm", Wire("noc", 0.002, 0)),
         ("noc:2mm:4 hops", Wire("noc", 0.002, 4)),
+        ("noc:2.5hops", Wire("noc", hops=2.5)),
+        ("board:2times", Wire("board", times=2)),
+        ("noc:1hop:0.5times", Wire("noc", hops=1, times=0.5)),
     ],
 )
 def test_hops(text, wire):
@@ -81,6 +84,8 @@ def test_hops(text, wire):
         ({"metres": float("nan")}, "a length must be 0 m or more and finite, not nan"),
         ({"metres": float("inf")}, "a length must be 0 m or more and finite, not inf"),
         ({"hops": -1}, "hops must be 0 or more and below 2^63, not -1"),
+        ({"hops": float("nan")}, "hops must be 0 or more and below 2^63, not nan"),
+        ({"times": -0.5}, "times must be 0 or more and below 2^63, not -0.5"),
     ],
 )
 def test_wire_beyond_bounds(given, message):

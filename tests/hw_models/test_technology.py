@@ -283,8 +283,8 @@ def joules(events):
         ("wire on-die", "joule", "operation", joules(MESSAGE_EVENTS)),
         ("wire on-die", "watt", "link", joules(MESSAGE_EVENTS)),
         ("router", "joule", "operation", joules(["64-bit access", *MESSAGE_EVENTS])),
-        ("throughput add float32", "joule", "operation", "operation or bit or 64-bit access or flit or synaptic "
-         "operation or neuron update per second"),
+        ("throughput add float32", "joule", "operation", "operation or bit or 64-bit access or flit or event or "
+         "synaptic operation or neuron update or learning update per second"),
         ("throughput add float32", "per second", "flit", "operation per second"),
         ("throughput add integer", "per second", "bit", "operation per second"),
         ("throughput synaptic operation", "per second", "neuron update", "synaptic operation per second"),

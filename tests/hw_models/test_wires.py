@@ -168,9 +168,12 @@ def test_a_wire_of_many_terms_says_all_that_it_costs_per(tmp_path):
 
 def test_technologies_that_are_no_wires(tmp_path):
     with pytest.raises(ValueError) as error:
-        cost(Wire("loihi"))
-    message = "its constant 'synaptic operation' is per synaptic operation"
-    assert str(error.value) == f"technology 'loihi' is no wire, which link h1-h2 needs: {message}"
+        cost(Wire("45nm"))
+    message = "its constant 'add int8' is per operation"
+    assert str(error.value) == f"technology '45nm' is no wire, which link h1-h2 needs: {message}"
+    with pytest.raises(ValueError) as error:
+        cost(Wire("truenorth"))
+    assert str(error.value) == "technology 'truenorth' has no cost of a message in joules, which link h1-h2 needs"
     path = tmp_path / "idle.toml"
     path.write_text(
         'description = "A test."\n[constants.idle]\ntypical = 1e-3\nunit = "watt"\nper = "link"\n'

@@ -1,5 +1,6 @@
 """The panel of a report prices as `hw_models.price` does, in a browser, and readers can use it."""
 
+import html
 import json
 import re
 from dataclasses import astuple, replace
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 
 from hw_models import HardwareConfig, Technology, Wire, break_even_gradient_bits, price
-from lowbit_dtp.comparison import placement_of, priced
+from hw_models.uncertainty import ratio
+from lowbit_dtp.comparison import _baseline, _straight_through, placement_of, priced, with_ratios
 from lowbit_dtp.data import Samples
+from lowbit_dtp.estimation import estimate
+from lowbit_dtp.experiment import Comparison
 from lowbit_dtp.ledger import Access, Direction, Ledger, MessageType, Traffic, Work
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network
@@ -57,13 +61,13 @@ def made_up(folder: Path) -> Technology:
     return replace(read, constants={**{n: c for n, c in at45.items() if "sram" not in n}, **read.constants})
 
 
-def trained(rule) -> Ledger:
+def trained(rule, codings=()) -> Ledger:
     """The training ledger of `rule` on 40-60-50-10, with h1-h2 binary."""
     stream = np.random.default_rng(0)
     samples = Samples(stream.random((60, 40), np.float32), stream.integers(0, 10, 60))
     net = Network.build(SIZES, LINKS, seed=0)
     rule.prepare(net, 0)
-    progress = Progress()
+    progress = Progress(ledger=Ledger(codings=codings))
     for _ in fit(net, rule, SGD(0.01), samples, 1, BATCH, progress=progress, mode="plain"):
         pass
     return progress.ledger
@@ -103,6 +107,7 @@ def summary(ledgers: dict[str, Ledger], technologies: list[Technology]) -> Summa
         links = link_rows(ledger, inference)
         row = Row(rule, rule, 1, {0: rule}, Spread(2.0, 0.0), Spread(2.0, 0.0), links, None, "cpu")
         rows.append(priced(row, ledger, inference, placement, technologies))
+    rows = with_ratios(rows, list(ledgers.values()), placement, technologies)
     return Summary(
         rows=tuple(rows),
         network=Network.build(SIZES, LINKS, seed=0).describe(),
@@ -114,7 +119,7 @@ def summary(ledgers: dict[str, Ledger], technologies: list[Technology]) -> Summa
         versions={},
         commit=None,
         machine="x86_64",
-        prices=price_list(technologies, placement, rows, list(ledgers.values())),
+        prices=price_list(technologies, placement, rows, _straight_through(rows, list(ledgers.values()))),
     )
 
 
@@ -143,6 +148,7 @@ const choose = (state) => {
     set("wire", kind);
     set("length", millimetres);
     set("hops", hops);
+    if (state.coding) set("coding", state.coding);
   }
   form.elements.technology.dispatchEvent(new Event("input", { bubbles: true }));
 };
@@ -158,7 +164,7 @@ def shown(browser, states: list[dict]) -> list[list[dict]]:
 
 def with_gradient(ledger: Ledger, bits: int) -> Ledger:
     """`ledger` of straight-through with gradients of so many bits on h1-h2, of which half toggle."""
-    changed = ledger.empty()
+    changed = replace(ledger.empty(), coded_counts=ledger.coded_counts)
     changed.counts.work.update(ledger.work)
     changed.counts.accesses.update(ledger.accesses)
     for message, traffic in ledger.traffic.items():
@@ -202,6 +208,44 @@ def test_every_number_is_that_of_the_price(page, ledgers, technologies):
             if name != "baseline":
                 times = bills[name].total.typical / bills["baseline"].total.typical
                 assert float(row["ratio"]["typical"]) == near(times)
+
+
+CODINGS = ("plain", "best", "events", "flips", "silence", "run-length", "zero-skip", "bus-invert")
+
+
+def test_coded_messages_cost_as_much_as_the_price_of_their_bits(browser, technologies, tmp_path):
+    codings = [name for name in CODINGS if name not in ("plain", "best")]
+    rules = {"dtp": DTP(), "straight-through": StraightThrough("float32")}
+    ledgers = {name: trained(rule, codings) for name, rule in rules.items()}
+    browser.get(write_report(tmp_path, summary(ledgers, technologies)).as_uri())
+    offered = "return [...document.querySelector('[name=coding]').options].map((option) => option.value)"
+    assert tuple(browser.execute_script(offered)) == CODINGS
+    states, configs = [], []
+    for technology, coding in product((technologies[0], technologies[2]), CODINGS):
+        wire = "ring:3hops:40mm" if technology.name == "made-up" else "board"
+        links = {"input-h1": Wire("on-die", 1e-3), "h1-h2": Wire.parse(wire), "h2-output": Wire("on-die", 2e-3)}
+        placed = {link: (x.kind, 1000 * (x.metres or 0), x.hops or 0) for link, x in links.items()}
+        choice = {"technology": technology.name, "reuse": 1, "gradient": 4, "wires": placed, "coding": coding}
+        states.append(choice)
+        configs.append((technology, HardwareConfig(links, coding=dict.fromkeys(links, coding))))
+    for rows, (technology, config) in zip(shown(browser, states), configs, strict=True):
+        for name, row in zip(ledgers, rows, strict=False):
+            bill = price(ledgers[name], config, technology).per("sample")
+            assert [float(row["link"][end]) for end in ENDS] == [near(x) for x in astuple(bill.by("part")["link"])]
+        plain = replace(config, coding={**config.coding, "h1-h2.feedback": "plain"})
+        bill = price(with_gradient(ledgers["straight-through"], 4), plain, technology).per("sample")
+        assert [float(rows[2]["link"][end]) for end in ENDS] == [near(x) for x in astuple(bill.by("part")["link"])]
+        bits = {
+            name: {way: sent(ledgers[name], config.coding_of("h1-h2", way), way) for way in Direction} for name in rules
+        }
+        excess = sum(bits["dtp"].values()) - bits["straight-through"][Direction.FORWARD]
+        assert float(rows[0]["even-bits"]["typical"]) == near(excess / 60)
+
+
+def sent(ledger: Ledger, coding: str, way: Direction) -> float:
+    """Bits a sample over h1-h2 with a coding."""
+    coding = ledger.best_coding("h1-h2", way) if coding == "best" else coding
+    return ledger.coded_bits(coding, "h1-h2", way, per="sample")
 
 
 def test_break_even_is_where_straight_through_sends_and_costs_as_much(page, ledgers, technologies):
@@ -319,6 +363,17 @@ def test_inference_is_told_to_be_as_exported_or_why_not(tmp_path, ledgers, techn
     assert whole not in render(tmp_path, replace(made, prices=None))
 
 
+def test_bands_of_ratios_are_told(tmp_path, ledgers, technologies):
+    made = summary({name: ledgers[name] for name in ("dtp", "straight-through")}, technologies[:2])
+    text = html.unescape(re.sub(r"</?strong>", "", render(tmp_path, made)))
+    told = []
+    for technology in technologies[:2]:
+        band = ratio(*(price(ledgers[row.rule], HardwareConfig.parse(PLACEMENT), technology) for row in made.rows))
+        told.append(f"{band.low:.3g} to {band.high:.3g} of")
+    assert f"dtp costs {told[0]} straight-through at 45nm and {told[1]} it at 7nm." in text
+    assert made.rows[1].ratios == {} and "straight-through costs" not in text
+
+
 def test_older_summaries_have_no_panel(tmp_path, ledgers, technologies):
     made = summary({"dtp": ledgers["dtp"]}, technologies[:1])
     old = replace(made, prices=None, rows=tuple(replace(row, counts=None, energy_tree={}) for row in made.rows))
@@ -331,6 +386,26 @@ def test_without_straight_through_nothing_breaks_even(tmp_path, ledgers, technol
     text = render(tmp_path, summary({"dtp": ledgers["dtp"]}, technologies[:1]))
     assert '<select name="technology"' in text and 'type="range" name="gradient"' not in text
     assert 'data-of="total"' in text and 'data-of="even-bits"' not in text
+
+
+def test_straight_through_is_estimated_where_it_was_not_trained(technologies):
+    binary = {"h1-h2": {"forward": "binary", "feedback": "binary"}}
+    compared = Comparison.load("digits", sizes=[64, 20, 15, 10], epochs=1, links=binary)
+    made = _baseline(compared, [], [], HardwareConfig.parse(PLACEMENT), technologies)
+    assert made.links == ["h1-h2"] and made.estimated
+    ledger = estimate(compared.experiment("straight-through", 0)).training
+    bill = price(ledger, HardwareConfig.parse(PLACEMENT), technologies[0]).per("sample")
+    assert made.counts.compute["45nm"].typical == near(bill.by("part")["compute"].typical)
+    assert made.counts.most_reuse == 50
+    up, down = (m for m in made.counts.messages if m.link == "h1-h2")
+    assert (up.bits, up.messages, up.toggles) == (20, 1, near(10 - 10 / ledger.samples)) and down.bits == 20 * 32
+
+
+def test_no_baseline_for_what_straight_through_does_not_learn(technologies):
+    compared = Comparison.load("digits", sizes=[64, 20, 15, 10], rules={"straight-through": {"task": "quantize"}})
+    assert _baseline(compared, [], [], HardwareConfig(), technologies) is None
+    compared = Comparison.load("digits", sizes=[64, 20, 15, 10])
+    assert _baseline(compared, [], [], HardwareConfig(), technologies) is None, "no link of few bits"
 
 
 def test_blocks_of_the_picture_are_as_tall_as_their_shares(tmp_path, ledgers, technologies):

@@ -61,6 +61,48 @@ def test_runs_are_priced_as_price_does(file, tmp_path):
     assert {row["rule"]: float(row["score"]) for row in rows} == scores
 
 
+ESTIMATES = """
+use = ["training", "inference"]
+[estimates]
+rule = ["dtp", "straight-through@fixed(4,-2)"]
+sizes = "784-50-50-10"
+link = "input-h1=fixed(8,1), h1-h2=binary"
+batch = 20
+activity = 0.25
+[hardware]
+placement = "rest=on-die:5mm"
+"""
+
+
+def test_estimates_are_priced_as_estimate_does(file, tmp_path):
+    file.write_text(ESTIMATES)
+    rows = json.loads(said(file, "--out", tmp_path / "out", "--json"))
+    assert [(row["rule"], row["use"]) for row in rows] == [(r, use) for r in RULES for use in ("training", "inference")]
+    for row in rows:
+        assert (row["run"], row["score"], row["sizes"], row["data"]) == ("", "", "784-50-50-10", "")
+        options = ("--rule", row["rule"], "--sizes", row["sizes"], "--link", "input-h1=fixed(8,1)", "--link",
+                   "h1-h2=binary", "--batch", 20, "--activity", 0.25, "--technology", "45nm", "--placement",
+                   "rest=on-die:5mm", "--json")  # fmt: skip
+        found = json.loads(said(*options, command="estimate"))
+        (total,) = (x["total"] for x in found["joules"] if (x["use"], x["unit"]) == (row["use"], "sample"))
+        assert {end: float(row[f"joules_{end}"]) for end in total} == total
+    training = [row for row in rows if row["use"] == "training"]
+    assert [float(row["bits"]) for row in training] == [8 * 784 + 50 * (5 + 32 + 32), 8 * 784 + 50 * (1 + 4 + 32 + 32)]
+    again = said(file, "--out", tmp_path / "out").splitlines()[-1]
+    assert again.startswith("0 points computed, 4 were there: ")
+
+
+def test_runs_and_estimates_are_in_one_table(file, tmp_path):
+    file.write_text('runs = "old"\n[estimates]\ndata = "digits"\nsizes = ["64-12-12-10", "64-8-10"]\n')
+    rows = json.loads(said(file, "--out", tmp_path / "out", "--json"))
+    assert [(row["run"], row["data"], row["sizes"], bool(row["score"])) for row in rows] == [
+        ("old", "digits", "64-12-12-10", True),
+        ("old", "digits", "64-12-12-10", True),
+        ("", "digits", "64-12-12-10", False),
+        ("", "digits", "64-8-10", False),
+    ]
+
+
 def test_second_call_computes_what_is_missing(file, tmp_path):
     out = tmp_path / "out"
     assert "16 points computed, 0 were there: " in said(file, "--out", out)
@@ -126,6 +168,17 @@ def test_tables_are_whole_at_80_columns(file, tmp_path, monkeypatch):
     [
         ('runs = "nowhere"', "runs: {folder}/nowhere: no finished run here; a run folder has network.safetensors, a "
          "comparison summary.json"),
+        ('[estimates]\nbatch = "x"', "estimates: batch must be a whole number, not 'x'"),
+        ("[estimates]\nactivity = 2", "estimates: activity must be a fraction of ones, a number from 0 to 1, not 2.0"),
+        (
+            "[estimates]\nepochs = [1, 2]",
+            "estimates: epochs must be one value, since the table has no column for it, not 1, 2",
+        ),
+        ('[estimates]\nlink = "h1-h9=binary"', "estimates: links: no link 'h1-h9' in a network 64-100-100-10; there "
+         "are: input-h1, h1-h2, h2-output"),
+        ('[estimates]\nlinks = "h1-h2=binary"', "estimates: no key 'links'; there are: activation, activity, batch, "
+         "data, epochs, link, optimizer, rule, samples, sizes, weight"),
+        ('[estimates]\ndata = "./mine.npz"', "estimates: {folder}/mine.npz: no such file or folder"),
         ('runs = "old"\n[hardware]\nreuse = 0', "hardware.reuse: reuse must be 1 or more, not 0.0"),
     ],
 )  # fmt: skip
