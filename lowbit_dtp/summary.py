@@ -154,7 +154,9 @@ class PlacedWire:
 
     kind: str
     metres: float | None
-    hops: int | None
+    hops: float | None
+    times: float = 1.0
+    """How often each message crosses it."""
 
 
 @dataclass(frozen=True)
