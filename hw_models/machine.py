@@ -150,6 +150,11 @@ class Machine:
         """Whether the process does what the constant `name` would be for."""
         return bool(self.process) and name not in self.technology.constants and part not in self.covered + self.left_out
 
+    @property
+    def knows_static(self) -> bool:
+        """Whether static power is known, or in other constants."""
+        return "static" in self.covered or any(c.unit == "watt" for c in self.technology.constants.values())
+
     def static(self, config: HardwareConfig) -> list[tuple[Constant, float]]:
         """Constants in watts, and of how many parts in use: chips, cores, bits of memory, links that cross wires.
 

@@ -24,7 +24,7 @@ from .memory import access_terms, most_reuse
 from .price import Bill, Item, where_weights_are
 from .synapses import PRODUCT
 from .technology import Constant, Range, Technology, Term
-from .wires import message_events
+from .wires import coded_events, coded_traffic, message_events
 
 TRAFFIC = ("bit", "flit", "event")
 """What the throughput of a wire may be of."""
@@ -310,16 +310,20 @@ def _wires(ledger: Ledger, machine: Machine, config: HardwareConfig) -> Iterator
         layer = receiver(link, way, layers)
         wire = config.wire(link, way.value)
         copies = _copies(machine, config, ends(link, layers), way) or wire.times
+        coded = coded_traffic(ledger, message, config.coding_of(link, way.value))
         unknown = not named and "links" in machine.left_out
         rates = [] if unknown else _wire_rates(wire.kind, machine)
         resource = "links" if unknown else f"wire {wire.kind}"
         if not rates:
             yield Load(link, layer, resource, traffic.messages, 1, None)
         for rate, flit_bits in rates:
-            number = copies * message_events(rate.per, message, traffic, config, flit_bits, False, True)
+            if coded is None:
+                number = message_events(rate.per, message, traffic, config, flit_bits, alone=False, graded=True)
+            else:
+                number = coded_events(rate.per, message, traffic.messages, coded, flit_bits)
             units = machine.units.get(rate.name.removeprefix("throughput "), 1)
             bits = flit_bits if flit_bits and rate.per == "flit" else 1
-            yield Load(link, layer, resource, number, units, rate, bits)
+            yield Load(link, layer, resource, number * copies, units, rate, bits)
 
 
 def _copies(machine: Machine, config: HardwareConfig, joined: tuple[str, str], way: Direction) -> int:

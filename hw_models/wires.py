@@ -51,7 +51,7 @@ def crossing_terms(
         if coded is None:
             number = message_events(event, message_type, traffic, config, flit_bits, alone, graded)
         else:
-            number = _coded_events(event, message_type, traffic.messages, coded, flit_bits)
+            number = coded_events(event, message_type, traffic.messages, coded, flit_bits)
         number *= wire.times
         terms.append(Term(constant, number * (1.0 if distance is None else distance)))
     return tuple(terms)
@@ -148,7 +148,7 @@ def message_events(
     return traffic.ones
 
 
-def _coded_events(
+def coded_events(
     event: str, message_type: MessageType, messages: int, coded: CodedTraffic, flit_bits: int | None
 ) -> float:
     """How many events of a kind coded messages are. Half of the bits of a stream are ones, and half toggle."""

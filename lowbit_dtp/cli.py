@@ -14,6 +14,7 @@ from .commands import (
     estimate,
     evaluate,
     export,
+    machines,
     price,
     qtools,
     report,
@@ -107,7 +108,8 @@ def root(
 
 for command in (
     compare.compare, train.train, evaluate.evaluate, price.price, estimate.estimate, sweep.sweep, export.export,
-    bench.bench, report.report, rules.rules, technology.technology, qtools.qtools,
+    bench.bench, report.report, rules.rules, technology.technology,
+    machines.machines, qtools.qtools,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(data.app, name="data")

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from hw_models.timing import Roofline
+
     from .bands import Tornado
 
 MOST = 12
@@ -56,6 +58,42 @@ def tornado_figure(tornado: "Tornado") -> "Figure":
             Patch(color=HIGH, label="at its high"),
         ]
         figure.legend(handles=ends, ncols=2, frameon=False, loc="upper left", bbox_to_anchor=(0.0, 1 - 0.3 / height))
+    return figure
+
+
+def roofline_figure(roofline: "Roofline") -> "Figure":
+    """What a core can do over products a bit that is moved: a roof for each kind of traffic, a point for each layer.
+
+    A point on the slope of its roof waits for bits, one under the flat part for arithmetic, or for what is not drawn.
+    """
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    roofs = {roof.name: roof.bits_per_second for roof in roofline.roofs}
+    layers = list(dict.fromkeys(point.where for point in roofline.points))
+    ridges = [roofline.peak / rate for rate in roofs.values()]
+    intensities = [*ridges, *(point.intensity for point in roofline.points)]
+    low, high = min(intensities) / 4, max(intensities) * 4
+    with style.context(["default", STYLE]):
+        figure = Figure((6.4, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for i, (name, rate) in enumerate(roofs.items()):
+            ends = sorted((low, roofline.peak / rate, high))
+            axes.plot(ends, [roofline.attainable(name, x) for x in ends], color=PALETTE[i % len(PALETTE)], label=name)
+        for point in roofline.points:
+            colour = PALETTE[list(roofs).index(point.roof) % len(PALETTE)]
+            at, marker = (point.intensity, point.products_per_second), _marker(layers, point.where)
+            axes.plot(*at, marker=marker, color=colour, markeredgecolor=INK, linestyle="")
+        for layer in layers:
+            axes.plot([], [], marker=_marker(layers, layer), color=MUTED, linestyle="", label=layer)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel("products a bit")
+        axes.set_ylabel("products a second, of a core")
+        axes.set_title(f"{roofline.machine}: roofs of a core, and layers", loc="left", weight="bold")
+        axes.grid(color="#e6e9ee")
+        axes.set_axisbelow(True)
+        axes.legend(frameon=False, loc="lower right")
     return figure
 
 

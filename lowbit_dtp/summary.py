@@ -155,6 +155,8 @@ class PlacedWire:
     kind: str
     metres: float | None
     hops: float | None
+    times: float = 1.0
+    """How often each message crosses it."""
 
 
 @dataclass(frozen=True)

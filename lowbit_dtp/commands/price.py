@@ -3,11 +3,13 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .machines import OnMachine, is_file, time_of, told
 from .options import (
     TECHNOLOGIES,
     Baselines,
@@ -38,6 +40,10 @@ def price(
     rule: Rule = None,
     seed: Seed = None,
     technology: Technologies = TECHNOLOGIES,
+    machine: Annotated[
+        str | None,
+        typer.Option("--machine", help="Price on this machine, in place of technologies: loihi, or a .toml file."),
+    ] = None,
     placement: PlacementOption = None,
     memory: Memory = "sram",
     reuse: Reuse = "1",
@@ -77,32 +83,42 @@ def price(
       lowbit-dtp price runs/demo --rule dtp --technology 7nm --placement h1-h2=board --reuse 50
 
       lowbit-dtp price runs/demo --rule dtp --against straight-through --tornado
+
+      lowbit-dtp price runs/demo --machine loihi --placement my-cores.toml
     """
     from hw_models import Technology
+    from hw_models.timing import roofline
 
     from .. import bands
     from ..baselines import FIRST
     from ..comparison import break_even
-    from ..figures import save_figure, tornado_figure
+    from ..figures import roofline_figure, save_figure, tornado_figure
     from ..runs import folder_name, run_folders
     from ..storage import write_csv
 
-    processes = [Technology.load(name) for name in technologies(technology)]
+    processes = [] if machine else [Technology.load(name) for name in technologies(technology)]
     runs = [(spec, folder) for spec, _, folder in run_folders(run, rule, seed)]
     compared = _compared_runs(run, against, seed)
-    wires = _recorded_placement(run) if placement is None else placement
-    where = hardware(wires, memory, reuse, word_bits, feedback_weights, coding)
+    wires = _recorded_placement(run) if placement is None and not machine else placement or ""
+    where = hardware("" if is_file(wires) else wires, memory, reuse, word_bits, feedback_weights, coding)
     books, notes = _books(runs, weights, simulated)
     where.check(sum((book for *_, book in books[1:]), books[0][-1]))
-    priced = _priced(books, where, processes)
-    others = [each for each, _ in _priced(_books(compared, weights, simulated)[0], where, processes)]
-    beside, missing = _baselines(runs, books, run, where, processes) if baselines else ({}, {})
-    more = bands.rows([each for each, _ in priced], others, beside, against or FIRST, draws, draws_seed)
+    on = OnMachine(machine, wires, where) if machine else None
+    price_all = on.price if on else partial(_priced, where=where, processes=processes)
+    priced = price_all(books)
+    others = [each for each, *_ in price_all(_books(compared, weights, simulated)[0])]
+    beside, missing = _baselines(runs, books, run, where, processes) if baselines and not on else ({}, {})
+    more = bands.rows([each for each, *_ in priced], others, beside, against or FIRST, draws, draws_seed)
     result, rows = [], []
-    for (each, book), row in zip(priced, more, strict=True):
+    for (each, book, time), row in zip(priced, more, strict=True):
         rows += [{"rule": each.rule, "use": each.use, **line} for line in each.bill.rows()]
         even = {"break_even_gradient_bits": break_even(book)}
         result.append({"rule": each.rule, "use": each.use, **each.bill.as_dict(), **even, **row})
+        if time:
+            result[-1]["time"] = time_of(each.bill, time)
+            if figures and (drawn := roofline(time)):
+                name = f"{folder_name(f'{each.rule}-{each.use}')}-{each.bill.technology}-roofline.svg"
+                save_figure(roofline_figure(drawn), figures / name)
         if tornado or figures:
             known = others or [x for x in beside.get(each.rule, ()) if x.rule == against]
             result[-1]["tornado"] = moved = bands.tornado(each, known)
@@ -119,6 +135,13 @@ def price(
     if tornado:
         for row in result:
             print_tornado(row["tornado"])
+    if on:
+        for row in result:
+            print_text(f"{row['rule']}, {row['use']}, {row['technology']}: {told(row['time'])}")
+        for note in dict.fromkeys(note for row in result for note in row["notes"]):
+            print_text(note)
+        for (spec, use), why in on.refused.items():
+            print_text(f"{spec}: {use} is not priced: {why}")
     for spec, why in notes.items():
         print_text(f"{spec}: inference is priced as simulated, since it cannot be exported: {why}")
     for name, why in missing.items():
@@ -149,14 +172,14 @@ def _books(
 
 def _priced(
     books: Sequence[tuple[str, str, "Ledger"]], where: "HardwareConfig", processes: Sequence["Technology"]
-) -> list[tuple["Priced", "Ledger"]]:
+) -> list[tuple["Priced", "Ledger", None]]:
     """The bills of ledgers on each technology, a sample; with 0 epochs there is no training to price."""
     from hw_models import price
 
     from ..bands import Priced
 
     return [
-        (Priced(rule, use, price(book, where.within(book), process).per("sample")), book)
+        (Priced(rule, use, price(book, where.within(book), process).per("sample")), book, None)
         for rule, use, book in books
         if book.samples
         for process in processes

@@ -110,19 +110,27 @@ def _link_bits(link: "LinkRow") -> str:
     return "\n".join(lines)
 
 
+PARTS = {"link": "links", "compute": "compute", "memory": "memory", "static": "static"}
+"""Parts of a bill, and their columns."""
+
+
 def print_bills(bills: Sequence[Mapping[str, Any]]) -> None:
     """Bills as tables, one for each use and technology with a row for each rule, and the break-even widths below."""
     from ..report import share
 
     for use, technology in dict.fromkeys((bill["use"], bill["technology"]) for bill in bills):
         rows = []
+        there = {p for b in bills if (b["use"], b["technology"]) == (use, technology) for p in b["by_part"]}
+        names = {part: name for part, name in PARTS.items() if part != "static" or part in there}
+        if "static" in there and "memory" not in there:  # a machine whose events include it
+            del names["memory"]
         for bill in bills:
             if (bill["use"], bill["technology"]) == (use, technology):
-                parts = [bill["total"], *(bill["by_part"].get(part) for part in ("link", "compute", "memory"))]
+                parts = [bill["total"], *(bill["by_part"].get(part) for part in names)]
                 links = share(bill["links_share"]["typical"]) if bill["links_share"] else ""
                 rows.append([bill["rule"].replace("@", "\n@"), *map(_cost, parts), links])
         title = f"{use}, {technology}: joules a sample, typical and low-high"
-        print_table(title, ("rule", "total", "links", "compute", "memory", "links'\nshare"), rows)
+        print_table(title, ("rule", "total", *names.values(), "links'\nshare"), rows)
     even = {(b["rule"], x): bits for b in bills for x, bits in b["break_even_gradient_bits"].items()}
     for (rule, link), bits in even.items():
         print_text(f"{rule}, {link}: straight-through sends as many bits with a gradient of {bits:g} bits")

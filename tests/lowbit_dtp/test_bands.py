@@ -9,10 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from hw_models.baselines import BASELINES
+from hw_models.timing import Point, Roof, Roofline
 from hw_models.uncertainty import Swing
 from lowbit_dtp.bands import Tornado
 from lowbit_dtp.cli import app
-from lowbit_dtp.figures import save_figure, tornado_figure
+from lowbit_dtp.figures import roofline_figure, save_figure, tornado_figure
 
 OLD = Path(__file__).parents[1] / "data" / "run-0.1.0"
 """A comparison: dtp and straight-through@fixed(4,-2) on digits, 64-12-12-10, two epochs."""
@@ -128,3 +129,18 @@ def test_bars_of_a_tornado(tmp_path):
     save_figure(figure, tmp_path / "figure.svg")
     assert re.search(r"<text[^>]*>A title</text>", (tmp_path / "figure.svg").read_text())
     assert tornado_figure(Tornado("Nothing moves", 2e-9, "J", swings[13:])).axes[0].get_xlabel() == "nJ"
+
+
+def test_a_roofline_has_a_roof_for_each_traffic_and_a_point_for_each_layer():
+    roofs = Roof("memory", 1e10), Roof("wire board", 1e8)
+    points = Point("h1", "memory", 0.5, 4e9), Point("h1", "wire board", 20.0, 4e9), Point("h2", "memory", 2.0, 1e10)
+    figure = roofline_figure(Roofline("mine", 1e10, roofs, points))
+    axes = figure.axes[0]
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines if line.get_label() in dict(roofs)}
+    assert drawn == {
+        "memory": [[0.125, 1.25e9], [1.0, 1e10], [400.0, 1e10]],
+        "wire board": [[0.125, 1.25e7], [100.0, 1e10], [400.0, 1e10]],
+    }
+    dots = [line.get_xydata()[0].tolist() for line in axes.lines if len(line.get_xydata()) == 1]
+    assert dots == [[point.intensity, point.products_per_second] for point in points]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["memory", "wire board", "h1", "h2"]

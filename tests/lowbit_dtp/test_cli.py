@@ -21,7 +21,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from hw_models import Technology
+from hw_models import Machine, Technology
 from lowbit_dtp import Comparison, Summary, __version__, compare
 from lowbit_dtp.cli import main
 from lowbit_dtp.commands.options import takes_gradient
@@ -263,6 +263,8 @@ COMMANDS = {
     "report": ("report", "{run}"),
     "report of a run": ("report", "{run}/dtp/seed-0"),
     "rules": ("rules",),
+    "price on a machine": ("price", "{run}", "--machine", "loihi", "--placement", "h1-h2=loihi:3hops"),
+    "machines": ("machines",),
     "technology": ("technology",),
     "technology 45nm": ("technology", "45nm", "--save", "{out}/45nm.yaml"),
     "qtools": ("qtools", "{run}", "--parameters", "fixed"),
@@ -468,6 +470,13 @@ MISTAKES = {
         "no link 'h1-h9'; there are: h1-h2, h2-output, input-h1",
     ),
     "technology": ("price {run} --technology 3nm", f"no technology '3nm'; there are: {TECHNOLOGIES}"),
+    "machine": ("price {run} --machine abacus", f"no machine 'abacus'; there are: {', '.join(Machine.names())}"),
+    "machine's widths": (
+        "price {run} --machine finn",
+        "machine 'finn' multiplies numbers of at most 1 bits; layer h1 multiplies ufixed(5,1) x float32",
+    ),
+    "no machine": ("price {run} --machine {nowhere}.toml", "{nowhere}.toml: no such file"),
+    "no place": ("price {run} --machine loihi --placement {nowhere}.toml", "{nowhere}.toml: no such file"),
     "no technology": ("price {run} --technology=", f"no technology ''; there are: {TECHNOLOGIES}"),
     "compare no technology": ("compare --technology=", f"no technology ''; there are: {TECHNOLOGIES}"),
     "save no technology": (
@@ -818,6 +827,66 @@ def test_bills_of_four_rules_are_tables_on_a_narrow_terminal(monkeypatch, capsys
     assert lines.count(f"│ dtp {row}") == lines.count(f"│ straight-through {row}") == 4
     assert lines.count(f"│ {ranges}") == 3 * 4 and lines.count(f"│ @fixed(4,-2) {ranges}") == 4
     assert "straight-through@fixed(4,-2), h1-h2: straight-through sends as many bits with a" in lines
+
+
+def test_machines_are_listed_with_what_they_have(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = {row["name"]: row for row in json.loads(call("machines", "--json").out)}
+    assert list(rows) == Machine.names()
+    assert rows["loihi"]["computes"] == "by events" and rows["cpu"]["computes"] == "every synapse"
+    assert rows["loihi"]["cores"] == (
+        "128 cores (8 x 4 routers); each: 1,024 neurons, 4,096 inputs, 1,048,576 memory bits, 9 weight bits"
+    )
+    assert rows["loihi"]["energy"].startswith("synaptic operation 23.6 pJ, neuron update 81.0 pJ, ")
+    assert rows["loihi"]["energy"].endswith("spike 1.70 pJ per event, spike hop 3.50 pJ per event and hop")
+    assert rows["loihi"]["static power"] == "static 104 mW per chip"
+    assert rows["truenorth"]["time"] == "a step of 1.00 ms a layer" and rows["cpu"]["time"] == ""
+    assert rows["spinnaker"]["left out"] == "links" and rows["truenorth"]["includes"] == "neurons, links"
+    lines = call("machines").out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == Machine.names()
+    assert max(map(len, lines)) <= 80
+
+
+def test_price_on_a_machine_with_its_time(monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "80")
+    path = tmp_path / "place.toml"
+    path.write_text('[layers]\noutput = "7,3"\n')
+    line = ("price", OLD, "--machine", "loihi", "--placement", path, "--figures", tmp_path)
+    bills = json.loads(call(*line, "--json").out)
+    assert {bill["technology"] for bill in bills} == {"loihi"}
+    for bill in bills:
+        assert bill["placement"]["cores"]["output"] == ["7,3"]
+        assert set(bill["by_part"]) == {"link", "compute", "static"}
+        time = bill["time"]
+        assert time["missing"] == [] and time["bound"]["resource"] in ("synaptic operation", "learning update")
+        assert time["sequence_seconds"]["typical"] > time["pipelined_seconds"]["typical"] > 0
+        watts, seconds = time["watts"]["typical"], time["sequence_seconds"]["typical"]
+        assert watts * seconds == pytest.approx(bill["total"]["typical"])
+        assert time["static_joules"] == pytest.approx(bill["by_part"]["static"])
+        assert watts > 0.104, "a chip draws 104 mW at rest"
+    drawn = sorted(path.name for path in tmp_path.glob("*roofline.svg"))
+    assert len(drawn) == len(bills) and "dtp-inference-loihi-roofline.svg" in drawn
+    said = call(*line).out
+    assert max(map(len, said.splitlines())) <= 80
+    text = " ".join(said.split())
+    assert "dtp, inference, loihi: " in text and "in a pipeline; bound by synaptic operation in h1; " in text
+    assert "every code is charged as one on input-h1" in text
+
+
+def test_what_a_machine_cannot_do_is_told(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    said = call("price", OLD, "--machine", "truenorth")
+    assert said.status == 0
+    assert "training, truenorth" not in said.out and "inference, truenorth" in said.out
+    assert (
+        "dtp: training is not priced: machine 'truenorth' has no constant 'learning update', which the gradient of "
+        "layer output needs, and no process" in " ".join(said.out.split())
+    )
+    bills = json.loads(call("price", OLD, "--machine", "cpu", "--json").out)
+    assert all(bill["time"]["sequence_seconds"] is None for bill in bills)
+    assert bills[0]["time"]["missing"] == [
+        "throughput of synaptic operation (h1)", "throughput of neuron update (h1)"
+    ]  # fmt: skip
 
 
 def test_rules_lists_every_rule_with_its_source():
