@@ -84,7 +84,7 @@
     return sum(terms.map(([per, cost]) => {
       const [event, along] = per.split(" and ");
       const distance = along === "metre" ? wire.metres : along === "hop" ? wire.hops : 1;
-      return times(cost, events(event, message, flit_bits) * distance);
+      return times(cost, events(event, message, flit_bits) * distance * data.links[message.link].times);
     }));
   }
 
@@ -186,8 +186,9 @@
     const named = Object.entries(state.wires).map(([link, wire]) => {
       const metres = needs(state, link, "metre") ? ` ${wire.metres * 1000}\u00a0mm` : "";
       const hops = needs(state, link, "hop") ? ` ${wire.hops}\u00a0hops` : "";
+      const copies = data.links[link].times === 1 ? "" : ` ${data.links[link].times}\u00a0times`;
       const coding = wire.coding === "plain" ? "" : ` (${wire.coding})`;
-      return `${link} ${inputs("wire", link).selectedOptions[0].textContent}${metres}${hops}${coding}`;
+      return `${link} ${inputs("wire", link).selectedOptions[0].textContent}${metres}${hops}${copies}${coding}`;
     });
     const reuse = state.reuse > 1 ? `, ${state.reuse} samples share an access` : "";
     return `${state.technology}${reuse}; links: ${named.join(", ")}.`;

@@ -109,7 +109,7 @@ def price_list(
     kinds += [name.removeprefix("wire ").partition(",")[0] for name in own]
     return PriceList(
         technologies={technology.name: _cost(technology, kinds) for technology in technologies},
-        links={link: PlacedWire(wire.kind, wire.metres, wire.hops) for link, wire in placed.items()},
+        links={link: PlacedWire(wire.kind, wire.metres, wire.hops, wire.times) for link, wire in placed.items()},
         baseline=baseline,
     )
 

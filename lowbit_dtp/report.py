@@ -181,6 +181,7 @@ def _panel(summary: Summary) -> dict[str, Any] | None:
             "kind": wire.kind,
             "millimetres": 1.0 if wire.metres is None else 1000 * wire.metres,
             "hops": 1 if wire.hops is None else wire.hops,
+            "times": wire.times,
         }
         for link, wire in prices.links.items()
     }

@@ -155,6 +155,7 @@ class PlacedWire:
     kind: str
     metres: float | None
     hops: float | None
+    times: float
 
 
 @dataclass(frozen=True)
