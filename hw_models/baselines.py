@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lowbit_dtp.formats import float32, parse
-from lowbit_dtp.ledger import BUFFERS, Access, Direction, Ledger
+from lowbit_dtp.formats import Format, float32, parse
+from lowbit_dtp.ledger import BUFFERS, Access, Direction, Ledger, MessageType, Traffic
 
 from .memory import is_shared
 from .price import Bill
@@ -42,6 +42,31 @@ BASELINES = (
 )
 
 
+def with_gradients(ledger: Ledger, name: str, before: str = GRADIENT) -> Ledger:
+    """`ledger` of straight-through, whose gradients had the format `before`, with gradients of the format `name`.
+
+    Nothing else depends on that format. Ones and toggles are taken to be as frequent as they were.
+    """
+    made, old, new = ledger.empty(), parse(before), parse(name)
+    for message, traffic in ledger.traffic.items():
+        is_gradient = (message.direction, message.format) == (Direction.FEEDBACK, old.name)
+        _cross(made, message, traffic, new if is_gradient else None)
+    for work, times in ledger.work.items():
+        made.worked(work, times)
+    for access, words in ledger.accesses.items():
+        made.accessed(access, words)
+    return made
+
+
+def _cross(ledger: Ledger, message: MessageType, traffic: Traffic, fmt: Format | None) -> None:
+    """Count messages in another format, with ones and toggles in proportion to their bits."""
+    before = message.message_bits
+    if fmt:
+        message = message._replace(format=fmt.name, bits=fmt.bits, scale_bits=fmt.scale_bits(message.width))
+    ones, toggles = (round(count * message.message_bits / before) for count in (traffic.ones, traffic.toggles))
+    ledger.crossed(message, traffic.messages, ones, toggles)
+
+
 def in_number(ledger: Ledger, name: str) -> Ledger:
     """`ledger` of a float32 run as if signals, errors and weights were of the format `name`, as mixed precision does.
 
@@ -52,19 +77,13 @@ def in_number(ledger: Ledger, name: str) -> Ledger:
     fmt = parse(name)
     if fmt == float32:
         return ledger
-    made = Ledger(ledger.runs, ledger.epochs, ledger.steps, ledger.samples, ledger.batch)
+    made = ledger.empty()
 
     def renamed(number: str) -> str:
         return fmt.name if number == float32.name else number
 
     for message, traffic in ledger.traffic.items():
-        if message.format == float32.name:
-            before = message.message_bits
-            message = message._replace(format=fmt.name, bits=fmt.bits, scale_bits=fmt.scale_bits(message.width))
-            counts = [round(count * message.message_bits / before) for count in (traffic.ones, traffic.toggles)]
-            made.crossed(message, traffic.messages, *counts)
-        else:
-            made.crossed(message, traffic.messages, traffic.ones, traffic.toggles)
+        _cross(made, message, traffic, fmt if message.format == float32.name else None)
     for work, times in ledger.work.items():
         if work.operation == "multiply-accumulate":
             work = work._replace(left=renamed(work.left), right=renamed(work.right))

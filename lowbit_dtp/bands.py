@@ -76,8 +76,7 @@ def rows(
             "baselines": [
                 {
                     "rule": x.rule,
-                    "total": asdict(x.bill.total),
-                    "links_share": asdict(x.bill.links_share) if x.bill.total.typical else None,
+                    **total_and_share(x.bill),
                     "bands": bands[id(x)],
                 }
                 for x in baselines.get(each.rule, ())
@@ -86,6 +85,12 @@ def rows(
         }
         for each in bills
     ]
+
+
+def total_and_share(bill: "Bill") -> dict[str, Any]:
+    """Total and links' share of a bill, for JSON."""
+    total = bill.total
+    return {"total": asdict(total), "links_share": asdict(bill.links_share) if total.typical else None}
 
 
 def _bands(pairs: "Sequence[tuple[Priced, Priced | None]]", draws: int, seed: int) -> list[dict[str, Any]]:

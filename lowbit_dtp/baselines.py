@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .data import Outline
-from .estimation import ACTIVITY, data_for, estimate
+from .estimation import ACTIVITY, Estimate, data_for, estimate
 from .experiment import Experiment
+from .formats import FixedPoint, parse
 from .ledger import Ledger
 from .network import link_names
 
 if TYPE_CHECKING:
     from hw_models import HardwareConfig, Technology
-    from hw_models.baselines import Baseline
 
     from .bands import Priced
 
@@ -31,7 +31,7 @@ class Baselines:
 
     experiment: Experiment
     """One of those of the same network."""
-    ledgers: Mapping[str, Mapping[str, Ledger]]
+    ledgers: dict[str, Mapping[str, Ledger]]
     missing: dict[str, str] = field(default_factory=dict)
 
     def priced(self, config: "HardwareConfig", technologies: "Sequence[Technology]") -> "list[Priced]":
@@ -58,31 +58,46 @@ def baselines_of(
 ) -> Baselines:
     """The baselines of the network, data and minibatches of `experiment`; `activity` and `like` as for estimates.
 
-    A baseline that would do the same as an earlier one is left out: straight-through's gradients, where no link
-    carries few bits down. Only backpropagation has a ledger of inference: that of straight-through is the experiment's.
+    Where no link carries few bits down, all widths of straight-through's gradient are one baseline, the first. Only
+    backpropagation has a ledger of inference: that of straight-through is the experiment's.
     """
-    from hw_models.baselines import BASELINES, in_number
+    from hw_models.baselines import BASELINES, GRADIENT, in_number, with_gradients
 
-    found: dict[str, Mapping[str, Ledger]] = {}
-    missing: dict[str, str] = {}
-    before: list[Ledger] = []
+    made = Baselines(experiment, {})
+    estimates: dict[str, Estimate | ValueError] = {}
     for baseline in BASELINES:
-        try:
-            made = estimate(as_baseline(experiment, baseline), data=data, activity=activity, like=like)
-        except ValueError as error:
-            missing[baseline.name] = str(error)
-            continue
-        ledgers = {use: in_number(ledger, baseline.number) for use, ledger in made.ledgers.items()}
-        if baseline.gradient:
-            del ledgers["inference"]
-        if ledgers["training"] not in before:
-            before.append(ledgers["training"])
-            found[baseline.name] = ledgers
-    return Baselines(experiment, found, missing)
+        if baseline.rule not in estimates:
+            try:
+                described = as_baseline(experiment, baseline.rule, GRADIENT if baseline.gradient else "")
+                estimates[baseline.rule] = estimate(described, data=data, activity=activity, like=like)
+            except ValueError as error:
+                estimates[baseline.rule] = error
+        found = estimates[baseline.rule]
+        if isinstance(found, ValueError):
+            made.missing[baseline.name] = str(found)
+        elif not baseline.gradient:
+            training = in_number(found.training, baseline.number)
+            made.ledgers[baseline.name] = {
+                "training": training, "inference": _inference(found.inference, baseline.number)
+            }  # fmt: skip
+        else:
+            training = with_gradients(found.training, baseline.gradient)
+            if all(training != ledgers["training"] for ledgers in made.ledgers.values()):
+                made.ledgers[baseline.name] = {"training": training}
+    return made
 
 
-def as_baseline(experiment: Experiment, baseline: "Baseline") -> Experiment:
-    """`experiment` with the rule of `baseline`: on the links between neighbours, with float weights for backprop."""
+def _inference(ledger: Ledger, number: str) -> Ledger:
+    """Inference in whole numbers as exported, with thresholds; in floats as simulated, with functions."""
+    from hw_models import as_exported
+    from hw_models.baselines import in_number
+
+    whole = isinstance(parse(number), FixedPoint)
+    return as_exported(ledger, number, number) if whole else in_number(ledger, number)
+
+
+def as_baseline(experiment: Experiment, rule: str, gradient: str = "") -> Experiment:
+    """`experiment` with another rule: on the links between neighbours; with float weights, if without `gradient`."""
     from .optimizers import OPTIMIZERS
 
     optimizer = str(experiment.optimizer.get("name", OTHERWISE))
@@ -91,20 +106,18 @@ def as_baseline(experiment: Experiment, baseline: "Baseline") -> Experiment:
     names = link_names(experiment.sizes)
     return replace(
         experiment,
-        rule=baseline.rule,
-        settings={"gradient": baseline.gradient} if baseline.gradient else {},
+        rule=rule,
+        settings={"gradient": gradient} if gradient else {},
         optimizer={"name": optimizer},
         links={name: formats for name, formats in experiment.links.items() if name in names},
-        weights=experiment.weights if baseline.gradient else {},
+        weights=experiment.weights if gradient else {},
         task=experiment.learned_task().name,
     )
 
 
 def same_network(experiment: Experiment, other: Experiment) -> bool:
     """Whether both have the same baselines, on the same data."""
-    from hw_models.baselines import BASELINES
-
-    first, second = ([replace(as_baseline(x, each), seed=0) for each in BASELINES] for x in (experiment, other))
+    first, second = (replace(as_baseline(x, "straight-through", "binary"), seed=0) for x in (experiment, other))
     return first == second
 
 

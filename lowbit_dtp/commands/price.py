@@ -10,6 +10,7 @@ import typer
 
 from .options import (
     TECHNOLOGIES,
+    Baselines,
     FeedbackEnds,
     Json,
     Memory,
@@ -59,10 +60,7 @@ def price(
     figures: Annotated[
         Path | None, typer.Option("--figures", help="Folder to draw these lists into, as SVG.", metavar="FOLDER")
     ] = None,
-    baselines: Annotated[
-        bool,
-        typer.Option("--baselines/--no-baselines", help="Also backpropagation and straight-through, as they would be."),
-    ] = True,
+    baselines: Baselines = True,
     draws: Annotated[int, typer.Option("--draws", help="Draws of all constants, for the 90 % bands.")] = 10_000,
     draws_seed: Annotated[int, typer.Option("--draws-seed", help="Seed of these draws.")] = 0,
     csv: Annotated[
@@ -173,10 +171,11 @@ def _baselines(
     processes: Sequence["Technology"],
 ) -> tuple[dict[str, list["Priced"]], dict[str, str]]:
     """Bills of the baselines of each rule, one list for all rules of one network; and why there is none of some."""
-    from ..baselines import Baselines, baselines_of, data_of, same_network
+    from ..baselines import Baselines as BaselineLedgers
+    from ..baselines import baselines_of, data_of, same_network
     from ..experiment import Experiment
 
-    found: list[tuple[Baselines, list[Priced]]] = []
+    found: list[tuple[BaselineLedgers, list[Priced]]] = []
     by_rule, missing = {}, {}
     ledgers = {(rule, use): book for rule, use, book in books}
     for rule, folder in dict(reversed(runs)).items():
@@ -185,8 +184,7 @@ def _baselines(
             missing[f"Backpropagation for {rule}"] = "its ledger is of an older version, which counted fewer accesses"
             continue
         experiment = Experiment.load(folder / "experiment.toml")
-        known = (bills for made, bills in found if same_network(made.experiment, experiment))
-        bills = next(known, None)
+        bills = next((bills for made, bills in found if same_network(made.experiment, experiment)), None)
         if bills is None:
             made = baselines_of(experiment, data_of(experiment, training, ledgers[rule, "inference"]), like=like)
             found.append((made, bills := made.priced(where, processes)))

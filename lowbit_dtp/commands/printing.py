@@ -155,7 +155,7 @@ def print_bands(bills: Sequence[Mapping[str, Any]]) -> None:
         others = ", ".join(compared).replace(" ", "\n", 1)
         columns = ["rule", "total", "links' share", *([f"ratio to\n{others}"] if compared else [])]
         cells = [_band_cells(row)[: len(columns)] for row in lines]
-        print_table(f"{technology}, {use}: joules a sample, typical (90 % of draws)", columns, cells)
+        print_table(f"{use}, {technology}: joules a sample, typical (90 % of draws)", columns, cells)
         for bill in chosen:
             if bill["break_even_gradient_bits"]:  # it has something else than gradients to send
                 _print_break_even(bill["rule"], bill["break_even_joules"] or {})
@@ -185,7 +185,7 @@ def _print_break_even(rule: str, widths: Mapping[str, Mapping[str, float] | None
             what = f"as many joules{where} as straight-through with a gradient of {typical} bits ({low} to {high})"
             if width["typical"] <= 0:
                 what = f"fewer joules{where} than straight-through with any gradient"
-            print(textwrap.fill(f"{rule}: {what}", Console().width))
+            print_text(f"{rule}: {what}")
 
 
 _ENDS = ("low", "typical", "high")

@@ -208,8 +208,8 @@ def test_an_event_driven_process_adds_and_reads_a_weight_for_each_event(tmp_path
     add, read = costs["add int32"].typical, costs["sram 8 KiB"].typical
     assert bill.by("operation")["synaptic operation"].typical == near(700 * add)
     assert bill.by("part")["memory"].typical == near((700 * 2 + 100 * 8) / 64 * read)
-    wide = price_on(ledger, machine, replace(BITS, accumulator_bits=12))
-    assert wide.by("part")["compute"].typical == near(700 * 12 * costs["add integer"].typical)
+    wide = price_on(ledger, machine, replace(BITS, accumulator_bits=20))
+    assert wide.by("part")["compute"].typical == near(700 * (costs["add int8"].typical + add) / 2)
 
 
 def test_floats_are_added_as_floats_by_an_event_driven_process(tmp_path):

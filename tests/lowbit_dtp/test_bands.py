@@ -102,7 +102,7 @@ def test_tables_are_whole_at_80_columns(monkeypatch):
     text = said(OLD, "--against", BESIDE, "--tornado")
     after = text[text.index("constants used") :].split("\n")[1:]
     assert max(map(len, after)) <= 80
-    assert "45nm, training: joules a sample, typical (90 % of draws)" in text
+    assert "training, 45nm: joules a sample, typical (90 % of draws)" in text
     assert "ratio to" in text and "dtp, training, 45nm" in text and "…" not in text
 
 

@@ -65,8 +65,8 @@ def test_baselines_of_dtp_are_those_of_real_runs(name, rule, use, folder):
 
 def test_ones_and_toggles_are_those_of_the_run(folder):
     """Both seeds together have sent as many messages as each seed twice."""
-    made = of(folder).ledgers["straight-through 32 bit"]["training"]
-    _, training, _ = run(folder, "straight-through")
+    made = of(folder).ledgers["straight-through 4 bit"]["training"]
+    _, training, _ = run(folder, "straight-through_fixed_4_-2")
     for message, traffic in training.traffic.items():
         if message.link != "input-h1":
             assert abs(made.traffic[message].ones - traffic.ones / 2) <= 1
@@ -102,7 +102,7 @@ def test_experiments_of_one_network_have_the_same_baselines(folder):
 @pytest.mark.parametrize(("given", "used"), [("sgd", "sgd"), ("bop", "rmsprop"), ("shift-sgd", "rmsprop")])
 def test_optimizers_that_train_no_floats_are_replaced(given, used, folder):
     experiment = replace(run(folder, "dtp")[0], optimizer={"name": given, "learning_rate": 0.1})
-    baseline = as_baseline(replace(experiment, links={"output-h1": {}} | experiment.links), BASELINES[0])
+    baseline = as_baseline(replace(experiment, links={"output-h1": {}} | experiment.links), "backprop")
     assert baseline.optimizer == {"name": used} and list(baseline.links) == list(experiment.links)
 
 
@@ -124,10 +124,14 @@ def test_what_cannot_be_priced_says_why(folder, tmp_path):
     assert made.missing[FIRST].startswith("technology 'few' has no constant 'multiply float32', which ")
 
 
-def rows(folder, *arguments):
-    result = CliRunner().invoke(app, ["price", str(folder), *arguments, "--json"])
+def called(*arguments):
+    result = CliRunner().invoke(app, [*arguments, "--json"])
     assert result.exception is None, result.exception
     return json.loads(result.stdout)
+
+
+def rows(folder, *arguments):
+    return called("price", str(folder), *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +205,19 @@ def test_priced_bills_are_a_sample_of_the_ledger(folder):
     for each in made.priced(board, [process]):
         whole = price(made.ledgers[each.rule][each.use], board, process)
         assert each.bill == whole.per("sample")
+
+
+def test_estimate_has_the_baselines_of_a_run(folder, priced):
+    """What `price` says of a run, `estimate` says before it, up to toggles on wires per transition."""
+    line = ("estimate", "--data", "digits", "--sizes", "64-9-8-10", "--link", "h1-h2=binary", "--epochs", "2")
+    line += ("--batch", "100", "--technology", "45nm", "--placement", "h1-h2=board", "--like", str(folder))
+    found = called(*line)
+    assert found["without"] == {}
+    for row, run in zip(found["bands"], priced[:2], strict=True):
+        assert (row["rule"], row["use"]) == (run["rule"], run["use"])
+        assert [x["rule"] for x in row["baselines"]] == [x["rule"] for x in run["baselines"]]
+        assert row["bands"]["ratio_of_typical"] == pytest.approx(run["bands"]["ratio_of_typical"], rel=0.05)
+        for one, other in zip(row["baselines"], run["baselines"], strict=True):
+            assert one["total"]["typical"] == pytest.approx(other["total"]["typical"], rel=0.01)
+    [row, _] = called(*line, "--no-baselines")["bands"]
+    assert row["baselines"] == [] and row["bands"]["total"] == found["bands"][0]["bands"]["total"]
