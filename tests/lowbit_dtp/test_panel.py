@@ -278,7 +278,8 @@ def test_a_reader_moves_bars_by_the_keyboard_and_takes_it_back(page):
         return page.find_element(By.ID, "panel-state").text, bar.get_attribute("style")
 
     before = seen()
-    assert before[0] == "45nm; links: input-h1 on-die 1 mm, h1-h2 board, h2-output on-die 1 mm 2 times."
+    links = "links: input-h1 on-die 1 mm, h1-h2 board, h2-output on-die 1 mm 2 times"
+    assert before[0] == f"45nm; {links}; straight-through with a gradient of 4 bits."
     page.find_element(By.NAME, "reuse").send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     page.find_element(By.NAME, "technology").send_keys("7nm")
     after = seen()
