@@ -122,7 +122,9 @@ def compare(
         placement=comparison.placement,
         exported=exported,
         not_exported=reason,
-        prices=price_list(processes, placement, rows, _baseline(comparison, rows, books, placement, processes)),
+        prices=price_list(
+            processes, placement, rows, _baseline(experiments[rules[0]][0], rows, books, placement, processes)
+        ),
         **provenance(),
     )
     summary.save(folder)
@@ -156,7 +158,7 @@ def summarize_run(folder: Path, technologies: Sequence[str] = TECHNOLOGIES, data
         placement="",
         exported=None,
         not_exported="this is a single run; lowbit-dtp export exports it",
-        prices=price_list(processes, placement, [row], _straight_through([row], [training])),
+        prices=price_list(processes, placement, [row], _baseline(experiment, [row], [training], placement, processes)),
         **{name: recorded[name] for name in ("command", "versions", "commit", "machine")},
     )
 
@@ -190,18 +192,20 @@ def _straight_through(rows: Sequence[Row], ledgers: Sequence[Ledger]) -> Baselin
 
 
 def _baseline(
-    comparison: Comparison, rows: Sequence[Row], ledgers: Sequence[Ledger], placement: "HardwareConfig",
+    experiment: Experiment, rows: Sequence[Row], ledgers: Sequence[Ledger], placement: "HardwareConfig",
     technologies: "Sequence[Technology]",
 ) -> Baseline | None:  # fmt: skip
-    """Straight-through, estimated if no row is of it; None if it cannot learn what the rules learn."""
-    from hw_models import price
+    """Straight-through, estimated for the network of `experiment` if no row is of it; None if it cannot learn that."""
+    from hw_models import baselines, price
 
+    from .baselines import as_baseline, data_of
     from .estimation import estimate
 
     if any(row.rule.partition("@")[0] == BASELINE for row in rows):
         return _straight_through(rows, ledgers)
     try:
-        training = estimate(comparison.experiment(BASELINE, 0)).training
+        trained = as_baseline(experiment, baselines.Baseline(BASELINE, BASELINE, "float32"))
+        training = estimate(trained, data=data_of(experiment, ledgers[0], Ledger())).training
     except ValueError:
         return None
     if not training.samples:  # with 0 epochs

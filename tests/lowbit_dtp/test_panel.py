@@ -30,7 +30,7 @@ from lowbit_dtp.training import Progress, fit
 pytestmark = pytest.mark.filterwarnings("ignore:link h2-output, feedback. toggles need two messages:UserWarning")
 ENDS = ("low", "typical", "high")
 SIZES, LINKS = (40, 60, 50, 10), (Link("ufixed(8,0)"), Link("binary", "binary"), Link())
-PLACEMENT = "h1-h2=board"
+PLACEMENT = "h1-h2=board, h2-output=on-die:1mm:2times"
 BATCH = 20
 PROCESS = """
 description = "a process with wires of its own, and a memory that may cost nothing"
@@ -190,7 +190,7 @@ def test_every_number_is_that_of_the_price(page, ledgers, technologies):
     for technology in technologies:
         for wire, reuse in product(wires[technology.name], (1, 3, BATCH)):
             middle, rest = Wire.parse(wire), Wire("on-die", 1e-3)
-            links = {"input-h1": rest, "h1-h2": middle, "h2-output": middle if reuse == 3 else rest}
+            links = {"input-h1": rest, "h1-h2": middle, "h2-output": replace(middle if reuse == 3 else rest, times=2)}
             placed = {link: (x.kind, 1000 * (x.metres or 0), x.hops or 0) for link, x in links.items()}
             gradient = {1: 4, 3: 1, BATCH: 32}[reuse]
             states.append({"technology": technology.name, "reuse": reuse, "gradient": gradient, "wires": placed})
@@ -223,7 +223,11 @@ def test_coded_messages_cost_as_much_as_the_price_of_their_bits(browser, technol
     states, configs = [], []
     for technology, coding in product((technologies[0], technologies[2]), CODINGS):
         wire = "ring:3hops:40mm" if technology.name == "made-up" else "board"
-        links = {"input-h1": Wire("on-die", 1e-3), "h1-h2": Wire.parse(wire), "h2-output": Wire("on-die", 2e-3)}
+        links = {
+            "input-h1": Wire("on-die", 1e-3),
+            "h1-h2": Wire.parse(wire),
+            "h2-output": Wire("on-die", 2e-3, times=2),
+        }
         placed = {link: (x.kind, 1000 * (x.metres or 0), x.hops or 0) for link, x in links.items()}
         choice = {"technology": technology.name, "reuse": 1, "gradient": 4, "wires": placed, "coding": coding}
         states.append(choice)
@@ -274,7 +278,8 @@ def test_a_reader_moves_bars_by_the_keyboard_and_takes_it_back(page):
         return page.find_element(By.ID, "panel-state").text, bar.get_attribute("style")
 
     before = seen()
-    assert before[0] == "45nm; links: input-h1 on-die 1 mm, h1-h2 board, h2-output on-die 1 mm."
+    links = "links: input-h1 on-die 1 mm, h1-h2 board, h2-output on-die 1 mm 2 times"
+    assert before[0] == f"45nm; {links}; straight-through with a gradient of 4 bits."
     page.find_element(By.NAME, "reuse").send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     page.find_element(By.NAME, "technology").send_keys("7nm")
     after = seen()
@@ -391,9 +396,10 @@ def test_without_straight_through_nothing_breaks_even(tmp_path, ledgers, technol
 def test_straight_through_is_estimated_where_it_was_not_trained(technologies):
     binary = {"h1-h2": {"forward": "binary", "feedback": "binary"}}
     compared = Comparison.load("digits", sizes=[64, 20, 15, 10], epochs=1, links=binary)
-    made = _baseline(compared, [], [], HardwareConfig.parse(PLACEMENT), technologies)
-    assert made.links == ["h1-h2"] and made.estimated
     ledger = estimate(compared.experiment("straight-through", 0)).training
+    trained = Ledger(epochs=1, samples=ledger.samples)
+    made = _baseline(compared.experiment("dtp", 0), [], [trained], HardwareConfig.parse(PLACEMENT), technologies)
+    assert made.links == ["h1-h2"] and made.estimated
     bill = price(ledger, HardwareConfig.parse(PLACEMENT), technologies[0]).per("sample")
     assert made.counts.compute["45nm"].typical == near(bill.by("part")["compute"].typical)
     assert made.counts.most_reuse == 50
@@ -402,10 +408,11 @@ def test_straight_through_is_estimated_where_it_was_not_trained(technologies):
 
 
 def test_no_baseline_for_what_straight_through_does_not_learn(technologies):
-    compared = Comparison.load("digits", sizes=[64, 20, 15, 10], rules={"straight-through": {"task": "quantize"}})
-    assert _baseline(compared, [], [], HardwareConfig(), technologies) is None
-    compared = Comparison.load("digits", sizes=[64, 20, 15, 10])
-    assert _baseline(compared, [], [], HardwareConfig(), technologies) is None, "no link of few bits"
+    compared, trained = Comparison.load("digits", sizes=[64, 20, 15, 10]), Ledger(epochs=1, steps=1, samples=50)
+    for rule in ("vector-quantization", "dtp"):  # another task; no link of few bits
+        assert _baseline(compared.experiment(rule, 0), [], [trained], HardwareConfig(), technologies) is None
+    compared = Comparison.load("digits", epochs=0)
+    assert _baseline(compared.experiment("dtp", 0), [], [Ledger()], HardwareConfig(), technologies) is None
 
 
 def test_blocks_of_the_picture_are_as_tall_as_their_shares(tmp_path, ledgers, technologies):
