@@ -196,7 +196,7 @@ def _baseline(
     technologies: "Sequence[Technology]",
 ) -> Baseline | None:  # fmt: skip
     """Straight-through, estimated for the network of `experiment` if no row is of it; None if it cannot learn that."""
-    from hw_models import baselines, price
+    from hw_models import price
 
     from .baselines import as_baseline, data_of
     from .estimation import estimate
@@ -204,7 +204,7 @@ def _baseline(
     if any(row.rule.partition("@")[0] == BASELINE for row in rows):
         return _straight_through(rows, ledgers)
     try:
-        trained = as_baseline(experiment, baselines.Baseline(BASELINE, BASELINE, "float32"))
+        trained = as_baseline(experiment, BASELINE, "float32")
         training = estimate(trained, data=data_of(experiment, ledgers[0], Ledger())).training
     except ValueError:
         return None
