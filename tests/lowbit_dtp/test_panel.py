@@ -369,8 +369,8 @@ def test_bands_of_ratios_are_told(tmp_path, ledgers, technologies):
     told = []
     for technology in technologies[:2]:
         band = ratio(*(price(ledgers[row.rule], HardwareConfig.parse(PLACEMENT), technology) for row in made.rows))
-        told.append(f"{band.low:.3g} to {band.high:.3g} of")
-    assert f"dtp costs {told[0]} straight-through at 45nm and {told[1]} it at 7nm." in text
+        told.append(f"{band.low:.2f} to {band.high:.2f} times")
+    assert f"dtp costs {told[0]} as much as straight-through at 45nm and {told[1]} at 7nm." in text
     assert made.rows[1].ratios == {} and "straight-through costs" not in text
 
 
