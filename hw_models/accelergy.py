@@ -29,10 +29,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lowbit_dtp.settings import check
 from lowbit_dtp.storage import StorageError, write_text
 
-from . import yaml
 from .technology import BANDS, KEYS, TOP_KEYS, Constant, Technology
 
 PICOJOULE = 1e-12
@@ -85,7 +86,12 @@ def write(path: Path, technology: Technology) -> None:
         },
     }
     own |= {key: value for key in KEPT if (value := getattr(technology, key)) is not None}
-    write_text(Path(path), yaml.dump({"ERT": {"version": VERSIONS[-1], "tables": tables}, "lowbit_dtp": own}))
+    write_text(
+        Path(path),
+        yaml.safe_dump(
+            {"ERT": {"version": VERSIONS[-1], "tables": tables}, "lowbit_dtp": own}, sort_keys=False, width=1000
+        ),
+    )
 
 
 def read(path: Path) -> Technology:
@@ -133,12 +139,15 @@ def read(path: Path) -> Technology:
 def _content(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The tables in the file, and what is under `lowbit_dtp`, checked."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise StorageError(f"{path}: no such file") from None
     except OSError as error:
         raise StorageError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # not UTF-8, or not YAML
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise StorageError(f"{path}: not YAML (line {line}: {error.problem})") from None
+    except (ValueError, RecursionError, yaml.YAMLError) as error:  # not UTF-8, a number too long, nested too deeply
         raise StorageError(f"{path}: not YAML ({error})") from None
     if not isinstance(content, dict) or "ERT" not in content:
         raise StorageError(f"{path}: has no top key ERT, so it is no energy reference table of Accelergy")

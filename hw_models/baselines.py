@@ -4,13 +4,13 @@ A baseline says which rule would train the network, and with which formats. Its 
 of that rule.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lowbit_dtp.formats import float32, parse
-from lowbit_dtp.ledger import BUFFERS, Access, Ledger
+from lowbit_dtp.formats import Format, float32, parse
+from lowbit_dtp.ledger import BUFFERS, Access, Direction, Ledger, MessageType, Traffic
 
 from .memory import is_shared
 from .price import Bill
@@ -29,7 +29,9 @@ class Baseline:
     """Format of signals, errors and weights, on links and in products: see `in_number`."""
 
 
-GRADIENTS = ("binary", "ternary", "fixed(3,-2)", "fixed(4,-2)", "fixed(8,-2)", "fixed(16,-2)", "float32")
+GRADIENT = "fixed(4,-2)"
+"""Format of the gradients of the baseline with which others break even."""
+GRADIENTS = ("binary", "ternary", "fixed(3,-2)", GRADIENT, "fixed(8,-2)", "fixed(16,-2)", "float32")
 """Formats of straight-through's gradients: of 1, 2, 3, 4, 8, 16 and 32 bits. The binary point changes no count."""
 
 BASELINES = (
@@ -38,6 +40,31 @@ BASELINES = (
     Baseline("backprop int8", "backprop", number="fixed(8,1)"),
     *(Baseline(f"straight-through {parse(x).bits} bit", "straight-through", x) for x in GRADIENTS),
 )
+
+
+def with_gradients(ledger: Ledger, name: str, before: str = GRADIENT) -> Ledger:
+    """`ledger` of straight-through, whose gradients had the format `before`, with gradients of the format `name`.
+
+    Nothing else depends on that format. Ones and toggles are taken to be as frequent as they were.
+    """
+    made, old, new = ledger.empty(), parse(before), parse(name)
+    for message, traffic in ledger.traffic.items():
+        is_gradient = (message.direction, message.format) == (Direction.FEEDBACK, old.name)
+        _cross(made, message, traffic, new if is_gradient else None)
+    for work, times in ledger.work.items():
+        made.worked(work, times)
+    for access, words in ledger.accesses.items():
+        made.accessed(access, words)
+    return made
+
+
+def _cross(ledger: Ledger, message: MessageType, traffic: Traffic, fmt: Format | None) -> None:
+    """Count messages in another format, with ones and toggles in proportion to their bits."""
+    before = message.message_bits
+    if fmt:
+        message = message._replace(format=fmt.name, bits=fmt.bits, scale_bits=fmt.scale_bits(message.width))
+    ones, toggles = (round(count * message.message_bits / before) for count in (traffic.ones, traffic.toggles))
+    ledger.crossed(message, traffic.messages, ones, toggles)
 
 
 def in_number(ledger: Ledger, name: str) -> Ledger:
@@ -50,19 +77,13 @@ def in_number(ledger: Ledger, name: str) -> Ledger:
     fmt = parse(name)
     if fmt == float32:
         return ledger
-    made = Ledger(ledger.runs, ledger.epochs, ledger.steps, ledger.samples, ledger.batch)
+    made = ledger.empty()
 
     def renamed(number: str) -> str:
         return fmt.name if number == float32.name else number
 
     for message, traffic in ledger.traffic.items():
-        if message.format == float32.name:
-            before = message.message_bits
-            message = message._replace(format=fmt.name, bits=fmt.bits, scale_bits=fmt.scale_bits(message.width))
-            counts = [round(count * message.message_bits / before) for count in (traffic.ones, traffic.toggles)]
-            made.crossed(message, traffic.messages, *counts)
-        else:
-            made.crossed(message, traffic.messages, traffic.ones, traffic.toggles)
+        _cross(made, message, traffic, fmt if message.format == float32.name else None)
     for work, times in ledger.work.items():
         if work.operation == "multiply-accumulate":
             work = work._replace(left=renamed(work.left), right=renamed(work.right))
@@ -104,31 +125,30 @@ class BreakEven:
 
 
 def break_even_joules(
-    bill: Bill,
-    straight_through: Mapping[int, Bill],
+    bills: Sequence[Bill],
+    straight_through: Bill,
+    gradient: str,
     part: str = "",
     draws: int = DRAWS,
     seed: int = 0,
     coverage: float = COVERAGE,
-) -> BreakEven:
-    """Where `bill` breaks even with straight-through, given its bills with gradients of two widths, by bits.
+) -> list[BreakEven]:
+    """Where each bill breaks even with `straight_through`, which sent gradients in the format `gradient`.
 
-    What a gradient costs is proportional to its width, so a straight line through the two bills has all others.
-    `typical` is of typical constants, `low` and `high` are the ends of a band. Of the whole bills, or of one `part`:
-    `link`. ValueError if both bills are the same: then no gradient crosses a link of few bits.
+    What they cost on their links is proportional to their width, and nothing else depends on it. `typical` is of
+    typical constants, `low` and `high` are the ends of a band. Of the whole bills, or of one `part`: `link`. ValueError
+    if there are no such gradients, or they cost nothing.
     """
-    (narrow, cheap), (wide, dear) = sorted(straight_through.items())
-    bills = [part_of(each, part) if part else each for each in (bill, cheap, dear)]
-    if len(units := dict.fromkeys(each.unit for each in bills)) > 1:
+    chosen = [part_of(each, part) if part else each for each in (straight_through, *bills)]
+    if len(units := dict.fromkeys(each.unit for each in chosen)) > 1:
         raise ValueError(f"bills per {' and per '.join(units)} do not break even; take all per the same unit")
-    drawn = totals(bills, draws, seed)
-    if not (drawn[2] > drawn[1]).all():
-        raise ValueError(
-            f"straight-through costs no more with gradients of {wide} bits than of {narrow}, so no width breaks even"
-        )
-    typical = np.array([each.total.typical for each in bills])
-    widths, [at_typical] = (
-        (narrow + (wide - narrow) * (of - low) / (high - low)).tolist() for of, low, high in (drawn, typical[:, None])
-    )
-    low, high = np.quantile(widths, [(1 - coverage) / 2, (1 + coverage) / 2], method="hazen").tolist()
-    return BreakEven(low, at_typical, high)
+    fmt = parse(gradient)
+    sent = tuple(x for x in straight_through.items if (x.direction, x.format) == (Direction.FEEDBACK, fmt.name))
+    bills_of = [replace(straight_through, items=sent), *chosen]
+    typical = np.array([[each.total.typical] for each in bills_of])
+    costs = np.hstack([typical, totals(bills_of, draws, seed)])
+    if not costs[0].all():
+        raise ValueError(f"straight-through sent no gradients in {fmt} that cost anything, so no width breaks even")
+    widths = fmt.bits * (1 + (costs[2:] - costs[1]) / costs[0])
+    ends = np.quantile(widths[:, 1:], [(1 - coverage) / 2, (1 + coverage) / 2], axis=1, method="hazen")
+    return [BreakEven(*of) for of in zip(ends[0].tolist(), widths[:, 0].tolist(), ends[1].tolist(), strict=True)]

@@ -183,6 +183,20 @@ class Mesh:
         column = self.columns - 1 - core.column if core.row % 2 else core.column
         return core.chip * self.of_chip + (core.row * self.columns + column) * self.cores + core.core
 
+    def __contains__(self, core: Core) -> bool:
+        most = self.core_at_the_end
+        return all(0 <= number <= limit for number, limit in zip(core, most, strict=True))
+
+    @property
+    def core_at_the_end(self) -> Core:
+        """The core with the highest numbers."""
+        return Core(self.chips - 1, self.columns - 1, self.rows - 1, self.cores - 1)
+
+    def __str__(self) -> str:
+        end = self.core_at_the_end
+        last = f"{end.chip}:{end.column},{end.row},{end.core}"
+        return f"a core is COLUMN,ROW or CHIP:COLUMN,ROW,CORE from 0:0,0,0 to {last}"
+
     def free(self, start: int, taken: set[int]) -> Iterator[int]:
         """Indices from `start` on that are not taken."""
         return (i for i in range(start, self.number) if i not in taken)

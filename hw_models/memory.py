@@ -25,7 +25,7 @@ def access_terms(
     """
     needed_by = f"{access.operation} of {access.array} in layer {access.layer}"
     kind, reuse = config.memory_of(access), config.reuse_of(access)
-    if reuse > samples:
+    if is_shared(access) and reuse > samples:
         raise ValueError(
             f"reuse {reuse:g} of {access.array} in layer {access.layer}: a minibatch of this ledger has {samples} "
             "samples, so that is the most that can share one access"

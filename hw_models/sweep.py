@@ -16,6 +16,7 @@ A sweep file is TOML. A key has one value or a list; every combination is a poin
     technology = ["45nm", "7nm"]
     placement = ["h1-h2=board", "rest=on-die:2mm"]
     reuse = [1, 50]
+    machine = ["loihi"]              # instead of a technology, placement, memory and reuse
 
 The table is written after each run or estimate, and a row that is there is not computed again.
 """
@@ -33,13 +34,19 @@ from typing import Any
 import numpy as np
 
 from lowbit_dtp.choices import choose
-from lowbit_dtp.ledger import Ledger
+from lowbit_dtp.codings import CODINGS
+from lowbit_dtp.ledger import Ledger, padded
 from lowbit_dtp.settings import check
 from lowbit_dtp.storage import StorageError, read_toml, write_csv
+from lowbit_dtp.version import __version__
 
 from .hardware import HardwareConfig, parsed_choices, parsed_table
+from .machine import Machine
+from .machine_price import price_on
 from .price import price
 from .technology import Technology
+from .timing import time_on, with_static
+from .wires import coded_traffic, wire_constants
 
 SOURCE = ("run", "rule", "data", "sizes", "links", "weights", "measure", "use")
 """Columns that say what was done: the folder of a run, empty for an estimate; the network; what its score measures,
@@ -52,15 +59,20 @@ HARDWARE: Mapping[str, str] = {
     "word_bits": "1",
     "accumulator_bits": "32",
     "feedback_weights": "",
+    "coding": "",
+    "machine": "",
 }
-"""Columns that say on which machine, and their defaults."""
-RESULTS = ("score", "bits", "joules_low", "joules_typical", "joules_high")
-"""Columns of numbers: test score of a run, bits on all links and joules of a sample. Empty where there is none."""
+"""Columns that say on which hardware, and their defaults."""
+OF_A_MACHINE = ("technology", "placement", "memory", "reuse", "feedback_weights")
+"""Columns that are empty where there is a machine, which has its own."""
+RESULTS = ("score", "bits", "joules_low", "joules_typical", "joules_high", "seconds")
+"""Columns of numbers: test score of a run; bits on all links, joules and seconds of a sample, layer after layer. Empty
+where there is none: no time is known of a technology, or where a machine has no throughput for what a ledger needs."""
 SETTINGS = (*SOURCE, *HARDWARE, "digest")
 """Columns that make a row another one. `digest` changes with the ledger and the constants."""
 COLUMNS = (*SETTINGS, *RESULTS, "note", "front")
 """Columns of the table. `note` says why a point has no price; `front` is 1 for points on the front."""
-OBJECTIVES = {"error": "score", "bits": "bits", "joules": "joules_typical"}
+OBJECTIVES = {"error": "score", "bits": "bits", "joules": "joules_typical", "seconds": "seconds"}
 """What can be minimized, and its column."""
 USES = ("training", "inference")
 
@@ -74,7 +86,8 @@ class Sweep:
     path: Path
     runs: tuple[str, ...] = ()
     uses: tuple[str, ...] = USES[:1]
-    objectives: tuple[str, ...] = tuple(OBJECTIVES)
+    objectives: tuple[str, ...] = ()
+    """What is minimized; if empty, all that every point with a price has."""
     estimates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Values of each option of an estimate."""
     hardware: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -112,12 +125,7 @@ class Sweep:
             tables["estimates"],
             tables["hardware"],
         )
-        for name, values in sweep.hardware.items():
-            for value in values:
-                try:
-                    _PARSERS[name](value, sweep.folder)
-                except ValueError as error:
-                    raise ValueError(f"hardware.{name}: {str(error).removeprefix('placement: ')}") from None
+        sweep.machines()  # raises: a value is none
         return sweep
 
     @property
@@ -125,31 +133,70 @@ class Sweep:
         """The folder of the file, to which paths in it are relative."""
         return self.path.parent
 
-    def machines(self) -> "list[Machine]":
-        """Every combination of the values of `hardware`."""
-        axes = {name: self.hardware.get(name, (value,)) for name, value in HARDWARE.items()}
-        return [Machine.of(row, self.folder) for row in combinations(axes)]
+    def machines(self) -> "list[Hardware]":
+        """Every combination of the values of `hardware`; a machine takes the place of `OF_A_MACHINE`.
+
+        ValueError, naming the field, if a value is none.
+        """
+        given = dict(self.hardware)
+        machines = given.pop("machine", ())
+        axes = {name: given.get(name, (value,)) for name, value in HARDWARE.items()}
+        processes = combinations(axes) if not machines or set(given) & set(OF_A_MACHINE) else []
+        others = combinations(axes | dict.fromkeys(OF_A_MACHINE, ("",)) | {"machine": machines})
+        read = {(name, text): self._read(name, text) for row in (*processes, *others) for name, text in row.items()}
+        return [self._hardware(row, {name: read[name, text] for name, text in row.items()})
+                for row in (*processes, *others)]  # fmt: skip
+
+    def _read(self, name: str, text: str) -> Any:
+        """The value of a column in `HARDWARE`."""
+        if not text and name in (*OF_A_MACHINE, "machine") and name != "placement":
+            return None
+        try:
+            return _PARSERS[name](text, self.folder)
+        except ValueError as error:
+            raise ValueError(f"hardware.{name}: {str(error).removeprefix('placement: ')}") from None
+
+    def _hardware(self, settings: Row, read: dict[str, Any]) -> "Hardware":
+        technology, machine = read.pop("technology"), read.pop("machine")
+        config = replace(read.pop("placement"), **{name: value for name, value in read.items() if value is not None})
+        if machine:
+            return Hardware(settings, machine, config, repr(machine))
+        try:
+            wires = {link: wire_constants(wire.kind, technology, link) for link, wire in config.links.items()}
+            wires["rest"] = wire_constants(config.rest.kind, technology, "rest")
+        except ValueError as error:
+            raise ValueError(f"hardware.placement: {error}") from None
+        return Hardware(settings, technology, config, repr([technology, wires]))
 
 
 @dataclass(frozen=True)
-class Machine:
-    """A technology and a configuration."""
+class Hardware:
+    """A technology and a configuration, or a machine."""
 
     settings: Row
     """Values of the columns in `HARDWARE`."""
-    technology: Technology
+    device: Technology | Machine
     config: HardwareConfig
+    """Of a machine: only what is not in `OF_A_MACHINE`."""
     origin: str
     """Text that changes with the constants."""
 
-    @classmethod
-    def of(cls, settings: Row, folder: Path) -> "Machine":
-        """The machine that the columns in `HARDWARE` describe."""
-        read = {name: parser(settings[name], folder) for name, parser in _PARSERS.items()}
-        technology, placement = read.pop("technology"), read.pop("placement")
-        config = replace(placement, **read)
-        wires = [Technology.load(wire.kind) for wire in (*config.links.values(), config.rest)]
-        return cls(settings, technology, config, repr([technology, wires]))
+    def placed(self, ledger: Ledger) -> HardwareConfig:
+        """The configuration for a ledger; ValueError if its network does not fit on the machine."""
+        if isinstance(self.device, Technology):
+            return self.config
+        own = {name: getattr(self.config, name) for name in HARDWARE if name not in (*OF_A_MACHINE, "machine")}
+        return replace(self.device.place(ledger), **own)
+
+    def costs(self, ledger: Ledger, config: HardwareConfig) -> Row:
+        """Columns of joules and seconds. ValueError if the ledger has no price here."""
+        if isinstance(self.device, Technology):
+            bill, seconds = price(ledger, config, self.device).per("sample"), None
+        else:
+            time = time_on(ledger, self.device, config)
+            bill, seconds = with_static(price_on(ledger, self.device, config).per("sample"), time), time.sequence
+        joules = {f"joules_{end}": repr(getattr(bill.total, end)) for end in ("low", "typical", "high")}
+        return joules | {"seconds": repr(seconds.typical) if seconds else ""}
 
 
 @dataclass(frozen=True)
@@ -183,10 +230,11 @@ def compute(sweep: Sweep, sources: Iterable[Source], table: Path) -> Iterator[tu
     before = {_key(row): row for row in read_rows(table)} if table.exists() else {}
     rows: dict[tuple[str, ...], Row] = {}
     machines = sweep.machines()
+    version = f"{__version__}\n"
     for source in sources:
         wanted = {}
         for use, machine in product(sweep.uses, machines):
-            digest = sha256(f"{source.origin}\n{machine.origin}".encode()).hexdigest()[:12]
+            digest = sha256(f"{version}{source.origin}\n{machine.origin}".encode()).hexdigest()[:12]
             row = dict.fromkeys(COLUMNS, "") | source.settings | {"use": use} | machine.settings | {"digest": digest}
             wanted[_key(row)] = row, machine
         missing = [key for key in wanted if key not in before]
@@ -199,26 +247,50 @@ def compute(sweep: Sweep, sources: Iterable[Source], table: Path) -> Iterator[tu
     write_csv(table, marked(list(rows.values()), sweep.objectives))
 
 
+@dataclass(frozen=True)
+class Group:
+    """Points that are compared with each other."""
+
+    use: str
+    measure: str
+    """What their scores measure; empty if scores do not count."""
+    rows: list[Row]
+    objectives: tuple[str, ...]
+    """What is minimized among them."""
+
+    @property
+    def values(self) -> np.ndarray:
+        """Values [points, objectives] that are to be small, NaN where there is none."""
+        found = [[float(row[OBJECTIVES[name]] or "nan") for name in self.objectives] for row in self.rows]
+        return np.array(found).reshape(len(self.rows), len(self.objectives))
+
+
+def groups(rows: Sequence[Row], objectives: Sequence[str]) -> list[Group]:
+    """The points of each use and, if scores count, of each measure of scores.
+
+    An objective that no point of a group has, as the error of estimates, does not count there; nor, if no `objectives`
+    are given, one that some point with a price lacks.
+    """
+    scores = not objectives or "error" in objectives
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["use"], row["measure"] if scores else ""), []).append(row)
+    result = []
+    for (use, measure), group in found.items():
+        priced = [row for row in group if row["joules_typical"]]
+        enough, wanted = (any, objectives) if objectives else (all, OBJECTIVES)
+        names = [name for name in wanted if priced and enough(bool(row[OBJECTIVES[name]]) for row in priced)]
+        result.append(Group(use, measure, group, tuple(names)))
+    return result
+
+
 def marked(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
-    """`rows` with `front` set: for each use, and for each measure if scores count, the points that no other beats."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    """`rows` with `front` set: the points that no other of their group beats."""
     found = [row | {"front": ""} for row in rows]
-    for row in found:
-        groups.setdefault((row["use"], row["measure"] if "error" in objectives else ""), []).append(row)
-    for group in groups.values():
-        for row, best in zip(group, pareto(values(group, objectives)), strict=True):
+    for group in groups(found, objectives):
+        for row, best in zip(group.rows, pareto(group.values), strict=True):
             row["front"] = "1" if best else ""
     return found
-
-
-def values(rows: Sequence[Row], objectives: Sequence[str]) -> np.ndarray:
-    """Values [rows, objectives] that are to be small, NaN where there is none.
-
-    An objective that no row has, as the error of estimates, is left out.
-    """
-    found = np.array([[float(row[OBJECTIVES[name]] or "nan") for name in objectives] for row in rows])
-    found = found.reshape(len(rows), len(objectives))
-    return found[:, ~np.isnan(found).all(axis=0)]
 
 
 def pareto(values: np.ndarray) -> np.ndarray:
@@ -279,31 +351,37 @@ def _key(row: Row) -> tuple[str, ...]:
     return tuple(row[name] for name in SETTINGS)
 
 
-def _results(score: float | None, ledger: Ledger, machine: Machine) -> Row:
+def _results(score: float | None, ledger: Ledger, hardware: Hardware) -> Row:
     """Columns of numbers of one point; without a price, and with a note, where a constant or a link is missing."""
     found = {"score": "" if score is None else repr(score)}
     if not ledger.samples:
         return found | {"note": "no samples were counted"}
-    found["bits"] = repr(ledger.bits(per="sample", word_bits=machine.config.word_bits))
     try:
-        total = price(ledger, machine.config, machine.technology).per("sample").total
+        config = hardware.placed(ledger)
+        found["bits"] = repr(_bits(ledger, config))
+        return found | hardware.costs(ledger, config)
     except ValueError as reason:
         return found | {"note": str(reason)}
-    return found | {f"joules_{end}": repr(getattr(total, end)) for end in ("low", "typical", "high")}
+
+
+def _bits(ledger: Ledger, config: HardwareConfig) -> float:
+    """Bits a sample on all links, padded or coded as `config` says."""
+    bits = 0.0
+    for message_type, traffic in ledger.traffic.items():
+        coded = coded_traffic(ledger, message_type, config.coding_of(message_type.link, message_type.direction))
+        bits += coded.bits if coded else traffic.messages * padded(message_type.message_bits, config.word_bits)
+    return bits / ledger.per("sample")
 
 
 # Values of the axes
 
 
 def _technology(text: str, folder: Path) -> Technology:
-    return Technology.load(str(folder / text) if text.endswith(".toml") else text)
+    return Technology.load(str(folder / text) if text.endswith((".toml", ".yaml", ".yml")) else text)
 
 
 def _placement(text: str, folder: Path) -> HardwareConfig:
-    config = HardwareConfig.parse(text) if text else HardwareConfig()
-    for wire in (*config.links.values(), config.rest):
-        Technology.load(wire.kind)
-    return config
+    return HardwareConfig.parse(text) if text else HardwareConfig()
 
 
 def _choices(name: str, kind: type) -> "Callable[[str, Path], Any]":
@@ -317,10 +395,16 @@ def _choices(name: str, kind: type) -> "Callable[[str, Path], Any]":
     return parser
 
 
-def _feedback_weights(text: str, folder: Path) -> dict[str, str]:
-    given = parsed_table(text, "feedback_weights", str, "h1-h2=upper")
-    HardwareConfig(feedback_weights=given)  # raises: no such end
-    return given
+def _table(name: str, example: str, known: Sequence[str]) -> Callable[[str, Path], Any]:
+    """Parser of an option of `HardwareConfig` that is a table by link."""
+
+    def parser(text: str, folder: Path) -> Any:
+        given = parsed_table(text, name, str, example)
+        for value in given.values():
+            choose(name.replace("_", " "), value, dict.fromkeys(known))
+        return given
+
+    return parser
 
 
 _PARSERS: Mapping[str, Callable[[str, Path], Any]] = {
@@ -330,7 +414,9 @@ _PARSERS: Mapping[str, Callable[[str, Path], Any]] = {
     "reuse": _choices("reuse", float),
     "word_bits": _choices("word_bits", int),
     "accumulator_bits": _choices("accumulator_bits", int),
-    "feedback_weights": _feedback_weights,
+    "feedback_weights": _table("feedback_weights", "h1-h2=upper", ("lower", "upper")),
+    "machine": lambda text, folder: Machine.load(str(folder / text) if text.endswith(".toml") else text),
+    "coding": _table("coding", "h1-h2.feedback=silence", (*CODINGS, "best")),
 }
 
 

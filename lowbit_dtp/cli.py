@@ -1,8 +1,9 @@
 """The command `lowbit-dtp`, with the subcommands in `commands`."""
 
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command; a user's error gives one line on standard error and exit status 2, not a traceback."""
+    warnings.showwarning = _warn
     try:
         app()
     except (ValueError, OSError, ImportError) as error:
@@ -46,6 +48,24 @@ def main() -> None:
         if end.code == INTERRUPTED:
             print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
         raise
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of ours as one line, without the place in the code."""
+    if category is UserWarning:
+        print(f"lowbit-dtp: warning: {message}", file=sys.stderr)
+    else:
+        _show_warning(message, category, filename, lineno, file, line)
+
+
+_show_warning = warnings.showwarning
 
 
 def fail(message: str) -> NoReturn:

@@ -16,7 +16,7 @@ from .observer import Observer
 from .panel import baseline, cost, energy_tree, price_list, sample_counts
 from .runs import folder_name, provenance, run_ensemble, run_folders, summary_row
 from .storage import read_json, read_tensors
-from .summary import Baseline, DataRow, ExportRow, Row, Summary
+from .summary import Baseline, DataRow, ExportRow, Range, Row, Summary
 
 if TYPE_CHECKING:
     from hw_models import Bill, HardwareConfig, Technology
@@ -110,6 +110,7 @@ def compare(
         used, as_simulated = deployed(inference, folder / runs[rule][0] / "network.safetensors", weights, signals)
         rows.append(priced(replace(row, not_as_exported=as_simulated), training, used, placement, processes))
         books.append(training)
+    rows = with_ratios(rows, books, placement, processes)
     exported, reason = None, "it was not requested"
     if export:
         exported, reason = _exported(rules[0], folder / runs[rules[0]][0], folder / "export", weights, signals, data)
@@ -121,7 +122,9 @@ def compare(
         placement=comparison.placement,
         exported=exported,
         not_exported=reason,
-        prices=price_list(processes, placement, rows, _baseline(comparison, rows, books, placement, processes)),
+        prices=price_list(
+            processes, placement, rows, _baseline(experiments[rules[0]][0], rows, books, placement, processes)
+        ),
         **provenance(),
     )
     summary.save(folder)
@@ -155,9 +158,29 @@ def summarize_run(folder: Path, technologies: Sequence[str] = TECHNOLOGIES, data
         placement="",
         exported=None,
         not_exported="this is a single run; lowbit-dtp export exports it",
-        prices=price_list(processes, placement, [row], _straight_through([row], [training])),
+        prices=price_list(processes, placement, [row], _baseline(experiment, [row], [training], placement, processes)),
         **{name: recorded[name] for name in ("command", "versions", "commit", "machine")},
     )
+
+
+def with_ratios(
+    rows: Sequence[Row], ledgers: Sequence[Ledger], placement: "HardwareConfig", technologies: "Sequence[Technology]"
+) -> list[Row]:
+    """`rows` with the bands of their joules divided by those of the first one that straight-through trained, if any."""
+    from hw_models import price
+    from hw_models.uncertainty import ratio
+
+    trained = [row.rule for row, book in zip(rows, ledgers, strict=True) if book.samples]
+    against = next((rule for rule in trained if rule.partition("@")[0] == BASELINE), "")
+    found: dict[str, dict[str, Range]] = {row.rule: {} for row in rows}
+    for technology in technologies if against else ():
+        books = {row.rule: book for row, book in zip(rows, ledgers, strict=True) if row.rule in trained}
+        bills = {rule: price(book, placement.within(book), technology).per("sample") for rule, book in books.items()}
+        for rule, bill in bills.items():
+            if rule != against:
+                band = ratio(bill, bills[against])
+                found[rule][technology.name] = Range(band.low, band.typical, band.high)
+    return [replace(row, against=against if found[row.rule] else "", ratios=found[row.rule]) for row in rows]
 
 
 def _straight_through(rows: Sequence[Row], ledgers: Sequence[Ledger]) -> Baseline | None:
@@ -169,19 +192,23 @@ def _straight_through(rows: Sequence[Row], ledgers: Sequence[Ledger]) -> Baselin
 
 
 def _baseline(
-    comparison: Comparison, rows: Sequence[Row], ledgers: Sequence[Ledger], placement: "HardwareConfig",
+    experiment: Experiment, rows: Sequence[Row], ledgers: Sequence[Ledger], placement: "HardwareConfig",
     technologies: "Sequence[Technology]",
 ) -> Baseline | None:  # fmt: skip
-    """Straight-through, estimated if no row is of it; None if it cannot learn what the rules learn."""
+    """Straight-through, estimated for the network of `experiment` if no row is of it; None if it cannot learn that."""
     from hw_models import price
 
+    from .baselines import as_baseline, data_of
     from .estimation import estimate
 
     if any(row.rule.partition("@")[0] == BASELINE for row in rows):
         return _straight_through(rows, ledgers)
     try:
-        training = estimate(comparison.experiment(BASELINE, 0)).training
+        trained = as_baseline(experiment, BASELINE, "float32")
+        training = estimate(trained, data=data_of(experiment, ledgers[0], Ledger())).training
     except ValueError:
+        return None
+    if not training.samples:  # with 0 epochs
         return None
     bills = {x.name: price(training, placement.within(training), x).per("sample") for x in technologies}
     return baseline(training, sample_counts(training, bills), estimated=True)

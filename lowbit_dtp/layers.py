@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from . import integers
 from .activations import ACTIVATIONS, Activation
 from .backends import Array, Factor, Gradient, LazyOuterProduct, backend_of
+from .counts import Counts
 from .ledger import Access, Direction, Ledger, Work
 from .links import Link, Signal
 from .projections import Projection, Slot
@@ -56,8 +57,8 @@ class Layer:
     """Arrays that a learning rule keeps with the neurons, by name: saved with the network, trained by no optimizer."""
     _spent: dict[str, Array] = field(default_factory=dict, repr=False, compare=False)
     """Gradients that an update has used: memory for the next ones, since new pages cost more time than the product."""
-    _costs: dict[tuple[Any, ...], Ledger] = field(default_factory=dict, repr=False, compare=False)
-    """Counts of each operation, by everything that they depend on."""
+    _costs: dict[tuple[Any, ...], tuple[Counts, int]] = field(default_factory=dict, repr=False, compare=False)
+    """Counts of each operation for a member and how many members there are, by everything that they depend on."""
 
     @property
     def projection(self) -> Projection:
@@ -96,8 +97,7 @@ class Layer:
     @property
     def members(self) -> int:
         """Members of the ensemble; 1 for a single layer."""
-        shape = next(iter(self.inputs.values())).values.shape  # every count asks for it
-        return int(shape[0]) if len(shape) > 2 else 1
+        return prod(self.projection.members)
 
     @property
     def number(self) -> str:
@@ -120,6 +120,7 @@ class Layer:
         for known, held, key in self.slots():
             if known == name:
                 held[key] = x
+                self._costs.clear()
                 return
         raise KeyError(f"layer {self.name} has no array {name!r}; there are: {', '.join(self.arrays())}")
 
@@ -368,7 +369,7 @@ class Layer:
         if projection is None:
             known = ", ".join(self.inputs)
             raise ValueError(f"layer {self.name} has no weights for signals of link {signal.link!r}; it has: {known}")
-        if signal.shape[-1] != projection.shape[0]:
+        if signal.shape[-1] != projection.values.shape[-2]:
             raise ValueError(
                 f"layer {self.name} takes {projection.shape[0]} neurons through {projection.name!r}, but was given "
                 f"{signal.shape[-1]}"
@@ -381,13 +382,13 @@ class Layer:
         key = (count.__name__, *details)
         cost = self._costs.get(key)
         if cost is None:
-            count(cost := Ledger(), *details)
-            self._costs[key] = cost
-        ledger.counts.repeat(cost.counts, self.members)
+            count(once := Ledger(), *details)
+            cost = self._costs[key] = once.counts, self.members
+        ledger.counts.repeat(*cost)
 
     def _rows(self, x: Array | Signal) -> int:
         """Samples that each member has in `x` [..., batch, neurons]."""
-        shape, axes = x.shape, len(self.projection.members)
+        shape, axes = x.shape, self.projection.values.ndim - 2
         return shape[axes] if len(shape) == axes + 2 else prod(shape[axes:-1])
 
     def _count_affine(

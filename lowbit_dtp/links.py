@@ -95,12 +95,13 @@ class Link:
 
     def _message_type(self, direction: Direction, purpose: str, width: int) -> MessageType:
         key = direction, purpose, width
-        if key not in self._message_types:
+        message_type = self._message_types.get(key)
+        if message_type is None:
             fmt = self.format(direction)
-            self._message_types[key] = MessageType(
+            message_type = self._message_types[key] = MessageType(
                 self.name, direction, purpose, fmt.name, fmt.bits, width, fmt.scale_bits(width)
             )
-        return self._message_types[key]
+        return message_type
 
     def format(self, direction: Direction) -> Format:
         """The format in that direction."""

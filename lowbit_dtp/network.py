@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,8 +36,7 @@ class Pass:
         return next(reversed(self.states.values()))
 
 
-@dataclass(frozen=True)
-class Edge:
+class Edge(NamedTuple):
     """A link of the chain from inputs to outputs, with the layers at its ends."""
 
     link: Link
@@ -236,7 +235,7 @@ class Network:
     def edges(self) -> list[Edge]:
         """The chain from inputs to outputs: its links, lowest first, with the layers at their ends."""
         lower: list[Layer | None] = [None, *self.layers]
-        return [Edge(*ends) for ends in zip(self.links, lower, self.layers, strict=False)]
+        return list(map(Edge, self.links, lower, self.layers))
 
     def layer(self, name: str) -> Layer:
         """The layer called `name`."""
@@ -291,8 +290,9 @@ class Network:
         until: str | None = None,
     ) -> Pass:
         """States of the layers, up to that called `until` (default all), for `inputs` [..., batch, input]."""
-        if inputs.shape[-1] != self.sizes[0]:
-            raise ValueError(f"the network takes {self.sizes[0]} inputs a sample, but was given {inputs.shape[-1]}")
+        taken = self.layers[0].projection.shape[0]
+        if inputs.shape[-1] != taken:
+            raise ValueError(f"the network takes {taken} inputs a sample, but was given {inputs.shape[-1]}")
         run = Pass({}, {})
         state: Array | Signal = inputs
         for edge in self.edges:

@@ -143,7 +143,9 @@ class Optimizer(ABC):
         if xp.is_floating(parameter) == self.integer:
             kind, wanted = type(self).__name__, "int8 or int16" if self.integer else "floating-point"
             raise ValueError(f"{kind} changes {wanted} weights, not {'.'.join(key)} of type {parameter.dtype}")
-        state = tuple(x if type(x) is type(parameter) else xp.traceable(x) for x in self.state.get(key, ()))
+        state = self.state.get(key, ())
+        if state and type(state[0]) is not type(parameter):
+            state = tuple(map(xp.traceable, state))
         given: tuple[Any, ...] = parameter, gradient, state, self._rate(key, parameter, rate_factor, direction)
         if self.draws:
             given = *given, (stream or RandomStream(0)).key(f"update {'.'.join(key)}")

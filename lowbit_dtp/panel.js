@@ -84,7 +84,7 @@
     return sum(terms.map(([per, cost]) => {
       const [event, along] = per.split(" and ");
       const distance = along === "metre" ? wire.metres : along === "hop" ? wire.hops : 1;
-      return times(cost, events(event, message, flit_bits) * distance * wire.times);
+      return times(cost, events(event, message, flit_bits) * distance * data.links[message.link].times);
     }));
   }
 
@@ -140,7 +140,7 @@
     return `${digits(cost.low / factor)} to ${digits(cost.high / factor)}\u00a0${name}J`;
   }
   const three = (value) => Number(value.toPrecision(3)).toLocaleString("en").replaceAll(",", "\u202f");
-  const width = (bits) => bits > 0 && isFinite(bits) ? `${three(bits)}\u00a0bits` : "none";
+  const width = (bits) => bits > 0 && isFinite(bits) ? `${three(bits)}\u00a0bit${bits === 1 ? "" : "s"}` : "none";
 
   // The form
 
@@ -153,7 +153,6 @@
         kind: inputs("wire", link).value,
         metres: inputs("length", link).valueAsNumber / 1000,
         hops: inputs("hops", link).valueAsNumber,
-        times: data.links[link].times,
         coding: inputs("coding", link)?.value || "plain",
       };
     }
@@ -186,13 +185,14 @@
   function described(state) {
     const named = Object.entries(state.wires).map(([link, wire]) => {
       const metres = needs(state, link, "metre") ? ` ${wire.metres * 1000}\u00a0mm` : "";
-      const hops = needs(state, link, "hop") ? ` ${wire.hops}\u00a0hops` : "";
-      const often = wire.times === 1 ? "" : ` \u00d7 ${wire.times}`;
+      const hops = needs(state, link, "hop") ? ` ${wire.hops}\u00a0hop${wire.hops === 1 ? "" : "s"}` : "";
+      const copies = data.links[link].times === 1 ? "" : ` ${data.links[link].times}\u00a0times`;
       const coding = wire.coding === "plain" ? "" : ` (${wire.coding})`;
-      return `${link} ${inputs("wire", link).selectedOptions[0].textContent}${metres}${hops}${often}${coding}`;
+      return `${link} ${inputs("wire", link).selectedOptions[0].textContent}${metres}${hops}${copies}${coding}`;
     });
     const reuse = state.reuse > 1 ? `, ${state.reuse} samples share an access` : "";
-    return `${state.technology}${reuse}; links: ${named.join(", ")}.`;
+    const beside = data.baseline ? `; straight-through with a gradient of ${width(state.bits)}` : "";
+    return `${state.technology}${reuse}; links: ${named.join(", ")}${beside}.`;
   }
 
   // The results

@@ -116,7 +116,7 @@ class Projection(ABC):
         The product may be written into `spent`, a gradient that is no longer needed.
         """
         weight, bias = backend_of(error).gradients(signal, error, spent)
-        return {self.name: weight} | ({self.bias_name: bias} if self.bias is not None else {})
+        return {self.name: weight} if self.bias is None else {self.name: weight, self.bias_name: bias}
 
     def parameter(self, name: str) -> Array | None:
         """The array that an optimizer updates by the gradient of the array `name`; None if it is that array."""

@@ -189,7 +189,7 @@ def _panel(summary: Summary) -> dict[str, Any] | None:
     counted = [name for each in counts.values() for message in each.messages for name in message.coded]
     return {
         "data": {**asdict(prices), "links": links, "rules": [asdict(each) for each in counts.values()]},
-        "names": [*counts, *(["straight-through, gradient as above"] if prices.baseline else [])],
+        "names": [*counts, *(["straight-through, gradient as chosen"] if prices.baseline else [])],
         "kinds": {kind: Path(kind).stem for kind in kinds},
         "codings": ["plain", "best", *dict.fromkeys(counted)] if counted else [],
         "most_reuse": min(each.most_reuse for each in counts.values()),

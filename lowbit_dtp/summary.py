@@ -305,6 +305,10 @@ class Row:
     """Share of links in the joules of a training sample, by technology; None if there are none."""
     break_even_gradient_bits: dict[str, float] = field(default_factory=dict)
     """Gradient width at which straight-through sends as many bits, by link that carries targets."""
+    against: str = ""
+    """Rule of the row whose joules `ratios` divide by; empty if there are none."""
+    ratios: dict[str, Range] = field(default_factory=dict)
+    """90 % bands of the joules of a training sample, divided by those of the other row; typical is the median."""
     not_as_exported: str = ""
     """Why inference is priced as simulated and not as the exported network would run; empty if it is exported."""
     measure: str = "error_percent"
@@ -333,6 +337,7 @@ class Row:
                 for technology, uses in content["energy_parts"].items()
             },
             "links_share": content["links_share"] or {},
+            "ratios": _ranges(content.get("ratios", {})),
             "counts": SampleCounts.from_dict(content["counts"]) if content.get("counts") else None,
         }
         return _made(cls, {**content, **changed})

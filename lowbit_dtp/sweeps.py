@@ -79,7 +79,7 @@ class Front:
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Names of columns, and their texts for each of the best: a number, what differs between points, results."""
         names = varying(self.rows)
-        results = [name for name in ("score", "bits", "joules") if _values(self.rows, name)]
+        results = [name for name in ("score", "bits", "joules", "seconds") if _values(self.rows, name)]
         lines = [
             [str(number), *(row[name] for name in names), *(_shown(row, name) for name in results)]
             for number, row in enumerate(self.best, 1)
@@ -102,16 +102,15 @@ class Front:
 
 
 def fronts(rows: "Sequence[Row]", objectives: Sequence[str]) -> list[Front]:
-    """The front of each use and, if scores count, of each kind of score."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["use"], row["measure"] if "error" in objectives else ""), []).append(row)
+    """The front of each group of `rows`."""
+    from hw_models.sweep import groups
+
     found = []
-    for (use, measure), group in groups.items():
-        present = [name for name in objectives if _values(group, name)]
-        best = [row for row in group if row["front"]]
-        best.sort(key=lambda row: [float(row[_COLUMN.get(name, name)]) for name in present])
-        found.append(Front(use + (f", {MEASURES[measure]}" if measure else ""), group, best, present))
+    for group in groups(rows, objectives):
+        best = [row for row in group.rows if row["front"]]
+        best.sort(key=lambda row: [float(row[_COLUMN.get(name, name)]) for name in group.objectives])
+        title = group.use + (f", {MEASURES[group.measure]}" if group.measure else "")
+        found.append(Front(title, group.rows, best, group.objectives))
     return found
 
 
@@ -161,7 +160,7 @@ def write_page(path: Path, sweep: "Sweep", rows: "Sequence[Row]") -> None:
 
 _COLUMN = {"error": "score", "joules": "joules_typical"}
 """Columns of objectives whose name is another."""
-_UNITS = {"joules": "J"}
+_UNITS = {"joules": "J", "seconds": "s"}
 _BY_COLOUR = ("rule", "technology", "placement", "links", "sizes")
 """Columns that are drawn by colour and marker before others."""
 
@@ -183,4 +182,6 @@ def _shown(row: "Row", name: str) -> str:
     if name == "joules":
         typical, low, high = (float(row[f"joules_{end}"]) for end in ("typical", "low", "high"))
         return f"{si(typical, 'J')} ({si_range(low, high, 'J')})"
+    if name == "seconds":
+        return si(float(row[name]), "s")
     return shown(float(row[name]), row["measure"]) if name == "score" else count(float(row[name]))

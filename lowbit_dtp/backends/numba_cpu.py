@@ -302,7 +302,7 @@ class NumbaBackend(NumpyBackend):
         return error, loss[0]
 
     def fused_update(self, change: Callable[..., None]) -> FusedUpdate | None:
-        return _FUSED.get(f"{change.__module__}.{change.__qualname__}")
+        return _fused(change)
 
     checks = True
     patience = 200
@@ -390,6 +390,11 @@ _FUSED: dict[str, FusedUpdate] = {
     "lowbit_dtp.optimizers.SGD.change": _sgd,
     "lowbit_dtp.optimizers.ShiftSGD.change": _shift_sgd,
 }
+
+
+@cache
+def _fused(change: Callable[..., None]) -> FusedUpdate | None:
+    return _FUSED.get(f"{change.__module__}.{change.__qualname__}")
 
 
 def _require_contiguous(*arrays: Array) -> None:
@@ -521,7 +526,7 @@ def _contiguous(x: Array) -> Array:
 
 
 def _flat(x: Array) -> Array:
-    return _contiguous(x).reshape(-1)
+    return (x if x.flags.c_contiguous else _contiguous(x)).reshape(-1)
 
 
 @lru_cache

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .printing import print_facts, print_table
+from .printing import print_bands, print_facts, print_table, print_text
 
 if TYPE_CHECKING:
     from hw_models import HardwareConfig
 
+    from ..baselines import Baselines
     from ..data import Outline
     from ..estimation import Estimate
     from ..experiment import Comparison, Experiment
@@ -51,6 +52,7 @@ def estimate(
     word_bits: options.WordBits = 1,
     feedback_weights: options.FeedbackEnds = "",
     weights: options.Weights = None,
+    baselines: options.Baselines = True,
     save: Annotated[Path | None, typer.Option("--save", help="File to write the ledgers to, ledger.json say.")] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -63,8 +65,10 @@ def estimate(
     [bold]Example[/bold]: lowbit-dtp estimate --sizes 784-500-500-10 --rule dtp --link h1-h2=binary
     """
     from .. import ledger as ledgers
+    from ..baselines import baselines_of
     from ..comparison import deployed_untrained
     from ..estimation import estimate as estimate_ledgers
+    from ..runs import rule_of
     from ..summary import link_rows
 
     experiment, outline, comparison = asked(
@@ -76,6 +80,8 @@ def estimate(
     made = estimate_ledgers(experiment, data=outline, activity=activity, like=like)
     where.check(ledgers.merged(made.ledgers.values()))
     exported, why_not = deployed_untrained(made.inference, weights)
+    books, processes = {"training": made.training, "inference": exported}, options.technologies(technology)
+    beside = baselines_of(experiment, outline, activity=activity, like=like) if baselines else None
     result = {
         "experiment": asdict(experiment),
         "settings_of": comparison.content["data"],
@@ -83,7 +89,9 @@ def estimate(
         "links": {link: asdict(row) for link, row in link_rows(**made.ledgers).items()},
         "operations": _a_sample(made, lambda ledger: ledger.work.items(), ("operation", "left", "right")),
         "memory_words": _a_sample(made, lambda ledger: ledger.accesses.items(), ("operation", "format")),
-        "joules": _joules({"training": made.training, "inference": exported}, where, options.technologies(technology)),
+        "joules": _joules(books, where, processes),
+        "bands": _bands(rule_of(experiment), books, beside, where, processes),
+        "without": beside.missing if beside else {},
         "placement": where.as_dict(),
         "not_exported": why_not,
         "assumed": made.assumptions(),
@@ -158,6 +166,42 @@ def _joules(
     return rows
 
 
+def _bands(
+    rule: str,
+    books: Mapping[str, "Ledger"],
+    beside: "Baselines | None",
+    where: "HardwareConfig",
+    technologies: Sequence[str],
+) -> list[dict[str, Any]]:
+    """90 % bands of the bill of a sample, and its baselines with theirs, for each use and technology."""
+    from hw_models import Technology, price
+    from hw_models.uncertainty import DRAWS
+
+    from .. import bands
+    from ..baselines import FIRST
+    from ..comparison import break_even
+
+    processes = [Technology.load(name) for name in technologies]
+    bills = [
+        bands.Priced(rule, use, price(book, where.within(book), process).per("sample"))
+        for use, book in books.items()
+        if book.samples
+        for process in processes
+    ]
+    baselines = {rule: beside.priced(where, processes)} if beside else {}
+    return [
+        {
+            "rule": rule,
+            "use": each.use,
+            "technology": each.bill.technology,
+            **bands.total_and_share(each.bill),
+            "break_even_gradient_bits": break_even(books[each.use]),
+            **row,
+        }
+        for each, row in zip(bills, bands.rows(bills, [], baselines, FIRST, DRAWS, 0), strict=True)
+    ]
+
+
 def _print(data: "Outline", made: "Estimate", where: "HardwareConfig", result: Mapping[str, Any]) -> None:
     """The estimate as tables, after what it is for and what it assumes."""
     from ..ledger import OPERATIONS
@@ -203,6 +247,9 @@ def _print(data: "Outline", made: "Estimate", where: "HardwareConfig", result: M
                 *(si(part["typical"], "J") if part else "0" for part in parts),
             ])  # fmt: skip
         print_table(f"Joules on {technology}", ("for", "typical", "low to high", "links", "compute", "memory"), lines)
+    print_bands(result["bands"])
+    for name, why in result["without"].items():
+        print_text(f"{name} is not beside it: {why}")
     if result["saved"]:
         print(f"ledgers   {result['saved']}")
 

@@ -102,6 +102,10 @@ WordBits = Annotated[int, typer.Option("--word-bits", help="Pad each message to 
 FeedbackEnds = Annotated[
     str, typer.Option("--feedback-weights", help="End of a link where its feedback weights are: h1-h2=upper.")
 ]
+Baselines = Annotated[
+    bool,
+    typer.Option("--baselines/--no-baselines", help="Also backpropagation and straight-through, as they would be."),
+]
 Technologies = Annotated[str, typer.Option("--technology", help="Technologies to price on, comma-separated.")]
 Weights = Annotated[
     str | None,

@@ -12,6 +12,7 @@ import typer
 from .machines import OnMachine, is_file, time_of, told
 from .options import (
     TECHNOLOGIES,
+    Baselines,
     FeedbackEnds,
     Json,
     Memory,
@@ -59,12 +60,13 @@ def price(
     ] = False,
     against: Annotated[
         str | None,
-        typer.Option("--against", help="Also the ratio to this rule of RUN, or to the run in another folder."),
+        typer.Option("--against", help="Ratios to this rule of RUN, to the run in another folder, or to a baseline."),
     ] = None,
     tornado: Annotated[bool, typer.Option("--tornado", help="List the constants that move the answer most.")] = False,
     figures: Annotated[
         Path | None, typer.Option("--figures", help="Folder to draw these lists into, as SVG.", metavar="FOLDER")
     ] = None,
+    baselines: Baselines = True,
     draws: Annotated[int, typer.Option("--draws", help="Draws of all constants, for the 90 % bands.")] = 10_000,
     draws_seed: Annotated[int, typer.Option("--draws-seed", help="Seed of these draws.")] = 0,
     csv: Annotated[
@@ -88,6 +90,7 @@ def price(
     from hw_models.timing import roofline
 
     from .. import bands
+    from ..baselines import FIRST
     from ..comparison import break_even
     from ..figures import roofline_figure, save_figure, tornado_figure
     from ..runs import folder_name, run_folders
@@ -101,24 +104,27 @@ def price(
     books, notes = _books(runs, weights, simulated)
     where.check(sum((book for *_, book in books[1:]), books[0][-1]))
     on = OnMachine(machine, wires, where) if machine else None
-    priced = on.price if on else partial(_priced, where=where, processes=processes)
-    others = [each for each, *_ in priced(_books(compared, weights, simulated)[0])]
+    price_all = on.price if on else partial(_priced, where=where, processes=processes)
+    priced = price_all(books)
+    others = [each for each, *_ in price_all(_books(compared, weights, simulated)[0])]
+    beside, missing = _baselines(runs, books, run, where, processes) if baselines and not on else ({}, {})
+    more = bands.rows([each for each, *_ in priced], others, beside, against or FIRST, draws, draws_seed)
     result, rows = [], []
-    for each, book, time in priced(books):
-        rows += [{"rule": each.rule, "use": each.use, **row} for row in each.bill.rows()]
-        row = {"rule": each.rule, "use": each.use, **each.bill.as_dict(), "break_even_gradient_bits": break_even(book)}
-        row["bands"] = bands.bands(each, others, draws, draws_seed)
+    for (each, book, time), row in zip(priced, more, strict=True):
+        rows += [{"rule": each.rule, "use": each.use, **line} for line in each.bill.rows()]
+        even = {"break_even_gradient_bits": break_even(book)}
+        result.append({"rule": each.rule, "use": each.use, **each.bill.as_dict(), **even, **row})
         if time:
-            row["time"] = time_of(each.bill, time)
+            result[-1]["time"] = time_of(each.bill, time)
             if figures and (drawn := roofline(time)):
                 name = f"{folder_name(f'{each.rule}-{each.use}')}-{each.bill.technology}-roofline.svg"
                 save_figure(roofline_figure(drawn), figures / name)
         if tornado or figures:
-            row["tornado"] = moved = bands.tornado(each, others)
+            known = others or [x for x in beside.get(each.rule, ()) if x.rule == against]
+            result[-1]["tornado"] = moved = bands.tornado(each, known)
             if figures and moved:
                 name = f"{folder_name(f'{each.rule}-{each.use}')}-{each.bill.technology}.svg"
                 save_figure(tornado_figure(moved), figures / name)
-        result.append(row)
     if csv:
         write_csv(csv, rows)
     if as_json:
@@ -138,6 +144,8 @@ def price(
             print_text(f"{spec}: {use} is not priced: {why}")
     for spec, why in notes.items():
         print_text(f"{spec}: inference is priced as simulated, since it cannot be exported: {why}")
+    for name, why in missing.items():
+        print_text(f"{name} is not beside it: {why}")
 
 
 def _books(
@@ -178,15 +186,49 @@ def _priced(
     ]
 
 
+def _baselines(
+    runs: Sequence[tuple[str, Path]],
+    books: Sequence[tuple[str, str, "Ledger"]],
+    like: Path,
+    where: "HardwareConfig",
+    processes: Sequence["Technology"],
+) -> tuple[dict[str, list["Priced"]], dict[str, str]]:
+    """Bills of the baselines of each rule, one list for all rules of one network; and why there is none of some."""
+    from ..baselines import Baselines as BaselineLedgers
+    from ..baselines import baselines_of, data_of, same_network
+    from ..experiment import Experiment
+
+    found: list[tuple[BaselineLedgers, list[Priced]]] = []
+    by_rule, missing = {}, {}
+    ledgers = {(rule, use): book for rule, use, book in books}
+    for rule, folder in dict(reversed(runs)).items():
+        training = ledgers[rule, "training"]
+        if training.samples and not training.batch:
+            missing[f"Backpropagation for {rule}"] = "its ledger is of an older version, which counted fewer accesses"
+            continue
+        experiment = Experiment.load(folder / "experiment.toml")
+        bills = next((bills for made, bills in found if same_network(made.experiment, experiment)), None)
+        if bills is None:
+            made = baselines_of(experiment, data_of(experiment, training, ledgers[rule, "inference"]), like=like)
+            found.append((made, bills := made.priced(where, processes)))
+            missing |= made.missing
+        by_rule[rule] = bills
+    return by_rule, missing
+
+
 def _compared_runs(run: Path, against: str | None, seed: int | None) -> list[tuple[str, Path]]:
-    """Rules and folders of the runs that `against` names: a rule of `run`, or another folder."""
+    """Rules and folders of the runs that `against` names: a rule of `run`, or another folder. None for a baseline."""
+    from hw_models.baselines import BASELINES
+
     from ..runs import run_folders
 
-    if against is None:
+    baselines = [baseline.name for baseline in BASELINES]
+    if against is None or against in baselines:
         return []
     rules = dict.fromkeys(spec for spec, _, _ in run_folders(run))
     if against not in rules and not Path(against).exists():
-        raise ValueError(f"--against {against}: no such folder, and no rule of {run}; there are: {', '.join(rules)}")
+        known = ", ".join([*rules, *baselines])
+        raise ValueError(f"--against {against}: no such folder, and no rule of {run} or baseline; there are: {known}")
     found = run_folders(run, against, seed) if against in rules else run_folders(Path(against), None, seed)
     return [(spec, folder) for spec, _, folder in found]
 

@@ -154,26 +154,49 @@ def print_text(text: str) -> None:
 
 
 def print_bands(bills: Sequence[Mapping[str, Any]]) -> None:
-    """90 % bands of bills: a table for each technology and use, with a row for each rule."""
-    from ..report import si, si_range
-
+    """90 % bands of bills and of their baselines: a table for each technology and use."""
     for technology, use in dict.fromkeys((bill["technology"], bill["use"]) for bill in bills):
         chosen = [bill for bill in bills if (bill["technology"], bill["use"]) == (technology, use)]
-        compared = list(dict.fromkeys(bill["bands"]["against"] for bill in chosen if bill["bands"]["against"]))
-        columns = ["rule", "total", "links' share", *(["ratio to\n" + ", ".join(compared)] if compared else [])]
-        rows = []
+        beside = [row for bill in chosen for row in bill["baselines"]]
+        lines = [*chosen, *(row for i, row in enumerate(beside) if row not in beside[:i])]
+        compared = list(dict.fromkeys(x for row in lines if (x := row["bands"]["against"])))
+        others = ", ".join(compared).replace(" ", "\n", 1)
+        columns = ["rule", "total", "links' share", *([f"ratio to\n{others}"] if compared else [])]
+        cells = [_band_cells(row)[: len(columns)] for row in lines]
+        print_table(f"{use}, {technology}: joules a sample, typical (90 % of draws)", columns, cells)
         for bill in chosen:
-            band, share, ratio = (bill["bands"][key] for key in ("total", "links_share", "ratio"))
-            cells = [bill["rule"].replace("@", "\n@")]
-            cells.append(f"{si(bill['total']['typical'], 'J')}\n({si_range(band['low'], band['high'], 'J')})")
-            percents = (
-                [100 * of for of in (bill["links_share"]["typical"], share["low"], share["high"])] if share else []
-            )
-            cells.append("{:.2g} %\n({:.2g} to {:.2g})".format(*percents) if share else "")
-            ratios = (bill["bands"]["ratio_of_typical"], ratio["low"], ratio["high"]) if ratio else ()
-            cells.append("{:.2f}\n({:.2f} to {:.2f})".format(*ratios) if ratio else "")
-            rows.append(cells[: len(columns)])
-        print_table(f"{technology}, {use}: joules a sample, typical (90 % of draws)", columns, rows)
+            if bill["break_even_gradient_bits"]:  # it has something else than gradients to send
+                _print_break_even(bill["rule"], bill["break_even_joules"] or {})
+
+
+def _band_cells(row: Mapping[str, Any]) -> list[str]:
+    """Texts of a bill or baseline: rule, total, share of links, ratio."""
+    from ..report import si, si_range
+
+    band, share, ratio = (row["bands"][key] for key in ("total", "links_share", "ratio"))
+    shares = (row["links_share"]["typical"], share["low"], share["high"]) if share else ()
+    ratios = (row["bands"]["ratio_of_typical"], ratio["low"], ratio["high"]) if ratio else ()
+    return [
+        row["rule"].replace("@", "\n@").replace(" ", " \n", 1),
+        f"{si(row['total']['typical'], 'J')}\n({si_range(band['low'], band['high'], 'J')})",
+        "{:.2g} %\n({:.2g} to {:.2g})".format(*(100 * each for each in shares)) if shares else "",
+        "{:.2f}\n({:.2f} to {:.2f})".format(*ratios) if ratios else "",
+    ]
+
+
+def _print_break_even(rule: str, widths: Mapping[str, Mapping[str, float] | None]) -> None:
+    """The widths of straight-through's gradient at which it costs as much as `rule`, in total and on links."""
+    for name, width in widths.items():
+        if width:
+            where = " on links" if name == "links" else ""
+            low, typical, high = (f"{x:,.0f}" if (x := max(0.0, width[e])) >= 100 else f"{x:.3g}" for e in _ENDS)
+            what = f"as many joules{where} as straight-through with a gradient of {typical} bits ({low} to {high})"
+            if width["typical"] <= 0:
+                what = f"fewer joules{where} than straight-through with any gradient"
+            print_text(f"{rule}: {what}")
+
+
+_ENDS = ("low", "typical", "high")
 
 
 def print_tornado(tornado: "Tornado | None") -> None:

@@ -5,8 +5,9 @@ from dataclasses import astuple, replace
 from random import Random
 
 import pytest
+import yaml
 
-from hw_models import HardwareConfig, Technology, accelergy, price, yaml
+from hw_models import HardwareConfig, Technology, accelergy, price
 from hw_models.technology import BANDS
 from lowbit_dtp.ledger import Access, Ledger, Work
 from lowbit_dtp.storage import StorageError
@@ -43,7 +44,7 @@ def test_round_trip_keeps_every_total(tmp_path, name):
 
 
 def test_a_table_has_picojoules_of_each_action(tmp_path):
-    table = yaml.load(written(tmp_path, Technology.load("45nm")).read_text())["ERT"]
+    table = yaml.safe_load(written(tmp_path, Technology.load("45nm")).read_text())["ERT"]
     assert table["version"] == "0.4"
     energies = {part["name"]: {a["name"]: a["energy"] for a in part["actions"]} for part in table["tables"]}
     assert energies["45nm.multiply_float32[1..1]"] == {"compute": 3.7}
@@ -167,6 +168,7 @@ def test_names_that_end_alike_are_told_apart_by_the_whole(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ("ERT:\n", "ERT:\n\tERT:\n", "not YAML (line 3: found character '\\t' that cannot start any token)"),
         ("ERT:", "ert:", "has no top key ERT, so it is no energy reference table of Accelergy"),
         ("version: '0.4'", "version: 0.2", "ERT.version is '0.2'; this program reads 0.3 and 0.4"),
         ("    version: '0.4'\n", "", "ERT.version is missing"),
@@ -188,11 +190,6 @@ def test_names_that_end_alike_are_told_apart_by_the_whole(tmp_path):
         ),
         ("    tables:\n", "    tables: {}\n    x:\n", "ERT.tables must be a list, not {}"),
         ("system_top_level.noc", "system_top_level.glb[2]", "ERT.tables has two components 'system_top_level.glb'"),
-        (
-            "            energy: 512.0\n",
-            "            energy: 1\n            energy: 2\n",
-            "not YAML (line 12: key 'energy' is there twice)",
-        ),
         ("lowbit_dtp:", "lowbit_dtp: 3\nx:", "lowbit_dtp must be a table, not 3"),
         ("mac: 8", "mac: eight", "lowbit_dtp.bits.mac must be a whole number, not 'eight'"),
         ("mac: 8", "mac: 0", "lowbit_dtp.bits.mac must be 1 bit or more, not 0"),
@@ -205,12 +202,6 @@ def test_names_that_end_alike_are_told_apart_by_the_whole(tmp_path):
             "glb: 1048576",
             "mem: 1048576",
             "lowbit_dtp.capacity_bits names 'mem'; the components are: DRAM, glb, mac, fp_adder, multiplier, noc",
-        ),
-        ("ERT:\n", "\tERT:\n", "not YAML (line 2: indented by a tab; indent by spaces)"),
-        (
-            "name: read\n",
-            "name: &read read\n",
-            "not YAML (line 7: '&read read': anchors, tags and texts of several lines are not read)",
         ),
     ],
 )

@@ -41,6 +41,12 @@ def dtp(work=1000):
     return ledger
 
 
+def break_even(bill, other, part="", **options):
+    """With straight-through and a gradient of 8 bits."""
+    [found] = break_even_joules([bill], other, "fixed(8,1)", part, **options)
+    return found
+
+
 def priced(ledger, config=BOARD):
     return price(ledger, config, T45).per("sample")
 
@@ -48,16 +54,16 @@ def priced(ledger, config=BOARD):
 @pytest.mark.parametrize("config", [BOARD, ON_DIE], ids=["board", "on-die"])
 def test_with_equal_work_joules_break_even_where_bits_do(config):
     """At 4 bits: 500 + 500 g = 2500. All constants are shared, so it is certain."""
-    others = {bits: priced(straight_through(bits), config) for bits in (1, 8)}
+    other = priced(straight_through(8), config)
     for part in ("", "link"):
-        assert astuple(break_even_joules(priced(dtp(), config), others, part)) == pytest.approx((4.0, 4.0, 4.0))
+        assert astuple(break_even(priced(dtp(), config), other, part)) == pytest.approx((4.0, 4.0, 4.0))
 
 
 @pytest.mark.parametrize("work", [0, 500, 1000, 1700, 5000])
 def test_bills_are_equal_at_break_even(work):
     """Bisection over the widths of a gradient finds the same width, up to the next whole bit."""
     bill = priced(dtp(work))
-    found = break_even_joules(bill, {bits: priced(straight_through(bits)) for bits in (4, 8)}).typical
+    found = break_even(bill, priced(straight_through(8))).typical
     low, high = -100, 300
     while high - low > 1:
         middle = (low + high) // 2
@@ -70,26 +76,25 @@ def test_bills_are_equal_at_break_even(work):
 
 def test_more_work_makes_it_uncertain():
     """Links alone break even at 4 bits for certain; with more work elsewhere, constants of work matter, too."""
-    others = {bits: priced(straight_through(bits)) for bits in (4, 8)}
-    more = break_even_joules(priced(dtp(work=3000)), others)
+    other = priced(straight_through(8))
+    more = break_even(priced(dtp(work=3000)), other)
     assert 4 < more.low < more.typical < more.high
-    assert astuple(break_even_joules(priced(dtp(work=3000)), others, "link")) == pytest.approx((4.0, 4.0, 4.0))
-    assert break_even_joules(priced(dtp(work=0)), others).high < 4
+    assert astuple(break_even(priced(dtp(work=3000)), other, "link")) == pytest.approx((4.0, 4.0, 4.0))
+    assert break_even(priced(dtp(work=0)), other).high < 4
 
 
 def test_no_width_breaks_even_where_a_gradient_costs_nothing():
-    same = priced(straight_through(4))
-    with pytest.raises(ValueError) as error:
-        break_even_joules(priced(dtp()), {4: same, 8: same})
-    assert str(error.value) == (
-        "straight-through costs no more with gradients of 8 bits than of 4, so no width breaks even"
-    )
+    message = "straight-through sent no gradients in fixed(8,1) that cost anything, so no width breaks even"
+    for other in (straight_through(4), dtp()):
+        with pytest.raises(ValueError) as error:
+            break_even(priced(dtp()), priced(other))
+        assert str(error.value) == message
 
 
 def test_units_must_be_the_same():
-    others = {bits: priced(straight_through(bits)) for bits in (4, 8)}
-    with pytest.raises(ValueError, match=r"^bills per ledger and per sample do not break even; take all per the same"):
-        break_even_joules(price(dtp(), BOARD, T45), others)
+    other = priced(straight_through(8))
+    with pytest.raises(ValueError, match=r"^bills per sample and per ledger do not break even; take all per the same"):
+        break_even(price(dtp(), BOARD, T45), other)
 
 
 def test_baselines_name_rules_and_formats():
@@ -105,9 +110,9 @@ def test_baselines_name_rules_and_formats():
 
 
 def test_break_even_is_ordered():
-    others = {bits: priced(straight_through(bits)) for bits in (4, 8)}
-    found = break_even_joules(priced(dtp(work=2000)), others, coverage=0.5)
-    wider = break_even_joules(priced(dtp(work=2000)), others, coverage=0.9)
+    other = priced(straight_through(8))
+    found = break_even(priced(dtp(work=2000)), other, coverage=0.5)
+    wider = break_even(priced(dtp(work=2000)), other, coverage=0.9)
     assert isinstance(found, BreakEven) and wider.low < found.low < found.high < wider.high
 
 

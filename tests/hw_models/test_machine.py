@@ -209,8 +209,8 @@ def test_an_event_driven_process_adds_and_reads_a_weight_for_each_event(tmp_path
     add, read = costs["add int32"].typical, costs["sram 8 KiB"].typical
     assert bill.by("operation")["synaptic operation"].typical == near(700 * add)
     assert bill.by("part")["memory"].typical == near((700 * 2 + 100 * 8) / 64 * read)
-    wide = price_on(ledger, machine, replace(BITS, accumulator_bits=8))
-    assert wide.by("part")["compute"].typical == near(700 * costs["add int8"].typical)
+    wide = price_on(ledger, machine, replace(BITS, accumulator_bits=20))
+    assert wide.by("part")["compute"].typical == near(700 * (costs["add int8"].typical + add) / 2)
 
 
 def test_floats_are_added_as_floats_by_an_event_driven_process(tmp_path):
@@ -456,6 +456,32 @@ def test_a_network_that_does_not_fit(tmp_path, core, network, message):
     with pytest.raises(ValueError) as error:
         machine.place(network)
     assert str(error.value) == f"machine 'mine': {message}"
+
+
+@pytest.mark.parametrize(
+    ("layer", "core", "message"),
+    [
+        ("h9", Core(), "no layer 'h9'; there are: input, output"),
+        (
+            "output",
+            Core(4, 0, 0, 0),
+            "machine 'mine': layer output: no core 4:0,0; a core is COLUMN,ROW or CHIP:COLUMN,ROW,CORE from 0:0,0,0 to "
+            "3:1,1,0",
+        ),
+    ],
+)
+def test_places_that_are_none(tmp_path, layer, core, message):
+    machine = Machine.read(written(tmp_path, MESH))
+    with pytest.raises(ValueError) as error:
+        machine.place([5, 10], {layer: core})
+    assert str(error.value) == message
+
+
+def test_a_network_may_name_its_inputs(tmp_path):
+    machine = Machine.read(written(tmp_path, MESH))
+    config = machine.place({"retina": 5, "a": 10}, {"retina": Core(0, 1, 1, 0)})
+    assert config.cores == {"retina": (Core(0, 1, 1, 0),), "a": (Core(),)}
+    assert config.wire("retina-a", "forward") == Wire("mesh", 1e-3, 2.0)
 
 
 def test_a_place_too_near_the_end(tmp_path):

@@ -6,11 +6,13 @@ Each test names its source. Numbers are those of the source, not of this program
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from hw_models import HardwareConfig, Technology, accelergy, price
 from hw_models.qtools import Dense, Memory, energy
 from hw_models.technology import Term
+from lowbit_dtp.codings import BusInvert
 from lowbit_dtp.formats import binary, fixed, ufixed
 from lowbit_dtp.ledger import Access, Direction, Ledger, MessageType, Work
 
@@ -461,3 +463,21 @@ def test_sana_fe_loihi_spikes_by_hop_and_fan_out(tmp_path, hops, fan_out):
     spikes = joules(sent(1000, messages=10, ones=400, fmt=ufixed(1, 1)), "45nm", config)
     synapses = Term(Technology.load(machine).constants["synaptic operation"], 400 * fan_out).joules.typical
     assert (spikes + synapses) / PJ == pytest.approx(400 * (69.3 + 111 + 3.0 * hops + 35.5 * fan_out))
+
+
+# --- codings
+
+
+@pytest.mark.parametrize(("lines", "published"), [(2, "0.75"), (8, "3.27"), (64, "26.16")])
+def test_bus_invert(lines, published):
+    """Lines that change with a random word, the invert lines included; 64 are eight buses of 8.
+
+    Source: Stan and Burleson, Bus-Invert Coding for Low-Power I/O, IEEE Trans. VLSI Systems 3(1), 1995, pp. 49-58: 3.27
+    in place of 4 for 8 lines, 26.16 for 64 that are divided into eight. Each pair of words is taken once.
+    """
+    bus = min(lines, 8)
+    words = np.arange(2**bus)
+    before, after = (np.tile(x.ravel()[:, None], lines // bus) for x in np.meshgrid(words, words))
+    fmt = ufixed(bus, bus)
+    toggles = BusInvert().toggles(np.stack([before, after], 1).astype(fmt.code_dtype), fmt, None)
+    assert f"{toggles[:, 1].mean():.2f}" == published

@@ -3,6 +3,7 @@
 import csv
 import random
 import re
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hw_models import HardwareConfig, Technology, price, sweep
-from hw_models.sweep import COLUMNS, Source, Sweep, compute, pareto, read_rows
+from hw_models import HardwareConfig, Machine, Technology, price, price_on, sweep, time_on, with_static
+from hw_models.sweep import COLUMNS, Source, Sweep, compute, groups, marked, pareto, read_rows
 from hw_models.technology import FOLDER
+from lowbit_dtp.codings import CODINGS
 from lowbit_dtp.ledger import Access, Direction, Ledger, MessageType, Work
+from lowbit_dtp.links import Link
 from lowbit_dtp.storage import StorageError
 
 OPTIONS = ("data", "rule", "sizes", "link")
@@ -210,6 +213,80 @@ def test_points_without_a_price_say_why(tmp_path):
     assert [bool(row["joules_typical"]) for row in rows] == [False, False, True, False]
 
 
+def chain():
+    """Ledgers of inference of 4-3-2 in codes of 0 and 1, 10 samples."""
+    ledger = Ledger(epochs=1, steps=1, samples=10)
+    for link, width, layer, neurons in (("input-h1", 4, "h1", 3), ("h1-output", 3, "output", 2)):
+        message = MessageType(link, Direction.FORWARD, "activations", "binary01", 1, width)
+        ledger.crossed(message, 10, 10 * width // 2, 10 * width // 2)
+        product = Work(layer, "activations", "multiply-accumulate", "binary01", "fixed(8,1)")
+        ledger.worked(product, 10 * width * neurons)
+        ledger.accessed(
+            Access(layer, "weight", "read", "fixed(8,1)", 8, 8 * width * neurons, "activations"), 10 * width
+        )
+    return {"training": ledger}
+
+
+def test_machines_have_their_own_technology_and_time(tmp_path):
+    text = 'runs = "x"\n[hardware]\nmachine = ["loihi", "cpu", "braintta"]\nword_bits = [1, 8]\n'
+    [source] = Sources([3])
+    source = Source(source.settings, "", chain, None)
+    table = tmp_path / "sweep.csv"
+    list(compute(read(tmp_path, text), [source], table))
+    rows = read_rows(table)
+    assert [(row["machine"], row["word_bits"]) for row in rows] == [
+        (name, bits) for bits in "18" for name in ("loihi", "cpu", "braintta")
+    ]
+    for row in rows:
+        machine, ledger = Machine.load(row["machine"]), chain()["training"]
+        config = replace(machine.place(ledger), word_bits=int(row["word_bits"]))
+        bill, time = price_on(ledger, machine, config).per("sample"), time_on(ledger, machine, config)
+        assert [row[name] for name in ("technology", "placement", "memory", "reuse")] == [""] * 4
+        assert float(row["joules_typical"]) == with_static(bill, time).total.typical
+        known = time.sequence
+        assert row["seconds"] == ("" if known is None else repr(known.typical))
+    assert len({bool(row["seconds"]) for row in rows}) == 2  # of some no throughput is published
+    # a technology beside them
+    more = text.replace("[hardware]\n", '[hardware]\ntechnology = "7nm"\n')
+    assert list(compute(read(tmp_path, more), [source], table)) == [(2, 6)]
+    processes = [row for row in read_rows(table) if not row["machine"]]
+    assert [(row["technology"], row["memory"], row["seconds"]) for row in processes] == [("7nm", "sram", "")] * 2
+
+
+def test_objectives_by_default_are_what_every_priced_point_has():
+    row = dict.fromkeys(COLUMNS, "") | {"use": "training"}
+    timed = row | {"bits": "2", "joules_typical": "1", "seconds": "3"}
+    rows = [timed, timed | {"seconds": ""}, row | {"note": "no price"}]
+    assert [group.objectives for group in groups(rows, ())] == [("bits", "joules")]
+    assert [group.objectives for group in groups([timed, row], ())] == [("bits", "joules", "seconds")]
+    assert [group.objectives for group in groups(rows, ("error", "seconds"))] == [("seconds",)]
+    assert [row["front"] for row in marked(rows, ("joules", "seconds"))] == ["1", "", ""]
+    # an estimate has no error: runs are compared with runs, unless only other objectives count
+    run = timed | {"score": "5", "measure": "error_percent"}
+    assert [(group.measure, group.objectives) for group in groups([run, timed], ())] == [
+        ("error_percent", ("error", "bits", "joules", "seconds")),
+        ("", ("bits", "joules", "seconds")),
+    ]
+    assert [len(group.rows) for group in groups([run, timed], ("bits", "joules"))] == [2]
+
+
+def test_bits_of_a_coding_are_those_counted(tmp_path):
+    draw = np.random.default_rng(0)
+    link, ledger = Link("binary", "binary", "h1", "h2"), Ledger(samples=20, codings=("events", "run-length"))
+    for purpose in ("activations", "noisy activations"):
+        link.send(draw.random((20, 50)) - 0.9, Direction.FORWARD, purpose, ledger)
+    [source] = Sources([50])
+    source = Source(source.settings, "", lambda: {"training": ledger}, None)
+    codings = '["", "h1-h2=events", "h1-h2.forward=best", "h1-h2=flips"]'
+    text = f'runs = "x"\n[hardware]\ncoding = {codings}\nplacement = "rest=board"'
+    list(compute(read(tmp_path, text), [source], tmp_path / "sweep.csv"))
+    plain, events, best, flips = read_rows(tmp_path / "sweep.csv")
+    sent = [ledger.coded_bits(name, "h1-h2", Direction.FORWARD) / 20 for name in ("plain", "events", "run-length")]
+    assert [float(row["bits"]) for row in (plain, events, best)] == [*sent[:2], min(sent)]
+    assert float(events["joules_typical"]) == pytest.approx(float(plain["joules_typical"]) * sent[1] / sent[0])
+    assert flips["bits"] == "" and flips["note"].startswith("link h1-h2, forward 'activations': coding 'flips': it was")
+
+
 def test_use_without_samples(tmp_path):
     [source] = Sources([500])
     empty = Source(source.settings, "", lambda: {"training": Ledger()}, None)
@@ -225,6 +302,7 @@ def test_sweep_file(tmp_path):
     asked = read(tmp_path, FILE)
     assert asked.runs == ("runs/demo",) and asked.uses == ("training", "inference")
     assert asked.objectives == ("error", "bits", "joules")
+    assert read(tmp_path, "runs = 'x'").objectives == ()
     assert asked.estimates["rule"] == ("dtp", "straight-through@fixed(4,-2)")
     machines = asked.machines()
     assert len(machines) == 2 * 2 * 2 * 2
@@ -232,7 +310,7 @@ def test_sweep_file(tmp_path):
     assert len({tuple(machine.settings.values()) for machine in machines}) == len(machines)
 
 
-HARDWARE_KEYS = "accumulator_bits, feedback_weights, memory, placement, reuse, technology, word_bits"
+HARDWARE_KEYS = "accumulator_bits, coding, feedback_weights, machine, memory, placement, reuse, technology, word_bits"
 MISTAKES = {
     "empty": ("", "nothing to sweep over: give runs, or a table of estimates"),
     "key": ("run = 'x'", "no key 'run'; there are: estimates, hardware, objectives, runs, use"),
@@ -241,11 +319,19 @@ MISTAKES = {
     "empty list": ("runs = []", "runs must have at least one value, not []"),
     "twice": ("runs = ['x', 'x']", "runs has 'x' twice"),
     "use": ("runs = 'x'\nuse = 'test'", "no use 'test'; there are: inference, training"),
-    "objective": ("runs = 'x'\nobjectives = ['time']", "no objective 'time'; there are: bits, error, joules"),
+    "objective": ("runs = 'x'\nobjectives = ['time']", "no objective 'time'; there are: bits, error, joules, seconds"),
     "option": ("[estimates]\nrules = 'x'", "estimates: no key 'rules'; there are: data, link, rule, sizes"),
     "hardware": ("runs = 'x'\n[hardware]\nwire = 'x'", f"hardware: no key 'wire'; there are: {HARDWARE_KEYS}"),
     "reuse": ("runs = 'x'\n[hardware]\nreuse = [1, 0]", "hardware.reuse: reuse must be 1 or more, not 0.0"),
     "truth": ("runs = true", "runs must be a text, a number, or a list of them, not True"),
+    "coding": (
+        "runs = 'x'\n[hardware]\ncoding = 'h1-h2=flps'",
+        "hardware.coding: no coding 'flps'; there are: CODINGS",
+    ),
+    "end": (
+        "runs = 'x'\n[hardware]\nfeedback_weights = 'h1-h2=above'",
+        "hardware.feedback_weights: no feedback weights 'above'; there are: lower, upper",
+    ),
     "placement": (
         "runs = 'x'\n[hardware]\nplacement = 'board'",
         "hardware.placement: placement 'board': write LINK=WIRE, as in h1-h2=board or h1-h2=on-die:5mm",
@@ -257,6 +343,7 @@ MISTAKES = {
 def test_mistakes_name_file_and_field(text, message, tmp_path):
     with pytest.raises(StorageError) as error:
         read(tmp_path, text)
+    message = message.replace("CODINGS", ", ".join(sorted([*CODINGS, "best"])))
     assert str(error.value) == f"{tmp_path / 'sweep.toml'}: {message}"
 
 
@@ -292,6 +379,8 @@ def test_bytes_that_are_no_text(tmp_path):
         path.write_bytes(content)
         with pytest.raises(StorageError, match=f"^{re.escape(str(path))}: not TOML "):
             Sweep.read(path, OPTIONS)
+    path.write_bytes(b'\xef\xbb\xbfruns = "x"')  # an editor may put a byte-order mark first
+    assert Sweep.read(path, OPTIONS).runs == ("x",)
 
 
 # --- tables

@@ -82,26 +82,6 @@ def test_a_machine_has_the_cost_of_a_synaptic_operation(name):
     assert isinstance(technology.event_driven, bool)
 
 
-@pytest.mark.parametrize(
-    ("name", "synaptic", "neuron"),
-    [
-        ("cpu", 8.6e-9, 8.6e-9),
-        ("gpu", 0.3e-9, 0.3e-9),
-        ("arm", 0.9e-9, 0.9e-9),
-        ("loihi", (23.6 + 3.5) * 1e-12, 81e-12),
-        ("spinnaker", 13.3e-9, 26e-9),
-        ("spinnaker2", 450e-12, 2.19e-9),
-    ],
-)
-def test_devices_of_keras_spiking(name, synaptic, neuron):
-    """KerasSpiking, model_energy.py: joules per synaptic operation (with a hop, on Loihi) and per neuron."""
-    machine = Technology.load(name)
-    hop = machine.constants["spike hop"].typical if "spike hop" in machine.constants else 0
-    assert machine.constants["synaptic operation"].typical + hop == pytest.approx(synaptic)
-    assert machine.constants["neuron update"].typical == pytest.approx(neuron)
-    assert machine.event_driven == (name not in ("cpu", "gpu", "arm"))
-
-
 def test_truenorth_is_a_slope_and_what_is_left():
     """68 and 94 mW at 11.58 and 95.93 Hz, 2^20 neurons of 128 active synapses; between them 71 mW at 20.07 Hz."""
     machine = Technology.load("truenorth")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from hw_models.baselines import BASELINES
 from hw_models.timing import Point, Roof, Roofline
 from hw_models.uncertainty import Swing
 from lowbit_dtp.bands import Tornado
@@ -36,6 +37,7 @@ def test_bands_lie_within_the_sums_of_lows_and_highs():
             band, ends = row["bands"][of], row[of]
             assert ends["low"] <= band["low"] <= band["typical"] <= band["high"] <= ends["high"]
         assert row["bands"]["ratio"] is None and "tornado" not in row
+        assert row["baselines"] == [] and row["break_even_joules"] in (None, {"total": None, "links": None})
 
 
 def test_ratio_to_a_rule_of_the_run():
@@ -63,8 +65,15 @@ def test_ratio_to_another_folder_is_rule_by_rule_unless_it_has_one_rule(tmp_path
 def test_no_such_rule_or_folder():
     with pytest.raises(ValueError) as error:
         said(OLD, "--against", "backprop")
-    rules = f"dtp, {BESIDE}"
-    assert str(error.value) == f"--against backprop: no such folder, and no rule of {OLD}; there are: {rules}"
+    known = ", ".join(["dtp", BESIDE, *(baseline.name for baseline in BASELINES)])
+    message = f"--against backprop: no such folder, and no rule of {OLD} or baseline; there are: {known}"
+    assert str(error.value) == message
+
+
+def test_old_ledgers_have_no_baselines():
+    text = said(OLD)
+    why = "its ledger is of an older version, which counted fewer accesses"
+    assert f"Backpropagation for dtp is not beside it: {why}" in " ".join(text.split())
 
 
 def test_seed_of_the_draws():
@@ -94,7 +103,7 @@ def test_tables_are_whole_at_80_columns(monkeypatch):
     text = said(OLD, "--against", BESIDE, "--tornado")
     after = text[text.index("constants used") :].split("\n")[1:]
     assert max(map(len, after)) <= 80
-    assert "45nm, training: joules a sample, typical (90 % of draws)" in text
+    assert "training, 45nm: joules a sample, typical (90 % of draws)" in text
     assert "ratio to" in text and "dtp, training, 45nm" in text and "…" not in text
 
 

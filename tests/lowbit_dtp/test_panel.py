@@ -1,5 +1,6 @@
 """The panel of a report prices as `hw_models.price` does, in a browser, and readers can use it."""
 
+import html
 import json
 import re
 from dataclasses import astuple, replace
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from hw_models import HardwareConfig, Technology, Wire, break_even_gradient_bits, price
-from lowbit_dtp.comparison import _baseline, _straight_through, placement_of, priced
+from hw_models.uncertainty import ratio
+from lowbit_dtp.comparison import _baseline, _straight_through, placement_of, priced, with_ratios
 from lowbit_dtp.data import Samples
 from lowbit_dtp.estimation import estimate
 from lowbit_dtp.experiment import Comparison
@@ -28,7 +30,7 @@ from lowbit_dtp.training import Progress, fit
 pytestmark = pytest.mark.filterwarnings("ignore:link h2-output, feedback. toggles need two messages:UserWarning")
 ENDS = ("low", "typical", "high")
 SIZES, LINKS = (40, 60, 50, 10), (Link("ufixed(8,0)"), Link("binary", "binary"), Link())
-PLACEMENT = "h1-h2=board"
+PLACEMENT = "h1-h2=board, h2-output=on-die:1mm:2times"
 BATCH = 20
 PROCESS = """
 description = "a process with wires of its own, and a memory that may cost nothing"
@@ -105,6 +107,7 @@ def summary(ledgers: dict[str, Ledger], technologies: list[Technology]) -> Summa
         links = link_rows(ledger, inference)
         row = Row(rule, rule, 1, {0: rule}, Spread(2.0, 0.0), Spread(2.0, 0.0), links, None, "cpu")
         rows.append(priced(row, ledger, inference, placement, technologies))
+    rows = with_ratios(rows, list(ledgers.values()), placement, technologies)
     return Summary(
         rows=tuple(rows),
         network=Network.build(SIZES, LINKS, seed=0).describe(),
@@ -187,7 +190,7 @@ def test_every_number_is_that_of_the_price(page, ledgers, technologies):
     for technology in technologies:
         for wire, reuse in product(wires[technology.name], (1, 3, BATCH)):
             middle, rest = Wire.parse(wire), Wire("on-die", 1e-3)
-            links = {"input-h1": rest, "h1-h2": middle, "h2-output": middle if reuse == 3 else rest}
+            links = {"input-h1": rest, "h1-h2": middle, "h2-output": replace(middle if reuse == 3 else rest, times=2)}
             placed = {link: (x.kind, 1000 * (x.metres or 0), x.hops or 0) for link, x in links.items()}
             gradient = {1: 4, 3: 1, BATCH: 32}[reuse]
             states.append({"technology": technology.name, "reuse": reuse, "gradient": gradient, "wires": placed})
@@ -220,7 +223,11 @@ def test_coded_messages_cost_as_much_as_the_price_of_their_bits(browser, technol
     states, configs = [], []
     for technology, coding in product((technologies[0], technologies[2]), CODINGS):
         wire = "ring:3hops:40mm" if technology.name == "made-up" else "board"
-        links = {"input-h1": Wire("on-die", 1e-3), "h1-h2": Wire.parse(wire), "h2-output": Wire("on-die", 2e-3)}
+        links = {
+            "input-h1": Wire("on-die", 1e-3),
+            "h1-h2": Wire.parse(wire),
+            "h2-output": Wire("on-die", 2e-3, times=2),
+        }
         placed = {link: (x.kind, 1000 * (x.metres or 0), x.hops or 0) for link, x in links.items()}
         choice = {"technology": technology.name, "reuse": 1, "gradient": 4, "wires": placed, "coding": coding}
         states.append(choice)
@@ -271,7 +278,8 @@ def test_a_reader_moves_bars_by_the_keyboard_and_takes_it_back(page):
         return page.find_element(By.ID, "panel-state").text, bar.get_attribute("style")
 
     before = seen()
-    assert before[0] == "45nm; links: input-h1 on-die 1 mm, h1-h2 board, h2-output on-die 1 mm."
+    links = "links: input-h1 on-die 1 mm, h1-h2 board, h2-output on-die 1 mm 2 times"
+    assert before[0] == f"45nm; {links}; straight-through with a gradient of 4 bits."
     page.find_element(By.NAME, "reuse").send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     page.find_element(By.NAME, "technology").send_keys("7nm")
     after = seen()
@@ -360,6 +368,17 @@ def test_inference_is_told_to_be_as_exported_or_why_not(tmp_path, ledgers, techn
     assert whole not in render(tmp_path, replace(made, prices=None))
 
 
+def test_bands_of_ratios_are_told(tmp_path, ledgers, technologies):
+    made = summary({name: ledgers[name] for name in ("dtp", "straight-through")}, technologies[:2])
+    text = html.unescape(re.sub(r"</?strong>", "", render(tmp_path, made)))
+    told = []
+    for technology in technologies[:2]:
+        band = ratio(*(price(ledgers[row.rule], HardwareConfig.parse(PLACEMENT), technology) for row in made.rows))
+        told.append(f"{band.low:.2f} to {band.high:.2f} times")
+    assert f"dtp costs {told[0]} as much as straight-through at 45nm and {told[1]} at 7nm." in text
+    assert made.rows[1].ratios == {} and "straight-through costs" not in text
+
+
 def test_older_summaries_have_no_panel(tmp_path, ledgers, technologies):
     made = summary({"dtp": ledgers["dtp"]}, technologies[:1])
     old = replace(made, prices=None, rows=tuple(replace(row, counts=None, energy_tree={}) for row in made.rows))
@@ -377,9 +396,10 @@ def test_without_straight_through_nothing_breaks_even(tmp_path, ledgers, technol
 def test_straight_through_is_estimated_where_it_was_not_trained(technologies):
     binary = {"h1-h2": {"forward": "binary", "feedback": "binary"}}
     compared = Comparison.load("digits", sizes=[64, 20, 15, 10], epochs=1, links=binary)
-    made = _baseline(compared, [], [], HardwareConfig.parse(PLACEMENT), technologies)
-    assert made.links == ["h1-h2"] and made.estimated
     ledger = estimate(compared.experiment("straight-through", 0)).training
+    trained = Ledger(epochs=1, samples=ledger.samples)
+    made = _baseline(compared.experiment("dtp", 0), [], [trained], HardwareConfig.parse(PLACEMENT), technologies)
+    assert made.links == ["h1-h2"] and made.estimated
     bill = price(ledger, HardwareConfig.parse(PLACEMENT), technologies[0]).per("sample")
     assert made.counts.compute["45nm"].typical == near(bill.by("part")["compute"].typical)
     assert made.counts.most_reuse == 50
@@ -388,10 +408,11 @@ def test_straight_through_is_estimated_where_it_was_not_trained(technologies):
 
 
 def test_no_baseline_for_what_straight_through_does_not_learn(technologies):
-    compared = Comparison.load("digits", sizes=[64, 20, 15, 10], rules={"straight-through": {"task": "quantize"}})
-    assert _baseline(compared, [], [], HardwareConfig(), technologies) is None
-    compared = Comparison.load("digits", sizes=[64, 20, 15, 10])
-    assert _baseline(compared, [], [], HardwareConfig(), technologies) is None, "no link of few bits"
+    compared, trained = Comparison.load("digits", sizes=[64, 20, 15, 10]), Ledger(epochs=1, steps=1, samples=50)
+    for rule in ("vector-quantization", "dtp"):  # another task; no link of few bits
+        assert _baseline(compared.experiment(rule, 0), [], [trained], HardwareConfig(), technologies) is None
+    compared = Comparison.load("digits", epochs=0)
+    assert _baseline(compared.experiment("dtp", 0), [], [Ledger()], HardwareConfig(), technologies) is None
 
 
 def test_blocks_of_the_picture_are_as_tall_as_their_shares(tmp_path, ledgers, technologies):
