@@ -14,7 +14,7 @@ from math import ceil
 from typing import NamedTuple
 
 from lowbit_dtp.formats import parse
-from lowbit_dtp.ledger import BUFFERS, Direction, Ledger
+from lowbit_dtp.ledger import BUFFERS, Access, Direction, Ledger
 
 from .hardware import Core
 
@@ -106,28 +106,34 @@ def _size(ledger: Ledger, layer: str) -> LayerSize:
     layers = ledger.layers()
     arrays = {a.array: a for a in ledger.accesses if a.layer == layer}
     up = [m for m, _ in ledger.message_types(direction=Direction.FORWARD)]
-    products = [(w, n) for w, n in ledger.work.items() if w.layer == layer and w.operation == "multiply-accumulate"]
     below = {m.link: m.width for m in up if ends(m.link, layers)[1] == layer}
-    if "state" in arrays:
-        neurons = arrays["state"].capacity_bits // arrays["state"].bits
-    elif above := [m.width for m in up if ends(m.link, layers)[0] == layer]:
-        neurons = above[0]
-    else:  # the top of a ledger without memory
-        codes = sum(t.messages * m.width for m, t in ledger.message_types() if m.link in below)
-        neurons = sum(n for w, n in products if w.purpose == "activations") // max(codes, 1)
-    neurons = max(neurons, 1)
+    above = [m.width for m in up if ends(m.link, layers)[0] == layer]
+    products = {w: n for w, n in ledger.work.items() if w.layer == layer and w.operation == "multiply-accumulate"}
     held = {name: a for name, a in arrays.items() if name not in BUFFERS}
     weights = {name: a for name, a in held.items() if not name.endswith(KEPT_WHILE_LEARNING)}
+    formats = {work.right for work in products}
+    matrices = [_numbers(a) for name, a in weights.items() if a.format in formats and "bias" not in name]
+    buffers = [_numbers(arrays[name]) for name in ("state", "error") if name in arrays]
+    if buffers or above:
+        neurons = (buffers or above)[0]
+    elif matrices and below:
+        neurons = matrices[0] // next(iter(below.values()))
+    else:
+        codes = sum(t.messages * m.width for m, t in ledger.message_types(purpose="activations") if m.link in below)
+        neurons = sum(n for work, n in products.items() if work.purpose == "activations") // max(codes, 1)
+    neurons = max(neurons, 1)
     if weights:
-        formats = {work.right for work, _ in products}
-        matrices = (a for name, a in weights.items() if a.format in formats and "bias" not in name)
-        inputs = sum(a.capacity_bits // a.bits // neurons for a in matrices)
-        bits = sum(a.capacity_bits for a in weights.values())
+        inputs, bits = sum(matrices) // neurons, sum(a.capacity_bits for a in weights.values())
     else:
         inputs = sum(below.values())
-        bits = neurons * inputs * max((parse(work.right).bits for work, _ in products if work.right), default=0)
+        bits = neurons * inputs * max((parse(name).bits for name in formats if name), default=0)
     learning = sum(a.capacity_bits for name, a in held.items() if name not in weights)
     return LayerSize(neurons, inputs, bits, learning)
+
+
+def _numbers(access: Access) -> int:
+    """Numbers in an array."""
+    return access.capacity_bits // access.bits
 
 
 def _tree(at: tuple[int, int], receivers: Sequence[Core]) -> int:
@@ -176,6 +182,20 @@ class Mesh:
         """Where `core` is on the snake."""
         column = self.columns - 1 - core.column if core.row % 2 else core.column
         return core.chip * self.of_chip + (core.row * self.columns + column) * self.cores + core.core
+
+    def __contains__(self, core: Core) -> bool:
+        most = self.core_at_the_end
+        return all(0 <= number <= limit for number, limit in zip(core, most, strict=True))
+
+    @property
+    def core_at_the_end(self) -> Core:
+        """The core with the highest numbers."""
+        return Core(self.chips - 1, self.columns - 1, self.rows - 1, self.cores - 1)
+
+    def __str__(self) -> str:
+        end = self.core_at_the_end
+        last = f"{end.chip}:{end.column},{end.row},{end.core}"
+        return f"a core is COLUMN,ROW or CHIP:COLUMN,ROW,CORE from 0:0,0,0 to {last}"
 
     def free(self, start: int, taken: set[int]) -> Iterator[int]:
         """Indices from `start` on that are not taken."""

@@ -113,11 +113,17 @@ class Machine:
         ValueError if the network does not fit.
         """
         sizes = sizes_of(network)
-        cores = self._cores(sizes, {**self.layers, **(layers or {})})
+        below = next(iter(network)) if isinstance(network, Mapping) else INPUT
+        first = {**self.layers, **(layers or {})}
+        for layer, core in first.items():
+            choose("layer", layer, dict.fromkeys((below, *sizes)))
+            if core not in self.mesh:
+                raise ValueError(f"machine {self.name!r}: layer {layer}: no core {core}; {self.mesh}")
+        cores = {below: (first.get(below, Core()),), **self._cores(sizes, first)}
         wires: dict[str, Wire] = {}
-        for link, directions in _links(network, sizes).items():
-            lower, upper = ends(link, list(sizes))
-            made = {f"{link}.{way.value}": self._wire(cores, lower, upper, way) for way in directions}
+        for link, directions in _links(network, [below, *sizes]).items():
+            lower, upper = (cores.get(layer, cores[below]) for layer in ends(link, list(sizes)))
+            made = {f"{link}.{way.value}": self._wire(lower, upper, way) for way in directions}
             if len(set(made.values())) == 1:
                 made = {link: next(iter(made.values()))}
             wires |= {key: wire for key, wire in made.items() if wire is not None}
@@ -201,8 +207,7 @@ class Machine:
                     f"{mesh.number}" + (f", {mesh.number - start} of them from {first[layer]} on" if start else "")
                 )
         self._check_shared(sizes, placed)
-        below = {INPUT: (first.get(INPUT, Core()),)}
-        return below | {layer: tuple(map(mesh.core, placed[layer])) for layer in sizes}
+        return {layer: tuple(map(mesh.core, placed[layer])) for layer in sizes}
 
     def _needs(self, layer: str, size: LayerSize) -> int:
         """How many cores a layer needs."""
@@ -252,11 +257,9 @@ class Machine:
                         f"{self.mesh.core(index)}: they need {need} {name}, a core has {have}"
                     )
 
-    def _wire(self, cores: Mapping[str, tuple[Core, ...]], lower: str, upper: str, way: Direction) -> Wire | None:
+    def _wire(self, lower: Sequence[Core], upper: Sequence[Core], way: Direction) -> Wire | None:
         """The wire of a direction of a link; None if what crosses it is not charged by itself."""
-        senders, receivers = (cores.get(layer, cores[INPUT]) for layer in (lower, upper))
-        if way is Direction.FEEDBACK:
-            senders, receivers = receivers, senders
+        senders, receivers = (lower, upper) if way is Direction.FORWARD else (upper, lower)
         chips = [[core.chip for core in each] for each in (senders, receivers)]
         boards = [[chip // self.chips_of_board for chip in each] for each in chips]
         if len({*boards[0], *boards[1]}) > 1:
@@ -277,9 +280,7 @@ def _files() -> dict[str, Path]:
     return {path.stem: path for path in FOLDER.glob("*.toml")}
 
 
-def _links(
-    network: Ledger | Mapping[str, int] | Sequence[int], sizes: Mapping[str, LayerSize]
-) -> dict[str, list[Direction]]:
+def _links(network: Ledger | Mapping[str, int] | Sequence[int], layers: Sequence[str]) -> dict[str, list[Direction]]:
     """Links of a network, each with the directions in which it carries messages."""
     if isinstance(network, Ledger):
         ways: dict[str, list[Direction]] = {}
@@ -287,8 +288,7 @@ def _links(
             if message.direction not in ways.setdefault(message.link, []):
                 ways[message.link].append(message.direction)
         return ways
-    names = [INPUT, *sizes]
-    return {f"{lower}-{upper}": list(Direction) for lower, upper in pairwise(names)}
+    return {f"{lower}-{upper}": list(Direction) for lower, upper in pairwise(layers)}
 
 
 def distances_of(kind: str, technology: Technology) -> set[str]:

@@ -203,14 +203,10 @@ def _core(where: str, given: Any, mesh: Mesh) -> Core:
         chip, _, rest = given.rpartition(":")
         parts = [part.strip() for part in (chip or "0", *rest.split(","))]
         numbers = [int(part) if part.isascii() and part.isdecimal() and len(part) < 19 else -1 for part in parts]
-    most = Core(mesh.chips - 1, mesh.columns - 1, mesh.rows - 1, mesh.cores - 1)
     if len(numbers) == 3:
         numbers.append(0)
-    if len(numbers) != 4 or any(not 0 <= number <= limit for number, limit in zip(numbers, most, strict=True)):
-        raise ValueError(
-            f"{where}: no core {given!r}; a core is COLUMN,ROW or CHIP:COLUMN,ROW,CORE from 0:0,0,0 to "
-            f"{most.chip}:{most.column},{most.row},{most.core}"
-        )
+    if len(numbers) != 4 or Core(*numbers) not in mesh:
+        raise ValueError(f"{where}: no core {given!r}; {mesh}")
     return Core(*numbers)
 
 

@@ -367,6 +367,8 @@ MACHINES = [
     "arm", "braintta", "cpu", "finn", "gpu", "loihi", "spinnaker", "spinnaker2", "truenorth", "xnorbin",
 ]  # fmt: skip
 """Technologies, by the name of their file."""
+WHOLE_MACHINES = sorted([*MACHINES, "truenorth-average"])
+"""Machines that networks are placed on, by the name of their file."""
 
 TARGETS = ["c", "mem"]
 """Targets of exports."""

@@ -4,13 +4,14 @@ import random
 import re
 from dataclasses import replace
 from itertools import pairwise, product
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hw_models import HardwareConfig, Machine, Technology, Wire, price, price_on
+from hw_models import HardwareConfig, Machine, Technology, Wire, price, price_on, time_on
 from hw_models.hardware import Core
 from hw_models.layout import LayerSize, Mesh, distance, ends, sizes_of
 from hw_models.machine_files import read_layers
@@ -19,7 +20,7 @@ from lowbit_dtp.ledger import Access, Direction, Ledger, MessageType, Work
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network
 from lowbit_dtp.storage import StorageError
-from tests.conformance.cases import MACHINES
+from tests.conformance.cases import WHOLE_MACHINES
 
 PJ = 1e-12
 MAC = "multiply-accumulate"
@@ -457,6 +458,32 @@ def test_a_network_that_does_not_fit(tmp_path, core, network, message):
     assert str(error.value) == f"machine 'mine': {message}"
 
 
+@pytest.mark.parametrize(
+    ("layer", "core", "message"),
+    [
+        ("h9", Core(), "no layer 'h9'; there are: input, output"),
+        (
+            "output",
+            Core(4, 0, 0, 0),
+            "machine 'mine': layer output: no core 4:0,0; a core is COLUMN,ROW or CHIP:COLUMN,ROW,CORE from 0:0,0,0 to "
+            "3:1,1,0",
+        ),
+    ],
+)
+def test_places_that_are_none(tmp_path, layer, core, message):
+    machine = Machine.read(written(tmp_path, MESH))
+    with pytest.raises(ValueError) as error:
+        machine.place([5, 10], {layer: core})
+    assert str(error.value) == message
+
+
+def test_a_network_may_name_its_inputs(tmp_path):
+    machine = Machine.read(written(tmp_path, MESH))
+    config = machine.place({"retina": 5, "a": 10}, {"retina": Core(0, 1, 1, 0)})
+    assert config.cores == {"retina": (Core(0, 1, 1, 0),), "a": (Core(),)}
+    assert config.wire("retina-a", "forward") == Wire("mesh", 1e-3, 2.0)
+
+
 def test_a_place_too_near_the_end(tmp_path):
     machine = Machine.read(written(tmp_path, MESH))
     with pytest.raises(ValueError) as error:
@@ -474,6 +501,16 @@ def test_what_is_no_network(network, said):
     with pytest.raises(ValueError) as error:
         Machine.load("loihi").place(network)
     assert str(error.value) == f"a network is the neurons of two or more layers, inputs first, whole and positive{said}"
+
+
+def test_sizes_of_layers_that_keep_no_state():
+    ledger = Ledger(samples=1)
+    ledger.crossed(MessageType("input-output", UP, "activations", "binary", 1, 64), 1, 30, 0)
+    ledger.worked(Work("output", "match", MAC, "binary", "float32"), 640)
+    ledger.accessed(Access("output", "weight", "read", "float32", 32, 640 * 32, "match"), 640)
+    assert sizes_of(ledger) == {"output": LayerSize(10, 64, 640 * 32)}
+    ledger.accessed(Access("output", "error", "read", "float32", 32, 20 * 32, "gradient"), 20)
+    assert sizes_of(ledger)["output"].neurons == 20
 
 
 def test_sizes_are_read_from_a_ledger():
@@ -519,7 +556,7 @@ def test_the_wire_of_a_direction_is_its_own():
 
 
 def test_machines_there_are():
-    assert Machine.names() == sorted([*MACHINES, "truenorth-average"])
+    assert Machine.names() == WHOLE_MACHINES
     with pytest.raises(ValueError) as error:
         Machine.load("abacus")
     assert str(error.value) == f"no machine 'abacus'; there are: {', '.join(Machine.names())}"
@@ -539,6 +576,16 @@ def machine_file(name):
     from hw_models.machine import FOLDER
 
     return FOLDER / f"{name}.toml"
+
+
+def test_the_machine_in_the_documentation_can_be_read(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "machines.md").read_text()
+    example = next(block for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL) if "description" in block)
+    machine = Machine.read(written(tmp_path, example))
+    assert machine.mesh == Mesh(4, 4, 1, 4) and machine.units == {"operation": 4}
+    ledger, _ = inference(*[Link("binary01")] * 3)
+    assert time_on(ledger, machine).missing == ("throughput of memory (h1)", "throughput of wire mesh (input-h1)")
+    assert price_on(ledger, machine).total.typical > 0
 
 
 def test_files_beside_a_machine(tmp_path):
