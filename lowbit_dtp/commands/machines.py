@@ -78,17 +78,19 @@ class OnMachine:
         from ..bands import Priced
 
         priced: list[tuple[Priced, Ledger, Timing]] = []
+        refused: dict[tuple[str, str], str] = {}
         for rule, use, book in books:
             if not book.samples:
                 continue
             try:
                 bill, time = self._bill(book)
             except ValueError as error:
-                self.refused[rule, use] = str(error)
+                refused[rule, use] = str(error)
                 continue
             priced.append((Priced(rule, use, bill), book, time))
-        if self.refused and not priced:
-            raise ValueError(next(iter(self.refused.values())))
+        if refused and not priced:
+            raise ValueError(next(iter(refused.values())))
+        self.refused |= refused
         return priced
 
     def _bill(self, book: "Ledger") -> "tuple[Bill, Timing]":
