@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +18,11 @@ class Priced:
     use: str
     """`training` or `inference`."""
     bill: "Bill"
+
+    @property
+    def per_sample(self) -> "Priced":
+        """The same for one average sample."""
+        return self if self.bill.unit == "sample" else replace(self, bill=self.bill.per("sample"))
 
     def is_for(self, use: str, technology: str) -> bool:
         """Whether it is the bill of that use on that technology."""

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
+from .machines import OnMachine, is_file, time_of, told
 from .printing import print_bands, print_facts, print_table, print_text
 
 if TYPE_CHECKING:
-    from hw_models import HardwareConfig
+    from hw_models import HardwareConfig, Technology
 
-    from ..baselines import Baselines
+    from ..bands import Priced
     from ..data import Outline
     from ..estimation import Estimate
     from ..experiment import Comparison, Experiment
@@ -46,6 +47,7 @@ def estimate(
         typer.Option("--like", help="Run whose ones and toggles a bit are taken where messages match.", metavar="RUN"),
     ] = None,
     technology: options.Technologies = options.TECHNOLOGIES,
+    machine: options.OfMachine = None,
     placement: options.PlacementOption = None,
     memory: options.Memory = "sram",
     reuse: options.Reuse = "1",
@@ -62,8 +64,14 @@ def estimate(
     With --sizes and no --data, the data is taken to have as many inputs and classes, 50,000 samples to train on and
     10,000 to test with.
 
-    [bold]Example[/bold]: lowbit-dtp estimate --sizes 784-500-500-10 --rule dtp --link h1-h2=binary
+    [bold]Examples[/bold]
+
+      lowbit-dtp estimate --sizes 784-500-500-10 --rule dtp --link h1-h2=binary
+
+      lowbit-dtp estimate --data mnist --rule dtp --machine loihi
     """
+    from hw_models import Technology
+
     from .. import ledger as ledgers
     from ..baselines import baselines_of
     from ..comparison import deployed_untrained
@@ -75,13 +83,27 @@ def estimate(
         data, config, rule=rule, gradient=gradient, samples=samples, data_dir=data_dir, epochs=epochs, batch=batch,
         sizes=sizes, link=link, activation=activation, optimizer=optimizer, settings=settings, weight=weight,
     )  # fmt: skip
-    wires = comparison.placement if experiment.data else ""
-    where = options.hardware(wires if placement is None else placement, memory, reuse, word_bits, feedback_weights)
+    wires = comparison.placement if experiment.data and not machine else ""
+    wires = wires if placement is None else placement
+    where = options.hardware("" if is_file(wires) else wires, memory, reuse, word_bits, feedback_weights)
     made = estimate_ledgers(experiment, data=outline, activity=activity, like=like)
     where.check(ledgers.merged(made.ledgers.values()))
     exported, why_not = deployed_untrained(made.inference, weights)
-    books, processes = {"training": made.training, "inference": exported}, options.technologies(technology)
-    beside = baselines_of(experiment, outline, activity=activity, like=like) if baselines else None
+    books, own = {"training": made.training, "inference": exported}, rule_of(experiment)
+    on = OnMachine(machine, wires, where) if machine else None
+    times: list[str] = []
+    if on:
+        placed = on.price([(own, use, book) for use, book in books.items()])
+        bills = [each for each, *_ in placed]
+        beside, known = None, []
+        times = [f"{each.use}: {told(time_of(each.bill, time))}" for each, _, time in placed]
+        times += [f"{use} is not priced: {why}" for (_, use), why in on.refused.items()]
+        times += list(dict.fromkeys(note for each in bills for note in each.bill.notes))
+    else:
+        processes = [Technology.load(name) for name in options.technologies(technology)]
+        bills = _bills(own, books, where, processes)
+        beside = baselines_of(experiment, outline, activity=activity, like=like) if baselines else None
+        known = beside.priced(where, processes) if beside else []
     result = {
         "experiment": asdict(experiment),
         "settings_of": comparison.content["data"],
@@ -89,10 +111,11 @@ def estimate(
         "links": {link: asdict(row) for link, row in link_rows(**made.ledgers).items()},
         "operations": _a_sample(made, lambda ledger: ledger.work.items(), ("operation", "left", "right")),
         "memory_words": _a_sample(made, lambda ledger: ledger.accesses.items(), ("operation", "format")),
-        "joules": _joules(books, where, processes),
-        "bands": _bands(rule_of(experiment), books, beside, where, processes),
+        "joules": _joules(bills),
+        "bands": _bands([each.per_sample for each in bills], books, known),
         "without": beside.missing if beside else {},
-        "placement": where.as_dict(),
+        "placement": (bills[0].bill.config if on else where).as_dict(),
+        "notes": times,
         "not_exported": why_not,
         "assumed": made.assumptions(),
         "saved": str(save) if save else None,
@@ -102,7 +125,7 @@ def estimate(
     if as_json:
         print(json.dumps(result, indent=1))
     else:
-        _print(outline, made, where, result)
+        _print(outline, made, result)
 
 
 def asked(
@@ -143,72 +166,67 @@ def _a_sample(made: "Estimate", counts: Callable[["Ledger"], Any], keys: Sequenc
     ]
 
 
-def _joules(
-    books: Mapping[str, "Ledger"], where: "HardwareConfig", technologies: Sequence[str]
-) -> list[dict[str, Any]]:
-    """The bill of a training sample, step and epoch, and of an inference, on each technology."""
-    from hw_models import Technology, price
+def _bills(
+    rule: str, books: Mapping[str, "Ledger"], where: "HardwareConfig", technologies: "Sequence[Technology]"
+) -> "list[Priced]":
+    """The bills of ledgers on each technology; with 0 epochs there is no training to price."""
+    from hw_models import price
 
+    from ..bands import Priced
+
+    return [
+        Priced(rule, use, price(book, where.within(book), technology))
+        for technology in technologies
+        for use, book in books.items()
+        if book.samples
+    ]
+
+
+def _joules(bills: "Sequence[Priced]") -> list[dict[str, Any]]:
+    """The bill of a training sample, step and epoch, and of an inference; of a bill of one sample, that."""
     rows = []
-    for name in technologies:
-        technology = Technology.load(name)
-        for use, units in (("training", ("sample", "step", "epoch")), ("inference", ("sample",))):
-            ledger = books[use]
-            if not ledger.samples:
-                continue
-            bill = price(ledger, where.within(ledger), technology)
-            for unit in units:
-                own = bill.per(unit)
-                parts = {part: asdict(joules) for part, joules in own.by("part").items()}
-                rows.append(
-                    {"technology": name, "use": use, "unit": unit, "total": asdict(own.total), "by_part": parts}
-                )
+    for each in bills:
+        units = ("sample",) if each.use == "inference" or each.bill.unit == "sample" else ("sample", "step", "epoch")
+        for unit in units:
+            own = each.bill if each.bill.unit == unit else each.bill.per(unit)
+            parts = {part: asdict(joules) for part, joules in own.by("part").items()}
+            named = {"technology": own.technology, "use": each.use, "unit": unit}
+            rows.append({**named, "total": asdict(own.total), "by_part": parts})
     return rows
 
 
 def _bands(
-    rule: str,
-    books: Mapping[str, "Ledger"],
-    beside: "Baselines | None",
-    where: "HardwareConfig",
-    technologies: Sequence[str],
+    bills: "Sequence[Priced]", books: Mapping[str, "Ledger"], baselines: "Sequence[Priced]"
 ) -> list[dict[str, Any]]:
-    """90 % bands of the bill of a sample, and its baselines with theirs, for each use and technology."""
-    from hw_models import Technology, price
+    """90 % bands of the bill of a sample, and its baselines with theirs."""
     from hw_models.uncertainty import DRAWS
 
     from .. import bands
     from ..baselines import FIRST
     from ..comparison import break_even
 
-    processes = [Technology.load(name) for name in technologies]
-    bills = [
-        bands.Priced(rule, use, price(book, where.within(book), process).per("sample"))
-        for use, book in books.items()
-        if book.samples
-        for process in processes
-    ]
-    baselines = {rule: beside.priced(where, processes)} if beside else {}
+    beside = {each.rule: baselines for each in bills} if baselines else {}
     return [
         {
-            "rule": rule,
+            "rule": each.rule,
             "use": each.use,
             "technology": each.bill.technology,
             **bands.total_and_share(each.bill),
             "break_even_gradient_bits": break_even(books[each.use]),
             **row,
         }
-        for each, row in zip(bills, bands.rows(bills, [], baselines, FIRST, DRAWS, 0), strict=True)
+        for each, row in zip(bills, bands.rows(bills, [], beside, FIRST, DRAWS, 0), strict=True)
     ]
 
 
-def _print(data: "Outline", made: "Estimate", where: "HardwareConfig", result: Mapping[str, Any]) -> None:
+def _print(data: "Outline", made: "Estimate", result: Mapping[str, Any]) -> None:
     """The estimate as tables, after what it is for and what it assumes."""
     from ..ledger import OPERATIONS
     from ..report import si, si_range
 
     experiment, training, settings = result["experiment"], made.training, result["settings_of"]
-    wires = {**where.links, "rest" if where.links else "all links": where.rest}
+    placed = result["placement"]
+    wires = {**placed["links"], "rest" if placed["links"] else "all links": placed["rest"]}
     print(f"What {experiment['rule']} would send, compute and cost; nothing was trained.")
     facts = {
         "network": "-".join(map(str, experiment["sizes"])),
@@ -238,22 +256,27 @@ def _print(data: "Outline", made: "Estimate", where: "HardwareConfig", result: M
         [(*names, _number(row["training"]), _number(row["inference"])) for *names, row in rows], left=2,
     )  # fmt: skip
     for technology in dict.fromkeys(row["technology"] for row in result["joules"]):
-        lines = []
-        for row in (x for x in result["joules"] if x["technology"] == technology):
-            total, parts = row["total"], [row["by_part"].get(part) for part in ("link", "compute", "memory")]
+        lines, shown = [], [x for x in result["joules"] if x["technology"] == technology]
+        charged = [part for part in PARTS if any(part in row["by_part"] for row in shown)]
+        for row in shown:
+            total, parts = row["total"], [row["by_part"].get(part) for part in charged]
             lines.append([
                 _ONE[row["use"], row["unit"]],
                 si(total["typical"], "J"), si_range(total["low"], total["high"], "J"),
                 *(si(part["typical"], "J") if part else "0" for part in parts),
             ])  # fmt: skip
-        print_table(f"Joules on {technology}", ("for", "typical", "low to high", "links", "compute", "memory"), lines)
+        columns = ("for", "typical", "low to high", *("links" if part == "link" else part for part in charged))
+        print_table(f"Joules on {technology}", columns, lines)
     print_bands(result["bands"])
+    for note in result["notes"]:
+        print_text(note)
     for name, why in result["without"].items():
         print_text(f"{name} is not beside it: {why}")
     if result["saved"]:
         print(f"ledgers   {result['saved']}")
 
 
+PARTS = ("link", "compute", "memory", "static")
 _ONE = {
     ("training", "sample"): "a sample",
     ("training", "step"): "a step",

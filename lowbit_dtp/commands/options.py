@@ -106,6 +106,10 @@ Baselines = Annotated[
     bool,
     typer.Option("--baselines/--no-baselines", help="Also backpropagation and straight-through, as they would be."),
 ]
+OfMachine = Annotated[
+    str | None,
+    typer.Option("--machine", help="Price on this machine, in place of technologies: loihi, or a .toml file."),
+]
 Technologies = Annotated[str, typer.Option("--technology", help="Technologies to price on, comma-separated.")]
 Weights = Annotated[
     str | None,

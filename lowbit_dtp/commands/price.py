@@ -16,6 +16,7 @@ from .options import (
     FeedbackEnds,
     Json,
     Memory,
+    OfMachine,
     PlacementOption,
     Reuse,
     Rule,
@@ -40,17 +41,14 @@ def price(
     rule: Rule = None,
     seed: Seed = None,
     technology: Technologies = TECHNOLOGIES,
-    machine: Annotated[
-        str | None,
-        typer.Option("--machine", help="Price on this machine, in place of technologies: loihi, or a .toml file."),
-    ] = None,
+    machine: OfMachine = None,
     placement: PlacementOption = None,
     memory: Memory = "sram",
     reuse: Reuse = "1",
     word_bits: WordBits = 1,
     feedback_weights: FeedbackEnds = "",
     coding: Annotated[
-        str, typer.Option("--coding", help="Coding of links, counted by --codings: h1-h2.feedback=silence.")
+        str, typer.Option("--coding", help="Coding of links that a run counted: h1-h2=best, h1-h2.feedback=silence.")
     ] = "",
     weights: Annotated[
         str | None, typer.Option("--weights", help="Price inference with weights of this format.")

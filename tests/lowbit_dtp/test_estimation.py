@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hw_models import HardwareConfig, Technology, as_exported, price
+from hw_models import HardwareConfig, Machine, Technology, as_exported, price, price_on, time_on, with_static
 from lowbit_dtp import Link, data, estimate, rules
 from lowbit_dtp import ledger as ledgers
 from lowbit_dtp.backends.shapes import ShapeError
@@ -344,3 +344,19 @@ def test_no_data_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert json.loads(said.out)["data"] == {
         "name": "mnist", "inputs": 784, "classes": 10, "train": 50_000, "test": 10_000, "label_kind": "classes",
     }  # fmt: skip
+
+
+def test_an_estimate_on_a_machine(tmp_path: Path) -> None:
+    """Its bill is that of `price_on` with static power, and its time is told."""
+    said: Said = call(*LINE, "--machine", "loihi", "--save", tmp_path / "ledger.json", "--json")
+    found, training = json.loads(said.out), ledgers.load(tmp_path / "ledger.json")["training"]
+    assert {(row["technology"], row["use"], row["unit"]) for row in found["joules"]} == {
+        ("loihi", "training", "sample"), ("loihi", "inference", "sample"),
+    }  # fmt: skip
+    machine = Machine.load("loihi")
+    config = machine.place(training)
+    bill = with_static(price_on(training, machine, config).per("sample"), time_on(training, machine, config))
+    [row] = [row for row in found["joules"] if row["use"] == "training"]
+    assert row["total"]["typical"] == pytest.approx(bill.total.typical)
+    assert row["by_part"]["static"]["typical"] > 0
+    assert any(note.startswith("training: ") and " a sample; " in note for note in found["notes"])
