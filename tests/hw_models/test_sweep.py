@@ -362,7 +362,7 @@ def test_unknown_technologies_and_wires(tmp_path):
 def test_damaged_files_are_told_by_name(tmp_path):
     """Characters changed, removed or doubled anywhere: a sweep, or a message that names the file."""
     draw, told = random.Random(0), 0
-    for _ in range(200):
+    for _ in range(400):
         at = draw.randrange(len(FILE))
         damage = draw.choice(["", FILE[at] * 2, draw.choice('x0"[]=,\n\\é-')])
         try:
@@ -370,7 +370,7 @@ def test_damaged_files_are_told_by_name(tmp_path):
         except StorageError as error:
             told += 1
             assert str(error).startswith(f"{tmp_path / 'sweep.toml'}: ") and len(str(error)) < 400
-    assert told > 70
+    assert told > 140
 
 
 def test_bytes_that_are_no_text(tmp_path):
