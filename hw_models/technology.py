@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from math import isfinite, log
 from pathlib import Path
 from typing import Any
@@ -241,7 +242,7 @@ class Technology:
             from . import accelergy
 
             return accelergy.read(Path(name))
-        return cls.read(choose("technology", name, _files()))
+        return _built_in(choose("technology", name, _files()))
 
     @classmethod
     def read(cls, path: Path) -> "Technology":
@@ -278,6 +279,12 @@ class Technology:
         return cls(path.stem, description, constants, flit_bits, event_driven)
 
 
+@cache  # each message on a wire asks for the file of its kind
+def _built_in(path: Path) -> Technology:
+    return Technology.read(path)
+
+
+@cache
 def _files() -> dict[str, Path]:
     """The files of all technologies, by name."""
     return {path.stem: path for path in FOLDER.glob("*/*.toml")}
