@@ -404,7 +404,8 @@ def test_experiment_file_builds_each_rule_that_it_compares_or_has_a_table_for(fi
         experiment = comparison.experiment(rule, 0)
         outputs = {"classify": classes, "reconstruct": inputs}.get(experiment.learned_task().name)
         assert experiment.sizes[0] == inputs, rule
-        assert outputs in (experiment.sizes[-1], None), rule
+        if rule != "lvq":  # several neurons stand for a class
+            assert outputs in (experiment.sizes[-1], None), rule
         # zeros: orthogonal weights of large layers take seconds
         net, learning, _ = replace(experiment, initial_weights="zeros").built()
         assert (net.sizes, learning.name) == (experiment.sizes, rule.partition("@")[0])

@@ -252,9 +252,12 @@ def test_what_a_quantizer_computes() -> None:
     assert reads["weight norm", "read"] == b * n
     used = Ledger()
     rule.infer(net, x, used)
-    assert {a.array: words for a, words in used.accesses.items() if a.operation == "read"} == {
-        "weight": b * d * n + d * n + b * d,
-        "weight norm": b * n,
+    assert {(a.array, a.purpose): words for a, words in used.accesses.items() if a.operation == "read"} == {
+        ("input", "match"): b * d,
+        ("weight", "match"): b * d * n,
+        ("weight", "norm"): d * n,
+        ("weight norm", "match"): b * n,
+        ("weight", "winner"): b * d,
     }
 
 
