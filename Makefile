@@ -27,7 +27,7 @@ test: lint ## lint, then the whole test suite, by WORKERS side by side
 	$(PYTEST)
 
 test-avx2: .venv/.installed ## tests of kernels, formats and rules as on a processor with AVX2, if this one has more
-	$(BIN)/python -m tests.avx2 $(PYTEST) -k 'not of_the_oracle' tests/conformance tests/lowbit_dtp/test_{kernels,packed,recorded,training}.py
+	$(BIN)/python -m tests.avx2 $(PYTEST) -k 'not of_the_oracle and not test_estimates and not test_codings' tests/conformance tests/lowbit_dtp/test_{kernels,packed,recorded,training}.py
 
 lint: .venv/.installed ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
