@@ -10,6 +10,7 @@ from lowbit_dtp.ledger import PER, Direction, Ledger, Work
 from .compute import work_terms
 from .feedback_weights import with_feedback_weights_above
 from .hardware import HardwareConfig
+from .layout import ends
 from .memory import access_terms, is_shared, most_reuse
 from .technology import Constant, Range, Technology, Term
 from .wires import coded_traffic, crossing_terms, lone_messages
@@ -154,7 +155,7 @@ def where_weights_are(ledger: Ledger, config: HardwareConfig) -> Ledger:
     """`ledger`, with the feedback weights at the end of each link where `config` has them."""
     for link, end in config.feedback_weights.items():
         if end == "upper":
-            ledger = with_feedback_weights_above(ledger, link, link.partition("-")[0])
+            ledger = with_feedback_weights_above(ledger, link, ends(link, ledger.layers())[0])
     return ledger
 
 

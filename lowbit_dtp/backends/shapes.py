@@ -200,13 +200,23 @@ def indexed(shape: Shape, key: Any) -> Shape:
             axis += rest
         else:
             if isinstance(x, slice):
-                made.append(len(range(*x.indices(shape[axis]))))
+                made.append(_length(x, shape[axis]))
             elif getattr(x, "shape", ()):
                 made += x.shape
             elif isinstance(x, int | np.integer) and not -shape[axis] <= x < shape[axis]:
                 raise ShapeError(f"an array of shape {shape} has no index {x} on axis {axis}")
             axis += 1
     return tuple(made)
+
+
+def _length(part: slice, size: int) -> int:
+    """Entries of an axis of `size` that `part` takes: `len` of a range, which ends at 2^63.
+
+    >>> _length(slice(1, 10, 3), 8), _length(slice(None, None, -1), 5), _length(slice(None), 10**20) == 10**20
+    (3, 5, True)
+    """
+    start, stop, step = part.indices(size)
+    return max(0, -((start - stop) // step))
 
 
 class ShapeBackend(Backend):

@@ -10,7 +10,7 @@ import typer
 
 from . import options
 from .machines import OnMachine, is_file, time_of, told
-from .printing import print_bands, print_facts, print_table, print_text
+from .printing import PARTS, print_bands, print_facts, print_table, print_text
 
 if TYPE_CHECKING:
     from hw_models import HardwareConfig, Technology
@@ -265,7 +265,7 @@ def _print(data: "Outline", made: "Estimate", result: Mapping[str, Any]) -> None
                 si(total["typical"], "J"), si_range(total["low"], total["high"], "J"),
                 *(si(part["typical"], "J") if part else "0" for part in parts),
             ])  # fmt: skip
-        columns = ("for", "typical", "low to high", *("links" if part == "link" else part for part in charged))
+        columns = ("for", "typical", "low to high", *(PARTS[part] for part in charged))
         print_table(f"Joules on {technology}", columns, lines)
     print_bands(result["bands"])
     for note in result["notes"]:
@@ -276,7 +276,6 @@ def _print(data: "Outline", made: "Estimate", result: Mapping[str, Any]) -> None
         print(f"ledgers   {result['saved']}")
 
 
-PARTS = ("link", "compute", "memory", "static")
 _ONE = {
     ("training", "sample"): "a sample",
     ("training", "step"): "a step",

@@ -91,6 +91,7 @@ def price(
     from ..baselines import FIRST
     from ..comparison import break_even
     from ..figures import roofline_figure, save_figure, tornado_figure
+    from ..ledger import merged
     from ..runs import folder_name, run_folders
     from ..storage import write_csv
 
@@ -100,7 +101,7 @@ def price(
     wires = _recorded_placement(run) if placement is None and not machine else placement or ""
     where = hardware("" if is_file(wires) else wires, memory, reuse, word_bits, feedback_weights, coding)
     books, notes = _books(runs, weights, simulated)
-    where.check(sum((book for *_, book in books[1:]), books[0][-1]))
+    where.check(merged(book for *_, book in books))
     on = OnMachine(machine, wires, where) if machine else None
     price_all = on.price if on else partial(_priced, where=where, processes=processes)
     priced = price_all(books)
