@@ -91,10 +91,23 @@ def render(folder: Path, summary: Summary | None = None) -> str:
     Raises `StorageError` naming `summary.json` if that is missing or not a summary. A seed without readable metrics,
     or filters that cannot be drawn, are left out, and the page has a note.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
+    from jinja2 import UndefinedError
     from matplotlib import style
 
     summary = summary or Summary.load(folder)
+    try:
+        with style.context(["default", STYLE]):
+            page = _page(Path(folder), summary)
+        return filled("report.html.jinja", page)
+    except (LookupError, TypeError, AttributeError, ValueError, UndefinedError) as error:
+        path = Path(folder) / "summary.json"
+        raise StorageError(f"{path}: not the summary of a comparison ({type(error).__name__}: {error})") from error
+
+
+def filled(template: str, page: Mapping[str, Any]) -> str:
+    """The text of a page: a template of this package, filled with the values of `page`, all of which it needs."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -105,14 +118,7 @@ def render(folder: Path, summary: Summary | None = None) -> str:
     environment.filters |= {"count": count, "percent": percent, "share": share, "spread": spread, "si": si}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # in the order of the summary
     environment.globals["si_range"] = si_range
-    template = environment.get_template("report.html.jinja")
-    try:
-        with style.context(["default", STYLE]):
-            page = _page(Path(folder), summary)
-        return template.render(page).lstrip()
-    except (LookupError, TypeError, AttributeError, ValueError, UndefinedError) as error:
-        path = Path(folder) / "summary.json"
-        raise StorageError(f"{path}: not the summary of a comparison ({type(error).__name__}: {error})") from error
+    return environment.get_template(template).render(page).lstrip()
 
 
 def _page(folder: Path, summary: Summary) -> dict[str, Any]:
