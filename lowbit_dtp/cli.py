@@ -19,6 +19,7 @@ from .commands import (
     qtools,
     report,
     rules,
+    search,
     sweep,
     technology,
     train,
@@ -107,8 +108,8 @@ def root(
 
 
 for command in (
-    compare.compare, train.train, evaluate.evaluate, price.price, estimate.estimate, sweep.sweep, export.export,
-    bench.bench, report.report, rules.rules, technology.technology,
+    compare.compare, train.train, evaluate.evaluate, price.price, estimate.estimate, sweep.sweep, search.search,
+    export.export,    bench.bench, report.report, rules.rules, technology.technology,
     machines.machines, qtools.qtools,
 ):  # fmt: skip
     app.command()(command)
