@@ -1,6 +1,7 @@
 """Verification of exported files with the golden vectors, by independent code.
 
-`mem` is computed by a separate reader, only from the files and the manifest; `c` is compiled and run.
+`mem` is computed by a separate reader, only from the files and the manifest; `c` is compiled and run; `qonnx` is run by
+the executor of the package qonnx.
 """
 
 import os
@@ -11,21 +12,26 @@ import subprocess
 import tempfile
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lowbit_dtp.formats import parse
 from lowbit_dtp.storage import StorageError, read_json
 
+from . import qonnx
 from .folder import MANIFEST
 
 Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 FLAGS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic")
 """Compiler options of the C program."""
 
+NO_QONNX = "not run: no qonnx; pip install lowbit-dtp[qonnx]"
 NO_COMPILER = "not run: no C compiler"
 
 
@@ -99,6 +105,16 @@ def memory_files(folder: Path) -> Verification:
     return _MemoryCheck(Path(folder)).run()
 
 
+def qonnx_file(folder: Path) -> Verification:
+    """Run the nodes of the ONNX file in `folder` with the executor of qonnx, and compare every golden vector."""
+    if not all(map(find_spec, ("qonnx", "onnxruntime"))):
+        return Verification(NO_QONNX)
+    result = _QonnxCheck(Path(folder)).run()
+    if result.passed and (changed := changed_files(folder)):
+        return Verification("failed: not the file that was written", detail=", ".join(changed))
+    return result
+
+
 @dataclass
 class _Differs(Exception):
     place: str
@@ -119,7 +135,7 @@ class _MemoryCheck:
 
     def run(self) -> Verification:
         try:
-            self.tables = [self._load(index) for index in range(len(self.layers))]
+            self._open()
             for index, layer in enumerate(self.layers):
                 self._check_layers(f"layers/{layer['name']}", [index])
                 self._check_comparator(f"comparators/{layer['name']}", index)
@@ -127,6 +143,10 @@ class _MemoryCheck:
         except _Differs as differs:
             return Verification(f"failed at link {differs.place}, neuron {differs.neuron}", detail=differs.detail)
         return Verification("passed", self.vectors, self.values)
+
+    def _open(self) -> None:
+        """Read what was exported."""
+        self.tables = [self._load(index) for index in range(len(self.layers))]
 
     def _load(self, index: int) -> tuple[Integers, Integers]:
         """Weights [neurons, below], and thresholds [neurons, codes - 1] or biases [neurons, 1]."""
@@ -179,6 +199,15 @@ class _MemoryCheck:
             raise _Differs(place, int(row if rows else column), f"line {row + 1} of {path}: {problem}")
         return np.array(fmt["levels"], np.int64)[codes]
 
+    def _sums(self, index: int, levels: Integers) -> Integers:
+        """Sums of layer `index` for `levels` [vectors, below]."""
+        return levels @ self.tables[index][0].T
+
+    def _logits(self, index: int, sums: Integers) -> Integers:
+        """Logits of layer `index`, the last one."""
+        exponent = self.layers[index]["sum_exponent"] - self.manifest["output"]["logit_exponent"]
+        return (sums << exponent) + self.tables[index][1].T
+
     def _codes(self, index: int, sums: Integers) -> Integers:
         """Codes on the link above layer `index`, by counting the thresholds that each sum reaches."""
         ranks = np.zeros_like(sums)
@@ -205,15 +234,13 @@ class _MemoryCheck:
         self.vectors += len(codes)
         for index in indices:
             link, place = self.links[index], self.layers[index]["output_name"]
-            weights, limits = self.tables[index]
-            sums = self._levels_of(link, codes, link["name"], path) @ weights.T
+            sums = self._sums(index, self._levels_of(link, codes, link["name"], path))
             self._compare(f"{folder}/{place}.sums.mem", place, sums, signed=True)
             if index < len(self.layers) - 1:
                 codes = self._codes(index, sums)
                 self._compare(f"{folder}/{place}.codes.mem", place, codes, signed=False)
             else:
-                exponent = self.layers[index]["sum_exponent"] - self.manifest["output"]["logit_exponent"]
-                logits = (sums << exponent) + limits.T
+                logits = self._logits(index, sums)
                 self._compare(f"{folder}/{place}.logits.mem", place, logits, signed=True)
                 self._compare(f"{folder}/{place}.classes.mem", place, _first_largest(logits), signed=False)
 
@@ -226,6 +253,85 @@ class _MemoryCheck:
             sums = self._golden(f"{folder}/{place}.logits.mem", signed=True)
             self._compare(f"{folder}/{place}.classes.mem", place, _first_largest(sums), signed=False)
         self.vectors += len(sums)
+
+
+class _QonnxCheck(_MemoryCheck):
+    """The nodes of the ONNX file, run by the executor of the package qonnx."""
+
+    def _open(self) -> None:
+        from qonnx.core.modelwrapper import ModelWrapper
+
+        path = self.folder / qonnx.FILE
+        try:
+            self.model = ModelWrapper(str(path))
+            self.nodes = {node.output[0]: node for node in self.model.graph.node}
+        except FileNotFoundError:
+            raise StorageError(f"{path}: no such file") from None
+        except Exception as error:  # whatever a damaged file makes of its readers
+            raise StorageError(f"{path}: not a whole ONNX file ({error})") from None
+        self._check_inputs()
+
+    def _run(self, first: str, last: str, given: str, x: npt.ArrayLike) -> Floats:
+        """The tensor `last` for `x` [vectors, neurons] as the tensor `given`; runs the nodes from `first` to `last`."""
+        from qonnx.core.onnx_exec import execute_onnx
+
+        x = np.asarray(x, np.float32)
+        graph = self.model.graph
+        for tensor in (*graph.input, *graph.value_info, *graph.output):
+            if tensor.name in ("inputs", *self.nodes) and not tensor.name.endswith("_weights_quantized"):
+                tensor.type.tensor_type.shape.dim[0].dim_value = len(x)
+        try:
+            context = execute_onnx(self.model, {given: x}, True, self.nodes[first], self.nodes[last])
+            made: Floats = np.asarray(context[last], np.float64)
+        except Exception as error:
+            raise StorageError(f"{self.folder / qonnx.FILE}: node of {last} cannot be run ({error})") from None
+        return made
+
+    def _whole(self, x: Floats, exponent: int, place: str) -> Integers:
+        """`x` [vectors, neurons] in steps of 2^exponent, which at `place` are whole numbers."""
+        steps = np.ldexp(x, -exponent)
+        for row, column in zip(*np.nonzero(~((steps == np.rint(steps)) & (np.abs(steps) < 2.0**53))), strict=True):
+            raise _Differs(place, int(column), f"{qonnx.FILE} gives {x[row, column]}, no whole step of 2^{exponent}")
+        return steps.astype(np.int64)
+
+    def _check_inputs(self) -> None:
+        """The quantizer of the inputs: at each of its thresholds, and just below."""
+        link = self.links[0]
+        least = np.array(parse(link["format"]).table().thresholds, np.float32)
+        probes = np.concatenate([least, np.nextafter(least, np.float32(-np.inf))])
+        expected = np.concatenate([np.arange(1, len(least) + 1), np.arange(len(least))])
+        codes = expected if link["codes"] == "index" else (expected + link["lowest_level"]) % (1 << link["bits"])
+        tensor = qonnx.values_of(link["name"])
+        first = next(name for name, node in self.nodes.items() if "inputs" in node.input)
+        sent = self._run(first, tensor, "inputs", np.repeat(probes[:, None], link["neurons"], 1))
+        levels = self._whole(sent, link["unit_exponent"], link["name"])
+        for row, column in zip(*np.nonzero(levels != self._levels_of(link, codes, "", "")[:, None]), strict=True):
+            raise _Differs(link["name"], int(column), f"{probes[row]} is sent as {sent[row, column]}")
+
+    def _sums(self, index: int, levels: Integers) -> Integers:
+        layer, below = self.layers[index], self.links[index]
+        name, given = layer["name"], qonnx.values_of(below["name"])
+        x = np.ldexp(levels.astype(np.float64), below["unit_exponent"])
+        sums = self._run(f"{name}_weights_quantized", f"{name}_sums", given, x)
+        return self._whole(sums, layer["sum_exponent"], layer["output_name"])
+
+    def _codes(self, index: int, sums: Integers) -> Integers:
+        layer, above = self.layers[index], self.links[index + 1]
+        given, tensor = f"{layer['name']}_sums", qonnx.values_of(above["name"])
+        first = next(name for name, node in self.nodes.items() if given in node.input)
+        sent = self._run(first, tensor, given, np.ldexp(sums.astype(np.float64), layer["sum_exponent"]))
+        levels = self._whole(sent, above["unit_exponent"], above["name"])
+        if above["codes"] != "index":
+            return levels % (1 << above["bits"])
+        for _, column in zip(*np.nonzero(~np.isin(levels, above["levels"])), strict=True):
+            raise _Differs(above["name"], int(column), f"{qonnx.FILE} gives a number that the link does not carry")
+        return np.searchsorted(above["levels"], levels)
+
+    def _logits(self, index: int, sums: Integers) -> Integers:
+        layer = self.layers[index]
+        x = np.ldexp(sums.astype(np.float64), layer["sum_exponent"])
+        logits = self._run("logits", "logits", f"{layer['name']}_sums", x)
+        return self._whole(logits, self.manifest["output"]["logit_exponent"], layer["output_name"])
 
 
 def _first_largest(logits: Integers) -> Integers:

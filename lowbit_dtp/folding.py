@@ -97,9 +97,13 @@ def input_wire(step: Step, values: npt.NDArray[np.floating], label: str) -> Wire
     return Wire(named(found, _bits(len(reached)), kept), levels, scale, offset, kept)
 
 
-def exact_wire(fmt: Format, label: str) -> Wire:
-    """How inputs are sent in the few-bit format `fmt`."""
-    return Wire(fmt, *_grid(np.array(fmt.table().values), label))
+def exact_wire(fmt: Format, label: str, factor: float = 1.0) -> Wire:
+    """How inputs are sent in the few-bit format `fmt`, which the chain multiplies by `factor` first."""
+    own = fmt.table()
+    levels, scale, offset, kept = _grid(np.array(own.values), label)
+    if not np.array_equal(levels * kept, own.values):
+        fmt = table((levels * kept).tolist(), own.thresholds)
+    return Wire(fmt, levels, scale * factor, offset * factor, kept)
 
 
 def folded(inputs: Wire, products: Sequence[Product]) -> Network:

@@ -33,10 +33,11 @@ _QONNX = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 Array = npt.NDArray[Any]
 
 
-def network_from_onnx(path: Path, input_format: Format | str = float32) -> Network:
+def network_from_onnx(path: Path, input_format: Format | str = float32, input_factor: float = 1.0) -> Network:
     """The network in the file `path`: the class of every input is that of the chain.
 
-    `input_format` is how inputs are sent, if the file does not quantize them itself. Raises StorageError, naming the
+    `input_format` is how inputs are sent, if the file does not quantize them itself. The file is given inputs times
+    `input_factor`: 256 if it takes pixels from 0 to 255, and inputs are k/256. Raises StorageError, naming the
     file and a node, if the file is damaged or is not a chain of dense layers of few bits, and ImportError without the
     package onnx.
     """
@@ -54,7 +55,8 @@ def network_from_onnx(path: Path, input_format: Format | str = float32) -> Netwo
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
-        return _Chain(model).network(parse(input_format) if isinstance(input_format, str) else input_format)
+        given = parse(input_format) if isinstance(input_format, str) else input_format
+        return _Reader(_Chain(model), given, input_factor).network()
     except ValueError as error:
         raise StorageError(f"{path}: {error}") from None
     except Exception as error:  # a damaged file may break the readers of any of its parts
@@ -109,10 +111,6 @@ class _Chain:
         if len(inputs) != 1 or not graph.output:
             raise ValueError(f"it must have one input and an output, not {len(inputs)} and {len(graph.output)}")
         self.input, self.outputs = inputs[0], [x.name for x in graph.output]
-
-    def network(self, given: Format) -> Network:
-        """The network of the chain."""
-        return _Reader(self, given).network()
 
     def width(self) -> int:
         """Numbers of an input; 0 if the file does not tell."""
@@ -193,8 +191,10 @@ class _Chain:
 class _Reader:
     """Reads the nodes of a chain, one after the other."""
 
-    def __init__(self, chain: _Chain, given: Format) -> None:
-        self.chain, self.given = chain, given
+    def __init__(self, chain: _Chain, given: Format, factor: float) -> None:
+        if not 0 < factor < np.inf:
+            raise ValueError(f"inputs are multiplied by a number above zero, not {factor}")
+        self.chain, self.given, self.factor = chain, given, factor
         self.products: list[Product] = []
         self.wire: Wire | None = None
         self.label = "inputs"
@@ -294,13 +294,14 @@ class _Reader:
         return x.reshape(-1)
 
     def _end_inputs(self) -> None:
-        functions = list(self.functions)
+        factor = np.float32(self.factor)
+        functions = [*([] if factor == 1 else [lambda x: x * factor]), *self.functions]
         if self.values is not None:
             self.wire = input_wire(lambda x: _composed(functions, x), self.values, "the quantizer of inputs")
-        elif self.given == float32 or functions:
+        elif self.given == float32 or self.functions:
             raise ValueError("no Quant, BipolarQuant or MultiThreshold quantizes its inputs; give an input format")
         else:
-            self.wire = exact_wire(self.given, f"input format {self.given}")
+            self.wire = exact_wire(self.given, f"input format {self.given}", self.factor)
 
     def _end_product(self) -> None:
         self.products.append(Product(self.label, self.weight, tuple(self.functions), self.values, self.bits, self.step))
