@@ -14,10 +14,12 @@ from .commands import (
     estimate,
     evaluate,
     export,
+    import_,
     machines,
     price,
     qtools,
     report,
+    results,
     rules,
     search,
     sweep,
@@ -113,7 +115,9 @@ for command in (
     machines.machines, qtools.qtools,
 ):  # fmt: skip
     app.command()(command)
+app.command("import")(import_.import_)
 app.add_typer(data.app, name="data")
+app.add_typer(results.app, name="results")
 
 if __name__ == "__main__":
     main()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from .report import INK, MARKERS, MUTED, PALETTE
+from .curves import INK, MARKERS, MUTED, PALETTE
 from .search import Outcome
 from .spaces import Space
 

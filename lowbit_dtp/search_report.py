@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .curves import STYLE
 from .experiment import Comparison, with_settings
-from .report import STYLE, filled, inline_svg, share, shown
+from .report import filled, inline_svg, share, shown
 from .runs import provenance
 from .search import FIRST_SEED, Outcome, Place, Search, importances
 from .search_figures import history_figure, importance_figure, settings_figure
