@@ -18,6 +18,7 @@ from .commands import (
     price,
     qtools,
     report,
+    reproduce,
     results,
     rules,
     sweep,
@@ -109,7 +110,7 @@ def root(
 
 for command in (
     compare.compare, train.train, evaluate.evaluate, price.price, estimate.estimate, sweep.sweep, export.export,
-    bench.bench, report.report, rules.rules, technology.technology,
+    bench.bench, reproduce.reproduce, report.report, rules.rules, technology.technology,
     machines.machines, qtools.qtools,
 ):  # fmt: skip
     app.command()(command)

@@ -145,12 +145,16 @@ class Result:
         """Epochs that all seeds have done."""
         return min(int(lines[-1]["epoch"]) for lines in self.lines)
 
-    def scores(self, part: str) -> dict[int, list[float]]:
-        """Score of each seed on `part`, "valid" or "test", by epoch, for epochs that all seeds have done."""
+    def of_epochs(self, name: str) -> dict[int, list[float]]:
+        """What the metrics of each seed call `name`, by epoch, for epochs that all seeds have done."""
         by_epoch: dict[int, list[float]] = {}
         for line in (line for lines in self.lines for line in lines if line["epoch"] <= self.epochs):
-            by_epoch.setdefault(line["epoch"], []).append(line[f"{part}_{self.measure}"])
+            by_epoch.setdefault(line["epoch"], []).append(line[name])
         return by_epoch
+
+    def scores(self, part: str) -> dict[int, list[float]]:
+        """Score of each seed on `part`, "valid" or "test", by epoch."""
+        return self.of_epochs(f"{part}_{self.measure}")
 
     def last(self, part: str) -> Spread:
         """Score on `part` after the last epoch that all seeds have done."""
