@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .batches import Batch, train_all
 from .choices import choose
-from .comparison import TECHNOLOGIES, compare, deployed, placement_of, priced, train
+from .comparison import TECHNOLOGIES, compare, deployed, placement_of, priced
 from .curves import STYLE, Curve, curve_figure
 from .experiment import Comparison, Experiment, Published
 from .network import Network
@@ -73,6 +74,9 @@ def reproduce(
     technologies: Sequence[str] = TECHNOLOGIES,
     device: str = "numpy",
     ensemble: int | None = None,
+    jobs: int | None = 1,
+    threads: int | None = None,
+    dask: str = "",
     observer: Observer | None = None,
 ) -> Reproduction:
     """Train the experiment `name` into `folder`, and write a page there with its results beside the published ones.
@@ -92,14 +96,16 @@ def reproduce(
     }
     asked = {"epochs": full["epochs"] if epochs is None else epochs, "seeds": full["seeds"] if seeds is None else seeds}
     comparison = Comparison.load(name, **asked)
+    work: dict[str, Any] = {"data_dir": data_dir, "device": device, "jobs": jobs, "threads": threads, "dask": dask}
     summary = compare(
-        comparison, folder, data_dir=data_dir, technologies=technologies, export=False, device=device,
-        ensemble=ensemble, observer=observer,
-    )  # fmt: skip
+        comparison, folder, technologies=technologies, export=False, ensemble=ensemble, observer=observer, **work
+    )
     data = load(comparison.content["data"], data_dir)
     rows = list(summary.rows)
-    for after in dict.fromkeys((x.rule, x.after) for x in published if x.after):
-        rows.append(_continued(comparison, name, folder, *after, data, technologies, device, observer))
+    for rule, after in dict.fromkeys((x.rule, x.after) for x in published if x.after):
+        batches = _continued(name, asked, folder, rule, after)
+        train_all(batches, data, observer, **work)
+        rows.append(_row(f"{rule} after {after}", folder, [batch.folders[0] for batch in batches], technologies))
     lines = [line for row in rows for line in _lines(row, folder, published, data)]
     made = Reproduction(name, tuple(lines), tuple(rows), scale(asked, full), folder)
     write_json(folder / FILE, made.as_dict() | provenance())
@@ -123,23 +129,25 @@ def scale(done: Mapping[str, int], full: Mapping[str, int]) -> str:
     return ", ".join(said)
 
 
-def _continued(
-    comparison: Comparison, name: str, folder: Path, rule: str, after: str, data: "DataSet",
-    technologies: Sequence[str], device: str, observer: Observer,
-) -> Row:  # fmt: skip
-    """The row of `rule`, trained from the layers of the runs of `after`, each seed from its own."""
+def _continued(name: str, asked: Mapping[str, int], folder: Path, rule: str, after: str) -> list[Batch]:
+    """Runs of `rule` that begin with the layers of the runs of `after`, each seed with its own."""
+    batches = []
+    for seed in range(asked["seeds"]):
+        start = folder / folder_name(after) / f"seed-{seed}"
+        experiment = Comparison.load(name, start=str(start), **asked).experiment(rule, seed)
+        run = folder / folder_name(f"{rule} after {after}") / f"seed-{seed}"
+        batches.append(Batch(f"{rule} after {after}", (experiment,), (run,)))
+    return batches
+
+
+def _row(name: str, folder: Path, runs: Sequence[Path], technologies: Sequence[str]) -> Row:
+    """The row of `runs`, with every link a default wire."""
     from hw_models import Technology
 
-    given = {key: comparison.content[key] for key in ("epochs", "seeds")}
-    where, before = f"{folder_name(rule)}-after-{folder_name(after)}", folder / folder_name(after)
-    runs = {seed: f"{where}/seed-{seed}" for seed in range(comparison.seeds)}
-    for seed, run in runs.items():
-        start = str(before / f"seed-{seed}")
-        experiment = Comparison.load(name, start=start, **given).experiment(rule, seed)
-        train(rule, [experiment], [folder / run], data, device, observer)
-    row, training, inference = summary_row(rule, folder, runs, where)
-    used, as_simulated = deployed(inference, folder / runs[0] / "network.safetensors")
-    row = replace(row, rule=f"{rule} after {after}", not_as_exported=as_simulated)
+    paths = {seed: str(run.relative_to(folder)) for seed, run in enumerate(runs)}
+    row, training, inference = summary_row(name, folder, paths, folder_name(name))
+    used, as_simulated = deployed(inference, runs[0] / "network.safetensors")
+    row = replace(row, not_as_exported=as_simulated)
     return priced(row, training, used, placement_of(""), [Technology.load(each) for each in technologies])
 
 
@@ -199,7 +207,7 @@ def _page(made: Reproduction, data: "DataSet") -> str:
         "scale": made.scale,
         "data": data,
         "lines": [in_cells(line) for line in made.lines],
-        "notes": [(line.rule, line.published) for line in made.lines if line.published.source],
+        "sources": dict.fromkeys(line.published.source for line in made.lines if line.published.source),
         "rows": made.rows,
         "traffic": traffic,
         "technologies": list(made.rows[0].joules_per_sample),
@@ -217,11 +225,12 @@ def in_cells(line: Line) -> dict[str, str]:
     if one.value is not None:
         published = number(quantity, Spread(one.value, one.std or 0.0), one.std is not None)
     elif one.source:
-        published = "no number"
+        published = "in words" if one.note else "no number"
     return {
         "rule": line.rule,
         "quantity": quantity,
         "published": published,
+        "note": one.note,
         "of": _of(one.seeds, one.epochs) if one.source else "",
         "measured": "drawn below" if line.measured is None else number(quantity, line.measured, line.seeds > 1),
         "of_measured": _of(line.seeds, line.epochs),

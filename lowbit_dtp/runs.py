@@ -114,11 +114,13 @@ def run_ensemble(
     diagnose: bool = False,
     on_step: Callable[[int], None] = lambda step: None,
     on_evaluation: Callable[[int, Evaluation], None] = lambda index, evaluation: None,
+    command_line: str | None = None,
 ) -> None:
     """`run` for experiments that differ only in their seeds, in batched products where `device` is not NumPy's.
 
     Each has the same result as a separate run, up to rounding. Runs that were stopped at different steps continue
-    separately. `on_evaluation` gets the index of the run.
+    separately. `on_evaluation` gets the index of the run. `command_line` is noted as the command that made the runs, by
+    default that of this process.
     """
     from .backends.devices import usable
 
@@ -128,11 +130,11 @@ def run_ensemble(
         for index, (experiment, folder) in enumerate(zip(experiments, map(Path, folders), strict=True)):
             net, _, optimizer = experiment.built()
             experiment.check_sizes(data)
-            if _is_finished(folder, experiment):  # which needs no lock, as nothing is written
+            if is_finished(folder, experiment):  # which needs no lock, as nothing is written
                 continue
             locks.enter_context(locked(folder))
-            if not _is_finished(folder, experiment):  # still, now that no other process writes
-                members.append(_Member.begun(index, experiment, folder, net, optimizer))
+            if not is_finished(folder, experiment):  # still, now that no other process writes
+                members.append(_Member.begun(index, experiment, folder, net, optimizer, command_line))
         groups: dict[Any, list[_Member]] = {}
         for member in members:
             place = member.index if device == "numpy" else member.run.progress.step
@@ -160,10 +162,18 @@ class _Member:
     """Devices of the run, in order, and the step reached on each."""
     saved_step: int | None = None
     """Step of the checkpoint in the folder."""
+    command_line: str | None = None
+    """The command that trains, if it is not that of this process."""
 
     @classmethod
     def begun(
-        cls, index: int, experiment: Experiment, folder: Path, net: "Network", optimizer: "Optimizer"
+        cls,
+        index: int,
+        experiment: Experiment,
+        folder: Path,
+        net: "Network",
+        optimizer: "Optimizer",
+        command_line: str | None = None,
     ) -> "_Member":
         """The run as stored in `folder`, which is locked, or a new one.
 
@@ -198,7 +208,7 @@ class _Member:
             write_text(folder / "diagnosis.jsonl", "".join(f"{line}\n" for line in diagnoses))
         return cls(
             index, experiment, folder, Run(net, optimizer, progress), lines, diagnoses, notes.get("seconds", 0.0),
-            notes.get("parts", []), saved_step,
+            notes.get("parts", []), saved_step, command_line,
         )  # fmt: skip
 
     def goes_on(self, device: str, members: int) -> None:
@@ -242,7 +252,7 @@ class _Member:
         }
         inference.save(self.folder / "network.safetensors")
         ledgers.save(self.folder / "ledger.json", training=run.progress.ledger, inference=testing)
-        write_json(self.folder / "run.json", results | provenance())
+        write_json(self.folder / "run.json", results | provenance(self.command_line))
 
 
 def _train(
@@ -360,7 +370,7 @@ def _too_large(members: list[_Member], data: "DataSet", device: str) -> Exceptio
     )
 
 
-def _is_finished(folder: Path, experiment: Experiment) -> bool:
+def is_finished(folder: Path, experiment: Experiment) -> bool:
     """Whether the run in `folder` is finished and has all epochs. ExperimentError if it is another experiment."""
     if not (folder / "experiment.toml").exists():
         return False
@@ -466,9 +476,9 @@ def _devices(parts: Sequence[Mapping[str, Any]]) -> str:
     return ", then ".join(name + end for name, end in zip(names, ends, strict=True))
 
 
-def provenance() -> dict[str, Any]:
-    """Command, versions, commit and machine, to repeat a run."""
-    return {"command": command(), "versions": versions(), "commit": commit(), "machine": _machine()}
+def provenance(command_line: str | None = None) -> dict[str, Any]:
+    """Command (by default that of this process), versions, commit and machine, to repeat a run."""
+    return {"command": command_line or command(), "versions": versions(), "commit": commit(), "machine": _machine()}
 
 
 def command() -> str:

@@ -36,6 +36,8 @@ def compare(
     export: Annotated[bool, typer.Option("--export/--no-export", help="Export the first rule's network as C.")] = True,
     weights: options.Weights = None,
     signals: options.Signals = "fixed(8,1)",
+    jobs: options.Jobs = None,
+    dask: options.Dask = "",
     threads: options.Threads = None,
     device: options.Device = "numpy",
     ensemble: Annotated[
@@ -49,7 +51,8 @@ def compare(
 ) -> None:
     """Train the same network by several rules; compare error, bits and joules; write a report.
 
-    The same command again continues where it was stopped, on another device if --device says so.
+    The same command again continues where it was stopped, on another device if --device says so. As many runs as there
+    are cores are trained at once, with a thread each; if one fails, the others go on.
 
     [bold]Example[/bold]: lowbit-dtp compare --data mnist --rules dtp,straight-through,fixed-lower --epochs 5 --seeds 1
     """
@@ -69,7 +72,7 @@ def compare(
         summary = run_comparison(
             comparison, folder, data_dir=data_dir, technologies=options.technologies(technology), export=export,
             weights=weights, signals=signals, device=device, ensemble=ensemble, diagnose=diagnose,
-            observer=watching,
+            jobs=jobs, threads=threads, dask=dask, observer=watching,
         )  # fmt: skip
     if as_json:
         print(json.dumps(summary.as_dict(), indent=1))

@@ -1,9 +1,9 @@
 """Device, threads, progress on standard error and logs, for commands that train or test."""
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..observer import Observer
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from ..experiment import Experiment
     from ..runs import Evaluation
 
@@ -29,17 +31,15 @@ def usable_device(device: str, tf32: bool) -> str:
 
 def use_threads(threads: int | None) -> None:
     """Use so many threads, if a number is given, and report when kernels have to be compiled first."""
-    if os.environ.get("LOWBIT_DTP_KERNELS") == "plain":  # no kernels, and perhaps no Numba
-        return
-    from ..backends.numba_cpu import on_compile, set_threads
+    from ..backends.devices import prepare_kernels
 
-    on_compile(_report_compiling)
-    if threads is not None:
-        set_threads(threads)
+    prepare_kernels(threads, _report_compiling)
 
 
 def _report_compiling(kernel: str) -> None:
-    """A line for each kernel on a terminal, else one for all."""
+    """A line for each kernel on a terminal, else one for all. Several processes may compile the same one."""
+    if kernel in _compiled:
+        return
     if sys.stderr.isatty():
         print(f"compiling, once for this machine: {kernel}", file=sys.stderr, flush=True)
     elif not _compiled:
@@ -72,14 +72,21 @@ class _Log(Observer):
     def __init__(self, writer: Any) -> None:
         self._writer = writer
         self._writers: list[Any] = []
+        self.rule = ""
+        self.experiments: Sequence[Experiment] = ()
 
     def announce(self, rule: str, experiment: "Experiment") -> None:
         counting = "; codings are counted, so steps are plain" if experiment.codings else ""
         self.say(f"{rule}: {links_in_words(experiment)}{counting}")
 
-    def begin(self, rule: str, experiments: Sequence["Experiment"], folders: Sequence[Path], samples: int) -> None:
-        self.rule, self.experiments = rule, experiments
-        self._writers = [self._writer(str(folder / "tensorboard")) for folder in folders] if self._writer else []
+    def begin(self, rule: str, experiments: Sequence["Experiment"], folders: Sequence[Path], samples: int) -> "Self":
+        runs = copy(self)
+        runs.rule, runs.experiments = rule, experiments
+        runs._writers = [self._writer(str(folder / "tensorboard")) for folder in folders] if self._writer else []
+        return runs
+
+    def compiling(self, kernel: str) -> None:
+        _report_compiling(kernel)
 
     def say(self, line: str) -> None:
         """Print `line` on standard error."""
@@ -124,16 +131,18 @@ class _Bars(_Log):
     def __init__(self, bars: Any, writer: Any) -> None:
         super().__init__(writer)
         self._bars = bars
+        self._task, self._total, self._shown = 0, 0, 0.0
 
     def say(self, line: str) -> None:
         self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def begin(self, rule: str, experiments: Sequence["Experiment"], folders: Sequence[Path], samples: int) -> None:
-        super().begin(rule, experiments, folders, samples)
+    def begin(self, rule: str, experiments: Sequence["Experiment"], folders: Sequence[Path], samples: int) -> "Self":
+        runs = super().begin(rule, experiments, folders, samples)
         first, last = experiments[0].seed, experiments[-1].seed
         label = f"{rule} {first}" + (f"-{last}" if last > first else "")
-        self._total, self._shown = experiments[0].steps(samples), 0.0
-        self._task = self._bars.add_task(label, total=self._total)
+        runs._total = experiments[0].steps(samples)
+        runs._task = self._bars.add_task(label, total=runs._total)
+        return runs
 
     def step(self, done: int) -> None:
         if done == self._total or monotonic() - self._shown > 0.1:  # a step may take less time than printing it

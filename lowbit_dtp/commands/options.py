@@ -69,7 +69,24 @@ Device = Annotated[
     ),
 ]
 TF32 = Annotated[bool, typer.Option("--tf32", help="Let a GPU round the factors of float32 products to 11 bits.")]
-Threads = Annotated[int | None, typer.Option("--threads", help="Threads to use. Changes the speed, not the results.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", help="Threads to use, of each run. Changes the speed, not the results.")
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        envvar="LOWBIT_DTP_JOBS",
+        help="Runs to train at once, each in a process of its own.  (default: the number of cores; on a GPU, 1)",
+    ),
+]
+Dask = Annotated[
+    str,
+    typer.Option(
+        "--dask", help="Train on the workers of the Dask scheduler at this address, or of this scheduler file."
+    ),
+]
 Diagnose = Annotated[
     bool,
     typer.Option(

@@ -18,6 +18,8 @@ def reproduce(
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write.  (default: runs/NAME)")] = None,
     data_dir: options.DataDir = None,
     technology: options.Technologies = options.TECHNOLOGIES,
+    jobs: options.Jobs = None,
+    dask: options.Dask = "",
     threads: options.Threads = None,
     device: options.Device = "numpy",
     ensemble: Annotated[
@@ -43,15 +45,16 @@ def reproduce(
     with observer(tensorboard) as watching:
         made = run(
             name, folder, epochs=epochs, seeds=seeds, data_dir=data_dir,
-            technologies=options.technologies(technology), device=device, ensemble=ensemble, observer=watching,
+            technologies=options.technologies(technology), device=device, ensemble=ensemble, jobs=jobs, threads=threads,
+            dask=dask, observer=watching,
         )  # fmt: skip
     if as_json:
         print(json.dumps(made.as_dict(), indent=1))
         return
     columns = ("rule", "quantity", "published", "measured", "best epoch")
     lines = [
-        [row["rule"], row["quantity"], *("\n".join(filter(None, (row[a], row[b]))) for a, b in
-         (("published", "of"), ("measured", "of_measured"))), row["chosen"]]
+        [row["rule"], row["quantity"], *("\n".join(filter(None, map(row.get, names))) for names in
+         (("published", "note", "of"), ("measured", "of_measured"))), row["chosen"]]
         for row in map(in_cells, made.lines)
     ]  # fmt: skip
     print_table(f"{name}: published and measured", columns, lines, left=2)

@@ -42,7 +42,7 @@ def train(
     [bold]Example[/bold]: lowbit-dtp train --data digits --rule dtp --link h1-h2=ternary --out runs/ternary
     """
     from .. import ledger as ledgers
-    from ..comparison import train as train_observed
+    from ..batches import Batch
     from ..data import load
     from ..storage import read_json
     from ..summary import link_rows
@@ -61,7 +61,7 @@ def train(
     samples = load(comparison.content["data"], data_dir)
     with observer(tensorboard) as watching:
         watching.announce(rule, experiment)
-        train_observed(rule, [experiment], [folder], samples, device, watching, diagnose)
+        Batch(rule, (experiment,), (folder,)).train(samples, watching, device=device, diagnose=diagnose)
     links = link_rows(**ledgers.load(folder / "ledger.json"))
     result = {key: value for key, value in read_json(folder / "run.json").items() if key.endswith(("percent", "epoch"))}
     result |= {"folder": str(folder), "links": {name: asdict(row) for name, row in links.items()}}
