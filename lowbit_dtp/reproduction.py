@@ -89,13 +89,9 @@ def reproduce(
 
     choose("experiment with published results", name, dict.fromkeys(NAMES))
     folder, observer = Path(folder), observer or Observer()
-    published = Comparison.load(name).published
-    full = {
-        "epochs": max((x.epochs for x in published if x.epochs), default=0) or Comparison.load(name).content["epochs"],
-        "seeds": max((x.seeds for x in published if x.seeds), default=SEEDS),
-    }
+    published, full = Comparison.load(name).published, full_scale(name)
     asked = {"epochs": full["epochs"] if epochs is None else epochs, "seeds": full["seeds"] if seeds is None else seeds}
-    comparison = Comparison.load(name, **asked)
+    comparison = Comparison.load(name, epochs=asked["epochs"], seeds=asked["seeds"])
     work: dict[str, Any] = {"data_dir": data_dir, "device": device, "jobs": jobs, "threads": threads, "dask": dask}
     summary = compare(
         comparison, folder, technologies=technologies, export=False, ensemble=ensemble, observer=observer, **work
@@ -111,6 +107,17 @@ def reproduce(
     write_json(folder / FILE, made.as_dict() | provenance())
     write_text(folder / PAGE, _page(made, data))
     return made
+
+
+def full_scale(name: str) -> dict[str, int]:
+    """Epochs and seeds of the published experiment; where epochs are not published, those of the file `name`.
+
+    >>> full_scale("table3.1")
+    {'epochs': 1000, 'seeds': 10}
+    """
+    comparison = Comparison.load(name)
+    epochs, seeds = ([number for x in comparison.published if (number := getattr(x, of))] for of in ("epochs", "seeds"))
+    return {"epochs": max(epochs, default=comparison.content["epochs"]), "seeds": max(seeds, default=SEEDS)}
 
 
 def scale(done: Mapping[str, int], full: Mapping[str, int]) -> str:
@@ -134,7 +141,7 @@ def _continued(name: str, asked: Mapping[str, int], folder: Path, rule: str, aft
     batches = []
     for seed in range(asked["seeds"]):
         start = folder / folder_name(after) / f"seed-{seed}"
-        experiment = Comparison.load(name, start=str(start), **asked).experiment(rule, seed)
+        experiment = Comparison.load(name, start=str(start), epochs=asked["epochs"]).experiment(rule, seed)
         run = folder / folder_name(f"{rule} after {after}") / f"seed-{seed}"
         batches.append(Batch(f"{rule} after {after}", (experiment,), (run,)))
     return batches
