@@ -14,6 +14,7 @@ from .commands import (
     estimate,
     evaluate,
     export,
+    import_,
     machines,
     price,
     qtools,
@@ -21,6 +22,7 @@ from .commands import (
     reproduce,
     results,
     rules,
+    search,
     sweep,
     technology,
     train,
@@ -109,11 +111,12 @@ def root(
 
 
 for command in (
-    compare.compare, train.train, evaluate.evaluate, price.price, estimate.estimate, sweep.sweep, export.export,
-    bench.bench, reproduce.reproduce, report.report, rules.rules, technology.technology,
+    compare.compare, train.train, evaluate.evaluate, price.price, estimate.estimate, sweep.sweep, search.search,
+    export.export, bench.bench, reproduce.reproduce, report.report, rules.rules, technology.technology,
     machines.machines, qtools.qtools,
 ):  # fmt: skip
     app.command()(command)
+app.command("import")(import_.import_)
 app.add_typer(data.app, name="data")
 app.add_typer(results.app, name="results")
 
