@@ -15,7 +15,7 @@ from .ledger import Direction, Ledger
 from .network import link_names, long_link_names
 from .observer import Observer
 from .panel import baseline, cost, energy_tree, price_list, sample_counts
-from .runs import folder_name, provenance, run_folders, summary_row
+from .runs import folder_name, network_file, provenance, run_folders, summary_row
 from .storage import read_json, read_tensors
 from .summary import Baseline, DataRow, ExportRow, Range, Row, Summary
 
@@ -288,14 +288,15 @@ def break_even(ledger: Ledger) -> dict[str, float]:
 
 
 def export_run(
-    rule: str, run: Path, folder: Path, target: str, weights: str | None, signals: str, verify: bool, data: "DataSet"
-) -> ExportRow:
-    """Export the network of `run`, a run of `rule`, into `folder`."""
+    rule: str, run: Path, folder: Path, target: str, weights: str | None, signals: str, verify: bool, data: "DataSet",
+    best: bool = False,
+) -> ExportRow:  # fmt: skip
+    """Export the network of `run`, a run of `rule`, into `folder`: the last one, or the `best` (see `network_file`)."""
     from export import export_network
 
     inputs, labels = np.asarray(data.test.inputs), np.asarray(data.test.labels)
     made = export_network(
-        run / "network.safetensors", target, folder, weights, signals,
+        network_file(run, best), target, folder, weights, signals,
         inputs[:GOLDEN_SAMPLES], verify, (inputs, labels),
     )  # fmt: skip
     accuracy = made.accuracy.as_dict() if made.accuracy else {}

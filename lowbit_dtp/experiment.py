@@ -61,6 +61,8 @@ class Experiment:
     """A run folder or network file with initial weights for layers: see `Network.start_from`. "": none."""
     codings: list[str] = field(default_factory=list)
     """Codings whose bits the ledger counts, too: names in `codings`, or "all"."""
+    stopping: dict[str, int] = field(default_factory=dict)
+    """`patience`: the run ends when the validation score has not improved for so many epochs. Empty: after `epochs`."""
     plugins: list[str] = field(default_factory=list, compare=False)
     """Files, and packages, of the plug-ins that define the rule, the data set or a format."""
 
@@ -68,6 +70,7 @@ class Experiment:
         _check_numbers(vars(self))
         for name, hint in checking.hints(Experiment).items():
             _check_type(name, getattr(self, name), hint)
+        _check_stopping(self.stopping)
         object.__setattr__(self, "codings", _coding_names(self.codings))
 
     def network(self, like: "Array | None" = None) -> "Network":
@@ -164,7 +167,7 @@ class Experiment:
         _check_ends(data.name, self.sizes, data.inputs, data.classes if classify else 1)
 
     def steps(self, samples: int) -> int:
-        """Steps of the whole run on `samples` training samples."""
+        """Steps of the whole run on `samples` training samples, if it is not stopped early."""
         return self.epochs * len(self.learning_rule().phases) * -(-samples // self.batch)
 
     def as_toml(self) -> str:
@@ -174,7 +177,7 @@ class Experiment:
         content = asdict(self)
         if not self.start:
             del content["start"]
-        for name in ("plugins", "codings"):
+        for name in ("plugins", "codings", "stopping"):
             if not content[name]:
                 del content[name]
         return tomli_w.dumps(content)
@@ -248,7 +251,7 @@ class Comparison:
         "task": str, "epochs": int, "batch": int, "seeds": int, "compare": list[str], "placement": str,
         "links": dict[str, dict[str, str]], "weights": dict[str, str | dict[str, str]], "optimizer": dict[str, Any],
         "rules": dict[str, dict[str, Any]],
-        "start": str, "codings": list[str], "search": dict[str, dict[str, Any]],
+        "start": str, "codings": list[str], "stopping": dict[str, int], "search": dict[str, dict[str, Any]],
     }  # fmt: skip
     """Keys of an experiment file, with their types."""
 
@@ -348,7 +351,7 @@ class Comparison:
                 optimizer.setdefault(key, value)
         names = (
             "data", "sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links",
-            "weights", "start", "codings",
+            "weights", "start", "codings", "stopping",
         )  # fmt: skip
         common = {name: deepcopy(self.content[name]) for name in names if name in self.content}
         own = {name: deepcopy(settings.pop(name)) for name in OF_ONE_RULE if name in settings}
@@ -414,6 +417,12 @@ def _check_numbers(content: Mapping[str, Any]) -> None:
         value = content.get(name, least)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ExperimentError(f"{name} must be a whole number, {least} or more, not {value!r}")
+
+
+def _check_stopping(stopping: Mapping[str, int]) -> None:
+    _check_keys("stopping", stopping, ("patience",))
+    if stopping.get("patience", 1) < 1:
+        raise ExperimentError(f"stopping.patience must be 1 epoch or more, not {stopping['patience']}")
 
 
 def _check_ends(data: str, sizes: Sequence[int], inputs: int, classes: int) -> None:
@@ -579,6 +588,7 @@ def _check_choices(given: Mapping[str, Any], merged: Mapping[str, Any], sizes: S
         _made(f"rules.{rule}", own, {"learning_rate": 1.0} | rates)
         _made(f"rules.{rule}", rule_named(parts_of(rule)[0]), settings)
     _coding_names(given.get("codings", []))
+    _check_stopping(given.get("stopping", {}))
     if "compare" in given and not given["compare"]:
         raise ExperimentError("compare must name at least one rule, not []")
     for spec in given.get("compare", []):

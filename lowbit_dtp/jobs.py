@@ -16,7 +16,7 @@ import threading
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -69,7 +69,7 @@ def run_all(
     dask: str = "",
     name: Callable[[Item], str] = str,
     on_message: Callable[[Item, Any], None] = lambda item, message: None,
-) -> Iterator[tuple[Item, Result]]:
+) -> Generator[tuple[Item, Result], None, None]:
     """Call `function` with each of `items`; yield each item with its result as it finishes.
 
     `jobs` of them run at once, by default as many as there are cores, each in a process of its own with so many

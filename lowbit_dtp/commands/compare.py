@@ -18,6 +18,7 @@ def compare(
     data: options.Data = None,
     rules: Annotated[str | None, typer.Option("--rules", help="dtp,straight-through@fixed(4,-2),... in order.")] = None,
     epochs: options.Epochs = None,
+    patience: options.Patience = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Runs of each rule, with seeds 0, 1, ...")] = None,
     out: options.Out = None,
     config: options.Config = None,
@@ -62,7 +63,7 @@ def compare(
     comparison = options.comparison_of(
         data, config, epochs=epochs, batch=batch, sizes=sizes, link=link, placement=placement, activation=activation,
         optimizer=optimizer, learning_rate=learning_rate, settings=settings, weight=weight, seeds=seeds,
-        compare=options.split(rules) if rules else None, codings=codings,
+        compare=options.split(rules) if rules else None, codings=codings, patience=patience,
     )  # fmt: skip
     if gradient:
         _set_gradient(comparison, gradient)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DataDir, Json, Rule, Run, Seed, Signals, Weights
+from .options import Best, DataDir, Json, Rule, Run, Seed, Signals, Weights
 from .printing import print_result
 
 
@@ -15,6 +15,7 @@ def export(
     rule: Rule = None,
     seed: Seed = None,
     target: Annotated[str, typer.Option("--target", help="mem ($readmemh files) or c (C99).")] = "c",
+    best: Best = False,
     weights: Weights = None,
     signals: Signals = "fixed(8,1)",
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write.  (default: RUN/export-TARGET)")] = None,
@@ -34,7 +35,7 @@ def export(
     spec, number, folder = run_folders(run, rule, seed)[0]
     samples = load(Experiment.load(folder / "experiment.toml").data, data_dir)
     where = out or Path(run) / f"export-{target}"
-    exported = export_run(spec, folder, where, target, weights, signals, verify, samples)
+    exported = export_run(spec, folder, where, target, weights, signals, verify, samples, best)
     print_result({"rule": spec, "seed": number, **asdict(exported)}, as_json)
     if exported.verify.startswith("failed"):
         raise typer.Exit(1)

@@ -55,6 +55,15 @@ Set = Annotated[
         "--set", help="A key of the experiment file and its TOML value: rules.dtp.target_step=2.8. Repeatable."
     ),
 ]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        "--patience", help="Stop a run when its validation score has not improved for so many epochs.  (default: never)"
+    ),
+]
+Best = Annotated[
+    bool, typer.Option("--best", help="The network of the epoch with the best validation score, not the last.")
+]
 Start = Annotated[
     Path | None,
     typer.Option(
@@ -140,7 +149,7 @@ Signals = Annotated[str, typer.Option("--signals", help="Format for links that w
 def comparison_of(
     data: str | None, config: Path | None, *, sizes: str | None, link: Sequence[str] | None, optimizer: str | None,
     learning_rate: float | None, settings: Sequence[str] | None, weight: Sequence[str] | None = None,
-    codings: str | None = None, **more: Any,
+    codings: str | None = None, patience: int | None = None, **more: Any,
 ) -> "Comparison":  # fmt: skip
     """The data set's experiment file, the user's, and the options, in rising order of precedence.
 
@@ -156,6 +165,7 @@ def comparison_of(
         "links": _links(link or []) or None,
         "weights": _weights(weight or []) or None,
         "codings": split(codings) if codings else None,
+        "stopping": {"patience": patience} if patience is not None else None,
         "optimizer": {key: value for key, value in optimizing.items() if value is not None} or None,
     }
     for text in settings or []:
@@ -243,6 +253,8 @@ def _keys_in(table: Sequence[str]) -> list[str] | None:
         case ["optimizer"]:
             names = {field.name for kind in OPTIMIZERS.values() for field in fields(kind)}
             return sorted({"name", *names} - {"state"})
+        case ["stopping"]:
+            return ["patience"]
         case ["links"] | ["weights"]:
             return []
         case ["links", _]:

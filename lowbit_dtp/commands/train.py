@@ -15,6 +15,7 @@ def train(
     data: options.Data = None,
     rule: options.Spec = "dtp",
     epochs: options.Epochs = None,
+    patience: options.Patience = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of weights, noise and order of samples.")] = 0,
     out: options.Out = None,
     config: options.Config = None,
@@ -50,7 +51,7 @@ def train(
     device = usable_device(device, tf32)
     comparison = options.comparison_of(
         data, config, epochs=epochs, batch=batch, sizes=sizes, link=link, activation=activation, optimizer=optimizer,
-        learning_rate=learning_rate, settings=settings, weight=weight, codings=codings,
+        learning_rate=learning_rate, settings=settings, weight=weight, codings=codings, patience=patience,
         start=str(start) if start else None,
     )  # fmt: skip
     folder = out or Path("runs") / f"{Path(comparison.content['data']).stem}-train"
