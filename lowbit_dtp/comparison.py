@@ -15,7 +15,7 @@ from .ledger import Direction, Ledger
 from .network import link_names, long_link_names
 from .observer import Observer
 from .panel import baseline, cost, energy_tree, price_list, sample_counts
-from .runs import folder_name, network_file, provenance, run_folders, summary_row
+from .runs import folder_name, network_file, provenance, run_folders, save_curves, summary_row
 from .storage import read_json, read_tensors
 from .summary import Baseline, DataRow, ExportRow, Range, Row, Summary
 
@@ -51,9 +51,9 @@ def compare(
 ) -> Summary:
     """Train every rule and seed of `comparison` into `folder`; return the summary, and write it and a report there.
 
-    Finished runs are not changed, and stopped runs continue. `jobs` runs are trained at once, each by so many
-    `threads`, or the workers of a `dask` cluster train them; the results are the same: see `batches.train_all`. Joules
-    are priced on `technologies`.
+    The curves of all runs are written there, too, as `curves.csv`. Finished runs are not changed, and stopped runs
+    continue. `jobs` runs are trained at once, each by so many `threads`, or the workers of a `dask` cluster train them;
+    the results are the same: see `batches.train_all`. Joules are priced on `technologies`.
     With `export`, the first rule's network of seed 0 is exported as C, with weights and real-valued links in the
     formats `weights` (None: as they were trained, and fixed(8,1) for floats) and `signals`; if that fails, the summary
     has the reason. A `device` other than `numpy` trains `ensemble` seeds in one batch, or all. With `diagnose`, rules
@@ -119,6 +119,7 @@ def compare(
         **provenance(),
     )
     summary.save(folder)
+    save_curves(folder)
     write_report(folder)
     return summary
 
