@@ -134,10 +134,10 @@ static void check_codes(const table *t, const char *place, uint64_t vector, cons
         compare(t, place, i, vector, field(t, i), got[i]);
 }
 
-static void check_class(const table *t, const char *place, uint64_t vector, const network_sum *logits)
+static void check_class(const table *t, const char *place, uint64_t vector, size_t got)
 {
     int64_t expected = field(t, 0);
-    compare(t, place, (size_t)expected, vector, expected, (int64_t)network_class(logits));
+    compare(t, place, (size_t)expected, vector, expected, (int64_t)got);
 }
 
 static void open_codes(table *t, const char *folder, const char *set, const char *layer, size_t link)
@@ -156,6 +156,31 @@ static void open_decision(table *logits, table *classes, const char *folder, con
 static network_code codes[NETWORK_WIDEST];
 static network_sum sums[NETWORK_WIDEST], logits[NETWORK_CLASSES];
 
+/* Sums of layer `index` for the codes below it. */
+static void compute_sums(size_t index)
+{
+    static uint32_t words[NETWORK_WORDS];
+    network_signal signal = {0, words};
+    network_start(index, &signal);
+    for (size_t i = 0; i < network_links[index].neurons; i++)
+        network_put(index, &signal, i, codes[i]);
+    for (size_t i = 0; i < network_layers[index].neurons; i++)
+        sums[i] = network_sum_of(index, i, &signal);
+}
+
+/* Codes of layer `index` for its sums. */
+static void compute_codes(size_t index)
+{
+    for (size_t i = 0; i < network_layers[index].neurons; i++)
+        codes[i] = network_code_of(index, i, sums[i]);
+}
+
+static void compute_logits(void)
+{
+    for (size_t i = 0; i < NETWORK_CLASSES; i++)
+        logits[i] = network_logit_of(i, sums[i]);
+}
+
 /* Layers first to last of golden set `set`, fed with its codes below layer first. */
 static void check_layers(const char *folder, const char *set, const char *layer, size_t first, size_t last)
 {
@@ -172,24 +197,27 @@ static void check_layers(const char *folder, const char *set, const char *layer,
         open_decision(&logits_of, &classes_of, folder, set, layer);
     for (uint64_t vector = 0; read_line(&input); vector++) {
         compared_vectors++;
+        size_t whole = 0;
         read_codes(&input, codes);
+        if (first == 0 && decides)
+            whole = network_classify(codes);
         for (size_t i = first; i <= last; i++) {
             const char *place = network_layers[i].outlet;
             read_expected(&sums_of[i]);
-            network_sums(i, codes, sums);
+            compute_sums(i);
             check_sums(&sums_of[i], place, vector, sums);
             if (i + 1 < NETWORK_LAYERS) {
                 read_expected(&codes_of[i]);
-                network_codes(i, sums, codes);
+                compute_codes(i);
                 check_codes(&codes_of[i], place, vector, codes);
             }
         }
         if (decides) {
             read_expected(&logits_of);
             read_expected(&classes_of);
-            network_logits(sums, logits);
+            compute_logits();
             check_sums(&logits_of, network_layers[last].outlet, vector, logits);
-            check_class(&classes_of, network_layers[last].outlet, vector, logits);
+            check_class(&classes_of, network_layers[last].outlet, vector, first == 0 ? whole : network_class(logits));
         }
     }
     fclose(input.stream);
@@ -215,7 +243,7 @@ static void check_thresholds(const char *folder, size_t index)
         compared_vectors++;
         read_expected(&expected);
         read_sums(&input, sums);
-        network_codes(index, sums, codes);
+        compute_codes(index);
         check_codes(&expected, layer->outlet, vector, codes);
     }
     fclose(input.stream);
@@ -232,7 +260,7 @@ static void check_ties(const char *folder)
         compared_vectors++;
         read_expected(&expected);
         read_sums(&input, logits);
-        check_class(&expected, layer->outlet, vector, logits);
+        check_class(&expected, layer->outlet, vector, network_class(logits));
     }
     fclose(input.stream);
     close_table(&expected);
@@ -276,12 +304,12 @@ static int run(const char *path)
         read_codes(&input, codes);
         for (size_t i = 0; i < NETWORK_LAYERS; i++) {
             print_codes(&network_links[i]);
-            network_sums(i, codes, sums);
+            compute_sums(i);
             print_sums(network_layers[i].outlet, "sums", sums, network_layers[i].neurons);
             if (i + 1 < NETWORK_LAYERS)
-                network_codes(i, sums, codes);
+                compute_codes(i);
         }
-        network_logits(sums, logits);
+        compute_logits();
         print_sums(network_layers[NETWORK_LAYERS - 1].outlet, "logits", logits, NETWORK_CLASSES);
         printf("class %zu\n", network_class(logits));
     }
