@@ -96,7 +96,7 @@ def c_program(folder: Path) -> Verification:
 
 def memory_files(folder: Path) -> Verification:
     """Compute every golden vector from the memory files in `folder`, and compare."""
-    return _MemoryCheck(Path(folder)).run()
+    return NetworkCheck(Path(folder)).run()
 
 
 @dataclass
@@ -175,12 +175,12 @@ class GoldenFiles:
         return Verification("passed", self.vectors, self.values)
 
 
-class _MemoryCheck(GoldenFiles):
-    """The integer network from files and manifest, in code that is not shared with a writer."""
+class NetworkCheck(GoldenFiles):
+    """The integer network from memory files and the manifest; `open`, `sums`, `codes` and `logits` may be another's."""
 
     def run(self) -> Verification:
         try:
-            self.tables = [self._load(index) for index in range(len(self.layers))]
+            self.open()
             for index, layer in enumerate(self.layers):
                 self._check_layers(f"layers/{layer['name']}", [index])
                 self._check_comparator(f"comparators/{layer['name']}", index)
@@ -188,6 +188,10 @@ class _MemoryCheck(GoldenFiles):
         except Differs as differs:
             return differs.failure
         return self.passed()
+
+    def open(self) -> None:
+        """Read what was exported."""
+        self.tables = [self._load(index) for index in range(len(self.layers))]
 
     def _load(self, index: int) -> tuple[Integers, Integers]:
         """Weights [neurons, below], and thresholds [neurons, codes - 1] or biases [neurons, 1]."""
@@ -207,7 +211,16 @@ class _MemoryCheck(GoldenFiles):
                 )
         return levels, limits
 
-    def _codes(self, index: int, sums: Integers) -> Integers:
+    def sums(self, index: int, levels: Integers) -> Integers:
+        """Sums of layer `index` for `levels` [vectors, below]."""
+        return levels @ self.tables[index][0].T
+
+    def logits(self, index: int, sums: Integers) -> Integers:
+        """Logits of layer `index`, the last one."""
+        exponent = self.layers[index]["sum_exponent"] - self.manifest["output"]["logit_exponent"]
+        return (sums << exponent) + self.tables[index][1].T
+
+    def codes(self, index: int, sums: Integers) -> Integers:
         """Codes on the link above layer `index`, by counting the thresholds that each sum reaches."""
         ranks = np.zeros_like(sums)
         for threshold in self.tables[index][1].T:
@@ -222,15 +235,13 @@ class _MemoryCheck(GoldenFiles):
         self.vectors += len(codes)
         for index in indices:
             link, place = self.links[index], self.layers[index]["output_name"]
-            weights, limits = self.tables[index]
-            sums = self.levels(link, codes, link["name"], path) @ weights.T
+            sums = self.sums(index, self.levels(link, codes, link["name"], path))
             self.compare(f"{folder}/{place}.sums.mem", place, sums, signed=True)
             if index < len(self.layers) - 1:
-                codes = self._codes(index, sums)
+                codes = self.codes(index, sums)
                 self.compare(f"{folder}/{place}.codes.mem", place, codes, signed=False)
             else:
-                exponent = self.layers[index]["sum_exponent"] - self.manifest["output"]["logit_exponent"]
-                logits = (sums << exponent) + limits.T
+                logits = self.logits(index, sums)
                 self.compare(f"{folder}/{place}.logits.mem", place, logits, signed=True)
                 self.compare(f"{folder}/{place}.classes.mem", place, first_largest(logits), signed=False)
 
@@ -238,7 +249,7 @@ class _MemoryCheck(GoldenFiles):
         place = self.layers[index]["output_name"]
         if index < len(self.layers) - 1:
             sums = self.golden(f"{folder}/{place}.sums.mem", signed=True)
-            self.compare(f"{folder}/{place}.codes.mem", place, self._codes(index, sums), signed=False)
+            self.compare(f"{folder}/{place}.codes.mem", place, self.codes(index, sums), signed=False)
         else:
             sums = self.golden(f"{folder}/{place}.logits.mem", signed=True)
             self.compare(f"{folder}/{place}.classes.mem", place, first_largest(sums), signed=False)
