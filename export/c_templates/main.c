@@ -6,7 +6,6 @@
  * A line is a hexadecimal number; field i of it is neuron i, the least significant first.
  * Exit status: 0 passed, 1 a value differs, 2 a file or the command line is wrong.
  */
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +26,27 @@ static void fail(const char *path, const char *problem)
 {
     fprintf(stderr, "%s: %s\n", path, problem);
     exit(2);
+}
+
+/* In decimal, for C libraries whose printf has no 64 bits. */
+static void print_number(int64_t value)
+{
+    char text[24];
+    size_t start = sizeof text;
+    uint64_t left = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+    text[--start] = 0;
+    do
+        text[--start] = (char)('0' + left % 10);
+    while (left /= 10);
+    if (value < 0)
+        text[--start] = '-';
+    fputs(text + start, stdout);
+}
+
+static void print(const char *text, int64_t value)
+{
+    fputs(text, stdout);
+    print_number(value);
 }
 
 static void open_table(table *t, const char *path, size_t fields, int bits, int is_signed)
@@ -117,8 +137,13 @@ static void compare(const table *t, const char *place, size_t neuron, uint64_t v
     compared_values++;
     if (expected == got)
         return;
-    printf("failed at link %s, neuron %zu: line %" PRIu64 " of %s: expected %" PRId64 ", got %" PRId64 "\n", place, neuron,
-           vector + 1, t->path, expected, got);
+    printf("failed at link %s", place);
+    print(", neuron ", (int64_t)neuron);
+    print(": line ", (int64_t)vector + 1);
+    printf(" of %s", t->path);
+    print(": expected ", expected);
+    print(", got ", got);
+    putchar('\n');
     exit(1);
 }
 
@@ -275,7 +300,9 @@ static int check(const char *folder)
     }
     check_ties(folder);
     check_layers(folder, "network", "", 0, NETWORK_LAYERS - 1);
-    printf("passed: %" PRIu64 " vectors, %" PRIu64 " values\n", compared_vectors, compared_values);
+    print("passed: ", (int64_t)compared_vectors);
+    print(" vectors, ", (int64_t)compared_values);
+    fputs(" values\n", stdout);
     return 0;
 }
 
@@ -283,7 +310,7 @@ static void print_sums(const char *place, const char *kind, const network_sum *v
 {
     printf("%s %s", place, kind);
     for (size_t i = 0; i < count; i++)
-        printf(" %" PRId64, (int64_t)values[i]);
+        print(" ", values[i]);
     printf("\n");
 }
 
@@ -311,7 +338,8 @@ static int run(const char *path)
         }
         compute_logits();
         print_sums(network_layers[NETWORK_LAYERS - 1].outlet, "logits", logits, NETWORK_CLASSES);
-        printf("class %zu\n", network_class(logits));
+        print("class ", (int64_t)network_class(logits));
+        putchar('\n');
     }
     fclose(input.stream);
     return 0;
