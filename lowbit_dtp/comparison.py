@@ -1,6 +1,6 @@
 """Comparisons: the same network trained by several rules, compared in error, bits and joules."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -297,15 +297,16 @@ def break_even(ledger: Ledger) -> dict[str, float]:
 
 
 def export_run(
-    rule: str, run: Path, folder: Path, target: str, weights: str | None, signals: str, verify: bool, data: "DataSet"
-) -> ExportRow:
-    """Export the network of `run`, a run of `rule`, into `folder`."""
+    rule: str, run: Path, folder: Path, target: str, weights: str | None, signals: str, verify: bool, data: "DataSet",
+    options: Mapping[str, Any] | None = None,
+) -> ExportRow:  # fmt: skip
+    """Export the network of `run`, a run of `rule`, into `folder`. `options` are those of the target, by name."""
     from export import export_network
 
     inputs, labels = np.asarray(data.test.inputs), np.asarray(data.test.labels)
     made = export_network(
         run / "network.safetensors", target, folder, weights, signals,
-        inputs[:GOLDEN_SAMPLES], verify, (inputs, labels),
+        inputs[:GOLDEN_SAMPLES], verify, (inputs, labels), options,
     )  # fmt: skip
     accuracy = made.accuracy.as_dict() if made.accuracy else {}
     return ExportRow(

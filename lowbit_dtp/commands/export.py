@@ -14,10 +14,16 @@ def export(
     run: Run,
     rule: Rule = None,
     seed: Seed = None,
-    target: Annotated[str, typer.Option("--target", help="mem ($readmemh files) or c (C99).")] = "c",
+    target: Annotated[str, typer.Option("--target", help="mem ($readmemh files), c (C99) or verilog.")] = "c",
     weights: Weights = None,
     signals: Signals = "fixed(8,1)",
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write.  (default: RUN/export-TARGET)")] = None,
+    fold: Annotated[
+        str | None, typer.Option("--fold", help="verilog: outputs x inputs in parallel, 4x4, or h1=4x8,h2=8x4.")
+    ] = None,
+    target_cycles: Annotated[
+        int | None, typer.Option("--target-cycles", help="verilog: the smallest folding with at most so many a frame.")
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Check all golden vectors.")] = True,
     data_dir: DataDir = None,
     as_json: Json = False,
@@ -34,7 +40,9 @@ def export(
     spec, number, folder = run_folders(run, rule, seed)[0]
     samples = load(Experiment.load(folder / "experiment.toml").data, data_dir)
     where = out or Path(run) / f"export-{target}"
-    exported = export_run(spec, folder, where, target, weights, signals, verify, samples)
+    options = {"fold": fold, "target_cycles": target_cycles}
+    given = {name: value for name, value in options.items() if value is not None}
+    exported = export_run(spec, folder, where, target, weights, signals, verify, samples, given)
     print_result({"rule": spec, "seed": number, **asdict(exported)}, as_json)
     if exported.verify.startswith("failed"):
         raise typer.Exit(1)

@@ -59,9 +59,8 @@ def test_fixed_point_rounds_and_overflows_as_ap_fixed(tmp_path):
     names = ["ap_fixed" if fmt.signed else "ap_ufixed" for fmt in FORMATS]
     modes = [f"{fmt.word}, {fmt.integer}, {ROUNDING[fmt.rounding]}, {OVERFLOW[fmt.overflow]}" for fmt in FORMATS]
     rows = ",\n".join("{" + ", ".join(map(float.hex, row)) + "}" for row in values.tolist())
-    calls = "\n".join(
-        f"    show<{name}<{mode}> >(values[{index}]);" for index, (name, mode) in enumerate(zip(names, modes))
-    )
+    types = [f"{name}<{mode}>" for name, mode in zip(names, modes, strict=True)]
+    calls = "\n".join(f"    show<{name} >(values[{index}]);" for index, name in enumerate(types))
     (tmp_path / "numbers.cpp").write_text(PROGRAM.format(count=values.shape[1], values=rows, calls=calls))
     headers = Path(find_spec("hls4ml").origin).parent / "templates/vivado/ap_types"
     command = ["g++", "-O0", "-w", f"-I{headers}", tmp_path / "numbers.cpp", "-o", tmp_path / "numbers"]
