@@ -26,8 +26,8 @@ NEEDS = {
     "c": needs_compiler,
     "nir": pytest.mark.skipif(find_spec("nir") is None, reason="the package nir is not installed"),
 }
-ALL = [pytest.param(target, marks=NEEDS.get(target, ())) for target in CASES if target != "verilog"]
-"""Targets that compute quickly; simulated hardware has tests of its own."""
+ALL = [pytest.param(target, marks=NEEDS.get(target, ())) for target in CASES if target not in ("aer", "verilog")]
+"""Targets that compute, and quickly; events and simulated hardware have tests of their own."""
 REFUSED = [
     ("nir", "float32", "fixed(8,1)"),
     ("nir", "binary", "fixed(16,1)"),
