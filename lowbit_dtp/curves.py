@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -142,9 +143,14 @@ def colour_of(index: int) -> str:
     return PALETTE[index % len(PALETTE)]
 
 
-def wrapped(rule: str) -> str:
-    """A rule's name, with its options on a second line, shortened where it is too long for a label."""
-    return "\n".join(part if len(part) <= 20 else part[:19] + "…" for part in rule.replace("@", "\n@").split("\n"))
+def wrapped(label: str) -> str:
+    """A label in lines: options of a rule, and words, have their own; a word that is too long is shortened.
+
+    >>> wrapped("straight-through@fixed(4,-2)"), wrapped("DTP, larger step, cosine over 40 epochs")
+    ('straight-through\\n@fixed(4,-2)', 'DTP, larger step,\\ncosine over 40 epochs')
+    """
+    lines = [line for part in label.replace("@", "\n@").split("\n") for line in wrap(part, 22, break_long_words=False)]
+    return "\n".join(line if len(line) <= 22 else line[:21] + "…" for line in lines)
 
 
 def spaced(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
