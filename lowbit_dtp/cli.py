@@ -18,6 +18,7 @@ from .commands import (
     price,
     qtools,
     report,
+    results,
     rules,
     search,
     sweep,
@@ -114,6 +115,7 @@ for command in (
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(data.app, name="data")
+app.add_typer(results.app, name="results")
 
 if __name__ == "__main__":
     main()
