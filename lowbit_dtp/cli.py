@@ -14,6 +14,7 @@ from .commands import (
     estimate,
     evaluate,
     export,
+    import_,
     machines,
     price,
     qtools,
@@ -114,6 +115,7 @@ for command in (
     machines.machines, qtools.qtools,
 ):  # fmt: skip
     app.command()(command)
+app.command("import")(import_.import_)
 app.add_typer(data.app, name="data")
 app.add_typer(results.app, name="results")
 

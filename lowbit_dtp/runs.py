@@ -31,6 +31,7 @@ import numpy as np
 from . import ledger as ledgers
 from .experiment import Experiment, ExperimentError
 from .ledger import Direction, Ledger
+from .projections import Quantized
 from .storage import StorageError, append_text, locked, read_json, read_tensors, write_json, write_text
 from .summary import Row, Spread, link_rows
 
@@ -370,6 +371,37 @@ def _write_experiment(folder: Path, experiment: Experiment) -> None:
     path = folder / "experiment.toml"
     if not path.exists() or Experiment.load(path) != experiment:
         write_text(path, experiment.as_toml())
+
+
+def save_imported(net: "Network", source: Path, folder: Path, data: "DataSet") -> float:
+    """Write `net`, imported from the file `source`, as a finished run in `folder`; return its score on the test data.
+
+    The run has the rule straight-through and no epochs. Raises ExperimentError if the folder holds a run that was
+    trained, or the network does not fit `data`.
+    """
+    from .training import evaluate
+
+    weights = {x.name: p.format.name for x in net.layers if isinstance(p := x.projection, Quantized)}
+    links = {x.name: {"forward": x.forward.name, "feedback": x.feedback.name} for x in net.links}
+    experiment = Experiment(
+        data.name, net.sizes, "straight-through", epochs=0, batch=100, seed=0, activation="identity",
+        links=links, weights=dict(weights), optimizer={"name": "sgd", "learning_rate": 0.01},
+    )  # fmt: skip
+    experiment.check_sizes(data)
+    with locked(folder):
+        if (folder / "experiment.toml").exists() and "imported" not in read_json(folder / "run.json"):
+            raise ExperimentError(f"{folder}: holds a run that was trained; choose another folder")
+        task, testing = experiment.learned_task(), Ledger()
+        scores = [evaluate(net, part, book, task=task, rule=experiment.learning_rule())
+                  for part, book in ((data.valid, Ledger()), (data.test, testing))]  # fmt: skip
+        named = {f"{part}_{task.measure}": float(score) for part, score in zip(("valid", "test"), scores, strict=True)}
+        net.save(folder / "network.safetensors")
+        ledgers.save(folder / "ledger.json", training=Ledger(), inference=testing)
+        write_text(folder / "experiment.toml", experiment.as_toml())
+        write_text(folder / "metrics.jsonl", "")
+        results = {"measure": task.measure, **named, "seconds_per_epoch": None, "parts": []}
+        write_json(folder / "run.json", results | {"imported": str(source)} | provenance())
+    return named[f"test_{task.measure}"]
 
 
 def run_folders(folder: Path, rule: str | None = None, seed: int | None = None) -> list[tuple[str, int, Path]]:
