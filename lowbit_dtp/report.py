@@ -17,7 +17,7 @@ from itertools import accumulate, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .curves import INK, STYLE, Curve, curve_figure
+from .curves import INK, STYLE, Curve, Tradeoff, curve_figure, front, tradeoff_figure
 from .storage import StorageError, read_tensors, write_text
 from .summary import LinkRow, Range, Row, Spread, Summary
 from .tasks import MEASURES
@@ -36,6 +36,11 @@ DIAGNOSED = {
     "spectral_radius": ("Largest modulus of an eigenvalue of I - J_f J_g", "", 1.0),
 }
 """Measures of `diagnosis.jsonl` that are drawn: title, unit, and the factor to that unit."""
+SPARSE = {
+    "flips": "Codes of a target that differ from those of the state sent before it",
+    "zeros": "Zeros among the codes of gradients",
+}
+"""What feedback leaves as it was, in `metrics.jsonl`: title of the figure."""
 LINKS_OF = {"as_trained": "-", "float": "--"}
 """Kinds of links in a diagnosis, and the line style of their curves."""
 PARTS = {"link": "#D55E00", "compute": "#7FB3D5", "memory": "#C9CED6"}
@@ -129,6 +134,8 @@ def _page(folder: Path, summary: Summary) -> dict[str, Any]:
         "coded": any(way.coding for row in rows for x in row.links.values() for way in (x.forward, x.feedback)),
         "drawings": _drawings(networks, rows),
         "curves": _curves(rows, [seeds for seeds, _ in runs]),
+        "tradeoff": _tradeoff(rows, compared or links),
+        "sparse": _sparse_curves(rows, [seeds for seeds, _ in runs]),
         "diagnoses": _diagnoses(folder, rows),
         "notes": [f"{row.rule}: {note}" for row, (_, notes) in zip(rows, runs, strict=True) for note in notes],
         "simulated": [row for row in rows if row.not_as_exported],
@@ -365,7 +372,11 @@ def _read_metrics(folder: Path, row: Row) -> tuple[list[list[dict[str, Any]]], l
         try:
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             names = {part: f"{part}_{row.measure}" for part in PARTS_OF_DATA} | {"epoch": "epoch"}
-            found.append([{part: line[name] for part, name in names.items()} for line in lines])
+            kept = ("samples", *SPARSE)
+            found.append([
+                {part: line[name] for part, name in names.items()} | {name: line[name] for name in kept if name in line}
+                for line in lines
+            ])  # fmt: skip
         except FileNotFoundError:
             notes.append(f"seed {seed} has no metrics.jsonl, so the curves leave it out")
         except (ValueError, KeyError, TypeError):
@@ -483,6 +494,57 @@ def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> 
             figures.append(
                 {"title": title, "svg": inline_svg(curve_figure(curves, unit), f"{key}_{measure}", title, description)}
             )
+    return figures
+
+
+def _tradeoff(rows: Sequence[Row], links: Sequence[str]) -> dict[str, Any] | None:
+    """Error of each rule over the bits that it sends over `links`, both ways; None if there are no two to compare."""
+    ways = [
+        Tradeoff(row.rule, row.rule.partition("@")[0], row.test_score.mean, row.test_score.std, row.valid_score.mean,
+                 sum(traffic(row, links).values()), _coded(row, links))
+        for row in rows
+        if row.measure == rows[0].measure and math.isfinite(row.test_score.mean + row.valid_score.mean)
+    ]  # fmt: skip
+    if len(ways) < 2:
+        return None
+    measure = MEASURES[rows[0].measure]
+    title = f"Test {measure} over bits on {', '.join(links)}, forward and feedback"
+    unit = ", %" if rows[0].measure.endswith("percent") else ""
+    figure = tradeoff_figure(ways, "bits of a training sample", f"test {measure}{unit}")
+    best = [", ".join(way.label for way in front(ways, coded)) for coded in (False, True)]
+    said = f"On the front: {best[0]}; with coded bits: {best[1]}."
+    return {"title": title, "svg": inline_svg(figure, "tradeoff", title, said)}
+
+
+def _coded(row: Row, links: Iterable[str]) -> float | None:
+    """Bits on `links` with the best coding of each direction; None if none was counted."""
+    ways = [way for link in links if link in row.links for way in (row.links[link].forward, row.links[link].feedback)]
+    bits = [way.coded_bits_per_sample for way in ways if way.bits_per_sample]
+    return sum(x for x in bits if x is not None) if bits and None not in bits else None
+
+
+def _sparse_curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """Flips and zeros of a training sample over epochs: a curve for each rule and link."""
+    figures = []
+    for name, title in SPARSE.items():
+        curves = []
+        for i, (row, seeds) in enumerate(zip(rows, runs, strict=True)):
+            counted = dict.fromkeys(link for lines in seeds for line in lines for link in line.get(name, {}))
+            for link in counted:
+                by_epoch: dict[int, list[float]] = {}
+                for lines in seeds:
+                    before: dict[str, Any] = {"samples": 0, name: {}}
+                    for line in (line for line in lines if link in line.get(name, {})):
+                        samples = line["samples"] - before["samples"]
+                        added = line[name][link] - before[name].get(link, 0)
+                        by_epoch.setdefault(line["epoch"], []).append(added / samples)
+                        before = line
+                label = row.rule if len(counted) == 1 else f"{row.rule} {link}"
+                curves.append(Curve.of(label, i, by_epoch))
+        if curves:
+            last = "; ".join(f"{c.rule} {c.mean[-1]:.3g} in epoch {c.epochs[-1]}" for c in curves)
+            svg = inline_svg(curve_figure(curves, ""), name, title, f"A training sample. {last}.")
+            figures.append({"title": title, "svg": svg})
     return figures
 
 
