@@ -105,9 +105,14 @@ def memory_files(folder: Path) -> Verification:
     return _MemoryCheck(Path(folder)).run()
 
 
+def can_run_qonnx() -> bool:
+    """Whether the packages that run ONNX files with the quantizers of QONNX are installed."""
+    return all(map(find_spec, ("qonnx", "onnxruntime")))
+
+
 def qonnx_file(folder: Path) -> Verification:
     """Run the nodes of the ONNX file in `folder` with the executor of qonnx, and compare every golden vector."""
-    if not all(map(find_spec, ("qonnx", "onnxruntime"))):
+    if not can_run_qonnx():
         return Verification(NO_QONNX)
     result = _QonnxCheck(Path(folder)).run()
     if result.passed and (changed := changed_files(folder)):
@@ -262,11 +267,11 @@ class _QonnxCheck(_MemoryCheck):
         from qonnx.core.modelwrapper import ModelWrapper
 
         path = self.folder / qonnx.FILE
+        if not path.is_file():
+            raise StorageError(f"{path}: no such file")
         try:
             self.model = ModelWrapper(str(path))
             self.nodes = {node.output[0]: node for node in self.model.graph.node}
-        except FileNotFoundError:
-            raise StorageError(f"{path}: no such file") from None
         except Exception as error:  # whatever a damaged file makes of its readers
             raise StorageError(f"{path}: not a whole ONNX file ({error})") from None
         self._check_inputs()
