@@ -63,10 +63,19 @@ class Evaluation:
     feedback_bits: float
     measure: str = "error_percent"
     """Measure of the scores, one of `tasks.MEASURES`. Files use its name: `test_error_percent`, for example."""
+    samples: int | None = None
+    """Training samples since the run began; None, as the next, where codings are not counted."""
+    flips: dict[str, int] | None = None
+    """By link: codes of targets since then that differ from the state. See `CodedCounts.sparseness`."""
+    zeros: dict[str, int] | None = None
+    """By link: zeros among the codes of errors since then."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers by name."""
+        """Plain numbers by name, and by link."""
         numbers = asdict(self)
+        for name in ("samples", "flips", "zeros"):
+            if numbers[name] is None:
+                del numbers[name]
         measure = numbers.pop("measure")
         return {name.replace("score", measure): value for name, value in numbers.items()}
 
@@ -285,8 +294,9 @@ def _train(
             for member, loss, *scores in zip(members, losses, *errors, strict=True):
                 seconds = round(member.seconds, 4)
                 evaluation = Evaluation(
-                    progress.epoch, loss, scores[0], scores[1], seconds, bits[0], bits[1], task.measure
-                )
+                    progress.epoch, loss, scores[0], scores[1], seconds, bits[0], bits[1], task.measure,
+                    **_sparseness(progress.ledger, members.index(member), len(members)),
+                )  # fmt: skip
                 member.evaluated(evaluation)
                 on_evaluation(member.index, evaluation)
             for member, own in zip(members, unstack(run), strict=True) if diagnoses else ():
@@ -312,6 +322,13 @@ def _train(
         named = zip((f"test_{task.measure}", f"valid_{task.measure}"), map(float, errors), strict=True)
         results: dict[str, Any] = {"measure": task.measure, **dict(named)}
         member.finish(own, results, own.net.with_links(inference.links), tested)
+
+
+def _sparseness(ledger: Ledger, member: int, members: int) -> dict[str, Any]:
+    """What `Evaluation` has about flips and zeros of a member; nothing if their codings are not counted."""
+    if ledger.coded_counts is None or "flip-entropy" not in ledger.codings:
+        return {}
+    return {"samples": ledger.samples // members, **ledger.coded_counts.sparseness(member)}
 
 
 def _lacks_memory(members: list[_Member], data: "DataSet", device: str, *told: Any) -> bool:

@@ -116,7 +116,7 @@ def test_sums_that_float32_would_round_are_refused(make_network, tmp_path):
 
 def test_without_the_packages_it_is_said_what_to_install(make_network, tmp_path, monkeypatch):
     _written(make_network, tmp_path / "out", "{0,1}")
-    monkeypatch.setattr("export.verify.can_run_qonnx", lambda: False)
+    monkeypatch.setattr("export.qonnx_check.can_run_qonnx", lambda: False)
     result = TARGETS["qonnx"].verify(tmp_path / "out")
     assert result.status == "not run: no qonnx; pip install lowbit-dtp[qonnx]"
     monkeypatch.setitem(sys.modules, "onnx", None)
