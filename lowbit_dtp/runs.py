@@ -475,7 +475,7 @@ def save_imported(net: "Network", source: Path, folder: Path, data: "DataSet") -
         ledgers.save(folder / "ledger.json", training=Ledger(), inference=testing)
         write_text(folder / "experiment.toml", experiment.as_toml())
         write_text(folder / "metrics.jsonl", "")
-        results = {"measure": task.measure, **named, "seconds_per_epoch": None, "parts": []}
+        results: dict[str, Any] = {"measure": task.measure, **named, "seconds_per_epoch": None, "parts": []}
         write_json(folder / "run.json", results | {"imported": str(source)} | provenance())
     return named[f"test_{task.measure}"]
 
