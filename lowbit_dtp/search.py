@@ -411,9 +411,9 @@ def _train_all(
                 for trial in batch:
                     left.remove(trial)
                     yield Outcome.of(rule, study.get_trials(deepcopy=False)[trial.number])
-    except BaseException:
+    except BaseException as error:
         for trial in left:
-            _give_back(study, study.get_trials(deepcopy=False)[trial.number])
+            _give_back(study, study.get_trials(deepcopy=False)[trial.number], failed=isinstance(error, Exception))
         raise
 
 
@@ -547,15 +547,18 @@ class _Watch:
                     _give_back(study, trial)
 
 
-def _give_back(study: "Study", trial: FrozenTrial) -> None:
-    """Have a trial that has not been finished done again, unless that has been done or tried often enough."""
+def _give_back(study: "Study", trial: FrozenTrial, failed: bool = True) -> None:
+    """Have a trial that has not been finished done again, unless another process has it done.
+
+    Its settings are given up if that was the last of `TRIES` that `failed`.
+    """
     try:
         study.tell(trial.number, state=TrialState.FAIL)
     except (optuna.exceptions.UpdateFinishedTrialError, ValueError):  # another process was first
         return
-    tries = trial.user_attrs.get("tries", 1)
-    if trial.params and tries < TRIES:
-        study.enqueue_trial(trial.params, {"tries": tries + 1})
+    tries = trial.user_attrs.get("tries", 1) + failed
+    if trial.params and tries <= TRIES:
+        study.enqueue_trial(trial.params, {"tries": tries})
 
 
 def _worker() -> str:

@@ -214,6 +214,23 @@ def test_a_trial_without_signs_of_life_is_done_again(tmp_path, monkeypatch):
     assert other.params != trial.params
 
 
+def test_a_search_that_is_stopped_goes_on_with_the_same_trial(tmp_path, monkeypatch):
+    def stopped(experiment, epoch):
+        raise KeyboardInterrupt
+
+    wanted, place = searched(tmp_path, "straight-through", trials=1)
+    for _ in range(4):
+        quick(monkeypatch, stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_search(wanted, place, jobs=1)
+    quick(monkeypatch, distance)
+    [outcome] = run_search(wanted, place, jobs=1)["straight-through"]
+    assert outcome.number == 4
+    trials = place.study(wanted, "straight-through").trials
+    assert [trial.state.name for trial in trials] == ["FAIL"] * 4 + ["COMPLETE"]
+    assert all(trial.params == trials[0].params for trial in trials)
+
+
 def test_no_more_trials_than_asked_for(tmp_path):
     wanted, place = searched(tmp_path, "straight-through", trials=3)
     study = place.study(wanted, "straight-through")
