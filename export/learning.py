@@ -5,19 +5,32 @@ sizes of the network. Training in Python, by the rule `integer-dtp`, is its spec
 link, and every weight after any number of steps, is the same.
 """
 
+import os
+import re
+import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from importlib.resources import files as resources
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lowbit_dtp.storage import read_json, write_bytes, write_json
+
+from .folder import MANIFEST, replacing
+from .simulation import NO_SIMULATOR, run, simulator, sources
+from .verify import Verification, VerificationError
+
+TARGET = "learner"
 Integers = npt.NDArray[np.integer[Any]]
 
 SUM_FRACTION_BITS, STATE_FRACTION_BITS = 12, 7
-SOURCES = ("learner.v", "philox.v", "testbench.v")
+SOURCES = ("rtl/learner.v", "rtl/philox.v", "bench/testbench.v")
 _LOAD, _PRODUCT, _OUTER, _SOFTMAX, _TOP, _BELOW, _NOISE, _INVERSE, _SEND, _UPDATE, _NEXT, _STEP = range(12)
 _FIELDS = {  # of an instruction: least significant bit, width
     "key": (0, 32), "shift": (32, 8), "sj": (40, 16), "si": (56, 16), "nj": (72, 16), "ni": (88, 16), "w": (104, 24),
@@ -43,7 +56,7 @@ class LearningCore:
     """A network in whole numbers, with its decoders and what the core needs to know of rule and optimizer."""
 
     sizes: Sequence[int]
-    """Inputs, hidden layers, classes."""
+    """Inputs, one or more hidden layers, classes."""
     weights: Mapping[tuple[str, str], Integers]
     """Weights [below, neurons] by layer and `weight`, and [above, neurons] by layer and `feedback`."""
     weight_bits: int
@@ -64,8 +77,6 @@ class LearningCore:
     """In the order in which they are sent for a sample."""
 
     def __post_init__(self) -> None:
-        if len(self.sizes) < 3:
-            raise ValueError(f"a core that learns needs a hidden layer; {'-'.join(map(str, self.sizes))} has none")
         if not 0 <= self.error_fraction_bits <= SUM_FRACTION_BITS:
             raise ValueError(
                 f"the gradient on the top link may have 0 to {SUM_FRACTION_BITS} bits after the binary point in a core "
@@ -99,7 +110,7 @@ class LearningCore:
     def files(self) -> dict[str, bytes]:
         """The Verilog, the program and the weights to begin with."""
         folder = resources(__package__) / "verilog_templates" / "learner"
-        made = {name: (folder / name).read_bytes() for name in SOURCES}
+        made = {path: (folder / Path(path).name).read_bytes() for path in SOURCES}
         made["program.mem"] = _lines(self.program, 200)
         made["weights.mem"] = _lines(self.flat(self.weights).tolist(), self.weight_bits)
         made["powers.mem"] = _lines(self.powers, 16)
@@ -129,10 +140,10 @@ class LearningCore:
         lines += [f"localparam [63:0] SEED = 64'd{self.seed};"]
         lines += [f"localparam [{4 * len(self.messages) - 1}:0] WIDTHS = {4 * len(self.messages)}'h{widths};"]
         return {
-            "sizes.vh": "\n".join([*lines, ""]).encode(),
-            "samples.mem": _lines(words.tolist(), 17),
-            "messages.mem": _lines(heard.tolist(), 16),
-            "trained.mem": _lines(trained.tolist(), self.weight_bits),
+            "bench/sizes.vh": "\n".join([*lines, ""]).encode(),
+            "bench/samples.mem": _lines(words.tolist(), 17),
+            "bench/messages.mem": _lines(heard.tolist(), 16),
+            "bench/trained.mem": _lines(trained.tolist(), self.weight_bits),
         }
 
 
@@ -160,7 +171,7 @@ class _Compiler:
         """Write the program and the list of messages of the core."""
         core, top = self.core, len(self.core.sizes) - 1
         names = ["input", *core.layers]
-        links = [f"{lower}-{upper}" for lower, upper in zip(names, names[1:], strict=False)]
+        links = [f"{lower}-{upper}" for lower, upper in pairwise(names)]
         self._do(_LOAD, d=self.inputs, ni=core.sizes[0])
         for i in range(1, top + 1):
             self._up(i, self.sums[i - 1] if i > 1 else self.inputs, self.sums[i], raw=i == 1)
@@ -244,3 +255,79 @@ def _lines(numbers: Sequence[int], bits: int) -> bytes:
     """One number a line, in hexadecimal two's complement."""
     digits, mask = -(-bits // 4), (1 << bits) - 1
     return "".join(f"{number & mask:0{digits}x}\n" for number in numbers).encode()
+
+
+def write(folder: Path, core: LearningCore, golden: Mapping[str, bytes], traffic: Sequence[tuple[int, int]]) -> None:
+    """Write a core and the files of its test bench, in place of an earlier export, or nothing.
+
+    `traffic` are the bits and ones of each of `core.messages`, as a ledger counts them.
+    """
+    files = core.files() | golden
+    arrays = [{"layer": key[0], "array": key[1], "shape": list(w.shape)} for key, w in core.weights.items()]
+    messages = [
+        {**asdict(message), "sent_bits": bits, "sent_ones": ones}
+        for message, (bits, ones) in zip(core.messages, traffic, strict=True)
+    ]
+    content = {
+        "format_version": 1, "target": TARGET, "sizes": list(core.sizes), "weight_bits": core.weight_bits,
+        "fraction_bits": core.fraction_bits, "program_words": len(core.program), "vector_words": core.vector_words,
+        "weights": arrays, "messages": messages,
+        "files": [{"path": path, "sha256": sha256(data).hexdigest()} for path, data in files.items()],
+    }  # fmt: skip
+    with replacing(folder) as new:
+        for path, data in files.items():
+            write_bytes(new / path, data)
+        write_json(new / MANIFEST, content)
+
+
+def verify(folder: Path, chosen: str | None = None) -> Verification:
+    """Train the core of the export in `folder` in a simulator; compare each message, each weight, and the traffic.
+
+    `chosen` is `iverilog` or `verilator`; None takes the one that is faster for this export.
+    """
+    folder = Path(folder).absolute()
+    manifest = read_json(folder / MANIFEST)
+    codes = sum(m["sent_bits"] // m["bits"] for m in manifest["messages"])
+    chosen = chosen or simulator(10 * codes)
+    if chosen is None:
+        return Verification(NO_SIMULATOR)
+    files = [*sources(folder, "rtl"), *sources(folder, "bench")]
+    with tempfile.TemporaryDirectory() as scratch:
+        program = str(Path(scratch) / "testbench")
+        build = ["iverilog", "-g2005", "-s", "testbench", "-I", "bench", "-o", program]
+        command = ["vvp", program]
+        if chosen == "verilator":
+            build = ["verilator", "--binary", "--top-module", "testbench", "-Wno-lint", "-Wno-fatal", "-O3", "-Ibench"]
+            build += ["-j", str(os.cpu_count() or 1), "--Mdir", scratch, "-o", program]
+            command = [program]
+        run(folder, [*build, *files], chosen)
+        printed = run(folder, command, "the test bench")
+    return _outcome(folder, manifest, printed)
+
+
+def _outcome(folder: Path, manifest: Mapping[str, Any], printed: str) -> Verification:
+    if failed := re.search(r"failed at code (\d+): (.+)", printed):
+        sample, place = divmod(int(failed[1]), sum(m["neurons"] for m in manifest["messages"]))
+        for message in manifest["messages"]:
+            if place < message["neurons"]:
+                detail = f"{message['purpose']} of sample {sample}: {failed[2]}"
+                return Verification(f"failed at link {message['link']}, neuron {place}", detail=detail)
+            place -= message["neurons"]
+    if failed := re.search(r"failed at weight (\d+): (.+)", printed):
+        place = int(failed[1])
+        for array in manifest["weights"]:
+            rows, columns = array["shape"]
+            if place < rows * columns:
+                detail = f"{array['array']} {place // columns} after training: {failed[2]}"
+                return Verification(f"failed at layer {array['layer']}, neuron {place % columns}", detail=detail)
+            place -= rows * columns
+    passed = re.search(r"passed: (\d+) samples, (\d+) codes, (\d+) weights, (\d+) cycles", printed)
+    if not passed:
+        raise VerificationError(f"{folder}: the test bench came to no result\n{printed[-4000:]}")
+    counted = {int(k): (int(b), int(o)) for k, b, o in re.findall(r"message (\d+) (\d+) (\d+)", printed)}
+    for number, message in enumerate(manifest["messages"]):
+        expected = message["sent_bits"], message["sent_ones"]
+        if counted[number] != expected:
+            detail = f"{message['purpose']}: {expected} bits and ones expected, counted {counted[number]}"
+            return Verification(f"failed at link {message['link']}, traffic", detail=detail)
+    return Verification("passed", int(passed[1]), int(passed[2]) + int(passed[3]))

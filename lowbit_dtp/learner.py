@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from export import learning
 from export.learning import LearningCore
 
 from . import integers
@@ -50,16 +51,24 @@ class Training:
     """Weights after that, flat."""
     progress: Progress
 
-    def files(self) -> dict[str, bytes]:
-        """All files of the export, but the manifest."""
-        return self.core.files() | self.core.golden(self.samples, self.labels, self.ends, self.codes, self.trained)
+    def write(self, folder: Path) -> None:
+        """Write the core and its test bench into `folder`, in place of an earlier export."""
+        ledger = self.progress.ledger
+        asked = [(m.link, Direction(m.direction), m.purpose) for m in self.core.messages]
+        traffic = [(int(ledger.bits(*which)), int(ledger.ones(*which))) for which in asked]
+        golden = self.core.golden(self.samples, self.labels, self.ends, self.codes, self.trained)
+        learning.write(folder, self.core, golden, traffic)
 
 
 def first_steps(experiment: Experiment, data: DataSet, steps: int) -> Training:
     """Train `experiment` from its first weights for `steps` minibatches, and keep what crosses.
 
-    ValueError if its rule is not integer-dtp, a link between hidden layers is not binary, or it has fewer steps.
+    ValueError if its rule is not integer-dtp, no layer is hidden, a link between hidden layers is not binary, or it has
+    fewer steps.
     """
+    if len(experiment.sizes) < 3:
+        sizes = "-".join(map(str, experiment.sizes))
+        raise ValueError(f"a core that learns needs a hidden layer; {sizes} has none")
     net, rule, optimizer = experiment.built()
     if not isinstance(rule, IntegerDTP) or not isinstance(optimizer, ShiftSGD):
         raise ValueError(f"a core that learns needs the rule integer-dtp and the optimizer shift-sgd, not {rule.name}")
@@ -85,9 +94,14 @@ def first_steps(experiment: Experiment, data: DataSet, steps: int) -> Training:
     samples = integers.decode(arrived, made[0].forward).astype(np.int64)
     trained = core.flat({key: net.layer(key[0]).arrays()[key[1]] for key in core.weights})
     return Training(
-        core, samples, np.concatenate(labels).astype(np.int64), ends, np.concatenate(codes, 1).astype(np.int64), trained,
-        progress,
-    )  # fmt: skip
+        core=core,
+        samples=samples,
+        labels=np.concatenate(labels).astype(np.int64),
+        ends=ends,
+        codes=np.concatenate(codes, 1).astype(np.int64),
+        trained=trained,
+        progress=progress,
+    )
 
 
 def _training(

@@ -2,12 +2,18 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import Best, DataDir, Json, Rule, Run, Seed, Signals, Weights
 from .printing import print_result
+
+if TYPE_CHECKING:
+    from ..data import DataSet
+
+LEARNER = "learner"
+"""The target that is no network of fixed weights: a core that trains, as the rule integer-dtp does."""
 
 
 def export(
@@ -16,7 +22,7 @@ def export(
     seed: Seed = None,
     target: Annotated[
         str,
-        typer.Option("--target", help="c, mem ($readmemh files), verilog, qonnx, nir (spikes) or aer (events)."),
+        typer.Option("--target", help="c, mem ($readmemh files), verilog, qonnx, nir (spikes), aer (events), learner."),
     ] = "c",
     best: Best = False,
     weights: Weights = None,
@@ -27,6 +33,9 @@ def export(
     ] = None,
     target_cycles: Annotated[
         int | None, typer.Option("--target-cycles", help="verilog: the smallest folding with at most so many a frame.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="learner: minibatches of its test bench.  (default: 100)")
     ] = None,
     machine: Annotated[
         str | None,
@@ -48,6 +57,11 @@ def export(
     spec, number, folder = run_folders(run, rule, seed)[0]
     samples = load(Experiment.load(folder / "experiment.toml").data, data_dir)
     where = out or Path(run) / f"export-{target}"
+    if target == LEARNER:
+        _learner(folder, where, steps or 100, samples, verify, as_json)
+        return
+    if steps is not None:
+        raise ValueError(f"--steps are those of --target {LEARNER}, not of {target}")
     options = {"fold": fold, "target_cycles": target_cycles}
     given = {name: value for name, value in options.items() if value is not None}
     if machine and target != "nir":
@@ -56,6 +70,23 @@ def export(
     cores = {"machine": cores_of(machine, where)} if machine else {}
     print_result({"rule": spec, "seed": number, **asdict(exported), **cores}, as_json)
     if exported.verify.startswith("failed"):
+        raise typer.Exit(1)
+
+
+def _learner(run: Path, folder: Path, steps: int, data: "DataSet", verify: bool, as_json: bool) -> None:
+    """Write the core that trains the network of `run` as Verilog, with its first `steps`, and verify it."""
+    from export.learning import verify as verified
+
+    from ..experiment import Experiment
+    from ..learner import first_steps
+
+    training = first_steps(Experiment.load(run / "experiment.toml"), data, steps)
+    training.write(folder)
+    result = verified(folder) if verify else None
+    shown = {"folder": str(folder), "weights": training.core.weight_words, "steps": steps,
+             "verify": result.status if result else "not run", "detail": result.detail if result else ""}  # fmt: skip
+    print_result(shown, as_json)
+    if result and result.status.startswith("failed"):
         raise typer.Exit(1)
 
 

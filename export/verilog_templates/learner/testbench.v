@@ -1,4 +1,4 @@
-// Trains the core on samples.mem; compares every message with messages.mem, and the weights at the end with trained.mem.
+// Trains the core on samples.mem; compares each message with messages.mem, and the weights at the end with trained.mem.
 // Counts the bits and ones of each message: the last lines are `message <number> <bits> <ones>`.
 `timescale 1ns / 1ps
 `default_nettype none
@@ -31,9 +31,9 @@ module testbench;
   );
 
   initial begin
-    $readmemh("samples.mem", samples);
-    $readmemh("messages.mem", messages);
-    $readmemh("trained.mem", trained);
+    $readmemh("bench/samples.mem", samples);
+    $readmemh("bench/messages.mem", messages);
+    $readmemh("bench/trained.mem", trained);
     for (number = 0; number < MESSAGES; number = number + 1) begin
       bits[number] = 0;
       ones[number] = 0;
@@ -53,7 +53,7 @@ module testbench;
         ones[m_message] <= ones[m_message] + m_data[0] + m_data[1] + m_data[2] + m_data[3] + m_data[4] + m_data[5]
             + m_data[6] + m_data[7];
         if (heard >= MESSAGE_WORDS || {m_message, m_data} != expected) begin
-          $display("failed at message %0d, code %0d: expected %h, got %h", m_message, heard, expected, {m_message, m_data});
+          $display("failed at code %0d: expected %h, got %h", heard, expected, {m_message, m_data});
           $finish;
         end
       end
