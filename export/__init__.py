@@ -1,7 +1,7 @@
 """From a trained network to integers, and to files for hardware and C that are verified bit for bit.
 
 >>> sorted(TARGETS)
-['c', 'mem']
+['c', 'mem', 'nir', 'qonnx']
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from lowbit_dtp.choices import choose
 from lowbit_dtp.storage import write_bytes, write_json
 
-from . import c, memory_files, verify
+from . import c, memory_files, nir, qonnx, qonnx_check, verify
 from .accuracy import AccuracyLost, accuracy_lost
 from .fixed import FixedLayer, FixedLink, FixedNetwork, HiddenLayer, Levels, OutputLayer, Trace
 from .folder import MANIFEST, replacing
@@ -53,6 +53,8 @@ class Target:
 TARGETS: dict[str, Target] = {
     "mem": Target(memory_files.files, verify.memory_files),
     "c": Target(c.files, verify.c_program),
+    "nir": Target(nir.files, nir.verify),
+    "qonnx": Target(qonnx.files, qonnx_check.qonnx_file),
 }
 
 
