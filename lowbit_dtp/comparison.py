@@ -1,6 +1,6 @@
 """Comparisons: the same network trained by several rules, compared in error, bits and joules."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -290,15 +290,18 @@ def break_even(ledger: Ledger) -> dict[str, float]:
 
 def export_run(
     rule: str, run: Path, folder: Path, target: str, weights: str | None, signals: str, verify: bool, data: "DataSet",
-    best: bool = False,
+    best: bool = False, options: Mapping[str, Any] | None = None,
 ) -> ExportRow:  # fmt: skip
-    """Export the network of `run`, a run of `rule`, into `folder`: the last one, or the `best` (see `network_file`)."""
+    """Export the network of `run`, a run of `rule`, into `folder`: the last one, or the `best` (see `network_file`).
+
+    `options` are those of the target, by name.
+    """
     from export import export_network
 
     inputs, labels = np.asarray(data.test.inputs), np.asarray(data.test.labels)
     made = export_network(
         network_file(run, best), target, folder, weights, signals,
-        inputs[:GOLDEN_SAMPLES], verify, (inputs, labels),
+        inputs[:GOLDEN_SAMPLES], verify, (inputs, labels), options,
     )  # fmt: skip
     accuracy = made.accuracy.as_dict() if made.accuracy else {}
     return ExportRow(

@@ -215,6 +215,26 @@ class Experiment:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A published result of a rule, with which a run can be compared."""
+
+    rule: str
+    quantity: str
+    """`test error`, `test accuracy`, `training error` or `training cost`."""
+    source: str
+    value: float | None = None
+    """In percent, but for a cost; None where only a curve or words are published."""
+    std: float | None = None
+    epochs: int | None = None
+    """None, as all that follow, where it is not published."""
+    seeds: int | None = None
+    note: str = ""
+    """What is said in words."""
+    after: str = ""
+    """Rule whose trained layers this one begins with; "": none."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A data set's experiments: the common part, and each rule's settings."""
 
@@ -223,13 +243,15 @@ class Comparison:
     """The file that a key of `content` comes from, where that is not the data set's file."""
     base: str = field(default="", compare=False)
     """What `load` began with: the name of a file of the package or of a data set, or the path of data."""
+    published: tuple[Published, ...] = field(default=(), compare=False)
+    """What is published of the experiment."""
 
     TYPES: ClassVar[dict[str, Any]] = {
         "data": str, "sizes": list[int], "activation": str, "output_activation": str, "initial_weights": str,
         "task": str, "epochs": int, "batch": int, "seeds": int, "compare": list[str], "placement": str,
         "links": dict[str, dict[str, str]], "weights": dict[str, str | dict[str, str]], "optimizer": dict[str, Any],
         "rules": dict[str, dict[str, Any]],
-        "start": str, "codings": list[str], "search": dict[str, dict[str, Any]], "stopping": dict[str, int],
+        "start": str, "codings": list[str], "stopping": dict[str, int], "search": dict[str, dict[str, Any]],
     }  # fmt: skip
     """Keys of an experiment file, with their types."""
 
@@ -249,6 +271,7 @@ class Comparison:
         with _naming(None if data else config):
             data = _located(data, Path()) or _located(over.get("data"), Path(config or "").parent) or "digits"
             base = tomllib.loads(known[data].read_text()) if data in known else _defaults(data)
+        published = tuple(_made("published", Published, table) for table in base.pop("published", []))
         overrides = {key: value for key, value in overrides.items() if value is not None}
         base["rules"] = _without(base["rules"], over, overrides)
         sizes: list[int] = _merge(_merge(base, over), overrides)["sizes"]
@@ -262,7 +285,8 @@ class Comparison:
             _check_choices(over, _merge(base, over), sizes)
         content = _merge(_merge(base, over), overrides)
         content["data"] = base["data"] if data in known else data
-        return cls(content, {key: config for key in over if config and key not in overrides}, data)
+        sources = {key: config for key in over if config and key not in overrides}
+        return cls(content, sources, data, published)
 
     def naming(self, key: str) -> AbstractContextManager[None]:
         """Within, errors begin with the name of the file that `key` comes from, if that is not the data set's file."""
