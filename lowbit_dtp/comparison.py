@@ -1,6 +1,6 @@
 """Comparisons: the same network trained by several rules, compared in error, bits and joules."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from .ledger import Direction, Ledger
 from .network import link_names, long_link_names
 from .observer import Observer
 from .panel import baseline, cost, energy_tree, price_list, sample_counts
-from .runs import folder_name, network_file, provenance, run_folders, summary_row
+from .runs import folder_name, network_file, provenance, run_folders, save_curves, summary_row
 from .storage import read_json, read_tensors
 from .summary import Baseline, DataRow, ExportRow, Range, Row, Summary
 
@@ -51,9 +51,9 @@ def compare(
 ) -> Summary:
     """Train every rule and seed of `comparison` into `folder`; return the summary, and write it and a report there.
 
-    Finished runs are not changed, and stopped runs continue. `jobs` runs are trained at once, each by so many
-    `threads`, or the workers of a `dask` cluster train them; the results are the same: see `batches.train_all`. Joules
-    are priced on `technologies`.
+    The curves of all runs are written there, too, as `curves.csv`. Finished runs are not changed, and stopped runs
+    continue. `jobs` runs are trained at once, each by so many `threads`, or the workers of a `dask` cluster train them;
+    the results are the same: see `batches.train_all`. Joules are priced on `technologies`.
     With `export`, the first rule's network of seed 0 is exported as C, with weights and real-valued links in the
     formats `weights` (None: as they were trained, and fixed(8,1) for floats) and `signals`; if that fails, the summary
     has the reason. A `device` other than `numpy` trains `ensemble` seeds in one batch, or all. With `diagnose`, rules
@@ -119,6 +119,7 @@ def compare(
         **provenance(),
     )
     summary.save(folder)
+    save_curves(folder)
     write_report(folder)
     return summary
 
@@ -289,15 +290,18 @@ def break_even(ledger: Ledger) -> dict[str, float]:
 
 def export_run(
     rule: str, run: Path, folder: Path, target: str, weights: str | None, signals: str, verify: bool, data: "DataSet",
-    best: bool = False,
+    best: bool = False, options: Mapping[str, Any] | None = None,
 ) -> ExportRow:  # fmt: skip
-    """Export the network of `run`, a run of `rule`, into `folder`: the last one, or the `best` (see `network_file`)."""
+    """Export the network of `run`, a run of `rule`, into `folder`: the last one, or the `best` (see `network_file`).
+
+    `options` are those of the target, by name.
+    """
     from export import export_network
 
     inputs, labels = np.asarray(data.test.inputs), np.asarray(data.test.labels)
     made = export_network(
         network_file(run, best), target, folder, weights, signals,
-        inputs[:GOLDEN_SAMPLES], verify, (inputs, labels),
+        inputs[:GOLDEN_SAMPLES], verify, (inputs, labels), options,
     )  # fmt: skip
     accuracy = made.accuracy.as_dict() if made.accuracy else {}
     return ExportRow(

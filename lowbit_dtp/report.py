@@ -23,7 +23,6 @@ from .summary import LinkRow, Range, Row, Spread, Summary
 from .tasks import MEASURES
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
@@ -78,18 +77,17 @@ def render(folder: Path, summary: Summary | None = None) -> str:
     from matplotlib import style
 
     summary = summary or Summary.load(folder)
-    template = templates().get_template("report.html.jinja")
     try:
         with style.context(["default", STYLE]):
             page = _page(Path(folder), summary)
-        return template.render(page).lstrip()
+        return filled("report.html.jinja", page)
     except (LookupError, TypeError, AttributeError, ValueError, UndefinedError) as error:
         path = Path(folder) / "summary.json"
         raise StorageError(f"{path}: not the summary of a comparison ({type(error).__name__}: {error})") from error
 
 
-def templates() -> "Environment":
-    """The templates of pages, with filters that write numbers."""
+def filled(template: str, page: Mapping[str, Any]) -> str:
+    """The text of a page: a template of this package, filled with the values of `page`, all of which it needs."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -102,7 +100,7 @@ def templates() -> "Environment":
     environment.filters |= {"count": count, "percent": percent, "share": share, "spread": spread, "si": si}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # in the order of the summary
     environment.globals["si_range"] = si_range
-    return environment
+    return environment.get_template(template).render(page).lstrip()
 
 
 def _page(folder: Path, summary: Summary) -> dict[str, Any]:

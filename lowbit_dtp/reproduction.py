@@ -12,7 +12,7 @@ from .curves import STYLE, Curve, curve_figure
 from .experiment import Comparison, Experiment, Published
 from .network import Network
 from .observer import Observer
-from .report import PARTS_OF_DATA, filters_of, inline_svg, spread, templates, traffic
+from .report import PARTS_OF_DATA, filled, filters_of, inline_svg, spread, traffic
 from .results import Result
 from .runs import folder_name, provenance, summary_row
 from .storage import write_json, write_text
@@ -222,7 +222,7 @@ def _page(made: Reproduction, data: "DataSet") -> str:
         "filters": filters,
         **provenance(),
     }
-    return templates().get_template("reproduction.html.jinja").render(page).lstrip()
+    return filled("reproduction.html.jinja", page)
 
 
 def in_cells(line: Line) -> dict[str, str]:

@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -33,7 +34,7 @@ from . import ledger as ledgers
 from .experiment import Experiment, ExperimentError
 from .ledger import Direction, Ledger
 from .projections import Quantized
-from .storage import StorageError, append_text, locked, read_json, read_tensors, write_json, write_text
+from .storage import StorageError, append_text, locked, read_json, read_tensors, write_csv, write_json, write_text
 from .summary import Row, Spread, link_rows
 
 if TYPE_CHECKING:
@@ -474,7 +475,7 @@ def save_imported(net: "Network", source: Path, folder: Path, data: "DataSet") -
         ledgers.save(folder / "ledger.json", training=Ledger(), inference=testing)
         write_text(folder / "experiment.toml", experiment.as_toml())
         write_text(folder / "metrics.jsonl", "")
-        results = {"measure": task.measure, **named, "seconds_per_epoch": None, "parts": []}
+        results: dict[str, Any] = {"measure": task.measure, **named, "seconds_per_epoch": None, "parts": []}
         write_json(folder / "run.json", results | {"imported": str(source)} | provenance())
     return named[f"test_{task.measure}"]
 
@@ -518,6 +519,28 @@ def network_file(folder: Path, best: bool = False) -> Path:
     return path
 
 
+def curves(folder: Path) -> list[dict[str, Any]]:
+    """The curves of the runs in `folder`, a run or a comparison: a row for each rule, seed and epoch.
+
+    Columns are those of `metrics.jsonl`; scores of measures that a rule does not have are empty. A run whose metrics
+    are missing or broken is left out, with a warning.
+    """
+    rows: list[dict[str, Any]] = []
+    for rule, seed, run in run_folders(folder):
+        path = run / "metrics.jsonl"
+        try:
+            rows += [{"rule": rule, "seed": seed, **json.loads(x)} for x in path.read_text().splitlines()]
+        except (OSError, TypeError, ValueError):
+            warnings.warn(f"{path}: missing or broken, so the curves leave it out", stacklevel=2)
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in columns} for row in rows]
+
+
+def save_curves(folder: Path) -> None:
+    """Write `curves` of `folder` as comma-separated values, into `curves.csv` there."""
+    write_csv(Path(folder) / "curves.csv", curves(folder))
+
+
 def rule_of(experiment: Experiment) -> str:
     """The rule of `experiment`, as `rule` or `rule@gradient format`."""
     gradient = experiment.settings.get("gradient")
@@ -544,7 +567,7 @@ def summary_row(rule: str, folder: Path, runs: Mapping[int, str], where: str = "
     training = ledgers.merged(book["training"] for book in books)
     inference = ledgers.merged(book["inference"] for book in books)
     measure = results[0].get("measure", "error_percent")
-    best = [r.get(f"best_test_{measure}") for r in results]
+    best = [r[f"best_test_{measure}"] for r in results if f"best_test_{measure}" in r]
     row = Row(
         rule=rule,
         folder=where,
@@ -557,7 +580,7 @@ def summary_row(rule: str, folder: Path, runs: Mapping[int, str], where: str = "
         seconds_per_epoch=_median([x for r in results if (x := r["seconds_per_epoch"]) is not None]),
         device=", ".join(dict.fromkeys(_devices(r.get("parts", [])) for r in results)),
         network=read_tensors(paths[0] / "network.safetensors")[1],
-        best_test_score=None if None in best else Spread.of(best),
+        best_test_score=Spread.of(best) if len(best) == len(results) else None,
     )
     return row, training, inference
 

@@ -11,7 +11,7 @@ from .comparison import deployed
 from .curves import STYLE
 from .experiment import Experiment
 from .figures import Point, front_figure
-from .report import count, inline_svg, shown, si, si_range, templates
+from .report import count, filled, inline_svg, shown, si, si_range
 from .runs import rule_of, run_folders, summary_row
 from .storage import StorageError, write_text
 from .tasks import MEASURES
@@ -151,7 +151,7 @@ def write_page(path: Path, sweep: "Sweep", rows: "Sequence[Row]") -> None:
         "name": sweep.path.name, "points": len(rows), "fronts": drawn, "fixed": fixed(rows), "notes": notes(rows),
         "table": TABLE,
     }  # fmt: skip
-    write_text(path, templates().get_template("sweep.html.jinja").render(page).lstrip())
+    write_text(path, filled("sweep.html.jinja", page))
 
 
 _COLUMN = {"error": "score", "joules": "joules_typical"}

@@ -48,6 +48,7 @@ def compare(
     diagnose: options.Diagnose = False,
     codings: options.Codings = None,
     tensorboard: options.Tensorboard = False,
+    mlflow: options.Mlflow = False,
     as_json: options.Json = False,
 ) -> None:
     """Train the same network by several rules; compare error, bits and joules; write a report.
@@ -69,7 +70,7 @@ def compare(
         _set_gradient(comparison, gradient)
     folder = out or Path("runs") / Path(comparison.content["data"]).stem  # which may be a path
     use_threads(threads)
-    with observer(tensorboard) as watching:
+    with observer(tensorboard, mlflow) as watching:
         summary = run_comparison(
             comparison, folder, data_dir=data_dir, technologies=options.technologies(technology), export=export,
             weights=weights, signals=signals, device=device, ensemble=ensemble, diagnose=diagnose,

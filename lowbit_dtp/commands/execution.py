@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..observer import Observer
+from .tracking import MLflow, RunLog, TensorBoard, Tracker
 
 if TYPE_CHECKING:
     from typing import Self
@@ -52,26 +53,26 @@ _compiled: list[str] = []
 
 
 @contextmanager
-def observer(tensorboard: bool) -> Iterator[Observer]:
-    """Progress on standard error: bars on a terminal, else a line an epoch. Curves for TensorBoard if `tensorboard`."""
-    writer = _summary_writer() if tensorboard else None
+def observer(tensorboard: bool, mlflow: bool = False) -> Iterator[Observer]:
+    """Progress on standard error: bars on a terminal, else a line an epoch. Logs for TensorBoard and MLflow."""
+    trackers = [kind() for kind, is_wanted in ((TensorBoard, tensorboard), (MLflow, mlflow)) if is_wanted]
     if not sys.stderr.isatty():
-        yield _Lines(writer)
+        yield _Lines(trackers)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
-        yield _Bars(bars, writer)
+        yield _Bars(bars, trackers)
 
 
 class _Log(Observer):
-    """Prints the formats of links, and logs evaluations for TensorBoard if there is a `writer`."""
+    """Prints the formats of links, and logs each run with `trackers`."""
 
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
-        self._writers: list[Any] = []
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = trackers
+        self._logs: list[list[RunLog]] = []
         self.rule = ""
         self.experiments: Sequence[Experiment] = ()
 
@@ -82,7 +83,10 @@ class _Log(Observer):
     def begin(self, rule: str, experiments: Sequence["Experiment"], folders: Sequence[Path], samples: int) -> "Self":
         runs = copy(self)
         runs.rule, runs.experiments = rule, experiments
-        runs._writers = [self._writer(str(folder / "tensorboard")) for folder in folders] if self._writer else []
+        runs._logs = [
+            [tracker.begin(rule, experiment, folder) for tracker in self._trackers]
+            for experiment, folder in zip(experiments, folders, strict=True)
+        ]
         return runs
 
     def compiling(self, kernel: str) -> None:
@@ -93,13 +97,12 @@ class _Log(Observer):
         print(line, file=sys.stderr, flush=True)
 
     def evaluated(self, index: int, evaluation: "Evaluation") -> None:
-        for name, value in evaluation.as_dict().items() if self._writers else ():
-            if name != "epoch" and value is not None:  # a rule may have no loss
-                self._writers[index].add_scalar(name, value, evaluation.epoch)
+        for log in self._logs[index]:
+            log.evaluated(evaluation)
 
     def end(self) -> None:
-        for writer in self._writers:
-            writer.close()
+        for log in (log for logs in self._logs for log in logs):
+            log.end()
 
 
 def score_text(score: float, measure: str) -> str:
@@ -128,8 +131,8 @@ class _Lines(_Log):
 class _Bars(_Log):
     """A bar for the runs that are trained in one batch."""
 
-    def __init__(self, bars: Any, writer: Any) -> None:
-        super().__init__(writer)
+    def __init__(self, bars: Any, trackers: Sequence[Tracker]) -> None:
+        super().__init__(trackers)
         self._bars = bars
         self._task, self._total, self._shown = 0, 0, 0.0
 
@@ -161,11 +164,3 @@ def links_in_words(experiment: "Experiment") -> str:
         feedback = f", {link.feedback.name} feedback" if i else ""  # nothing is sent down to the inputs
         parts.append(f"{link.name} {link.forward.name} forward{feedback}")
     return f"network {'-'.join(map(str, experiment.sizes))}; links {'; '.join(parts)}"
-
-
-def _summary_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ImportError("--tensorboard needs TensorBoard: pip install 'lowbit-dtp[tensorboard]'") from None
-    return SummaryWriter

@@ -110,6 +110,7 @@ Codings = Annotated[
     ),
 ]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Also log curves for TensorBoard.")]
+Mlflow = Annotated[bool, typer.Option("--mlflow", help="Also log runs with MLflow, at $MLFLOW_TRACKING_URI.")]
 PlacementOption = Annotated[
     str | None, typer.Option("--placement", help="Wire of each link: h1-h2=board,rest=on-die:2mm.")
 ]

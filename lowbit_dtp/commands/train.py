@@ -36,6 +36,7 @@ def train(
     diagnose: options.Diagnose = False,
     codings: options.Codings = None,
     tensorboard: options.Tensorboard = False,
+    mlflow: options.Mlflow = False,
     as_json: options.Json = False,
 ) -> None:
     """Train one network by one rule, into one run folder. The same command again continues where it was stopped.
@@ -45,6 +46,7 @@ def train(
     from .. import ledger as ledgers
     from ..batches import Batch
     from ..data import load
+    from ..runs import save_curves
     from ..storage import read_json
     from ..summary import link_rows
 
@@ -60,9 +62,10 @@ def train(
     experiment.built()  # raises errors before training
     use_threads(threads)
     samples = load(comparison.content["data"], data_dir)
-    with observer(tensorboard) as watching:
+    with observer(tensorboard, mlflow) as watching:
         watching.announce(rule, experiment)
         Batch(rule, (experiment,), (folder,)).train(samples, watching, device=device, diagnose=diagnose)
+    save_curves(folder)
     links = link_rows(**ledgers.load(folder / "ledger.json"))
     result = {key: value for key, value in read_json(folder / "run.json").items() if key.endswith(("percent", "epoch"))}
     result |= {"folder": str(folder), "links": {name: asdict(row) for name, row in links.items()}}
