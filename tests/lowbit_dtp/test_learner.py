@@ -83,8 +83,9 @@ def test_what_a_core_cannot_learn_is_refused() -> None:
         taken(experiment([64, 10], 9), 1)
     assert str(raised.value) == "a core that learns needs a hidden layer; 64-10 has none"
     with pytest.raises(ValueError) as raised:
-        ternary = {"h1-h2": {"forward": "ternary", "feedback": "binary"}}
-        taken(replace(experiment([64, 4, 3, 10], 9), links=ternary), 1)
+        made = experiment([64, 4, 3, 10], 9)
+        ternary = {**made.links, "h1-h2": {"forward": "ternary", "feedback": "binary"}}
+        taken(replace(made, links=ternary), 1)
     assert str(raised.value) == "link h1-h2: a core that learns sends binary activations and targets, not others"
     with pytest.raises(ValueError) as raised:
         taken(experiment([64, 4, 3, 10], 9), 50)
