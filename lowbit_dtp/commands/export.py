@@ -1,5 +1,6 @@
 """`lowbit-dtp export`."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,10 @@ def export(
     target_cycles: Annotated[
         int | None, typer.Option("--target-cycles", help="verilog: the smallest folding with at most so many a frame.")
     ] = None,
+    build: Annotated[
+        str | None,
+        typer.Option("--build", help="verilog: make a bitstream for ice40-hx8k, ecp5-85k, ... by yosys and nextpnr."),
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Check all golden vectors.")] = True,
     data_dir: DataDir = None,
     as_json: Json = False,
@@ -32,6 +37,8 @@ def export(
 
     [bold]Example[/bold]: lowbit-dtp export runs/demo --rule dtp --target c --weights 'fixed<8,1>'
     """
+    from export import fpga
+
     from ..comparison import export_run
     from ..data import load
     from ..experiment import Experiment
@@ -40,9 +47,15 @@ def export(
     spec, number, folder = run_folders(run, rule, seed)[0]
     samples = load(Experiment.load(folder / "experiment.toml").data, data_dir)
     where = out or Path(run) / f"export-{target}"
+    if build:
+        fpga.check(target, build)
     options = {"fold": fold, "target_cycles": target_cycles}
     given = {name: value for name, value in options.items() if value is not None}
     exported = export_run(spec, folder, where, target, weights, signals, verify, samples, given)
-    print_result({"rule": spec, "seed": number, **asdict(exported)}, as_json)
+    result = {"rule": spec, "seed": number, **asdict(exported)}
+    if build:
+        made = fpga.build(where, build, lambda line: print(line, file=sys.stderr))
+        result["build"] = {**made.as_dict(), "tools": [f"{tool} {version}" for tool, version in made.tools.items()]}
+    print_result(result, as_json)
     if exported.verify.startswith("failed"):
         raise typer.Exit(1)

@@ -216,8 +216,9 @@ def test_short_simulations_take_icarus_and_long_ones_verilator(exported, monkeyp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fold": "2"}, "fold of layer h1: '2' must be OUTPUTSxINPUTS, from 1x1 to 4x5"),
-        ({"fold": "h2=4x1"}, "fold of layer h2: '4x1' must be OUTPUTSxINPUTS, from 1x1 to 3x4"),
+        ({"fold": "2"}, "fold of all layers: '2' must be OUTPUTSxINPUTS, as 4x4"),
+        ({"fold": "h1=0x1"}, "fold of layer h1: '0x1' must be OUTPUTSxINPUTS, as 4x4"),
+        ({"fold": "h2=4x1"}, "fold of layer h2: 4x1 is more than its 3 outputs and 4 inputs"),
         ({"fold": "h3=1x1"}, "no layer 'h3'; there are: h1, h2, output"),
         (
             {"fold": "h1=3x1,h2=1x2"},
@@ -225,7 +226,7 @@ def test_short_simulations_take_icarus_and_long_ones_verilator(exported, monkeyp
         ),
         ({"fold": "1x1", "target_cycles": 9}, "give a fold or target cycles, not both: '1x1' and 9"),
         ({"target_cycles": 0}, "target cycles must be 1 or more, not 0"),
-        ({"target_cycles": 2}, "layer output: no folding takes at most 2 cycles a frame; it takes at least 3"),
+        ({"target_cycles": 2}, "layer output: no folding takes at most 2 cycles a frame; it takes at least 6"),
         ({"folds": "1x1"}, "no option of target verilog 'folds'; there are: fold, target_cycles"),
     ],
 )
@@ -252,4 +253,4 @@ def test_the_folding_that_is_chosen_meets_the_target_and_fits_together(make_netw
             assert sent % taken == 0 or taken % sent == 0
         sizes.append(sum(x.size for x in layers))
     assert sizes == sorted(sizes)
-    assert [str(x.fold) for x in fold_layers(network)] == ["4x4"] * 3
+    assert [str(x.fold) for x in fold_layers(network)] == ["4x4", "4x4", "1x4"]
