@@ -1,7 +1,7 @@
 """From a trained network to integers, and to files for hardware and C that are verified bit for bit.
 
 >>> sorted(TARGETS)
-['c', 'mem', 'verilog']
+['c', 'mem', 'nir', 'qonnx', 'verilog']
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from lowbit_dtp.choices import choose
 from lowbit_dtp.settings import hints
 from lowbit_dtp.storage import write_bytes, write_json
 
-from . import c, memory_files, simulation, verify, verilog
+from . import c, memory_files, nir, qonnx, qonnx_check, simulation, verify, verilog
 from .accuracy import AccuracyLost, accuracy_lost
 from .fixed import FixedLayer, FixedLink, FixedNetwork, HiddenLayer, Levels, OutputLayer, Trace
 from .folder import MANIFEST, replacing
@@ -73,6 +73,8 @@ class Target:
 TARGETS: dict[str, Target] = {
     "mem": Target(memory_files.files, verify.memory_files),
     "c": Target(c.files, verify.c_program),
+    "nir": Target(nir.files, nir.verify),
+    "qonnx": Target(qonnx.files, qonnx_check.qonnx_file),
     "verilog": Target(verilog.files, simulation.test_bench, verilog.Options, verilog.details),
 }
 

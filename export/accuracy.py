@@ -11,7 +11,7 @@ from lowbit_dtp.activations import ACTIVATIONS
 from lowbit_dtp.formats import parse
 from lowbit_dtp.storage import read_tensors
 
-from .fixed import FixedNetwork, chain_links, integer_fraction_bits
+from .fixed import FixedNetwork, chain_links, has_thresholds, integer_fraction_bits
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -76,4 +76,8 @@ def simulate(network_path: Path, inputs: npt.ArrayLike, dtype: npt.DTypeLike = n
         if function is None:
             raise ValueError(f"layer {layer['name']}: its activation {layer['activation']} cannot be simulated")
         state = function(arrived @ weight + bias)
+        if has_thresholds(layer):
+            thresholds, levels = (tensors[f"{layer['name']}.{part}"] for part in ("thresholds", "levels"))
+            ranks = [np.searchsorted(row, sums, side="right") for row, sums in zip(thresholds, state.T, strict=True)]
+            state = levels.astype(dtype)[np.stack(ranks, -1)]
     return state

@@ -297,7 +297,9 @@ class FixedNetwork:
                 plain, bias = _integer_layer(tensors, name, below, shape, fraction_bits), np.zeros(shape[1], np.float32)
                 _check_integer_links(layer, layers, links[index : index + 2], plain)
             else:
-                weight, bias = _tensor(tensors, f"{name}.weight", shape), _tensor(tensors, f"{name}.bias", shape[1:])
+                weight, bias = _tensor(tensors, f"{name}.weight", shape), np.zeros(shape[1], np.float32)
+                if not has_thresholds(layer):
+                    bias = _tensor(tensors, f"{name}.bias", shape[1:])
                 fmt = by_layer[name] or trained[name] or DEFAULT_FORMAT
                 levels = Levels.of(_weight_format(fmt, name), f"weights of layer {name}")
                 plain = FixedLayer(name, below, levels.by_code[levels.format.encode(weight)], levels)
@@ -306,7 +308,12 @@ class FixedNetwork:
             if layer is layers[-1]:
                 return cls(tuple(hidden), OutputLayer(**parts, bias=_output_bias(plain, bias)), description)
             above, activation = links[index + 1], layer["activation"]
-            thresholds = integer_thresholds(above.levels.format, activation, bias, plain.exponent, *plain.sum_bounds)
+            if has_thresholds(layer):
+                thresholds = _given_thresholds(tensors, plain, above)
+            else:
+                thresholds = integer_thresholds(
+                    above.levels.format, activation, bias, plain.exponent, *plain.sum_bounds
+                )
             hidden.append(HiddenLayer(**parts, activation=activation, above=above, thresholds=thresholds))
         raise ValueError("the network has no layers")
 
@@ -423,6 +430,28 @@ def integer_fraction_bits(layer: Mapping[str, Any]) -> int | None:
     """Bits after the binary point of weights that were trained as whole numbers; None for floats."""
     rows = layer.get("inputs", {}).values()
     return next((row["fraction_bits"] for row in rows if row["name"] == "weight" and row["kind"] == "integer"), None)
+
+
+def has_thresholds(layer: Mapping[str, Any]) -> bool:
+    """Whether the neurons of a layer were imported with thresholds, in place of a bias and an activation."""
+    return any(row["kind"] == "thresholded" for row in layer.get("inputs", {}).values())
+
+
+def _given_thresholds(tensors: Mapping[str, Any], layer: FixedLayer, above: FixedLink) -> Integers:
+    """Thresholds [neurons, codes - 1] that the neurons of `layer` were imported with."""
+    values = np.ldexp(np.array(above.levels.values, np.float64), above.levels.exponent)
+    given = _tensor(tensors, f"{layer.name}.thresholds", (layer.neurons, len(values) - 1))
+    levels = _tensor(tensors, f"{layer.name}.levels", values.shape)
+    if not np.array_equal(levels, values):
+        raise ValueError(
+            f"tensor {layer.name}.levels must hold the values of link {above.name}, {above.levels.format.name}"
+        )
+    if (np.diff(given, axis=1) < 0).any():
+        raise ValueError(f"tensor {layer.name}.thresholds must ascend for each neuron")
+    low, high = (bound[:, None] for bound in layer.sum_bounds)
+    steps = np.ceil(np.ldexp(given.astype(np.float64), -layer.exponent))
+    thresholds: Integers = steps.clip(low, high + 1).astype(np.int64)
+    return thresholds
 
 
 def _integer_layer(

@@ -15,7 +15,9 @@ def export(
     run: Run,
     rule: Rule = None,
     seed: Seed = None,
-    target: Annotated[str, typer.Option("--target", help="mem ($readmemh files), c (C99) or verilog.")] = "c",
+    target: Annotated[
+        str, typer.Option("--target", help="mem ($readmemh files), c (C99), verilog, qonnx or nir.")
+    ] = "c",
     weights: Weights = None,
     signals: Signals = "fixed(8,1)",
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write.  (default: RUN/export-TARGET)")] = None,
