@@ -1,5 +1,6 @@
 """`lowbit-dtp export`."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +35,10 @@ def export(
     target_cycles: Annotated[
         int | None, typer.Option("--target-cycles", help="verilog: the smallest folding with at most so many a frame.")
     ] = None,
+    build: Annotated[
+        str | None,
+        typer.Option("--build", help="verilog: make a bitstream for ice40-hx8k, ecp5-85k, ... by yosys and nextpnr."),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="learner: minibatches of its test bench.  (default: 100)")
     ] = None,
@@ -49,6 +54,8 @@ def export(
 
     [bold]Example[/bold]: lowbit-dtp export runs/demo --rule dtp --target c --weights 'fixed<8,1>'
     """
+    from export import fpga
+
     from ..comparison import export_run
     from ..data import load
     from ..experiment import Experiment
@@ -62,13 +69,20 @@ def export(
         return
     if steps is not None:
         raise ValueError(f"--steps are those of --target {LEARNER}, not of {target}")
-    options = {"fold": fold, "target_cycles": target_cycles}
-    given = {name: value for name, value in options.items() if value is not None}
     if machine and target != "nir":
         raise ValueError(f"--machine says which cores spiking neurons take, so it is for --target nir, not {target}")
+    if build:
+        fpga.check(target, build)
+    options = {"fold": fold, "target_cycles": target_cycles}
+    given = {name: value for name, value in options.items() if value is not None}
     exported = export_run(spec, folder, where, target, weights, signals, verify, samples, best, given)
-    cores = {"machine": cores_of(machine, where)} if machine else {}
-    print_result({"rule": spec, "seed": number, **asdict(exported), **cores}, as_json)
+    result = {"rule": spec, "seed": number, **asdict(exported)}
+    if machine:
+        result["machine"] = cores_of(machine, where)
+    if build:
+        made = fpga.build(where, build, lambda line: print(line, file=sys.stderr))
+        result["build"] = {**made.as_dict(), "tools": [f"{tool} {version}" for tool, version in made.tools.items()]}
+    print_result(result, as_json)
     if exported.verify.startswith("failed"):
         raise typer.Exit(1)
 
