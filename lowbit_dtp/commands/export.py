@@ -14,7 +14,7 @@ def export(
     run: Run,
     rule: Rule = None,
     seed: Seed = None,
-    target: Annotated[str, typer.Option("--target", help="mem ($readmemh files) or c (C99).")] = "c",
+    target: Annotated[str, typer.Option("--target", help="mem ($readmemh files), c (C99), nir or qonnx.")] = "c",
     weights: Weights = None,
     signals: Signals = "fixed(8,1)",
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write.  (default: RUN/export-TARGET)")] = None,
