@@ -16,10 +16,12 @@ from lowbit_dtp.storage import write_bytes, write_json
 
 from . import c, memory_files, verify
 from .accuracy import AccuracyLost, accuracy_lost
+from .bits import AUTO, Trial, fewest_bits
 from .fixed import FixedLayer, FixedLink, FixedNetwork, HiddenLayer, Levels, OutputLayer, Trace
 from .folder import MANIFEST, replacing
 from .golden import golden_files, golden_vectors
 from .manifest import manifest
+from .scales import levels_number, number_format
 from .verify import Verification, VerificationError
 
 __all__ = [
@@ -34,10 +36,14 @@ __all__ = [
     "OutputLayer",
     "Target",
     "Trace",
+    "Trial",
     "Verification",
     "VerificationError",
     "accuracy_lost",
     "export_network",
+    "fewest_bits",
+    "levels_number",
+    "number_format",
     "write",
 ]
 
@@ -90,6 +96,13 @@ class ExportReport:
     accuracy: AccuracyLost | None
     """None if no labelled inputs were given."""
 
+    @property
+    def weights_text(self) -> str:
+        """The format of all weights, or the format by layer where they differ."""
+        if len(set(self.weights.values())) == 1:
+            return next(iter(self.weights.values()))
+        return ", ".join(f"{layer} {name}" for layer, name in self.weights.items())
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         accuracy = self.accuracy.as_dict() if self.accuracy else None
@@ -106,13 +119,23 @@ def export_network(
     samples: npt.ArrayLike,
     verify: bool,
     labelled: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    calibration: npt.ArrayLike | None = None,
+    validation: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    max_loss: float = 0.5,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> ExportReport:
     """Export the network in the file `network_path`: load, write, and optionally verify and measure.
 
-    `weights` and `signals` are as `FixedNetwork.of` takes them. `samples` [samples, inputs] are the inputs of the
-    golden vectors; `labelled` are inputs and labels on which to measure the accuracy lost.
+    `weights`, `signals` and `calibration` are as `FixedNetwork.of` takes them. Weights may be `auto`, too: then
+    `fewest_bits` finds their bits on `validation`, inputs and labels that are not `labelled`. `samples` [samples,
+    inputs] are the inputs of the golden vectors; `labelled` are inputs and labels on which to measure the accuracy
+    lost.
     """
-    network = FixedNetwork.load(network_path, weights, signals)
+    if weights is not None and AUTO in ([weights] if isinstance(weights, str) else weights.values()):
+        if calibration is None or validation is None:
+            raise ValueError(f"weights of {AUTO} bits need calibration inputs, and labelled validation inputs")
+        weights = fewest_bits(network_path, weights, signals, calibration, validation, max_loss, on_trial)
+    network = FixedNetwork.load(network_path, weights, signals, calibration)
     files = write(network, target, folder, samples)
     return ExportReport(
         target=target,

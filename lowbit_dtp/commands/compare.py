@@ -68,8 +68,8 @@ def compare(
     with observer(tensorboard) as watching:
         summary = run_comparison(
             comparison, folder, data_dir=data_dir, technologies=options.technologies(technology), export=export,
-            weights=weights, signals=signals, device=device, ensemble=ensemble, diagnose=diagnose,
-            observer=watching,
+            weights=options.weights_by_layer(weights), signals=signals, device=device, ensemble=ensemble,
+            diagnose=diagnose, observer=watching,
         )  # fmt: skip
     if as_json:
         print(json.dumps(summary.as_dict(), indent=1))

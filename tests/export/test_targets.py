@@ -450,10 +450,10 @@ def test_report_is_json_and_complete(saved, tmp_path):
     path = saved()
     inputs = np.random.default_rng(4).random((50, 5)).astype(np.float32)
     labelled = inputs, np.zeros(50)
-    report = export_network(path, "mem", tmp_path / "mem", {"h1": "binary"}, "fixed(6,1)", PIXELS, True, labelled)
+    report = export_network(path, "mem", tmp_path / "mem", {"h1": "binary:1"}, "fixed(6,1)", PIXELS, True, labelled)
     told = json.loads(json.dumps(report.as_dict()))
     assert told["verification"]["status"] == "passed"
-    assert told["weights"]["h1"] == "binary"
+    assert told["weights"]["h1"] == "table(-1,1)"
     assert told["quantized_links"] == {"h2-output": "fixed(6,1)"}
     figures = {"trained_error_percent", "integer_error_percent", "agreement_percent", "lost_percent"}
     assert set(told["accuracy"]) == {"samples", *figures}
