@@ -12,15 +12,17 @@ from typing import Any
 import numpy.typing as npt
 
 from lowbit_dtp.choices import choose
-from lowbit_dtp.storage import write_bytes, write_json
+from lowbit_dtp.storage import read_json, write_bytes
 
 from . import c, memory_files, verify
 from .accuracy import AccuracyLost, accuracy_lost
 from .bits import AUTO, Trial, fewest_bits
+from .checksums import CHECKSUMS, Damage
 from .fixed import FixedLayer, FixedLink, FixedNetwork, HiddenLayer, Levels, OutputLayer, Trace
-from .folder import MANIFEST, replacing
+from .folder import MANIFEST, first_damage, replacing, seal
 from .golden import golden_files, golden_vectors
 from .manifest import manifest
+from .places import Owner, line_of_layer, place
 from .scales import levels_number, number_format
 from .verify import Verification, VerificationError
 
@@ -44,29 +46,33 @@ __all__ = [
     "fewest_bits",
     "levels_number",
     "number_format",
+    "verified",
     "write",
 ]
 
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of export: a function that writes a network's files, and one that verifies a folder of them."""
+    """A kind of export: functions that write a network's files, verify a folder of them, and find places in them."""
 
     files: Callable[[FixedNetwork], Mapping[str, bytes]]
     verify: Callable[[Path], Verification]
+    """Of a folder whose files are those that were written."""
+    place: Owner = line_of_layer
+    """The neuron that a byte of a file belongs to."""
 
 
 TARGETS: dict[str, Target] = {
     "mem": Target(memory_files.files, verify.memory_files),
-    "c": Target(c.files, verify.c_program),
+    "c": Target(c.files, verify.c_program, c.place),
 }
 
 
 def write(network: FixedNetwork, target: str, folder: Path, golden_inputs: npt.ArrayLike) -> list[Path]:
     """Write `network` for `target` into `folder`, with golden vectors for `golden_inputs` [samples, inputs].
 
-    All files are written, in place of an earlier export, or none. Returns their paths, the manifest last. Raises
-    ValueError for an unknown target, FileExistsError if `folder` holds something else.
+    All files are written, in place of an earlier export, or none. Returns their paths, manifest and checksums last.
+    Raises ValueError for an unknown target, FileExistsError if `folder` holds something else.
     """
     chosen = choose("target", target, TARGETS)
     golden = golden_vectors(network, golden_inputs)
@@ -74,8 +80,33 @@ def write(network: FixedNetwork, target: str, folder: Path, golden_inputs: npt.A
     with replacing(folder) as new:
         for path, content in files.items():
             write_bytes(new / path, content)
-        write_json(new / MANIFEST, manifest(network, target, files, golden))
-    return [Path(folder) / path for path in (*files, MANIFEST)]
+        seal(new, manifest(network, target, files, golden))
+    return [Path(folder) / path for path in (*files, MANIFEST, CHECKSUMS)]
+
+
+def verified(folder: Path) -> Verification:
+    """Check that the files of the export in `folder` are those that were written, then verify it as its target does.
+
+    A file that has changed fails: at the link and neuron of the changed bit, or else at the line of the file. Raises
+    StorageError if a file is missing, VerificationError if the check could not be completed.
+    """
+    folder = Path(folder)
+    changed = first_damage(folder)
+    if changed is None:
+        return choose("target", read_json(folder / MANIFEST)["target"], TARGETS).verify(folder)
+    return failure(folder, changed)
+
+
+def failure(folder: Path, changed: Damage) -> Verification:
+    """The outcome for an export in `folder` of which a file has changed."""
+    found = None
+    if changed.path != CHECKSUMS:
+        written = read_json(folder / MANIFEST) if changed.path != MANIFEST else {}
+        owner = TARGETS[written["target"]].place if written else line_of_layer
+        found = place(written, changed, owner)
+    where = f"link {found[0]}, neuron {found[1]}" if found else f"{changed.path}, line {changed.line}"
+    detail = f"line {changed.line} of {folder / changed.path}: {changed.detail}"
+    return Verification(f"failed at {where}", detail=detail)
 
 
 @dataclass(frozen=True)
@@ -144,6 +175,6 @@ def export_network(
         weights={layer.name: layer.weight_levels.format.name for layer in network.layers},
         sum_bits={layer.name: layer.sum_bits for layer in network.layers},
         quantized_links={link.name: link.levels.format.name for link in network.links if link.quantized_on_export},
-        verification=TARGETS[target].verify(Path(folder)) if verify else None,
+        verification=verified(Path(folder)) if verify else None,
         accuracy=accuracy_lost(network, network_path, *labelled) if labelled else None,
     )

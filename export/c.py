@@ -3,13 +3,17 @@
 No floating point, no memory allocation, no undefined behaviour. Only the tables differ from network to network.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from .checksums import Damage
 from .fixed import LOGIT_FRACTION_BITS, FixedNetwork
 from .memory_files import bias_bits
+from .places import Place
 
 _TEMPLATES = Path(__file__).parent / "c_templates"
 
@@ -22,6 +26,20 @@ def files(network: FixedNetwork) -> dict[str, bytes]:
         "main.c": _fill("main.c", {}),
     }
     return {name: text.encode() for name, text in texts.items()}
+
+
+def place(manifest: Mapping[str, Any], damage: Damage) -> Place | None:
+    """The place in a table of `network.c` with a line for each neuron, or in that of the biases."""
+    content, declared = damage.content, damage.content.rfind(b"\nstatic const ", 0, damage.offset)
+    if damage.path != "network.c" or declared < 0:
+        return None
+    head, opened, body = content[declared + 1 : damage.offset].partition(b" = {\n")
+    table = opened and re.fullmatch(rb"static const \w+ (?:(?:weights|thresholds)_(\d+)|biases)\[\d+\]", head)
+    if not table or b"}" in body + content[damage.offset : damage.offset + 1]:
+        return None
+    if table[1]:
+        return manifest["layers"][int(table[1])]["output_name"], body.count(b"\n")
+    return manifest["layers"][-1]["output_name"], body.count(b",")
 
 
 def _fill(name: str, values: dict[str, str]) -> str:

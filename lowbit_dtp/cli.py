@@ -22,6 +22,7 @@ from .commands import (
     sweep,
     technology,
     train,
+    verify,
 )  # fmt: skip
 from .version import __version__
 
@@ -108,7 +109,7 @@ def root(
 
 for command in (
     compare.compare, train.train, evaluate.evaluate, price.price, estimate.estimate, sweep.sweep, export.export,
-    bench.bench, report.report, rules.rules, technology.technology,
+    verify.verify, bench.bench, report.report, rules.rules, technology.technology,
     machines.machines, qtools.qtools,
 ):  # fmt: skip
     app.command()(command)
