@@ -7,7 +7,7 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-avx2 lint test-mnist bench gpu-check clean
+.PHONY: help venv demo results test test-avx2 lint test-mnist bench gpu-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ venv: .venv/.installed ## make .venv and install the project into it, for develo
 
 demo: .venv/.installed ## compare the learning rules on small digits and write a report to runs/demo
 	$(BIN)/lowbit-dtp compare --data digits --out runs/demo
+
+results: .venv/.installed ## draw the pictures and write the tables of the docs, from the folder results
+	$(BIN)/lowbit-dtp results draw
 
 test: lint ## lint, then the whole test suite, by WORKERS side by side
 	$(PYTEST)

@@ -1,7 +1,7 @@
 """From a trained network to integers, and to files for hardware and C that are verified bit for bit.
 
 >>> sorted(TARGETS)
-['c', 'mem']
+['c', 'mem', 'nir', 'qonnx']
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from lowbit_dtp.choices import choose
 from lowbit_dtp.storage import read_json, write_bytes
 
-from . import c, memory_files, verify
+from . import c, memory_files, nir, qonnx, qonnx_check, verify
 from .accuracy import AccuracyLost, accuracy_lost
 from .bits import AUTO, Trial, fewest_bits
 from .checksums import CHECKSUMS, Damage
@@ -22,7 +22,7 @@ from .fixed import FixedLayer, FixedLink, FixedNetwork, HiddenLayer, Levels, Out
 from .folder import MANIFEST, first_damage, replacing, seal
 from .golden import golden_files, golden_vectors
 from .manifest import manifest
-from .places import Owner, line_of_layer, place
+from .places import Owner, line_of_layer, nowhere, place
 from .scales import levels_number, number_format
 from .verify import Verification, VerificationError
 
@@ -58,13 +58,15 @@ class Target:
     files: Callable[[FixedNetwork], Mapping[str, bytes]]
     verify: Callable[[Path], Verification]
     """Of a folder whose files are those that were written."""
-    place: Owner = line_of_layer
-    """The neuron that a byte of a file belongs to."""
+    place: Owner | None = line_of_layer
+    """The neuron that a changed byte of a file belongs to; None if `verify` finds it in a changed file, too."""
 
 
 TARGETS: dict[str, Target] = {
     "mem": Target(memory_files.files, verify.memory_files),
     "c": Target(c.files, verify.c_program, c.place),
+    "nir": Target(nir.files, nir.verify, None),
+    "qonnx": Target(qonnx.files, qonnx_check.qonnx_file, None),
 }
 
 
@@ -99,13 +101,20 @@ def verified(folder: Path) -> Verification:
 
 def failure(folder: Path, changed: Damage) -> Verification:
     """The outcome for an export in `folder` of which a file has changed."""
+    detail = f"line {changed.line} of {folder / changed.path}: {changed.detail}"
     found = None
     if changed.path != CHECKSUMS:
         written = read_json(folder / MANIFEST) if changed.path != MANIFEST else {}
-        owner = TARGETS[written["target"]].place if written else line_of_layer
-        found = place(written, changed, owner)
+        target = TARGETS[written["target"]] if written else TARGETS["mem"]
+        found = place(written, changed, target.place or nowhere)
+        if found is None and target.place is None:
+            try:
+                result = target.verify(folder)
+            except (ValueError, VerificationError, ImportError):
+                result = None
+            if result and result.status.startswith("failed at link"):
+                return Verification(result.status, detail=detail)
     where = f"link {found[0]}, neuron {found[1]}" if found else f"{changed.path}, line {changed.line}"
-    detail = f"line {changed.line} of {folder / changed.path}: {changed.detail}"
     return Verification(f"failed at {where}", detail=detail)
 
 

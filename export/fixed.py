@@ -21,7 +21,7 @@ from lowbit_dtp.formats import FixedPoint, Float, Format, parse
 from lowbit_dtp.storage import read_network
 from lowbit_dtp.weight_formats import WeightFormat, parse_weights
 
-from .scales import Calibration, chosen_bits, rounded, stated_format
+from .scales import Calibration, chosen_bits, has_thresholds, rounded, stated_format, trained_state
 from .thresholds import ACTIVATIONS, integer_thresholds
 
 Integers = npt.NDArray[np.int64]
@@ -307,7 +307,9 @@ class FixedNetwork:
                 _check_integer_links(layer, layers, links[index : index + 2], plain)
                 corrected = bias
             else:
-                weight, bias = _tensor(tensors, f"{name}.weight", shape), _tensor(tensors, f"{name}.bias", shape[1:])
+                weight, bias = _tensor(tensors, f"{name}.weight", shape), np.zeros(shape[1], np.float32)
+                if not has_thresholds(layer):
+                    bias = _tensor(tensors, f"{name}.bias", shape[1:])
                 plain, chosen = _rounded_layer(name, below, weight, by_layer[name], trained[name], reached)
                 corrected = reached.corrected(plain, weight, bias) if reached and chosen else bias
             _check_exact(plain)
@@ -315,10 +317,15 @@ class FixedNetwork:
             if layer is layers[-1]:
                 return cls(tuple(hidden), OutputLayer(**parts, bias=_output_bias(plain, corrected)), description)
             above, activation = links[index + 1], layer["activation"]
-            of_bias = corrected, plain.exponent, *plain.sum_bounds
-            thresholds = integer_thresholds(above.levels.format, activation, *of_bias)
+            if has_thresholds(layer):
+                thresholds = _given_thresholds(tensors, plain, above, corrected)
+            else:
+                of_bias = corrected, plain.exponent, *plain.sum_bounds
+                thresholds = integer_thresholds(above.levels.format, activation, *of_bias)
             hidden.append(HiddenLayer(**parts, activation=activation, above=above, thresholds=thresholds))
-            reached = reached.through(hidden[-1], weight, bias) if reached else None
+            if reached:
+                state = trained_state(layer, tensors, reached.trained @ weight + bias)
+                reached = reached.through(hidden[-1], state)
         raise ValueError("the network has no layers")
 
     @property
@@ -465,6 +472,25 @@ def integer_fraction_bits(layer: Mapping[str, Any]) -> int | None:
     """Bits after the binary point of weights that were trained as whole numbers; None for floats."""
     rows = layer.get("inputs", {}).values()
     return next((row["fraction_bits"] for row in rows if row["name"] == "weight" and row["kind"] == "integer"), None)
+
+
+def _given_thresholds(
+    tensors: Mapping[str, Any], layer: FixedLayer, above: FixedLink, bias: npt.NDArray[np.float32]
+) -> Integers:
+    """Thresholds [neurons, codes - 1] that the neurons of `layer` were imported with, for sums plus `bias`."""
+    values = np.ldexp(np.array(above.levels.values, np.float64), above.levels.exponent)
+    given = _tensor(tensors, f"{layer.name}.thresholds", (layer.neurons, len(values) - 1))
+    levels = _tensor(tensors, f"{layer.name}.levels", values.shape)
+    if not np.array_equal(levels, values):
+        raise ValueError(
+            f"tensor {layer.name}.levels must hold the values of link {above.name}, {above.levels.format.name}"
+        )
+    if (np.diff(given, axis=1) < 0).any():
+        raise ValueError(f"tensor {layer.name}.thresholds must ascend for each neuron")
+    low, high = (bound[:, None] for bound in layer.sum_bounds)
+    steps = np.ceil(np.ldexp(given.astype(np.float64) - bias[:, None], -layer.exponent))
+    thresholds: Integers = steps.clip(low, high + 1).astype(np.int64)
+    return thresholds
 
 
 def _integer_layer(

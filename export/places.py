@@ -30,6 +30,11 @@ def line_of_layer(manifest: Mapping[str, Any], damage: Damage) -> Place | None:
     return layer["output_name"], damage.line - 1
 
 
+def nowhere(manifest: Mapping[str, Any], damage: Damage) -> Place | None:
+    """No place: of files that no neuron has a part of, or whose parts are not known."""
+    return None
+
+
 def _of_golden(golden: Mapping[str, Any], damage: Damage) -> Place:
     """A line has `fields` numbers of `bits` bits, neuron 0 in the least significant."""
     digits = -(-golden["fields"] * golden["bits"] // 4)

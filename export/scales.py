@@ -7,7 +7,7 @@ changed.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, log2
 from typing import TYPE_CHECKING, Any
@@ -201,14 +201,28 @@ class Calibration:
         shifted: Floats = (bias + (self.trained @ weight).mean(0, np.float64) - exact).astype(np.float32)
         return shifted
 
-    def through(self, layer: "HiddenLayer", weight: Floats, bias: Floats) -> "Calibration":
-        """What reaches the layer above `layer`, whose trained weights and biases are `weight` and `bias`."""
-        function = ACTIVATIONS[layer.activation].function
-        if function is None:
-            raise ValueError(f"layer {layer.name}: its activation {layer.activation} cannot be calibrated")
-        state = function(self.trained @ weight + bias)
+    def through(self, layer: "HiddenLayer", state: npt.NDArray[Any]) -> "Calibration":
+        """What reaches the layer above `layer`, of which the trained network has the outputs `state`."""
         return self.arriving(layer.above, state, layer.codes(layer.sums(self.codes)))
 
     def _values(self, below: "FixedLink") -> Floats:
         values: Floats = (below.levels.by_code[self.codes] * 2.0**below.levels.exponent).astype(np.float32)
         return values
+
+
+def has_thresholds(layer: Mapping[str, Any]) -> bool:
+    """Whether the neurons of a layer were imported with thresholds, in place of a bias and an activation."""
+    return any(row["kind"] == "thresholded" for row in layer.get("inputs", {}).values())
+
+
+def trained_state(layer: Mapping[str, Any], tensors: Mapping[str, Any], sums: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Outputs [batch, neurons] of `layer`, of a trained network's description, for its pre-activations `sums`."""
+    function = ACTIVATIONS[layer["activation"]].function
+    if function is None:
+        raise ValueError(f"layer {layer['name']}: its activation {layer['activation']} cannot be simulated")
+    state: npt.NDArray[Any] = function(sums)
+    if has_thresholds(layer):
+        thresholds, levels = (tensors[f"{layer['name']}.{part}"] for part in ("thresholds", "levels"))
+        ranks = [np.searchsorted(row, column, side="right") for row, column in zip(thresholds, state.T, strict=True)]
+        state = levels.astype(sums.dtype)[np.stack(ranks, -1)]
+    return state

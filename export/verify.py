@@ -96,18 +96,26 @@ def c_program(folder: Path) -> Verification:
 
 def memory_files(folder: Path) -> Verification:
     """Compute every golden vector from the memory files in `folder`, and compare."""
-    return _MemoryCheck(Path(folder)).run()
+    return NetworkCheck(Path(folder)).run()
 
 
 @dataclass
-class _Differs(Exception):
+class Differs(Exception):
+    """A value that is not the expected one, and where."""
+
     place: str
+    """Link."""
     neuron: int
     detail: str
 
+    @property
+    def failure(self) -> Verification:
+        """The outcome of the comparison."""
+        return Verification(f"failed at link {self.place}, neuron {self.neuron}", detail=self.detail)
 
-class _MemoryCheck:
-    """The integer network from files and manifest, in code that is not shared with a writer."""
+
+class GoldenFiles:
+    """The golden vectors and the manifest of an export in `folder`, read by code that is not shared with a writer."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -117,38 +125,8 @@ class _MemoryCheck:
         self.shapes = {x["path"]: (x["fields"], x["bits"]) for x in self.manifest["golden"]}
         self.vectors = self.values = 0
 
-    def run(self) -> Verification:
-        try:
-            self.tables = [self._load(index) for index in range(len(self.layers))]
-            for index, layer in enumerate(self.layers):
-                self._check_layers(f"layers/{layer['name']}", [index])
-                self._check_comparator(f"comparators/{layer['name']}", index)
-            self._check_layers("network", list(range(len(self.layers))))
-        except _Differs as differs:
-            return Verification(f"failed at link {differs.place}, neuron {differs.neuron}", detail=differs.detail)
-        return Verification("passed", self.vectors, self.values)
-
-    def _load(self, index: int) -> tuple[Integers, Integers]:
-        """Weights [neurons, below], and thresholds [neurons, codes - 1] or biases [neurons, 1]."""
-        layer, below = self.layers[index], self.links[index]["neurons"]
-        weights = self._file(f"{layer['name']}.weights.mem", below, layer["weights"]["bits"], signed=False)
-        levels = self._levels_of(
-            layer["weights"], weights, layer["output_name"], f"{layer['name']}.weights.mem", rows=True
-        )
-        if index == len(self.layers) - 1:
-            limits = self._file(f"{layer['name']}.biases.mem", 1, self.manifest["output"]["bias_bits"], signed=True)
-        else:
-            count = layer["thresholds_per_neuron"]
-            limits = self._file(f"{layer['name']}.thresholds.mem", count, layer["threshold_bits"], signed=True)
-        for name, table in (("weights", weights), ("thresholds or biases", limits)):
-            if len(table) != layer["neurons"]:
-                raise StorageError(
-                    f"{self.folder}: {name} of {layer['name']} have {len(table)} lines, "
-                    f"not {layer['neurons']}, one a neuron"
-                )
-        return levels, limits
-
-    def _file(self, path: str, fields: int, bits: int, signed: bool) -> Integers:
+    def lines(self, path: str, fields: int, bits: int, signed: bool) -> Integers:
+        """The numbers [lines, fields] in a file of lines of hexadecimal."""
         digits = -(-fields * bits // 4)
         rows = []
         try:
@@ -165,10 +143,11 @@ class _MemoryCheck:
         table = np.array(rows, np.int64).reshape(len(rows), fields)
         return np.where(table >= 1 << bits - 1, table - (1 << bits), table) if signed else table
 
-    def _golden(self, path: str, signed: bool = False) -> Integers:
-        return self._file(f"golden/{path}", *self.shapes[f"golden/{path}"], signed)
+    def golden(self, path: str, signed: bool = False) -> Integers:
+        """The numbers [vectors, fields] in a golden file."""
+        return self.lines(f"golden/{path}", *self.shapes[f"golden/{path}"], signed)
 
-    def _levels_of(self, fmt: dict[str, Any], codes: Integers, place: str, path: str, rows: bool = False) -> Integers:
+    def levels(self, fmt: dict[str, Any], codes: Integers, place: str, path: str, rows: bool = False) -> Integers:
         """Levels of `codes`. A code that the format does not have is a failure of its neuron."""
         if fmt["codes"] == "two's complement":
             return np.where(codes >= 1 << fmt["bits"] - 1, codes - (1 << fmt["bits"]), codes)
@@ -176,10 +155,72 @@ class _MemoryCheck:
             return codes
         for row, column in zip(*np.nonzero(codes >= len(fmt["levels"])), strict=True):
             problem = f"field {column} holds code {codes[row, column]}, which {fmt['format']} has not"
-            raise _Differs(place, int(row if rows else column), f"line {row + 1} of {path}: {problem}")
+            raise Differs(place, int(row if rows else column), f"line {row + 1} of {path}: {problem}")
         return np.array(fmt["levels"], np.int64)[codes]
 
-    def _codes(self, index: int, sums: Integers) -> Integers:
+    def compare(self, path: str, place: str, got: npt.NDArray[Any], signed: bool) -> None:
+        """Raise `Differs`, naming the link `place` and the neuron, unless `got` is what the golden file holds."""
+        expected = self.golden(path, signed)
+        if len(expected) != len(got):
+            raise StorageError(f"{self.folder / 'golden' / path}: has {len(expected)} lines, not {len(got)}")
+        for row, column in zip(*np.nonzero(expected != got), strict=True):
+            wanted, given = expected[row, column], got[row, column]
+            neuron = wanted if path.endswith(".classes.mem") else column
+            detail = f"line {row + 1} of {self.folder / 'golden' / path}: expected {wanted}, got {given}"
+            raise Differs(place, int(neuron), detail)
+        self.values += got.size
+
+    def passed(self) -> Verification:
+        """The outcome, if nothing that was compared differs."""
+        return Verification("passed", self.vectors, self.values)
+
+
+class NetworkCheck(GoldenFiles):
+    """The integer network from memory files and the manifest; `open`, `sums`, `codes` and `logits` may be another's."""
+
+    def run(self) -> Verification:
+        try:
+            self.open()
+            for index, layer in enumerate(self.layers):
+                self._check_layers(f"layers/{layer['name']}", [index])
+                self._check_comparator(f"comparators/{layer['name']}", index)
+            self._check_layers("network", list(range(len(self.layers))))
+        except Differs as differs:
+            return differs.failure
+        return self.passed()
+
+    def open(self) -> None:
+        """Read what was exported."""
+        self.tables = [self._load(index) for index in range(len(self.layers))]
+
+    def _load(self, index: int) -> tuple[Integers, Integers]:
+        """Weights [neurons, below], and thresholds [neurons, codes - 1] or biases [neurons, 1]."""
+        layer, below = self.layers[index], self.links[index]["neurons"]
+        weights = self.lines(f"{layer['name']}.weights.mem", below, layer["weights"]["bits"], signed=False)
+        levels = self.levels(layer["weights"], weights, layer["output_name"], f"{layer['name']}.weights.mem", rows=True)
+        if index == len(self.layers) - 1:
+            limits = self.lines(f"{layer['name']}.biases.mem", 1, self.manifest["output"]["bias_bits"], signed=True)
+        else:
+            count = layer["thresholds_per_neuron"]
+            limits = self.lines(f"{layer['name']}.thresholds.mem", count, layer["threshold_bits"], signed=True)
+        for name, table in (("weights", weights), ("thresholds or biases", limits)):
+            if len(table) != layer["neurons"]:
+                raise StorageError(
+                    f"{self.folder}: {name} of {layer['name']} have {len(table)} lines, "
+                    f"not {layer['neurons']}, one a neuron"
+                )
+        return levels, limits
+
+    def sums(self, index: int, levels: Integers) -> Integers:
+        """Sums of layer `index` for `levels` [vectors, below]."""
+        return levels @ self.tables[index][0].T
+
+    def logits(self, index: int, sums: Integers) -> Integers:
+        """Logits of layer `index`, the last one."""
+        exponent = self.layers[index]["sum_exponent"] - self.manifest["output"]["logit_exponent"]
+        return (sums << exponent) + self.tables[index][1].T
+
+    def codes(self, index: int, sums: Integers) -> Integers:
         """Codes on the link above layer `index`, by counting the thresholds that each sum reaches."""
         ranks = np.zeros_like(sums)
         for threshold in self.tables[index][1].T:
@@ -187,46 +228,34 @@ class _MemoryCheck:
         fmt = self.links[index + 1]
         return ranks if fmt["codes"] == "index" else (ranks + fmt["lowest_level"]) % (1 << fmt["bits"])
 
-    def _compare(self, path: str, place: str, got: Integers, signed: bool) -> None:
-        expected = self._golden(path, signed)
-        if len(expected) != len(got):
-            raise StorageError(f"{self.folder / 'golden' / path}: has {len(expected)} lines, not {len(got)}")
-        for row, column in zip(*np.nonzero(expected != got), strict=True):
-            wanted, given = expected[row, column], got[row, column]
-            neuron = wanted if path.endswith(".classes.mem") else column
-            detail = f"line {row + 1} of {self.folder / 'golden' / path}: expected {wanted}, got {given}"
-            raise _Differs(place, int(neuron), detail)
-        self.values += got.size
-
     def _check_layers(self, folder: str, indices: list[int]) -> None:
         link = self.links[indices[0]]
         path = f"{folder}/{link['name']}.codes.mem"
-        codes = self._golden(path)
+        codes = self.golden(path)
         self.vectors += len(codes)
         for index in indices:
             link, place = self.links[index], self.layers[index]["output_name"]
-            weights, limits = self.tables[index]
-            sums = self._levels_of(link, codes, link["name"], path) @ weights.T
-            self._compare(f"{folder}/{place}.sums.mem", place, sums, signed=True)
+            sums = self.sums(index, self.levels(link, codes, link["name"], path))
+            self.compare(f"{folder}/{place}.sums.mem", place, sums, signed=True)
             if index < len(self.layers) - 1:
-                codes = self._codes(index, sums)
-                self._compare(f"{folder}/{place}.codes.mem", place, codes, signed=False)
+                codes = self.codes(index, sums)
+                self.compare(f"{folder}/{place}.codes.mem", place, codes, signed=False)
             else:
-                exponent = self.layers[index]["sum_exponent"] - self.manifest["output"]["logit_exponent"]
-                logits = (sums << exponent) + limits.T
-                self._compare(f"{folder}/{place}.logits.mem", place, logits, signed=True)
-                self._compare(f"{folder}/{place}.classes.mem", place, _first_largest(logits), signed=False)
+                logits = self.logits(index, sums)
+                self.compare(f"{folder}/{place}.logits.mem", place, logits, signed=True)
+                self.compare(f"{folder}/{place}.classes.mem", place, first_largest(logits), signed=False)
 
     def _check_comparator(self, folder: str, index: int) -> None:
         place = self.layers[index]["output_name"]
         if index < len(self.layers) - 1:
-            sums = self._golden(f"{folder}/{place}.sums.mem", signed=True)
-            self._compare(f"{folder}/{place}.codes.mem", place, self._codes(index, sums), signed=False)
+            sums = self.golden(f"{folder}/{place}.sums.mem", signed=True)
+            self.compare(f"{folder}/{place}.codes.mem", place, self.codes(index, sums), signed=False)
         else:
-            sums = self._golden(f"{folder}/{place}.logits.mem", signed=True)
-            self._compare(f"{folder}/{place}.classes.mem", place, _first_largest(sums), signed=False)
+            sums = self.golden(f"{folder}/{place}.logits.mem", signed=True)
+            self.compare(f"{folder}/{place}.classes.mem", place, first_largest(sums), signed=False)
         self.vectors += len(sums)
 
 
-def _first_largest(logits: Integers) -> Integers:
+def first_largest(logits: npt.NDArray[Any]) -> Integers:
+    """The class [vectors, 1] of `logits` [vectors, classes]."""
     return np.array([[row.index(max(row))] for row in logits.tolist()], np.int64)

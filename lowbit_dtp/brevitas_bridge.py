@@ -22,15 +22,14 @@ it multiplies gradients by its scale, so only `binary`, of scale 1, trains like 
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import product
+from functools import partial
 from math import gcd, lcm
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 try:
     import torch
@@ -48,15 +47,13 @@ except ImportError as error:
 
 from .activations import ACTIVATIONS, Activation
 from .choices import choose
-from .formats import MAX_TABLE_BITS, NAMED, FixedPoint, Format, Table, float32, parse, table
+from .folding import Function, NotWholeNumbersError, Product, Wire, exact_wire, folded, input_wire
+from .formats import MAX_TABLE_BITS, Format, Table, float32, parse, table
 from .layers import Layer
 from .links import Link
 from .network import Network, layer_names
 from .projections import Dense
-
-Float32s = npt.NDArray[np.float32]
-Step = Callable[[Float32s], npt.NDArray[Any]]
-"""A quantizer as a function of float32 numbers [n]."""
+from .step_functions import LARGEST, Float32s, Step, least, named, numbers, sends_alike
 
 ACTIVATION_MODULES: dict[str, type[torch.nn.Module]] = {
     a.name: getattr(torch.nn, a.torch_module) for a in ACTIVATIONS.values() if a.torch_module
@@ -64,9 +61,10 @@ ACTIVATION_MODULES: dict[str, type[torch.nn.Module]] = {
 """Module of every activation that torch has, but the identity, by name."""
 
 _TRANSPARENT = (torch.nn.Dropout, torch.nn.Identity, torch.nn.Flatten)
-_UNDERSTOOD = (*_TRANSPARENT, *ACTIVATION_MODULES.values(), torch.nn.Linear, QuantNonLinearActLayer)
+_UNDERSTOOD = (
+    *_TRANSPARENT, *ACTIVATION_MODULES.values(), torch.nn.Linear, QuantNonLinearActLayer, torch.nn.BatchNorm1d
+)  # fmt: skip
 _PROBES = 64
-_LARGEST = int(np.finfo(np.float32).max.view(np.int32))
 
 
 def network_from_brevitas(module: torch.nn.Module, input_format: Format | str = float32) -> Network:
@@ -77,12 +75,23 @@ def network_from_brevitas(module: torch.nn.Module, input_format: Format | str = 
     Weights, NumPy float32, are the quantized ones. `input_format` is how inputs are sent, unless `module` quantizes
     them itself. Layers have no feedback weights, and links carry float32 down. `module` is not changed. Raises
     ValueError, naming the module, for what a `Network` cannot represent.
+
+    With BatchNorm1d or TensorNorm, and weights and signals of few bits, hidden layers have thresholds of whole numbers
+    and no biases: see `folding`. Classes are then those of `module`, and outputs are its logits times a number above
+    zero. With other weights, BatchNorm1d right after a Linear is multiplied into its weights.
     """
     model = copy.deepcopy(module).cpu().float().eval()
     given = parse(input_format) if isinstance(input_format, str) else input_format
+    prepare, calls = _chain(model)
+    if prepare is not None or any(_normalizes(call.module) for call in calls):
+        try:
+            return _in_whole_numbers(prepare, calls, given)
+        except NotWholeNumbersError:
+            if prepare is not None:
+                raise
     layers: list[Layer] = []
     formats: list[Format | None] = [None]
-    for call in _chain(model):
+    for call in calls:
         here = call.module
         if isinstance(here, torch.nn.Linear):
             _quantized(formats, getattr(here, "input_quant", None), call.label)
@@ -94,6 +103,8 @@ def network_from_brevitas(module: torch.nn.Module, input_format: Format | str = 
             proxy = here.act_quant.fused_activation_quant_proxy
             _activated(layers, formats, proxy.activation_impl if proxy is not None else torch.nn.Identity(), call.label)
             _quantized(formats, here.act_quant, call.label)
+        elif _normalizes(here):
+            _normalized(layers, formats, here, call.label)
         else:
             _activated(layers, formats, here, call.label)
     if formats[-1] is not None or layers[-1].activation.name != "identity":
@@ -144,16 +155,23 @@ class _Call:
     input: Any
 
 
-def _chain(model: torch.nn.Module) -> list[_Call]:
-    """The modules that `model` calls, in order, without those left out. ValueError if it computes anything else."""
+def _chain(model: torch.nn.Module) -> tuple[Function | None, list[_Call]]:
+    """What is computed of the inputs first, and the modules that `model` calls, in order, without those left out.
+
+    The first is None, or a scale and an offset. ValueError if `model` computes anything else.
+    """
     leaves = dict(_leaves(model, ""))
     width = next((leaf.in_features for leaf in leaves.values() if isinstance(leaf, torch.nn.Linear)), None)
     calls: list[_Call] = []
+    hooks: list[Any] = []
+    prepare: Function | None = None
     value = probe = torch.randn(_PROBES, width or 1, generator=torch.Generator().manual_seed(0)) * 2
 
     def record(label: str) -> Callable[..., None]:
         def hook(module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            nonlocal value
+            nonlocal value, prepare
+            if len(inputs) == 1 and not calls and (prepare := _scaling(probe, _tensor(inputs[0]))):
+                value = _tensor(inputs[0])
             if len(inputs) != 1 or not _same(_tensor(inputs[0]), value):
                 raise ValueError(
                     f"what {label} is given is not what the module before it gave; a model must be a chain of modules, "
@@ -166,12 +184,13 @@ def _chain(model: torch.nn.Module) -> list[_Call]:
 
     for name, leaf in leaves.items():
         label = f"module {name!r} ({type(leaf).__name__})"
-        if not isinstance(leaf, _UNDERSTOOD) or not _is_of_a_library(leaf):
+        if not (isinstance(leaf, _UNDERSTOOD) and _is_of_a_library(leaf)) and not _is_tensor_norm(leaf):
             raise ValueError(
                 f"{label} has no counterpart in a Network; there are: Linear, Tanh, Sigmoid, ReLU, their Brevitas "
-                "versions, QuantIdentity, QuantHardTanh, and Dropout, Identity and Flatten, which are left out"
+                "versions, QuantIdentity, QuantHardTanh, BatchNorm1d, TensorNorm, and Dropout, Identity and Flatten, "
+                "which are left out"
             )
-        leaf.register_forward_hook(record(label))
+        hooks.append(leaf.register_forward_hook(record(label)))
     with torch.no_grad():
         try:
             result = _tensor(model(probe))
@@ -179,11 +198,112 @@ def _chain(model: torch.nn.Module) -> list[_Call]:
             raise ValueError(
                 f"the model cannot be run on {width} inputs, as many as the first Linear it lists takes: {error}"
             ) from error
+    for handle in hooks:
+        handle.remove()
     if not any(isinstance(call.module, torch.nn.Linear) for call in calls):
         raise ValueError("the model calls no Linear or QuantLinear module")
     if not _same(result, value):
         raise ValueError(f"what the model returns is not what its last module, {calls[-1].label}, gave")
-    return [call for call in calls if not isinstance(call.module, _TRANSPARENT)]
+    return prepare, [call for call in calls if not isinstance(call.module, _TRANSPARENT)]
+
+
+def _scaling(given: torch.Tensor, received: torch.Tensor) -> Function | None:
+    """The function `factor * x + offset` that makes `received` of `given`; None if there is none, or none is needed."""
+    if given.numel() != received.numel() or _same(given, received):
+        return None
+    x, y = (each.flatten().double().numpy() for each in (given, received))
+    factor, offset = (np.float32(f"{number:.6g}") for number in np.polyfit(x, y, 1))
+
+    def scaled(x: Float32s) -> Float32s:
+        with np.errstate(over="ignore"):
+            return x * factor + offset
+
+    return scaled if np.array_equal(scaled(given.numpy().ravel()), received.numpy().ravel()) else None
+
+
+def _is_tensor_norm(module: torch.nn.Module) -> bool:
+    """Whether `module` is the normalization by two numbers that ends the multilayer perceptrons of Brevitas."""
+    parts = {name: x.numel() for name, x in module.state_dict().items()}
+    return type(module).__name__ == "TensorNorm" and parts == dict.fromkeys(
+        ("weight", "bias", "running_mean", "running_var"), 1
+    )
+
+
+def _normalizes(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.BatchNorm1d) or _is_tensor_norm(module)
+
+
+def _in_whole_numbers(prepare: Function | None, calls: list[_Call], given: Format) -> Network:
+    """The network with thresholds. NotWholeNumbersError if it has other than few-bit weights and signals."""
+    before: list[Function] = [] if prepare is None else [prepare]
+    values: Float32s | None = None
+    products: list[Product] = []
+    functions, label = before, "inputs"
+    wire: Wire | None = None
+
+    def quantizes(proxy: Any) -> None:
+        nonlocal values
+        if proxy is not None and proxy.is_quant_enabled:
+            functions.append(_function(proxy))
+            values = _values(proxy, label)
+
+    for call in calls:
+        here, label = call.module, call.label
+        if isinstance(here, torch.nn.Linear):
+            quantizes(getattr(here, "input_quant", None))
+            if products:
+                products[-1] = replace(products[-1], values=values)
+            elif values is not None:
+                wire = input_wire(partial(_composed, before), values, "the quantizer of inputs")
+            elif given == float32 or before:
+                raise NotWholeNumbersError("nothing quantizes the inputs; give input_format, ufixed(8,0) say")
+            else:
+                wire = exact_wire(given, f"input_format {given}")
+            weight, bias, bits = _weights(here, call.input)
+            functions, values = [], None
+            products.append(Product(label, weight.T.numpy(), functions, None, bits))
+            if bias is not None:
+                functions.append(partial(np.add, bias.numpy()))
+            quantizes(getattr(here, "output_quant", None))
+        else:
+            if not products and isinstance(here, torch.nn.BatchNorm1d):
+                raise ValueError(
+                    f"{label} normalizes inputs, each in another way; a link has one format for all neurons"
+                )
+            functions.append(_function(here))
+            if isinstance(here, QuantNonLinearActLayer) and here.act_quant.is_quant_enabled:
+                values = _values(here.act_quant, label)
+            elif values is not None:
+                values = None if isinstance(here, torch.nn.BatchNorm1d) else functions[-1](values[:, None])[:, 0]
+    assert wire is not None
+    return folded(wire, products)
+
+
+def _function(module: Any) -> Function:
+    """`module` as a function of NumPy arrays."""
+
+    def function(x: Float32s) -> Float32s:
+        with torch.no_grad():
+            made: Float32s = _tensor(module(torch.from_numpy(np.ascontiguousarray(x)))).numpy()
+        return made
+
+    return function
+
+
+def _composed(functions: Sequence[Function], x: Float32s) -> Float32s:
+    """`functions`, the first one first, of numbers [n]."""
+    state = x[:, None]
+    for function in functions:
+        state = function(state)
+    return state[:, 0]
+
+
+def _values(proxy: Any, label: str) -> Float32s:
+    """What Brevitas' activation quantizer `proxy` can give."""
+    try:
+        return np.array(_format(proxy).table().values, np.float32)
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from None
 
 
 def _leaves(module: torch.nn.Module, name: str) -> Iterator[tuple[str, torch.nn.Module]]:
@@ -210,18 +330,39 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.numel() == b.numel() and torch.equal(a.flatten(), b.flatten())
 
 
-def _layer(linear: torch.nn.Linear, received: Any) -> Layer:
-    """A layer without a name, with the weights and biases that `linear` uses for an input like `received`."""
+def _weights(linear: torch.nn.Linear, received: Any) -> tuple[torch.Tensor, torch.Tensor | None, int]:
+    """Weights [neurons, below] and biases that `linear` uses for an input like `received`, and the bits of a weight."""
     weight: torch.Tensor = linear.weight
     bias: torch.Tensor | None = linear.bias
+    bits = 32
     if isinstance(linear, QuantLinear):
         received = linear.input_quant(linear.unpack_input(received))
         quantized = linear.quant_weight(received)
         weight = _tensor(quantized)
         bias = None if bias is None else _tensor(linear.bias_quant(bias, received, quantized))
-    numbers = weight.detach().T.numpy().astype(np.float32, order="C")
-    bias_numbers = np.zeros(numbers.shape[1]) if bias is None else bias.detach().numpy().copy()
-    return Layer("", {"": Dense(numbers, bias_numbers.astype(np.float32))}, ACTIVATIONS["identity"])
+        if linear.weight_quant.is_quant_enabled:
+            bits = int(linear.weight_quant.bit_width().item())
+    return weight.detach(), None if bias is None else bias.detach(), bits
+
+
+def _layer(linear: torch.nn.Linear, received: Any) -> Layer:
+    """A layer without a name, with the weights and biases that `linear` uses for an input like `received`."""
+    weight, bias, _ = _weights(linear, received)
+    matrix = weight.T.numpy().astype(np.float32, order="C")
+    offset = np.zeros(matrix.shape[1]) if bias is None else bias.numpy().copy()
+    return Layer("", {"": Dense(matrix, offset.astype(np.float32))}, ACTIVATIONS["identity"])
+
+
+def _normalized(layers: list[Layer], formats: list[Format | None], module: torch.nn.Module, label: str) -> None:
+    """Multiply the scale of a normalization into the weights of the top layer, and add its offset to the bias."""
+    if not layers or formats[-1] is not None or layers[-1].activation.name != "identity":
+        raise ValueError(f"{label} must come right after a linear module, whose weights its scale is multiplied into")
+    ends = torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, layers[-1].neurons)
+    with torch.no_grad():
+        offset, end = copy.deepcopy(module).double()(ends).numpy()
+    weight, bias = layers[-1].weight, np.asarray(layers[-1].bias)
+    layers[-1].weight = (weight * (end - offset)).astype(np.float32)
+    layers[-1].bias = (bias * (end - offset) + offset).astype(np.float32)
 
 
 def _activated(layers: list[Layer], formats: list[Format | None], module: torch.nn.Module, label: str) -> None:
@@ -276,56 +417,24 @@ def _format(proxy: Any) -> Format:
         return sent
 
     found = _table(step, scale.item())
-    return next((fmt for fmt in _plain_formats(found, bits, scale.item()) if _send_alike(fmt, found)), found)
-
-
-def _plain_formats(found: Table, bits: int, scale: float) -> Iterator[Format]:
-    """Formats with shorter names that may be `found`."""
-    yield from (fmt for fmt in NAMED.values() if isinstance(fmt, Table))
-    signed, integer = found.values[0] < 0, bits + int(np.floor(np.log2(scale)))
-    if bits > signed and abs(integer) <= 64:
-        for rounding, overflow in product(("nearest-even", "floor"), ("saturate", "saturate-symmetric")):
-            yield FixedPoint(bits, integer, rounding, overflow, signed)
-    yield table(found.values)
-
-
-def _send_alike(fmt: Format, found: Table) -> bool:
-    """Whether `fmt` sends every float32 like `found`: both ascend, so it is enough to check the ends of its steps."""
-    least = np.array(found.thresholds, np.float32)
-    ends = np.concatenate([least, np.nextafter(least, np.float32(-np.inf)), np.array([-np.inf, np.inf], np.float32)])
-    return np.array_equal(fmt.quantize(ends).astype(np.float32), found.quantize(ends).astype(np.float32))
+    return named(found, bits, scale.item())
 
 
 def _table(step: Step, scale: float) -> Table:
     """The table of an ascending `step`, found by evaluating it; `scale` is the distance of the values to try."""
-    low, high = step(_numbers(np.array([-_LARGEST, _LARGEST]))) / np.float32(scale)
+    low, high = step(numbers(np.array([-LARGEST, LARGEST]))) / np.float32(scale)
     grid = (np.arange(4 * np.floor(low) - 4, 4 * np.ceil(high) + 5) / 4 * scale).astype(np.float32)
     values = np.unique(step(grid))
     while True:
-        keys = _least(step, values[1:])
-        seen = np.unique(np.concatenate([values, step(_numbers(keys)), step(_numbers(keys - 1))]))
+        keys = least(step, values[1:])
+        seen = np.unique(np.concatenate([values, step(numbers(keys)), step(numbers(keys - 1))]))
         if len(seen) == len(values):
             break
         values = seen
-    found = table((values + np.float32(0)).tolist(), _numbers(keys).tolist())
+    found = table((values + np.float32(0)).tolist(), numbers(keys).tolist())
     if not np.array_equal(found.quantize(grid), step(grid)):
         raise ValueError("it does not ascend, or not always send the same number alike")
     return found
-
-
-def _least(step: Step, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Index among the float32 of the least `x` for which the ascending `step(x) >= value`, for each of `values`."""
-    below, reached = np.full(len(values), -_LARGEST), np.full(len(values), _LARGEST)
-    while (reached - below > 1).any():
-        middle = (below + reached) // 2
-        enough = step(_numbers(middle)) >= values
-        reached, below = np.where(enough, middle, reached), np.where(enough, below, middle)
-    return reached
-
-
-def _numbers(places: npt.NDArray[np.int64]) -> Float32s:
-    """The float32 at indices `places`: 0 is zero, 1 the least above it, -1 the largest below it."""
-    return np.copysign(np.abs(places).astype(np.int32).view(np.float32), places).astype(np.float32)
 
 
 class _IntegerQuant(IntQuant, ActQuantSolver):
@@ -364,10 +473,10 @@ class _Comparators(torch.nn.Module):
 def _quantizer(fmt: Format) -> torch.nn.Module:
     """A QuantIdentity that sends what `fmt` sends."""
     exact = fmt.table()
-    thresholds = _numbers(_least(exact.quantize, np.array(exact.values[1:])))
+    thresholds = numbers(least(exact.quantize, np.array(exact.values[1:])))
     wanted = table(np.array(exact.values, np.float32).tolist(), thresholds.tolist())
     for quantizer in _candidates(wanted):
-        if _send_alike(_format(quantizer.act_quant), wanted):
+        if sends_alike(_format(quantizer.act_quant), wanted):
             return quantizer
     raise ValueError(
         f"no Brevitas quantizer sends what {fmt} sends: it rounds x / scale, so values must be whole steps of one "

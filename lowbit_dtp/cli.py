@@ -14,11 +14,14 @@ from .commands import (
     estimate,
     evaluate,
     export,
+    import_,
     machines,
     price,
     qtools,
     report,
+    results,
     rules,
+    search,
     sweep,
     technology,
     train,
@@ -108,12 +111,14 @@ def root(
 
 
 for command in (
-    compare.compare, train.train, evaluate.evaluate, price.price, estimate.estimate, sweep.sweep, export.export,
-    verify.verify, bench.bench, report.report, rules.rules, technology.technology,
+    compare.compare, train.train, evaluate.evaluate, price.price, estimate.estimate, sweep.sweep, search.search,
+    export.export, verify.verify, bench.bench, report.report, rules.rules, technology.technology,
     machines.machines, qtools.qtools,
 ):  # fmt: skip
     app.command()(command)
+app.command("import")(import_.import_)
 app.add_typer(data.app, name="data")
+app.add_typer(results.app, name="results")
 
 if __name__ == "__main__":
     main()

@@ -9,7 +9,6 @@ import numpy as np
 
 from .choices import choose
 from .experiment import Comparison, Experiment, ExperimentError
-from .formats import parse
 from .ledger import Direction, Ledger
 from .network import link_names, long_link_names
 from .observer import Observer
@@ -84,7 +83,7 @@ def compare(
     from .report import write_report
 
     folder, device, observer = Path(folder), usable(device), observer or Observer()
-    rules = named_rules(comparison)
+    rules = comparison.named_rules()
     seeds = range(comparison.seeds)
     if not rules or not seeds:
         raise ExperimentError("compare needs at least one rule and one seed")
@@ -216,17 +215,6 @@ def _baseline(
         return None
     bills = {x.name: price(training, placement.within(training), x).per("sample") for x in technologies}
     return baseline(training, sample_counts(training, bills), estimated=True)
-
-
-def named_rules(comparison: Comparison) -> list[str]:
-    """Rules of `comparison`, as `rule` or `rule@gradient format`. Raises ExperimentError if one is named twice."""
-    rules = []
-    for name, at, gradient in (rule.partition("@") for rule in comparison.rules):
-        rules.append(f"{name}@{parse(gradient).name}" if at else name)
-    for rule in rules:
-        if rules.count(rule) > 1:
-            raise ExperimentError(f"rule {rule!r} is named {rules.count(rule)} times; each rule is compared once")
-    return rules
 
 
 def placement_of(text: str, **options: Any) -> "HardwareConfig":

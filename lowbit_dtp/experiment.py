@@ -218,13 +218,15 @@ class Comparison:
     content: dict[str, Any]
     sources: dict[str, Path] = field(default_factory=dict, compare=False)
     """The file that a key of `content` comes from, where that is not the data set's file."""
+    base: str = field(default="", compare=False)
+    """What `load` began with: the name of a file of the package or of a data set, or the path of data."""
 
     TYPES: ClassVar[dict[str, Any]] = {
         "data": str, "sizes": list[int], "activation": str, "output_activation": str, "initial_weights": str,
         "task": str, "epochs": int, "batch": int, "seeds": int, "compare": list[str], "placement": str,
         "links": dict[str, dict[str, str]], "weights": dict[str, str | dict[str, str]], "optimizer": dict[str, Any],
         "rules": dict[str, dict[str, Any]],
-        "start": str, "codings": list[str],
+        "start": str, "codings": list[str], "search": dict[str, dict[str, Any]],
     }  # fmt: skip
     """Keys of an experiment file, with their types."""
 
@@ -257,7 +259,7 @@ class Comparison:
             _check_choices(over, _merge(base, over), sizes)
         content = _merge(_merge(base, over), overrides)
         content["data"] = base["data"] if data in known else data
-        return cls(content, {key: config for key in over if config and key not in overrides})
+        return cls(content, {key: config for key in over if config and key not in overrides}, data)
 
     def naming(self, key: str) -> AbstractContextManager[None]:
         """Within, errors begin with the name of the file that `key` comes from, if that is not the data set's file."""
@@ -273,12 +275,23 @@ class Comparison:
             _check_type(key, value, cls.TYPES[key])
         for rule, table in content.get("rules", {}).items():
             content["rules"][rule] = _renamed(table)
+        for tables in ("rules", "search"):
+            if tables in content:
+                content[tables] = {canonical(spec): table for spec, table in content[tables].items()}
         return content
 
     @property
     def rules(self) -> list[str]:
         """Rules to compare, as `rule` or `rule@gradient format`."""
         return list(self.content["compare"])
+
+    def named_rules(self) -> list[str]:
+        """`rules`, with formats as they are named. Raises ExperimentError if one is named twice."""
+        rules = [canonical(spec) for spec in self.rules]
+        for rule in rules:
+            if rules.count(rule) > 1:
+                raise ExperimentError(f"rule {rule!r} is named {rules.count(rule)} times; each rule is compared once")
+        return rules
 
     @property
     def seeds(self) -> int:
@@ -291,11 +304,15 @@ class Comparison:
         return str(self.content.get("placement", ""))
 
     def experiment(self, spec: str, seed: int) -> Experiment:
-        """The experiment with rule `spec` and `seed`."""
+        """The experiment with rule `spec` and `seed`.
+
+        Settings are those of the table of the rule, overridden by those of the table `rule@gradient format`, if any.
+        """
         from .plugins import origins
 
-        rule, gradient = _rule_and_gradient(spec)
-        settings = dict(self.content["rules"].get(rule, {}))
+        rule, gradient = parts_of(spec)
+        tables = self.content["rules"]
+        settings = _merge(tables.get(rule, {}), tables.get(canonical(spec), {}))
         if gradient:
             settings["gradient"] = gradient
         optimizer = dict(self.content["optimizer"])
@@ -424,8 +441,8 @@ def _optimizer(table: Mapping[str, Any]) -> "tuple[type[Optimizer], dict[str, An
     return choose("optimizer", name, OPTIMIZERS), settings
 
 
-def _rule_and_gradient(spec: str) -> tuple[str, str]:
-    """The parts of `rule` or `rule@gradient format`; an empty format if there is none."""
+def parts_of(spec: str) -> tuple[str, str]:
+    """The parts of `rule` or `rule@gradient format`, the format as it is named; empty if there is none."""
     from .rules import rule_named
 
     rule, at, gradient = spec.partition("@")
@@ -433,6 +450,43 @@ def _rule_and_gradient(spec: str) -> tuple[str, str]:
     if at and "gradient" not in {f.name for f in fields(kind)}:  # type: ignore[arg-type]
         raise ExperimentError(f"rule {spec!r}: {rule} takes no gradient format")
     return rule, parse(gradient).name if at else ""
+
+
+def canonical(spec: str) -> str:
+    """`spec`, a `rule` or `rule@gradient format`, with the format as it is named.
+
+    >>> canonical("straight-through@fixed<4,-2>")
+    'straight-through@fixed(4,-2)'
+    """
+    name, at, gradient = spec.partition("@")
+    return f"{name}@{parse(gradient).name}" if at else name
+
+
+def rule_keys(rule: str) -> list[str]:
+    """Keys of the table of `rule` in an experiment file."""
+    from .rules import rule_named
+
+    own = (f.name for f in fields(rule_named(rule)))  # type: ignore[arg-type]
+    return sorted({*own, *OPTIMIZER_KEYS, *OF_ONE_RULE, "optimizer"})
+
+
+def with_settings(comparison: Comparison, spec: str, settings: Mapping[str, Any]) -> tuple[Comparison, str]:
+    """`comparison` with `settings` in the table of rule `spec`, by keys with dots for tables within; and the rule.
+
+    The rule is another one if `spec` has a gradient format and `settings` another.
+    """
+    table: dict[str, Any] = {}
+    for name, value in settings.items():
+        *path, key = name.split(".")
+        inner = table
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[key] = value
+    spec, tables = canonical(spec), comparison.content["rules"]
+    before = tables.get(spec, {})
+    if "@" in spec and "gradient" in table:
+        spec = canonical(f"{parts_of(spec)[0]}@{table.pop('gradient')}")
+    return replace(comparison, content=comparison.content | {"rules": tables | {spec: _merge(before, table)}}), spec
 
 
 def _links_in(sizes: Sequence[int], base: Mapping[str, Any]) -> dict[str, Any]:
@@ -499,12 +553,12 @@ def _check_choices(given: Mapping[str, Any], merged: Mapping[str, Any], sizes: S
         own, _ = _optimizer({"name": settings.pop("optimizer")}) if "optimizer" in settings else (kind, {})
         rates = {key: settings.pop(key) for key in OPTIMIZER_KEYS if key in settings}
         _made(f"rules.{rule}", own, {"learning_rate": 1.0} | rates)
-        _made(f"rules.{rule}", rule_named(rule), settings)
+        _made(f"rules.{rule}", rule_named(parts_of(rule)[0]), settings)
     _coding_names(given.get("codings", []))
     if "compare" in given and not given["compare"]:
         raise ExperimentError("compare must name at least one rule, not []")
     for spec in given.get("compare", []):
-        _rule_and_gradient(spec)
+        parts_of(spec)
 
 
 def _coding_names(names: Sequence[str]) -> list[str]:

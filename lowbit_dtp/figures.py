@@ -6,7 +6,8 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .report import INK, MARKERS, MUTED, PALETTE, STYLE, prefix
+from .curves import INK, MARKERS, MUTED, PALETTE, STYLE
+from .report import prefix
 from .storage import write_text
 
 if TYPE_CHECKING:
@@ -190,7 +191,12 @@ def save_figure(figure: "Figure", path: Path) -> None:
     """Write `figure` as SVG. The same figure gives the same file."""
     from matplotlib import style
 
-    text = StringIO()
     with style.context(["default", STYLE]):
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    write_text(path, text.getvalue())
+        write_text(path, svg_text(figure))
+
+
+def svg_text(figure: "Figure") -> str:
+    """`figure` as the text of an SVG file, without date and version."""
+    text = StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()

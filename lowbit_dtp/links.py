@@ -56,6 +56,10 @@ class Signal:
         """`values`, for the layer that sent them: both ends of a link have the same numbers."""
         return self.values
 
+    def first(self, samples: int) -> "Signal":
+        """What arrived of the first `samples` samples."""
+        return Signal(self.carried[..., :samples, :], self.format, self.like, self.packed_neurons, self.link)
+
     def packed(self) -> "Signal":
         """The same signal as packed words."""
         if self.packed_neurons is not None:

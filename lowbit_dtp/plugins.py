@@ -48,6 +48,11 @@ def load(paths: Iterable[Path | str] = ()) -> None:
             _loaded.add(origin)
 
 
+def files() -> list[str]:
+    """Files of the plug-ins that are loaded, for `load` in another process."""
+    return sorted(origin for origin in _loaded if Path(origin).is_absolute())
+
+
 def origins(names: Iterable[tuple[str, str]]) -> list[str]:
     """The plug-ins, each once, from which `names` come: pairs of rule, format or data set, and its name."""
     return list(dict.fromkeys(_origins[name] for name in names if name in _origins))

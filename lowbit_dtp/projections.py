@@ -317,6 +317,49 @@ class Quantized(Dense):
 
 
 @dataclass(eq=False)
+class Thresholded(Quantized):
+    """`Quantized` whose sums become levels, by thresholds of each neuron: a layer of an imported network.
+
+    A neuron gives the level whose rank is the number of its thresholds that are at most its sum. The thresholds hold
+    what was between the product and the next one: biases, normalization, activation and quantizer. Nothing is trained,
+    and errors pass straight through.
+    """
+
+    thresholds: Array = field(kw_only=True)
+    """[..., neurons, levels - 1], ascending: sums, in the unit of the products."""
+    levels: Array = field(kw_only=True)
+    """[..., levels], ascending: values of the format of the link above."""
+    kind: ClassVar[str] = "thresholded"
+
+    def slots(self) -> Iterator[Slot]:
+        yield from super().slots()
+        for part in ("thresholds", "levels"):
+            yield part, vars(self), part
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        return ()
+
+    def apply(self, signal: Signal) -> Array:
+        sums = super().apply(signal)
+        steps = self.levels[..., 1:] - self.levels[..., :-1]
+        state = 0 * sums + self.levels[..., 0][..., None, None]
+        for rank in range(self.thresholds.shape[-1]):
+            state += (sums >= self.thresholds[..., None, :, rank]) * steps[..., rank][..., None, None]
+        return state
+
+    def respond(self, activation: Activation, signal: Signal) -> Array:
+        return activation.apply(backend_of(self.weight), self.apply(signal))
+
+    def gradients(self, signal: Signal, error: Array, spent: Array | None) -> dict[str, Gradient]:
+        return {}
+
+    @classmethod
+    def _read_more(cls, row: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
+        return super()._read_more(row, arrays) | {part: arrays[part] for part in ("thresholds", "levels")}
+
+
+@dataclass(eq=False)
 class Tied(Projection):
     """The weights and bias of another link of the same layer, used for this link, too: the same arrays.
 
@@ -469,7 +512,9 @@ class Integer(Dense):
         return {"fraction_bits": row["fraction_bits"]}
 
 
-PROJECTIONS: dict[str, type[Projection]] = {kind.kind: kind for kind in (Dense, Quantized, Tied, Mirrored, Integer)}
+PROJECTIONS: dict[str, type[Projection]] = {
+    kind.kind: kind for kind in (Dense, Quantized, Thresholded, Tied, Mirrored, Integer)
+}
 """Every kind of projection, by name."""
 
 

@@ -17,18 +17,15 @@ from itertools import accumulate, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .curves import INK, STYLE, Curve, Tradeoff, curve_figure, front, tradeoff_figure
 from .storage import StorageError, read_tensors, write_text
 from .summary import LinkRow, Range, Row, Spread, Summary
 from .tasks import MEASURES
 
 if TYPE_CHECKING:
-    import numpy as np
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Distinct for colour-blind readers (Okabe and Ito, Color Universal Design, 2008), without yellow, faint on white."""
-MARKERS = "os^DvP*"
 PARTS_OF_DATA = {"test": "Test", "valid": "Validation"}
 """Parts of the data in `metrics.jsonl`, and their names on the page."""
 DIAGNOSED = {
@@ -39,30 +36,15 @@ DIAGNOSED = {
     "spectral_radius": ("Largest modulus of an eigenvalue of I - J_f J_g", "", 1.0),
 }
 """Measures of `diagnosis.jsonl` that are drawn: title, unit, and the factor to that unit."""
+SPARSE = {
+    "flips": "Codes of a target that differ from those of the state sent before it",
+    "zeros": "Zeros among the codes of gradients",
+}
+"""What feedback leaves as it was, in `metrics.jsonl`: title of the figure."""
 LINKS_OF = {"as_trained": "-", "float": "--"}
 """Kinds of links in a diagnosis, and the line style of their curves."""
 PARTS = {"link": "#D55E00", "compute": "#7FB3D5", "memory": "#C9CED6"}
 """Parts of the energy in the order they are stacked, with their colours: dark text is readable on each."""
-INK, MUTED = "#1c2430", "#5b6675"
-STYLE = {
-    "svg.fonttype": "none",  # text stays text: small, searchable, and in the page's own font
-    "svg.hashsalt": "lowbit-dtp",  # the same figure has the same ids
-    "text.parse_math": False,
-    "text.color": INK,
-    "font.size": 9,
-    "axes.edgecolor": "#9aa3b0",
-    "axes.labelcolor": MUTED,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "ytick.left": False,
-    "ytick.minor.left": False,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4,
-}
-"""Settings on top of matplotlib's defaults, independent of the user's settings."""
 FILTERS = 40
 """Most first-layer filters that are drawn."""
 THICKEST = 46.0
@@ -152,6 +134,8 @@ def _page(folder: Path, summary: Summary) -> dict[str, Any]:
         "coded": any(way.coding for row in rows for x in row.links.values() for way in (x.forward, x.feedback)),
         "drawings": _drawings(networks, rows),
         "curves": _curves(rows, [seeds for seeds, _ in runs]),
+        "tradeoff": _tradeoff(rows, compared or links),
+        "sparse": _sparse_curves(rows, [seeds for seeds, _ in runs]),
         "diagnoses": _diagnoses(folder, rows),
         "notes": [f"{row.rule}: {note}" for row, (_, notes) in zip(rows, runs, strict=True) for note in notes],
         "simulated": [row for row in rows if row.not_as_exported],
@@ -388,7 +372,11 @@ def _read_metrics(folder: Path, row: Row) -> tuple[list[list[dict[str, Any]]], l
         try:
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             names = {part: f"{part}_{row.measure}" for part in PARTS_OF_DATA} | {"epoch": "epoch"}
-            found.append([{part: line[name] for part, name in names.items()} for line in lines])
+            kept = ("samples", *SPARSE)
+            found.append([
+                {part: line[name] for part, name in names.items()} | {name: line[name] for name in kept if name in line}
+                for line in lines
+            ])  # fmt: skip
         except FileNotFoundError:
             notes.append(f"seed {seed} has no metrics.jsonl, so the curves leave it out")
         except (ValueError, KeyError, TypeError):
@@ -487,7 +475,6 @@ def _arrow(x: float, tip: float, tail: float, width: float) -> str:
 
 def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
     """Error over epochs, a figure for the test and one for the validation samples: mean and band of each rule."""
-    import numpy as np
 
     figures = []
     parts = [(measure, key) for measure in dict.fromkeys(row.measure for row in rows) for key in PARTS_OF_DATA]
@@ -500,18 +487,64 @@ def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> 
                 if math.isfinite(line[key]):
                     by_epoch.setdefault(line["epoch"], []).append(line[key])
             if by_epoch:
-                values = [by_epoch[epoch] for epoch in sorted(by_epoch)]
-                mean, std = (
-                    np.array([np.mean(v) for v in values]),
-                    np.array([np.std(v, ddof=len(v) > 1) for v in values]),
-                )
-                curves.append(_Curve(row.rule, i, sorted(by_epoch), mean, std))
+                curves.append(Curve.of(row.rule, i, by_epoch))
         if curves:
             last = "; ".join(f"{c.rule} {shown(c.mean[-1], measure)} after epoch {c.epochs[-1]}" for c in curves)
             description = f"Mean over seeds, with a band of one standard deviation to each side. {last}."
             figures.append(
-                {"title": title, "svg": inline_svg(_curve_figure(curves, unit), f"{key}_{measure}", title, description)}
+                {"title": title, "svg": inline_svg(curve_figure(curves, unit), f"{key}_{measure}", title, description)}
             )
+    return figures
+
+
+def _tradeoff(rows: Sequence[Row], links: Sequence[str]) -> dict[str, Any] | None:
+    """Error of each rule over the bits that it sends over `links`, both ways; None if there are no two to compare."""
+    ways = [
+        Tradeoff(row.rule, row.rule.partition("@")[0], row.test_score.mean, row.test_score.std, row.valid_score.mean,
+                 sum(traffic(row, links).values()), _coded(row, links))
+        for row in rows
+        if row.measure == rows[0].measure and math.isfinite(row.test_score.mean + row.valid_score.mean)
+    ]  # fmt: skip
+    if len(ways) < 2:
+        return None
+    measure = MEASURES[rows[0].measure]
+    title = f"Test {measure} over bits on {', '.join(links)}, forward and feedback"
+    unit = ", %" if rows[0].measure.endswith("percent") else ""
+    figure = tradeoff_figure(ways, "bits of a training sample", f"test {measure}{unit}")
+    best = [", ".join(way.label for way in front(ways, coded)) for coded in (False, True)]
+    said = f"On the front: {best[0]}; with coded bits: {best[1]}."
+    return {"title": title, "svg": inline_svg(figure, "tradeoff", title, said)}
+
+
+def _coded(row: Row, links: Iterable[str]) -> float | None:
+    """Bits on `links` with the best coding of each direction; None if none was counted."""
+    ways = [way for link in links if link in row.links for way in (row.links[link].forward, row.links[link].feedback)]
+    bits = [way.coded_bits_per_sample for way in ways if way.bits_per_sample]
+    return sum(x for x in bits if x is not None) if bits and None not in bits else None
+
+
+def _sparse_curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """Flips and zeros of a training sample over epochs: a curve for each rule and link."""
+    figures = []
+    for name, title in SPARSE.items():
+        curves = []
+        for i, (row, seeds) in enumerate(zip(rows, runs, strict=True)):
+            counted = dict.fromkeys(link for lines in seeds for line in lines for link in line.get(name, {}))
+            for link in counted:
+                by_epoch: dict[int, list[float]] = {}
+                for lines in seeds:
+                    before: dict[str, Any] = {"samples": 0, name: {}}
+                    for line in (line for line in lines if link in line.get(name, {})):
+                        samples = line["samples"] - before["samples"]
+                        added = line[name][link] - before[name].get(link, 0)
+                        by_epoch.setdefault(line["epoch"], []).append(added / samples)
+                        before = line
+                label = row.rule if len(counted) == 1 else f"{row.rule} {link}"
+                curves.append(Curve.of(label, i, by_epoch))
+        if curves:
+            last = "; ".join(f"{c.rule} {c.mean[-1]:.3g} in epoch {c.epochs[-1]}" for c in curves)
+            svg = inline_svg(curve_figure(curves, ""), name, title, f"A training sample. {last}.")
+            figures.append({"title": title, "svg": svg})
     return figures
 
 
@@ -531,7 +564,7 @@ def _diagnoses(folder: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
             curves = _layer_curves(lines, measure, scale)
             if curves:
                 last = "; ".join(f"{c.rule} {c.mean[-1]:.3g}{unit} after epoch {c.epochs[-1]}" for c in curves)
-                svg = inline_svg(_curve_figure(curves, unit), f"diagnosis-{number}-{measure}", title, f"{last}.")
+                svg = inline_svg(curve_figure(curves, unit), f"diagnosis-{number}-{measure}", title, f"{last}.")
                 figures.append({"title": title, "svg": svg})
         if figures or notes:
             found.append({"rule": row.rule, "figures": figures, "notes": notes})
@@ -548,7 +581,7 @@ def _read_diagnosis(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _layer_curves(lines: Sequence[Mapping[str, Any]], measure: str, scale: float) -> "list[_Curve]":
+def _layer_curves(lines: Sequence[Mapping[str, Any]], measure: str, scale: float) -> "list[Curve]":
     """Mean and deviation over seeds of a `measure` of each layer, over the epochs, with each kind of links.
 
     Curves of float links that equal those of the links in training are left out.
@@ -566,121 +599,15 @@ def _layer_curves(lines: Sequence[Mapping[str, Any]], measure: str, scale: float
                     by_epoch.setdefault(line["epoch"], []).append(scale * measured[measure])
     curves = []
     for (links, layer), by_epoch in sorted(values.items(), key=lambda item: list(LINKS_OF).index(item[0][0])):
-        epochs = sorted(by_epoch)
-        mean = np.array([np.mean(by_epoch[epoch]) for epoch in epochs])
-        std = np.array([np.std(by_epoch[epoch], ddof=len(by_epoch[epoch]) > 1) for epoch in epochs])
-        curve = _Curve(layer, layers[layer], epochs, mean, std, LINKS_OF[links])
+        curve = Curve.of(layer, layers[layer], by_epoch, LINKS_OF[links])
         if links == "as_trained":
             curves.append(curve)
         elif not any(
-            x.rule == layer and x.epochs == epochs and np.allclose(x.mean, mean, rtol=1e-3, atol=1e-3) for x in curves
+            x.rule == layer and x.epochs == curve.epochs and np.allclose(x.mean, curve.mean, rtol=1e-3, atol=1e-3)
+            for x in curves
         ):
             curves.append(replace(curve, rule=f"{layer}, float links"))
     return curves
-
-
-@dataclass(frozen=True)
-class _Curve:
-    rule: str
-    """Label at its end."""
-    index: int
-    """Index of its colour and marker."""
-    epochs: list[int]
-    mean: "np.ndarray"
-    std: "np.ndarray"
-    line: str = ""
-    """Line style; "" is chosen by `index`."""
-
-
-def _curve_figure(curves: Sequence[_Curve], unit: str = "%") -> "Figure":
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-
-    labels = [_wrapped(curve.rule) for curve in curves]
-    lines = [label.count("\n") + 1 for label in labels]
-    margin = 0.45 + 0.075 * max(len(part) for label in labels for part in label.split("\n"))
-    width, height = 5.0, max(3.3, 0.9 + 0.19 * sum(lines))
-    figure = Figure((width, height))
-    axes = figure.add_axes((0.58 / width, 0.5 / height, 1 - (0.58 + margin) / width, 1 - 0.68 / height))
-    for curve in curves:
-        axes.plot(
-            curve.epochs,
-            curve.mean,
-            color=_colour(curve.index),
-            marker=MARKERS[curve.index % len(MARKERS)],
-            markevery=max(1, len(curve.epochs) // 8),
-            linestyle=curve.line or ("-", "--", ":")[curve.index // len(PALETTE) % 3],
-        )
-    means = [value for curve in curves for value in curve.mean]
-    if min(means) > 0 and max(means) > 4 * min(means):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_ylim(min(means) / 1.25, max(means) * 1.25)
-    else:
-        axes.set_ylim(0, max(max(means) * 1.15, 0.1))
-    for curve in curves:
-        axes.fill_between(
-            curve.epochs,
-            (curve.mean - curve.std).clip(axes.get_ylim()[0]),
-            curve.mean + curve.std,
-            color=_colour(curve.index),
-            alpha=0.16,
-            linewidth=0,
-        )
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{unit}"))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
-    axes.set_xlabel("epoch")
-    axes.grid(axis="y", color="#e6e9ee")
-    to_fraction = axes.transData + axes.transAxes.inverted()
-    ends = [float(to_fraction.transform((curve.epochs[-1], curve.mean[-1]))[1]) for curve in curves]
-    plot_height = height - 0.68
-    places = _apart(ends, [0.185 * n / plot_height for n in lines])
-    right = 1 + 0.24 / (width - 0.58 - margin)
-    for curve, label, place in zip(curves, labels, places, strict=True):
-        axes.annotate(
-            label,
-            (curve.epochs[-1], curve.mean[-1]),
-            (right, place),
-            textcoords="axes fraction",
-            va="center",
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": _colour(curve.index),
-                "relpos": (0, 0.5),
-                "shrinkA": 1,
-                "shrinkB": 3,
-                "linewidth": 1.2,
-            },
-        )
-    return figure
-
-
-def _colour(index: int) -> str:
-    return PALETTE[index % len(PALETTE)]
-
-
-def _wrapped(rule: str) -> str:
-    """A rule's name, with its options on a second line, shortened where it is too long for a label."""
-    return "\n".join(part if len(part) <= 20 else part[:19] + "…" for part in rule.replace("@", "\n@").split("\n"))
-
-
-def _apart(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
-    """Positions near those `wanted`, in the same order, at which labels of such `sizes` do not overlap, within 0 to 1.
-
-    >>> [round(place, 3) for place in _apart([0.5, 0.5, 1.0], [0.2, 0.2, 0.2])]
-    [0.5, 0.7, 0.9]
-    """
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    places, floor, ceiling = list(wanted), 0.0, 1.0
-    for i in order:
-        places[i] = max(wanted[i], floor + sizes[i] / 2)
-        floor = places[i] + sizes[i] / 2
-    for i in reversed(order):
-        places[i] = min(places[i], ceiling - sizes[i] / 2)
-        ceiling = places[i] - sizes[i] / 2
-    return places
 
 
 def _bars(rows: Sequence[Row], technologies: Sequence[str]) -> list[dict[str, str]]:

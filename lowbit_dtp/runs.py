@@ -31,6 +31,7 @@ import numpy as np
 from . import ledger as ledgers
 from .experiment import Experiment, ExperimentError
 from .ledger import Direction, Ledger
+from .projections import Quantized
 from .storage import StorageError, append_text, locked, read_json, read_tensors, write_json, write_text
 from .summary import Row, Spread, link_rows
 
@@ -62,10 +63,19 @@ class Evaluation:
     feedback_bits: float
     measure: str = "error_percent"
     """Measure of the scores, one of `tasks.MEASURES`. Files use its name: `test_error_percent`, for example."""
+    samples: int | None = None
+    """Training samples since the run began; None, as the next, where codings are not counted."""
+    flips: dict[str, int] | None = None
+    """By link: codes of targets since then that differ from the state. See `CodedCounts.sparseness`."""
+    zeros: dict[str, int] | None = None
+    """By link: zeros among the codes of errors since then."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers by name."""
+        """Plain numbers by name, and by link."""
         numbers = asdict(self)
+        for name in ("samples", "flips", "zeros"):
+            if numbers[name] is None:
+                del numbers[name]
         measure = numbers.pop("measure")
         return {name.replace("score", measure): value for name, value in numbers.items()}
 
@@ -284,8 +294,9 @@ def _train(
             for member, loss, *scores in zip(members, losses, *errors, strict=True):
                 seconds = round(member.seconds, 4)
                 evaluation = Evaluation(
-                    progress.epoch, loss, scores[0], scores[1], seconds, bits[0], bits[1], task.measure
-                )
+                    progress.epoch, loss, scores[0], scores[1], seconds, bits[0], bits[1], task.measure,
+                    **_sparseness(progress.ledger, members.index(member), len(members)),
+                )  # fmt: skip
                 member.evaluated(evaluation)
                 on_evaluation(member.index, evaluation)
             for member, own in zip(members, unstack(run), strict=True) if diagnoses else ():
@@ -311,6 +322,13 @@ def _train(
         named = zip((f"test_{task.measure}", f"valid_{task.measure}"), map(float, errors), strict=True)
         results: dict[str, Any] = {"measure": task.measure, **dict(named)}
         member.finish(own, results, own.net.with_links(inference.links), tested)
+
+
+def _sparseness(ledger: Ledger, member: int, members: int) -> dict[str, Any]:
+    """What `Evaluation` has about flips and zeros of a member; nothing if their codings are not counted."""
+    if ledger.coded_counts is None or "flip-entropy" not in ledger.codings:
+        return {}
+    return {"samples": ledger.samples // members, **ledger.coded_counts.sparseness(member)}
 
 
 def _lacks_memory(members: list[_Member], data: "DataSet", device: str, *told: Any) -> bool:
@@ -370,6 +388,37 @@ def _write_experiment(folder: Path, experiment: Experiment) -> None:
     path = folder / "experiment.toml"
     if not path.exists() or Experiment.load(path) != experiment:
         write_text(path, experiment.as_toml())
+
+
+def save_imported(net: "Network", source: Path, folder: Path, data: "DataSet") -> float:
+    """Write `net`, imported from the file `source`, as a finished run in `folder`; return its score on the test data.
+
+    The run has the rule straight-through and no epochs. Raises ExperimentError if the folder holds a run that was
+    trained, or the network does not fit `data`.
+    """
+    from .training import evaluate
+
+    weights = {x.name: p.format.name for x in net.layers if isinstance(p := x.projection, Quantized)}
+    links = {x.name: {"forward": x.forward.name, "feedback": x.feedback.name} for x in net.links}
+    experiment = Experiment(
+        data.name, net.sizes, "straight-through", epochs=0, batch=100, seed=0, activation="identity",
+        links=links, weights=dict(weights), optimizer={"name": "sgd", "learning_rate": 0.01},
+    )  # fmt: skip
+    experiment.check_sizes(data)
+    with locked(folder):
+        if (folder / "experiment.toml").exists() and "imported" not in read_json(folder / "run.json"):
+            raise ExperimentError(f"{folder}: holds a run that was trained; choose another folder")
+        task, testing = experiment.learned_task(), Ledger()
+        scores = [evaluate(net, part, book, task=task, rule=experiment.learning_rule())
+                  for part, book in ((data.valid, Ledger()), (data.test, testing))]  # fmt: skip
+        named = {f"{part}_{task.measure}": float(score) for part, score in zip(("valid", "test"), scores, strict=True)}
+        net.save(folder / "network.safetensors")
+        ledgers.save(folder / "ledger.json", training=Ledger(), inference=testing)
+        write_text(folder / "experiment.toml", experiment.as_toml())
+        write_text(folder / "metrics.jsonl", "")
+        results = {"measure": task.measure, **named, "seconds_per_epoch": None, "parts": []}
+        write_json(folder / "run.json", results | {"imported": str(source)} | provenance())
+    return named[f"test_{task.measure}"]
 
 
 def run_folders(folder: Path, rule: str | None = None, seed: int | None = None) -> list[tuple[str, int, Path]]:

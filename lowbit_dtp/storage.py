@@ -163,9 +163,10 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` with the format version, readable and in a stable order."""
-    write_text(path, json.dumps({"format_version": FORMAT_VERSION, **content}, indent=1) + "\n")
+def write_json(path: Path, content: Mapping[str, Any], *, compact: bool = False) -> None:
+    """Write `content` with the format version, in a stable order: readable, or `compact` on one line."""
+    layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
+    write_text(path, json.dumps({"format_version": FORMAT_VERSION, **content}, **layout) + "\n")
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .comparison import deployed
+from .curves import STYLE
 from .experiment import Experiment
 from .figures import Point, front_figure
-from .report import STYLE, count, inline_svg, shown, si, si_range
+from .report import count, inline_svg, shown, si, si_range
 from .runs import rule_of, run_folders, summary_row
 from .storage import StorageError, write_text
 from .tasks import MEASURES

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..events import Direction, MessageType
-from ..formats import Codes, Format
+from ..formats import Codes, Format, parse
 from .base import FOLLOWS, Counts, Exchange
 from .lines import BusInvert
 from .registry import CODINGS, coding_names
-from .symbols import symbols_of
+from .symbols import has_zero, symbols_of
 
 MAX_BITS = 16
 """Most bits a code of the formats whose entropy is counted."""
@@ -122,6 +122,27 @@ class CodedCounts:
         """Bits of each type of message with each coding and bound that was counted for it."""
         counts = self.settle().counts
         return {kind: {name: coded.total_bits for name, coded in by_name.items()} for kind, by_name in counts.items()}
+
+    def sparseness(self, member: int = 0) -> dict[str, dict[str, int]]:
+        """What feedback leaves as it was, by link: `flips` and `zeros`, over all samples of a member so far.
+
+        Flips are codes of targets that differ from those of the state sent just before; zeros are those among the codes
+        of errors. Both are counted with the bound "flip-entropy"; without it, and for formats that have no zero or no
+        symbols, there are none.
+        """
+        found: dict[str, dict[str, int]] = {"flips": {}, "zeros": {}}
+        counts = self.settle().counts
+        followed = {(kind.link, kind.direction, kind.purpose) for kind in counts}
+        for kind, by_name in counts.items():
+            coded = by_name.get("flip-entropy")
+            if coded is None or coded.symbols is None or kind.direction is not Direction.FEEDBACK:
+                continue
+            same, every = int(coded.symbols[member, 0]), int(coded.symbols[member].sum())
+            if (kind.link, kind.direction, FOLLOWS.get(kind.purpose)) in followed:
+                found["flips"][kind.link] = found["flips"].get(kind.link, 0) + every - same
+            elif kind.purpose == "error" and has_zero(parse(kind.format)):
+                found["zeros"][kind.link] = found["zeros"].get(kind.link, 0) + same
+        return found
 
     def __iadd__(self, other: "CodedCounts") -> "CodedCounts":
         self.names = coding_names((*self.names, *other.names))

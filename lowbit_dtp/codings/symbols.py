@@ -74,6 +74,18 @@ def symbols_of(fmt: Format) -> Symbols:
     return Symbols(fmt.bits, 2**fmt.bits, int(zero))
 
 
+def has_zero(fmt: Format) -> bool:
+    """Whether the idle code of `fmt` stands for 0.0.
+
+    >>> from lowbit_dtp.formats import binary, ternary
+    >>> has_zero(binary), has_zero(ternary)
+    (False, True)
+    """
+    if isinstance(fmt, ScaledFormat):
+        return has_zero(fmt.element)
+    return 0.0 in fmt.values if isinstance(fmt, Table) else True
+
+
 @cache
 def idle_word(fmt: Format, neurons: int) -> Codes:
     """The codes of a message that says nothing: idle codes, and the scales that go with them."""

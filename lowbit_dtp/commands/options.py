@@ -214,18 +214,17 @@ def setting(text: str) -> tuple[list[str], Any]:
 
 def _keys_in(table: Sequence[str]) -> list[str] | None:
     """Known keys of a table of an experiment file; an empty list if any key is allowed, None if it is not a table."""
-    from ..experiment import OF_ONE_RULE, OPTIMIZER_KEYS, Comparison
+    from ..experiment import Comparison, rule_keys
     from ..optimizers import OPTIMIZERS
     from ..rules import RULES
 
     match table:
         case []:
             return sorted(key for key in Comparison.TYPES if key != "data")
-        case ["rules"]:
+        case ["rules"] | ["search"]:
             return sorted(RULES)
-        case ["rules", rule]:
-            own = (field.name for field in fields(RULES[rule]))  # type: ignore[arg-type]
-            return sorted({*own, *OPTIMIZER_KEYS, *OF_ONE_RULE, "optimizer"})
+        case ["rules" | "search", rule]:
+            return rule_keys(rule)
         case ["optimizer"]:
             names = {field.name for kind in OPTIMIZERS.values() for field in fields(kind)}
             return sorted({"name", *names} - {"state"})

@@ -5,6 +5,7 @@ D.-H. Lee, Difference Target Propagation, thesis, sections 3.2.1-3.2.3; Lee, Zha
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any, ClassVar
 
 from ..activations import ACTIVATIONS
@@ -149,6 +150,11 @@ class TargetProp(TargetRule):
     half_noise_epoch: float | None = None
     """Epoch E at which the noise is half of its initial value: sigma(e) = sigma / (1 + e / E). None: constant."""
     schedule: str = "minibatch"
+    inverse_share: float = 1.0
+    """Share of the samples of each minibatch, its first ones, from which inverses learn; at least one sample.
+
+    The others send no noisy activations up and no reconstructions down.
+    """
 
     name: ClassVar[str] = "target-prop"
     source: ClassVar[str] = "Lee 2018, eqs. 3.7, 3.9, 3.13"
@@ -158,7 +164,9 @@ class TargetProp(TargetRule):
         if self.schedule not in SCHEDULES:
             raise ValueError(f"no schedule {self.schedule!r}; there are: {', '.join(SCHEDULES)}")
         super().__post_init__()
-        self._check_numbers("noise", "half_noise_epoch")
+        self._check_numbers("noise", "half_noise_epoch", "inverse_share")
+        if not 0 < self.inverse_share <= 1:
+            raise ValueError(f"{self.name}: inverse_share must be above 0 and at most 1, not {self.inverse_share}")
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -174,13 +182,21 @@ class TargetProp(TargetRule):
             routes = self.routes(net)
             if not routes:
                 return Step({}, None)
+            few = self._inverse_samples(inputs.shape[-2])
+            inputs = inputs.first(few) if isinstance(inputs, Signal) else inputs[..., :few, :]
             run = net.forward(inputs, ledger, context.stream, until=self.highest_needed(routes).name)
-            return Step(self.inverse_gradients(net, run, target, ledger, context), None)
+            return Step(self.inverse_gradients(net, run, target[..., :few], ledger, context), None)
         run = net.forward(inputs, ledger, context.stream)
         gradients, loss = self._forward_gradients(net, run, target, ledger, context)
         if context.phase == BOTH:
-            gradients |= self.inverse_gradients(net, run, target, ledger, context)
+            few = self._inverse_samples(inputs.shape[-2])
+            run = Pass({name: state[..., :few, :] for name, state in run.states.items()}, {})
+            gradients |= self.inverse_gradients(net, run, target[..., :few], ledger, context)
         return Step(gradients, loss)
+
+    def _inverse_samples(self, samples: int) -> int:
+        """How many of the `samples` of a minibatch inverses learn from."""
+        return ceil(self.inverse_share * samples)
 
     def highest_needed(self, routes: Sequence[Edge]) -> Layer:
         """The highest layer whose state `inverse_gradients` uses."""

@@ -42,7 +42,7 @@ from lowbit_dtp.ledger import Direction
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network, layer_names
 from lowbit_dtp.optimizers import SGD, Adam, Bop, RMSprop
-from lowbit_dtp.projections import Dense, Integer, Mirrored, Projection, Quantized, Tied
+from lowbit_dtp.projections import Dense, Integer, Mirrored, Projection, Quantized, Thresholded, Tied
 from lowbit_dtp.tasks import TASKS, Task
 from lowbit_dtp.weight_formats import parse_weights
 from tests.conformance import oracle, oracle_alignment, oracle_settling, oracle_single_layer, oracle_targets
@@ -370,7 +370,7 @@ MACHINES = [
 WHOLE_MACHINES = sorted([*MACHINES, "truenorth-average"])
 """Machines that networks are placed on, by the name of their file."""
 
-TARGETS = ["c", "mem"]
+TARGETS = ["c", "mem", "nir", "qonnx"]
 """Targets of exports."""
 
 
@@ -379,9 +379,16 @@ def _dense(seed: int = 0) -> Dense:
     return Dense(random.standard_normal((6, 4)).astype(np.float32), random.standard_normal(4).astype(np.float32))
 
 
+def _thresholded() -> Thresholded:
+    plain, steps = Quantized.of(_dense(), parse_weights("ternary")), np.arange(-1, 2, dtype=np.float32)
+    thresholds = np.arange(4, dtype=np.float32)[:, None] / 4 + steps[:2]
+    return Thresholded(plain.weight, format=plain.format, scale=plain.scale, thresholds=thresholds, levels=steps)
+
+
 PROJECTIONS: dict[str, Callable[[], Projection]] = {
     "dense": _dense,
     "quantized": lambda: Quantized.of(_dense(), parse_weights("ternary")),
+    "thresholded": lambda: _thresholded(),
     "tied": lambda: Tied("a-b", _dense(), Direction.FEEDBACK),
     "mirrored": lambda: Mirrored(_dense().weight, _dense().offset, source=("a", "weight"), link="a-b.weights"),
     "integer": lambda: Integer.of(_dense(), bits=8, fraction_bits=4),

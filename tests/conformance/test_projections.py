@@ -6,11 +6,11 @@ import pytest
 from lowbit_dtp.backends import multiplied
 from lowbit_dtp.ledger import Direction, Ledger
 from lowbit_dtp.links import Link, Signal
-from lowbit_dtp.projections import PROJECTIONS, Integer, Projection, projection_of
+from lowbit_dtp.projections import PROJECTIONS, Integer, Projection, Thresholded, projection_of
 from tests.conformance.cases import PROJECTIONS as CASES
 
 every_projection = pytest.mark.parametrize("projection", [make() for make in CASES.values()], ids=CASES)
-FLOATS = {name: make for name, make in CASES.items() if name != "integer"}
+FLOATS = {name: make for name, make in CASES.items() if name not in ("integer", "thresholded")}
 every_float_projection = pytest.mark.parametrize("projection", [make() for make in FLOATS.values()], ids=FLOATS)
 
 
@@ -44,6 +44,24 @@ def test_sums_of_whole_numbers_are_exact_and_rounded_down() -> None:
     signal = sent("binary")
     exact = signal.values.astype(np.float64) @ (projection.weight / 2.0**4)
     assert np.array_equal(projection.apply(signal) / 2.0**12, exact)
+
+
+def test_sums_become_levels_by_thresholds_of_each_neuron() -> None:
+    projection = CASES["thresholded"]()
+    assert isinstance(projection, Thresholded)
+    signal, error = sent("ternary", batch=50), np.random.default_rng(2).standard_normal((50, 4)).astype(np.float32)
+    states = projection.apply(signal)
+    for state, sums in zip(states, signal.values @ projection.weight, strict=True):
+        for neuron, (level, total) in enumerate(zip(state, sums, strict=True)):
+            rank = sum(total >= threshold for threshold in projection.thresholds[neuron])
+            assert level == projection.levels[rank]
+    assert set(states.ravel()) == {-1, 0, 1}
+    assert (projection.trained, projection.gradients(signal, error, None)) == ((), {})
+    assert np.allclose(projection.transpose(error), error @ projection.weight.T)
+    stacked = projection.copy({})
+    for _, held, key in list(stacked.slots()):
+        held[key] = np.stack([held[key]] * 2)
+    assert np.array_equal(stacked.apply(signal), np.stack([states] * 2))
 
 
 @every_projection

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,16 +24,23 @@ from brevitas.quant import (
     Uint8ActPerTensorFixedPoint,
 )
 from brevitas.quant.float import Fp8e4m3ActPerTensorFloat
+from brevitas_examples.bnn_pynq.models.common import CommonActQuant
+from brevitas_examples.bnn_pynq.models.FC import FC
+from brevitas_examples.bnn_pynq.models.tensor_norm import TensorNorm
 from torch import nn
 
+from export import FixedNetwork
+from export.accuracy import simulate
 from lowbit_dtp import formats
 from lowbit_dtp.brevitas_bridge import network_from_brevitas, network_to_brevitas
+from lowbit_dtp.data import Samples
 from lowbit_dtp.ledger import Ledger
 from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network
 from lowbit_dtp.optimizers import SGD
 from lowbit_dtp.rules import StraightThrough
 from lowbit_dtp.rules.rule import StepContext
+from lowbit_dtp.training import fit
 
 QUANTIZERS = {
     "binary": lambda: QuantIdentity(act_quant=SignedBinaryActPerTensorConst),
@@ -426,11 +434,18 @@ def binary_act(**settings):
 
 NO_COUNTERPART = (
     "has no counterpart in a Network; there are: Linear, Tanh, Sigmoid, ReLU, their Brevitas versions, QuantIdentity, "
-    "QuantHardTanh, and Dropout, Identity and Flatten, which are left out"
+    "QuantHardTanh, BatchNorm1d, TensorNorm, and Dropout, Identity and Flatten, which are left out"
 )
 
 REFUSED = [
-    (nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), f"module '1' (BatchNorm1d) {NO_COUNTERPART}"),
+    (
+        nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.BatchNorm1d(2), nn.Linear(2, 2)),
+        "module '2' (BatchNorm1d) must come right after a linear module, whose weights its scale is multiplied into",
+    ),
+    (
+        nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)),
+        "module '0' (BatchNorm1d) normalizes inputs, each in another way; a link has one format for all neurons",
+    ),
     (nn.Sequential(nn.Linear(3, 2), nn.Hardtanh()), f"module '1' (Hardtanh) {NO_COUNTERPART}"),
     (nn.Sequential(nn.Linear(3, 3), QuantConv1d(1, 1, 1)), f"module '1' (QuantConv1d) {NO_COUNTERPART}"),
     (nn.Sequential(nn.Sequential(Mine(3, 3)), nn.Linear(3, 2)), f"module '0.0' (Mine) {NO_COUNTERPART}"),
@@ -557,3 +572,130 @@ def test_without_brevitas_the_error_says_what_to_install(monkeypatch):
     assert str(caught.value) == (
         "lowbit_dtp.brevitas_bridge needs torch and Brevitas: pip install lowbit-dtp[brevitas]"
     )
+
+
+def normalized(activation, weight=SignedBinaryWeightPerTensorConst, sizes=(20, 16, 12, 5), ties=True, **weight_options):
+    """A multilayer perceptron with a BatchNorm1d below each activation, in evaluation mode.
+
+    Of each layer's scales, some are negative and one is zero; one variance is zero, and some thresholds are ties.
+    """
+    rng = np.random.default_rng(0)
+    parts: list[nn.Module] = [QuantIdentity(act_quant=Int8ActPerTensorFixedPoint, bit_width=4, **const(1.0))]
+    for below, neurons in pairwise(sizes):
+        parts.append(QuantLinear(below, neurons, bias=neurons == sizes[1], weight_quant=weight, **weight_options))
+        nn.init.uniform_(parts[-1].weight, -1, 1)
+        if neurons == sizes[-1]:
+            break
+        norm = nn.BatchNorm1d(neurons)
+        with torch.no_grad():
+            norm.weight.copy_(torch.from_numpy(rng.choice([-1.5, -0.3, 0.2, 1.0], neurons)))
+            norm.bias.copy_(torch.from_numpy(rng.normal(0, 0.5, neurons)))
+            norm.running_mean.copy_(torch.from_numpy(rng.normal(0, 1, neurons)))
+            norm.running_var.copy_(torch.from_numpy(rng.uniform(0.2, 4, neurons)))
+            norm.weight[0], norm.running_var[1] = 0, 0
+            if ties:
+                norm.bias[2:5], norm.running_mean[2:5] = 0, torch.tensor([0.0, 1.0, 2.0])
+        parts += [norm, activation(), nn.Dropout(0.2)]
+    return nn.Sequential(*parts, TensorNorm()).eval()
+
+
+ACTIVATIONS = {
+    "binary": lambda: QuantIdentity(act_quant=SignedBinaryActPerTensorConst),
+    "ternary, scale 0.3": QUANTIZERS["ternary, scale 0.3"],
+    "hard tanh, 4 bits": QUANTIZERS["4-bit"],
+    "2 bits, narrow": lambda: QuantIdentity(act_quant=CommonActQuant, bit_width=2),
+    **{
+        f"relu, {bits} bits": lambda bits=bits: QuantReLU(bit_width=bits, **const(3.0), scaling_min_val=None)
+        for bits in (2, 3, 4, 8)
+    },
+    "tanh, binary": lambda: QuantTanh(act_quant=SignedBinaryActPerTensorConst),
+}
+WEIGHTS = {
+    "binary": {"weight": SignedBinaryWeightPerTensorConst, "weight_scaling_const": 1.0},
+    "binary, scale 0.1": {"weight": SignedBinaryWeightPerTensorConst, "weight_scaling_const": 0.1},
+    "ternary": {"weight": SignedTernaryWeightPerTensorConst, "weight_scaling_const": 0.5},
+    "4 bits of each channel": {"weight": Int8WeightPerChannelFloat, "weight_bit_width": 4},
+}
+
+
+@pytest.mark.parametrize(
+    ("activation", "weights"),
+    [*((name, "binary") for name in ACTIVATIONS), *(("relu, 3 bits", name) for name in WEIGHTS)],
+)
+def test_batch_normalization_becomes_thresholds(activation, weights, tmp_path):
+    torch.manual_seed(1)
+    ties = weights != "binary, scale 0.1"  # which float32 rounds to either side
+    model = normalized(ACTIVATIONS[activation], ties=ties, **WEIGHTS[weights])
+    network = network_from_brevitas(model)
+    assert [layer.projection.kind for layer in network.layers[:-1]] == ["thresholded"] * 2
+    network.save(tmp_path / "network.safetensors")
+    fixed = FixedNetwork.load(tmp_path / "network.safetensors")
+    x = dyadic(np.random.default_rng(2), (500, 20), 10, 0.125)
+    theirs = [y for y, part in zip(states(model, x), model, strict=True) if isinstance(part, quantizing())]
+    logits = sent(model, x)
+    first, second = np.sort(logits, 1)[:, :-3:-1].T
+    exact = weights in ("binary", "ternary") and activation in ("binary", "2 bits, narrow", "hard tanh, 4 bits")
+    clear = (first - second > 1e-5) | exact  # equal sums times another scale are no longer equal in float32
+    assert clear.mean() > 0.3
+    for net in (network, Network.load(tmp_path / "network.safetensors")):
+        run = net.forward(x, Ledger())
+        for received, values in zip(run.received.values(), theirs, strict=True):
+            ranks = np.searchsorted(np.unique(values), values)
+            mine = np.unique(received.values, return_inverse=True)[1].reshape(values.shape)
+            np.testing.assert_array_equal(mine, ranks)
+        np.testing.assert_array_equal(run.output.argmax(1)[clear], logits.argmax(1)[clear])
+    trace = fixed.infer(x)
+    for name, received in run.received.items():
+        np.testing.assert_array_equal(trace.codes[name], received.codes)
+    if weights != "4 bits of each channel":  # whose output layer has float weights, which the export rounds
+        np.testing.assert_array_equal(trace.classes[clear], logits.argmax(1)[clear])
+        simulated = simulate(tmp_path / "network.safetensors", x).argmax(1)
+        np.testing.assert_array_equal(simulated[clear], logits.argmax(1)[clear])
+    assert len(np.unique(logits.argmax(1))) > 2
+
+
+@pytest.mark.parametrize("bits", [(1, 1, 1), (1, 2, 2), (2, 2, 2)])
+def test_the_multilayer_perceptrons_of_brevitas_keep_their_classes(bits):
+    """TFC: its forward pass takes pixels to [-1, 1] before its first module."""
+    torch.manual_seed(0)
+    model = FC(10, *bits, 1, [64, 64, 64])
+    images = torch.rand(300, 1, 28, 28)
+    for _ in range(3):
+        model(images)
+    with torch.no_grad():
+        for norm in model.features:
+            if isinstance(norm, nn.BatchNorm1d):
+                norm.weight[::3] *= -1
+        model.features[-1].weight[:] = -0.7
+    network = network_from_brevitas(model)
+    x = (np.random.default_rng(0).integers(0, 257, (500, 784)) / 256).astype(np.float32)  # 0.5 is a tie
+    classes = sent(model, x).argmax(1)
+    np.testing.assert_array_equal(network.forward(x, Ledger()).output.argmax(1), classes)
+    np.testing.assert_array_equal(FixedNetwork.of(network.tensors(), network.describe()).infer(x).classes, classes)
+
+
+def test_upper_layers_of_an_imported_network_are_trained_and_thresholds_stay():
+    torch.manual_seed(0)
+    network = network_from_brevitas(normalized(ACTIVATIONS["binary"]))
+    before = {name: x.copy() for name, x in network.tensors().items()}
+    rule, x = StraightThrough(), dyadic(np.random.default_rng(0), (50, 20), 10, 0.125)
+    samples = Samples(x, np.arange(50) % 5)
+    list(fit(network, rule, SGD(0.1), samples, epochs=2, batch=10))
+    changed = {name for name, tensor in network.tensors().items() if not np.array_equal(tensor, before[name])}
+    assert (
+        {"output.bias", "output.weight_master"} <= changed <= {"output.bias", "output.weight_master", "output.weight"}
+    )
+
+
+@pytest.mark.parametrize("first", [nn.Linear(6, 5), QuantLinear(6, 5, weight_bit_width=4, bias=True)])
+def test_batch_normalization_of_floats_is_multiplied_into_the_weights(first):
+    torch.manual_seed(0)
+    model = nn.Sequential(first, nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3), TensorNorm())
+    for _ in range(5):
+        model(torch.randn(50, 6) * 2)
+    model.eval()
+    with torch.no_grad():
+        model[1].weight[:2] *= -1
+    network = network_from_brevitas(model)
+    x = np.random.default_rng(0).normal(size=(100, 6)).astype(np.float32)
+    np.testing.assert_allclose(network.forward(x, Ledger()).output, sent(model, x), atol=1e-5)

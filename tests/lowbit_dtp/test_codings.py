@@ -107,6 +107,30 @@ def test_counts_are_the_bits_of_the_messages_of_training(rule: LearningRule, few
         assert ledger.coded[kind]["plain"] == traffic.messages * kind.message_bits
 
 
+@pytest.mark.parametrize("rule", [DTP(target_step=3.0), StraightThrough("ternary*0.05")], ids=lambda rule: rule.name)
+def test_flips_and_zeros_are_those_of_the_messages_of_training(rule: LearningRule, few: Samples, monkeypatch) -> None:
+    runs: list[Run] = []
+    messages = sent_while(lambda: runs.append(trained(few, ["flip-entropy"], rule, epochs=1)), monkeypatch)
+    down = [
+        (purpose, codes)
+        for link, direction, purpose, codes in messages
+        if (link.name, direction) == ("h1-h2", FEEDBACK)
+    ]
+    flips = sum(int((down[i - 1][1] != codes).sum()) for i, (purpose, codes) in enumerate(down) if purpose == "target")
+    zeros = sum(int((codes == 1).sum()) for purpose, codes in down if purpose == "error")  # code 1 of ternary is 0
+    counts = runs[0].progress.ledger.coded_counts
+    assert counts is not None
+    expected = {"flips": {"h1-h2": flips}, "zeros": {}} if flips else {"flips": {}, "zeros": {"h1-h2": zeros}}
+    assert counts.sparseness() == expected and flips + zeros > 0
+
+
+def test_flips_and_zeros_of_members_of_an_ensemble(few: Samples) -> None:
+    parts = [trained(few, rule=DTP(target_step=step), epochs=1).progress.ledger.coded_counts for step in (3.0, 0.1)]
+    together = type(parts[0]).stacked(parts)
+    assert [together.sparseness(member) for member in range(2)] == [part.sparseness() for part in parts]
+    assert trained(few, ["flips"], epochs=1).progress.ledger.coded_counts.sparseness() == {"flips": {}, "zeros": {}}
+
+
 def test_toggles_of_bus_invert_over_messages(few: Samples, monkeypatch) -> None:
     """The levels of all lines of each wire, one message after the other."""
     runs: list[Run] = []
@@ -437,6 +461,17 @@ def test_a_run_counts_codings_and_goes_on(tmp_path: Path) -> None:
     assert status == 2 and f"{other}; choose another folder, or remove this one" in " ".join(err.split())
     status, _, err = call("--epochs", 2, "--codings", "flip", "--out", tmp_path)
     assert status == 2 and f"codings: no coding 'flip'; there are: {', '.join(sorted((*ALL, 'all')))}" in err
+
+
+def test_metrics_have_flips_and_zeros_since_the_run_began(tmp_path: Path) -> None:
+    for rule, name in (("dtp", "flips"), ("straight-through@ternary*0.05", "zeros")):
+        folder = tmp_path / name
+        assert call("--rule", rule, "--epochs", 2, "--codings", "flip-entropy", "--out", folder)[0] == 0
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        book = ledgers.load(folder / "ledger.json")["training"]
+        assert [line["samples"] for line in lines] == [book.samples // 2, book.samples]
+        assert {key: lines[-1][key] for key in ("flips", "zeros")} == book.coded_counts.sparseness()
+        assert 0 < lines[0][name]["h1-h2"] < lines[1][name]["h1-h2"]
 
 
 def test_summary_table_and_report_name_the_best_coding(tmp_path: Path, capsys, monkeypatch) -> None:

@@ -381,6 +381,30 @@ def test_curves_are_means_over_seeds(tmp_path):
     assert told.format("3.50") in page and told.format("4.50") in page
 
 
+def test_flips_and_zeros_are_drawn_by_epoch(tmp_path):
+    folder = comparison(tmp_path, rules=("dtp", "straight-through"), seeds=2)
+    assert "Flips and zeros over epochs" not in words(render(folder))
+    for seed, flips in enumerate(([300, 400], [100, 400])):
+        lines = [
+            {"epoch": i + 1, "test_error_percent": 3.0, "valid_error_percent": 3.0, "samples": 200 * (i + 1)}
+            | {"flips": {"h1-h2": flips[i]}, "zeros": {}}
+            for i in range(2)
+        ]
+        path = folder / "dtp" / f"seed-{seed}" / "metrics.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = render(folder)
+    assert "Flips and zeros over epochs" in words(page)
+    assert "A training sample. dtp 1 in epoch 2." in page  # 100 and 300 flips in 200 samples
+    assert "Zeros among the codes" not in page
+
+
+def test_error_is_drawn_against_bits_with_the_front(folder, tmp_path):
+    page = render(folder)
+    assert "Test error over bits on h1-h2, forward and feedback" in page
+    assert "On the front: fixed-lower, straight-through@fixed(4,-2), straight-through; with coded bits:" in page
+    assert "Error against bits" not in words(render(comparison(tmp_path, rules=("dtp",))))
+
+
 def diagnosed(folder: Path, rule: str, **by_layer: float) -> None:
     """Write a `diagnosis.jsonl` of two epochs for each seed of `rule`, with angles of the layers in degrees."""
     for seed in range(3):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lowbit_dtp import data, runs
+from lowbit_dtp.backends import multiplied
 from lowbit_dtp.experiment import Comparison, Experiment
 from lowbit_dtp.ledger import Ledger
 from lowbit_dtp.links import Link
@@ -99,6 +100,25 @@ def test_bits_of_each_link_are_those_of_the_closed_form(name: str) -> None:
     for kind, traffic in ledger.message_types():
         found[kind.link, str(kind.direction), kind.purpose] += traffic.messages * kind.width * kind.bits
     assert found == expected
+
+
+@pytest.mark.parametrize("schedule", ["minibatch", "alternating-epochs"])
+@pytest.mark.parametrize("rule", [DTP, TargetProp, LDRL, DRL, SDTP])
+def test_inverses_learn_from_the_first_samples_alone(rule: type[TargetProp], schedule: str) -> None:
+    inputs, labels = np.random.default_rng(0).random((7, 64)).astype(np.float32), np.arange(7)
+    found, bits = [], []
+    for share, samples in ((0.4, 7), (1.0, 3)):  # three of seven
+        learner, net = rule(inverse_share=share, schedule=schedule), Network.build(SIZES, LINKS, seed=1)
+        learner.prepare(net, 1)
+        ledger, context = Ledger(), StepContext(phase=learner.phases[0], stream=RandomStream(0))
+        gradients = learner.step(net, inputs[:samples], labels[:samples], ledger, context).gradients
+        found.append({key: value for key, value in gradients.items() if "feedback" in key[1]})
+        bits.append({x: ledger.bits(purpose=x) for x in (NOISY, "reconstruction", "noisy state")})
+    assert bits[0] == bits[1]
+    assert found[0]
+    assert found[0].keys() == found[1].keys()
+    for key, gradient in found[0].items():
+        np.testing.assert_array_equal(multiplied(gradient), multiplied(found[1][key]))
 
 
 def test_fixed_feedback_of_the_thesis_net_costs_500_bits_up_and_1000_down() -> None:
@@ -227,6 +247,7 @@ def test_target_of_sdtp_is_the_label() -> None:
             lambda: DTP(layer_steps=[1.0]).prepare(Network.build(SIZES, LINKS), 0),
             "dtp: layer_steps must be 2 numbers, one for each hidden layer, lowest first, not [1.0]",
         ),
+        (lambda: DTP(inverse_share=0), "dtp: inverse_share must be above 0 and at most 1, not 0"),
         (lambda: FixedDTP(weights="ones"), "dtp-fixed: weights must be 'random', 'sign' or 'mirror', not 'ones'"),
         (lambda: LDRL(decoder="tan"), "no activation 'tan'; there are: "),
     ],

@@ -1,0 +1,189 @@
+"""Target `qonnx`: one ONNX file with the quantizers of QONNX, in the real numbers that the integers stand for.
+
+MatMul, Add, and a quantizer for each link: Quant where a fixed-point format rounds inputs or the link carries 0 or 1,
+BipolarQuant where it carries +-a, MultiThreshold otherwise. Weights pass a Quant, +-a as two bits. All numbers are
+whole multiples of powers of two that float32 holds, so every sum is exact.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lowbit_dtp.formats import FixedPoint
+
+from .fixed import LOGIT_FRACTION_BITS, FixedLayer, FixedLink, FixedNetwork, HiddenLayer, Levels, signed_bits
+
+FILE = "network.onnx"
+DOMAIN = "qonnx.custom_op.general"
+OPSET, QONNX_VERSION, IR_VERSION = 13, 1, 8
+EXACT_BITS = 24
+"""Whole numbers below 2^24 are exact in float32."""
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+def files(network: FixedNetwork) -> dict[str, bytes]:
+    """The file `network.onnx`. ValueError, naming the layer, if float32 cannot hold a sum; ImportError without onnx."""
+    try:
+        from onnx import helper
+    except ImportError:
+        raise ImportError("target qonnx needs the package onnx: pip install lowbit-dtp[qonnx]") from None
+
+    for layer in network.layers:
+        _check_exact(layer, network)
+    graph = _Graph()
+    graph.input(network.links[0])
+    for layer in network.layers:
+        graph.product(layer)
+        if isinstance(layer, HiddenLayer):
+            graph.thresholds(layer)
+    output = network.output
+    logits = output.exponent - LOGIT_FRACTION_BITS
+    graph.node("Add", [sums_of(output), graph.constant("output_bias", np.ldexp(output.bias, logits)[None])], "logits")
+    ends = [
+        _rows(name, neurons) for name, neurons in (("inputs", network.links[0].neurons), ("logits", output.neurons))
+    ]
+    made = helper.make_graph(graph.nodes, "network", ends[:1], ends[1:], graph.constants, value_info=graph.tensors[:-1])
+    imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, QONNX_VERSION)]
+    model = helper.make_model(made, opset_imports=imports, ir_version=IR_VERSION, producer_name="lowbit-dtp")
+    return {FILE: model.SerializeToString(deterministic=True)}
+
+
+def values_of(link: str) -> str:
+    """Name of the tensor that a link carries, in real numbers."""
+    return link.replace("-", "_")
+
+
+def sums_of(layer: FixedLayer) -> str:
+    """Name of the tensor of a layer's sums."""
+    return f"{layer.name}_sums"
+
+
+def _rows(name: str, neurons: int) -> Any:
+    from onnx import TensorProto, helper
+
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, neurons])
+
+
+def _check_exact(layer: FixedLayer, network: FixedNetwork) -> None:
+    """Sums, and what they are compared with: a threshold that is half a step off, or a bias in sixteenths."""
+    bits = network.output.logit_bits if layer is network.output else layer.sum_bits + 1
+    if bits > EXACT_BITS + 1:
+        raise ValueError(
+            f"layer {layer.name}: its sums take {bits} bits, which the float32 of ONNX does not hold; "
+            f"use fewer bits for its weights or for link {layer.below.name}"
+        )
+
+
+class _Graph:
+    """Nodes, constants and tensors of the file, in the order of computation."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.tensors: list[Any] = []
+        self.neurons = 0
+
+    def constant(self, name: str, value: npt.ArrayLike) -> str:
+        """Add a constant; returns its name."""
+        from onnx import numpy_helper
+
+        self.constants.append(numpy_helper.from_array(np.array(value, np.float32), name))
+        return name
+
+    def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Add a node that gives [1, neurons]; returns the name of what it gives."""
+        from onnx import helper
+
+        domain = {} if op in ("Add", "Sub", "MatMul") else {"domain": DOMAIN}
+        self.nodes.append(helper.make_node(op, inputs, [output], f"{output}_{op}", **domain, **attributes))
+        self.tensors.append(_rows(output, self.neurons))
+        return output
+
+    def quant(
+        self, given: str, output: str, bits: int, exponent: int, signed: bool, narrow: bool, rounding: str = "ROUND"
+    ) -> None:
+        """Add a Quant to `bits` bits in steps of 2^exponent."""
+        parts = (("scale", 2.0**exponent), ("zero", 0), ("bits", bits))
+        constants = [self.constant(f"{output}_{name}", value) for name, value in parts]
+        options = {"signed": int(signed), "narrow": int(narrow), "rounding_mode": rounding}
+        self.node("Quant", [given, *constants], output, **options)
+
+    def bipolar(self, given: str, output: str, levels: Levels) -> None:
+        """Add a BipolarQuant to +-the larger level."""
+        scale = np.ldexp(float(levels.values[1]), levels.exponent)
+        self.node("BipolarQuant", [given, self.constant(f"{output}_scale", scale)], output)
+
+    def multi_threshold(self, given: str, output: str, levels: Levels, thresholds: Floats) -> None:
+        """Add a MultiThreshold; where levels are two steps apart, a threshold is there twice."""
+        steps = np.diff(levels.values)
+        table = self.constant(f"{output}_thresholds", np.repeat(thresholds, steps, axis=1))
+        bits = signed_bits(levels.values[0], levels.values[-1]) - (levels.values[0] >= 0)
+        one = levels.exponent == 0
+        kind = f"{'UINT' if levels.values[0] >= 0 else 'INT'}{bits}" if one else "FLOAT32"
+        unit = 2.0**levels.exponent
+        options = {"out_scale": unit, "out_bias": levels.values[0] * unit, "out_dtype": kind}
+        self.node("MultiThreshold", [given, table], output, **options)
+
+    def input(self, link: FixedLink) -> None:
+        """Add the quantizer of the inputs."""
+        self.neurons = link.neurons
+        levels, output = link.levels, values_of(link.name)
+        fmt = levels.format
+        if isinstance(fmt, FixedPoint):
+            rounding = "ROUND" if fmt.rounding == "nearest-even" else "FLOOR"
+            narrow = fmt.signed and fmt.overflow == "saturate-symmetric"
+            self.quant("inputs", output, fmt.bits, fmt.integer - fmt.word, fmt.signed, narrow, rounding)
+            return
+        thresholds = np.array([fmt.table().thresholds], np.float32)
+        if not _is_bipolar(levels):
+            self.multi_threshold("inputs", output, levels, thresholds)
+            return
+        given = "inputs"
+        if thresholds[0, 0]:
+            given = self.node("Sub", ["inputs", self.constant("input_threshold", thresholds[0, :1])], "inputs_shifted")
+        self.bipolar(given, output, levels)
+
+    def product(self, layer: FixedLayer) -> None:
+        """Add the weights of `layer` and its sums."""
+        from onnx import TensorProto, helper
+
+        levels, name = layer.weight_levels, f"{layer.name}_weights"
+        low, high = levels.values[0], levels.values[-1]
+        real = self.constant(name, np.ldexp(layer.weight.astype(np.float64), levels.exponent))
+        self.quant(real, f"{name}_quantized", max(2, signed_bits(low, high)), levels.exponent, True, low == -high)
+        self.tensors[-1] = helper.make_tensor_value_info(f"{name}_quantized", TensorProto.FLOAT, layer.weight.shape)
+        self.neurons = layer.neurons
+        self.node("MatMul", [values_of(layer.below.name), f"{name}_quantized"], sums_of(layer))
+
+    def thresholds(self, layer: HiddenLayer) -> None:
+        """Add the comparison of the sums of `layer` with its thresholds."""
+        levels, output, unit = layer.above.levels, values_of(layer.above.name), 2.0**layer.exponent
+        if _is_bipolar(levels):  # halfway below the threshold is zero
+            offset = self.constant(f"{output}_offset", (0.5 - layer.thresholds.T) * unit)
+            self.bipolar(self.node("Add", [sums_of(layer), offset], f"{output}_shifted"), output, levels)
+        elif levels.values == (0, 1) and isinstance(levels.format, FixedPoint) and _is_near(layer):
+            # one step below the threshold is half of 2^exponent, which is rounded to even, to 0
+            offset = self.constant(f"{output}_offset", (1 - layer.thresholds.T) * unit + 2.0 ** (levels.exponent - 1))
+            given = self.node("Add", [sums_of(layer), offset], f"{output}_shifted")
+            self.quant(given, output, 1, levels.exponent, False, False)
+        else:
+            self.multi_threshold(sums_of(layer), output, levels, _spread(layer) * unit)
+
+
+def _is_bipolar(levels: Levels) -> bool:
+    return len(levels.values) == 2 and levels.values[0] == -levels.values[1]
+
+
+def _is_near(layer: HiddenLayer) -> bool:
+    """Whether half a step of the link above is a number that float32 adds to a sum exactly."""
+    return abs(layer.above.levels.exponent - layer.exponent) + layer.sum_bits < EXACT_BITS - 1
+
+
+def _spread(layer: HiddenLayer) -> npt.NDArray[np.int64]:
+    """Thresholds that differ in a neuron even where no sum tells them apart, as a code that is never sent needs one."""
+    low, high = (bound[:, None] for bound in layer.sum_bounds)
+    thresholds, places = layer.thresholds, np.arange(layer.thresholds.shape[1])
+    always = np.where(thresholds <= low, low - places[::-1], thresholds)
+    return np.where(thresholds > high, high + 1 + places, always)

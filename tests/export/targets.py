@@ -1,0 +1,17 @@
+"""Export targets as test parameters, skipped with the reason where what verifies them is missing."""
+
+from importlib.util import find_spec
+
+import pytest
+
+from export import verify
+from tests.conformance.cases import TARGETS
+
+COMPILER = verify.c_compiler()
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler: neither $CC nor cc is there")
+NEEDS = {
+    "c": needs_compiler,
+    "nir": pytest.mark.skipif(find_spec("nir") is None, reason="the package nir is not installed"),
+    "qonnx": pytest.mark.skipif(find_spec("qonnx") is None, reason="the package qonnx is not installed"),
+}
+ALL = [pytest.param(target, marks=NEEDS.get(target, ())) for target in TARGETS]
