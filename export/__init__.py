@@ -1,10 +1,10 @@
 """From a trained network to integers, and to files for hardware and C that are verified bit for bit.
 
 >>> sorted(TARGETS)
-['c', 'mem', 'nir', 'qonnx']
+['aer', 'c', 'mem', 'nir', 'qonnx', 'verilog']
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,16 @@ from typing import Any
 import numpy.typing as npt
 
 from lowbit_dtp.choices import choose
+from lowbit_dtp.settings import hints
 from lowbit_dtp.storage import read_json, write_bytes
 
-from . import c, memory_files, nir, qonnx, qonnx_check, verify
+from . import aer, c, memory_files, nir, qonnx, qonnx_check, simulation, verify, verilog
 from .accuracy import AccuracyLost, accuracy_lost
 from .bits import AUTO, Trial, fewest_bits
 from .checksums import CHECKSUMS, Damage
 from .fixed import FixedLayer, FixedLink, FixedNetwork, HiddenLayer, Levels, OutputLayer, Trace
 from .folder import MANIFEST, first_damage, replacing, seal
-from .golden import golden_files, golden_vectors
+from .golden import Golden, golden_files, golden_vectors
 from .manifest import manifest
 from .places import Owner, line_of_layer, nowhere, place
 from .scales import levels_number, number_format
@@ -53,36 +54,66 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of export: functions that write a network's files, verify a folder of them, and find places in them."""
+    """A kind of export: functions that write a network's files, verify a folder of them, and find places in them.
 
-    files: Callable[[FixedNetwork], Mapping[str, bytes]]
+    A target with a test bench is given the golden vectors, too, and may have `options`, a dataclass.
+    """
+
+    files: Callable[..., Mapping[str, bytes]]
+    """Given the network; with `options`, the network, the golden vectors and the options."""
     verify: Callable[[Path], Verification]
     """Of a folder whose files are those that were written."""
     place: Owner | None = line_of_layer
     """The neuron that a changed byte of a file belongs to; None if `verify` finds it in a changed file, too."""
+    options: type | None = None
+    details: Callable[..., Mapping[str, Any]] | None = None
+    """What the manifest says beside what it says of all targets; given what `files` is given."""
+
+    def arguments(
+        self, name: str, network: FixedNetwork, golden: Sequence[Golden], options: Mapping[str, Any]
+    ) -> tuple[Any, ...]:
+        """What `files` and `details` are given. ValueError, naming the target, for an option that it does not have."""
+        if self.options is None:
+            if options:
+                raise ValueError(f"target {name} has no options, so not {next(iter(options))!r}")
+            return (network,)
+        for option in options:
+            choose(f"option of target {name}", option, hints(self.options))
+        return network, golden, self.options(**options)
 
 
 TARGETS: dict[str, Target] = {
     "mem": Target(memory_files.files, verify.memory_files),
-    "c": Target(c.files, verify.c_program, c.place),
-    "nir": Target(nir.files, nir.verify, None),
+    "c": Target(c.files, verify.c_program, c.place, details=c.details),
+    "nir": Target(nir.files, nir.verify, None, details=nir.details),
+    "aer": Target(aer.files, aer.verify, None, aer.Options, aer.details),
     "qonnx": Target(qonnx.files, qonnx_check.qonnx_file, None),
+    "verilog": Target(verilog.files, simulation.test_bench, verilog.place, verilog.Options, verilog.details),
 }
 
 
-def write(network: FixedNetwork, target: str, folder: Path, golden_inputs: npt.ArrayLike) -> list[Path]:
+def write(
+    network: FixedNetwork,
+    target: str,
+    folder: Path,
+    golden_inputs: npt.ArrayLike,
+    options: Mapping[str, Any] | None = None,
+) -> list[Path]:
     """Write `network` for `target` into `folder`, with golden vectors for `golden_inputs` [samples, inputs].
 
-    All files are written, in place of an earlier export, or none. Returns their paths, manifest and checksums last.
-    Raises ValueError for an unknown target, FileExistsError if `folder` holds something else.
+    `options` are those of the target, by name. All files are written, in place of an earlier export, or none. Returns
+    their paths, manifest and checksums last. Raises ValueError for an unknown target or option, FileExistsError if
+    `folder` holds something else.
     """
     chosen = choose("target", target, TARGETS)
     golden = golden_vectors(network, golden_inputs)
-    files = {**chosen.files(network), **golden_files(golden)}
+    arguments = chosen.arguments(target, network, golden, options or {})
+    files = {**chosen.files(*arguments), **golden_files(golden)}
+    details = chosen.details(*arguments) if chosen.details else {}
     with replacing(folder) as new:
         for path, content in files.items():
             write_bytes(new / path, content)
-        seal(new, manifest(network, target, files, golden))
+        seal(new, {**manifest(network, target, files, golden), **details})
     return [Path(folder) / path for path in (*files, MANIFEST, CHECKSUMS)]
 
 
@@ -159,6 +190,7 @@ def export_network(
     samples: npt.ArrayLike,
     verify: bool,
     labelled: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    options: Mapping[str, Any] | None = None,
     calibration: npt.ArrayLike | None = None,
     validation: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
     max_loss: float = 0.5,
@@ -169,14 +201,14 @@ def export_network(
     `weights`, `signals` and `calibration` are as `FixedNetwork.of` takes them. Weights may be `auto`, too: then
     `fewest_bits` finds their bits on `validation`, inputs and labels that are not `labelled`. `samples` [samples,
     inputs] are the inputs of the golden vectors; `labelled` are inputs and labels on which to measure the accuracy
-    lost.
+    lost. `options` are those of the target, by name.
     """
     if weights is not None and AUTO in ([weights] if isinstance(weights, str) else weights.values()):
         if calibration is None or validation is None:
             raise ValueError(f"weights of {AUTO} bits need calibration inputs, and labelled validation inputs")
         weights = fewest_bits(network_path, weights, signals, calibration, validation, max_loss, on_trial)
     network = FixedNetwork.load(network_path, weights, signals, calibration)
-    files = write(network, target, folder, samples)
+    files = write(network, target, folder, samples, options)
     return ExportReport(
         target=target,
         folder=Path(folder),

@@ -35,15 +35,22 @@ def nowhere(manifest: Mapping[str, Any], damage: Damage) -> Place | None:
     return None
 
 
-def _of_golden(golden: Mapping[str, Any], damage: Damage) -> Place:
-    """A line has `fields` numbers of `bits` bits, neuron 0 in the least significant."""
-    digits = -(-golden["fields"] * golden["bits"] // 4)
-    bit = 4 * max(digits - 1 - damage.column, 0)  # the line's end belongs to neuron 0
+def bit_of_line(damage: Damage) -> int:
+    """The least changed bit of the number that a line of hexadecimal is, if its digits tell; else the digit's first."""
+    start = damage.offset - damage.column
+    digits = damage.content.find(b"\n", start) - start
+    bit = 4 * max(digits - 1 - damage.column, 0)  # the line's end belongs to the least significant field
     digit, found = damage.content[damage.offset : damage.offset + 1], bytes([max(damage.found, 0)])
     if digit.isalnum() and found in b"0123456789abcdef":
         changed = int(digit, 16) ^ int(found, 16)
         bit += (changed & -changed).bit_length() - 1
-    return golden["path"].rpartition("/")[2].split(".")[0], min(bit // golden["bits"], golden["fields"] - 1)
+    return bit
+
+
+def _of_golden(golden: Mapping[str, Any], damage: Damage) -> Place:
+    """A line has `fields` numbers of `bits` bits, neuron 0 in the least significant."""
+    field = min(bit_of_line(damage) // golden["bits"], golden["fields"] - 1)
+    return golden["path"].rpartition("/")[2].split(".")[0], field
 
 
 def _of_manifest(damage: Damage) -> Place | None:

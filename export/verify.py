@@ -87,6 +87,11 @@ def c_program(folder: Path) -> Verification:
         if build.returncode:
             raise VerificationError(f"{folder}: the C files do not compile\n{build.stderr}")
         run = subprocess.run([str(program), "check", str(folder / "golden")], capture_output=True, text=True)
+    return c_outcome(folder, run)
+
+
+def c_outcome(folder: Path, run: "subprocess.CompletedProcess[str]") -> Verification:
+    """What the C program of the export in `folder` said when it checked the golden vectors."""
     if passed := re.fullmatch(r"passed: (\d+) vectors, (\d+) values\n", run.stdout):
         return Verification("passed", int(passed[1]), int(passed[2]))
     if failed := re.fullmatch(r"(failed at link \S+, neuron \d+): (.+)\n", run.stdout):

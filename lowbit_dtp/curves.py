@@ -60,8 +60,17 @@ class Curve:
         return cls(rule, index, epochs, mean, std, line)
 
 
-def curve_figure(curves: Sequence[Curve], unit: str = "%", title: str = "", width: float = 5.0) -> "Figure":
-    """`curves` with a label at the end of each, `width` inches wide; a logarithmic axis where values differ much."""
+def curve_figure(
+    curves: Sequence[Curve],
+    unit: str = "%",
+    title: str = "",
+    width: float = 5.0,
+    levels: Sequence[tuple[int, float]] = (),
+) -> "Figure":
+    """`curves` with a label at the end of each, `width` inches wide; a logarithmic axis where values differ much.
+
+    `levels` are values to compare with, drawn as dashed lines, each with the index of its colour.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -81,7 +90,9 @@ def curve_figure(curves: Sequence[Curve], unit: str = "%", title: str = "", widt
             markevery=max(1, len(curve.epochs) // 8),
             linestyle=curve.line or ("-", "--", ":")[curve.index // len(PALETTE) % 3],
         )
-    means = [value for curve in curves for value in curve.mean]
+    for index, level in levels:
+        axes.axhline(level, color=colour_of(index), linestyle=(0, (6, 3)), linewidth=0.9, zorder=1)
+    means = [*(value for curve in curves for value in curve.mean), *(level for _, level in levels if level > 0)]
     if min(means) > 0 and max(means) > 4 * min(means):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -11,10 +11,10 @@ from export.checksums import CHECKSUMS, Damage, damage, read_checksums
 from export.folder import MANIFEST, add_to_manifest, first_damage
 from export.places import nowhere, place
 from lowbit_dtp.storage import StorageError, read_json
-from tests.export.targets import ALL
+from tests.export.targets import ALL, EACH
 
 MOST_BITS = 32768
-"""Bits of a file that are all flipped; of longer ones so many, drawn at random."""
+"""Bits of a file that are all flipped; of longer ones a thousand, drawn at random."""
 
 
 @pytest.fixture
@@ -45,6 +45,8 @@ def expected(manifest, path, content):
     if golden := next((x for x in manifest["golden"] if x["path"] == path), None):
         link = re.search(r"([^/]+)\.\w+\.mem$", path)[1]
         return [(link, fields_of_digit(golden, c)) for line in content.splitlines() for c in range(len(line) + 1)]
+    if "hardware" in manifest and re.search(r"\.(weights|thresholds)\.mem$", path):
+        return folded(manifest, path, content)
     if path.endswith(".mem"):
         layer = next(x for x in manifest["layers"] if path.startswith(x["name"] + "."))
         return [(layer["output_name"], {n}) for n, line in enumerate(content.splitlines(True)) for _ in line]
@@ -60,7 +62,23 @@ def expected(manifest, path, content):
     return places
 
 
-@pytest.mark.parametrize("target", ALL)
+def folded(manifest, path, content):
+    """`expected` of a memory of folded layers without folding by inputs: neurons one after the other in each line."""
+    layer = next(x for x in manifest["layers"] if path.startswith(x["name"] + "."))
+    hardware = next(x for x in manifest["hardware"]["layers"] if x["name"] == layer["name"])
+    lines, together = content.splitlines(True), hardware["outputs_in_parallel"]
+    groups = -(-layer["neurons"] // together)
+    return [
+        (
+            layer["output_name"],
+            {min(n * groups // len(lines) * together + k, layer["neurons"] - 1) for k in range(together)},
+        )
+        for n, line in enumerate(lines)
+        for _ in line
+    ]
+
+
+@pytest.mark.parametrize("target", EACH)
 def test_every_flipped_bit_is_found_and_located(exported, target):
     folder, contents = exported(target)
     assert first_damage(folder) is None
@@ -71,7 +89,7 @@ def test_every_flipped_bit_is_found_and_located(exported, target):
         places = [] if path in (CHECKSUMS, MANIFEST) else expected(manifest, path, right)
         bits = np.arange(8 * len(right))
         if len(bits) > MOST_BITS:
-            bits = np.random.default_rng(0).choice(bits, MOST_BITS // 8, replace=False)
+            bits = np.random.default_rng(0).choice(bits, MOST_BITS // 32, replace=False)
         for offset, bit in ((at // 8, at % 8) for at in bits.tolist()):
             wrong = right[:offset] + bytes([right[offset] ^ 1 << bit]) + right[offset + 1 :]
             if path == CHECKSUMS:
