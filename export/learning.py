@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lowbit_dtp.storage import read_json, write_bytes, write_json
+from lowbit_dtp.storage import read_json, write_bytes
 
-from .folder import MANIFEST, replacing
+from .folder import MANIFEST, replacing, seal
 from .simulation import NO_SIMULATOR, run, simulator, sources
 from .verify import Verification, VerificationError
 
@@ -269,7 +269,7 @@ def write(folder: Path, core: LearningCore, golden: Mapping[str, bytes], traffic
         for message, (bits, ones) in zip(core.messages, traffic, strict=True)
     ]
     content = {
-        "format_version": 1, "target": TARGET, "sizes": list(core.sizes), "weight_bits": core.weight_bits,
+        "target": TARGET, "sizes": list(core.sizes), "weight_bits": core.weight_bits,
         "fraction_bits": core.fraction_bits, "program_words": len(core.program), "vector_words": core.vector_words,
         "weights": arrays, "messages": messages,
         "files": [{"path": path, "sha256": sha256(data).hexdigest()} for path, data in files.items()],
@@ -277,7 +277,7 @@ def write(folder: Path, core: LearningCore, golden: Mapping[str, bytes], traffic
     with replacing(folder) as new:
         for path, data in files.items():
             write_bytes(new / path, data)
-        write_json(new / MANIFEST, content)
+        seal(new, content)
 
 
 def verify(folder: Path, chosen: str | None = None) -> Verification:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Best, DataDir, Json, Rule, Run, Seed, Signals, Weights
+from .options import Best, DataDir, Json, Rule, Run, Seed, Signals, weights_by_layer
 from .printing import print_result
 
 if TYPE_CHECKING:
+    from export import Trial
+
     from ..data import DataSet
 
 LEARNER = "learner"
@@ -26,7 +28,17 @@ def export(
         typer.Option("--target", help="c, mem ($readmemh files), verilog, qonnx, nir (spikes), aer (events), learner."),
     ] = "c",
     best: Best = False,
-    weights: Weights = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            help="Weights: a number of bits, whose scale each layer chooses; auto, for the fewest bits; a format, "
+            "fixed(W,I); or by layer, h1=4,rest=auto.  (default: as trained, and fixed(8,1) of floats)",
+        ),
+    ] = None,
+    max_loss: Annotated[
+        float, typer.Option("--max-loss", help="Percentage points that auto may lose on validation data.", min=0)
+    ] = 0.5,
     signals: Signals = "fixed(8,1)",
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write.  (default: RUN/export-TARGET)")] = None,
     fold: Annotated[
@@ -75,7 +87,9 @@ def export(
         fpga.check(target, build)
     options = {"fold": fold, "target_cycles": target_cycles}
     given = {name: value for name, value in options.items() if value is not None}
-    exported = export_run(spec, folder, where, target, weights, signals, verify, samples, best, given)
+    exported = export_run(
+        spec, folder, where, target, weights_by_layer(weights), signals, verify, samples, best, given, max_loss, _tell
+    )
     result = {"rule": spec, "seed": number, **asdict(exported)}
     if machine:
         result["machine"] = cores_of(machine, where)
@@ -102,6 +116,12 @@ def _learner(run: Path, folder: Path, steps: int, data: "DataSet", verify: bool,
     print_result(shown, as_json)
     if result and result.status.startswith("failed"):
         raise typer.Exit(1)
+
+
+def _tell(trial: "Trial") -> None:
+    """Bits that were tried, on standard error."""
+    bits = ", ".join(f"{name} {bits}" for name, bits in trial.bits.items())
+    typer.echo(f"bits of weights: {bits}: lost on validation data {trial.lost_percent:+.2f} points", err=True)
 
 
 def cores_of(machine: str, folder: Path) -> str:
