@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DataDir, Json, Rule, Run, Seed, Signals, Weights
+from .options import Best, DataDir, Json, Rule, Run, Seed, Signals, Weights
 from .printing import print_result
 
 
@@ -18,6 +18,7 @@ def export(
         str,
         typer.Option("--target", help="c, mem ($readmemh files), verilog, qonnx, nir (spikes) or aer (events)."),
     ] = "c",
+    best: Best = False,
     weights: Weights = None,
     signals: Signals = "fixed(8,1)",
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write.  (default: RUN/export-TARGET)")] = None,
@@ -51,7 +52,7 @@ def export(
     given = {name: value for name, value in options.items() if value is not None}
     if machine and target != "nir":
         raise ValueError(f"--machine says which cores spiking neurons take, so it is for --target nir, not {target}")
-    exported = export_run(spec, folder, where, target, weights, signals, verify, samples, given)
+    exported = export_run(spec, folder, where, target, weights, signals, verify, samples, best, given)
     cores = {"machine": cores_of(machine, where)} if machine else {}
     print_result({"rule": spec, "seed": number, **asdict(exported), **cores}, as_json)
     if exported.verify.startswith("failed"):

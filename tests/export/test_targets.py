@@ -16,6 +16,7 @@ import pytest
 import export
 from export import TARGETS, AccuracyLost, FixedNetwork, VerificationError, accuracy_lost, export_network, verify, write
 from export.memory_files import hex_lines
+from export.qonnx_check import can_run_qonnx
 from lowbit_dtp.storage import StorageError, read_json
 from tests.conformance.cases import TARGETS as CASES
 
@@ -24,6 +25,7 @@ COMPILER = verify.c_compiler()
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler: neither $CC nor cc is there")
 NEEDS = {
     "c": needs_compiler,
+    "qonnx": pytest.mark.skipif(not can_run_qonnx(), reason="no qonnx or onnxruntime: install lowbit-dtp[qonnx]"),
     "nir": pytest.mark.skipif(find_spec("nir") is None, reason="the package nir is not installed"),
 }
 ALL = [pytest.param(target, marks=NEEDS.get(target, ())) for target in CASES if target not in ("aer", "verilog")]
