@@ -146,8 +146,8 @@ class GoldenFiles:
                     f"{self.folder / path}: line {number} must be {digits} hexadecimal digits, not {line[:40]!r}"
                 )
             rows.append(int(line, 16).to_bytes(-(-digits // 2), "little"))
-        places = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -(-digits // 2))
-        places = np.unpackbits(places, axis=1, bitorder="little")[:, : fields * bits].reshape(-1, fields, bits)
+        words = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -(-digits // 2))
+        places = np.unpackbits(words, axis=1, bitorder="little")[:, : fields * bits].reshape(-1, fields, bits)
         table = places @ (1 << np.arange(bits, dtype=np.int64))
         return np.where(table >= 1 << bits - 1, table - (1 << bits), table) if signed else table
 
