@@ -38,7 +38,7 @@ lint: .venv/.installed ## ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test-mnist: .venv/.installed ## slower checks of accuracy, which need MNIST (in LOWBIT_DTP_DATA, the cache, or fetched)
+test-mnist: .venv/.installed ## slower checks: a Dask cluster; accuracy on MNIST (in LOWBIT_DTP_DATA, the cache, or fetched)
 	$(BIN)/python -m pytest -m "not gpu" tests/slow
 
 bench: .venv/.installed ## time kernels and training beside their peers, on AVX-512 also as AVX2, 10 minutes each; MNIST and onnxruntime if at hand

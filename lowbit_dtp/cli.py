@@ -19,6 +19,7 @@ from .commands import (
     price,
     qtools,
     report,
+    reproduce,
     results,
     rules,
     search,
@@ -111,7 +112,7 @@ def root(
 
 for command in (
     compare.compare, train.train, evaluate.evaluate, price.price, estimate.estimate, sweep.sweep, search.search,
-    export.export,    bench.bench, report.report, rules.rules, technology.technology,
+    export.export, bench.bench, reproduce.reproduce, report.report, rules.rules, technology.technology,
     machines.machines, qtools.qtools,
 ):  # fmt: skip
     app.command()(command)

@@ -1,12 +1,13 @@
 """Comparisons: the same network trained by several rules, compared in error, bits and joules."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .batches import Batch, train_all
 from .choices import choose
 from .experiment import Comparison, Experiment, ExperimentError
 from .formats import parse
@@ -14,7 +15,7 @@ from .ledger import Direction, Ledger
 from .network import link_names, long_link_names
 from .observer import Observer
 from .panel import baseline, cost, energy_tree, price_list, sample_counts
-from .runs import folder_name, provenance, run_ensemble, run_folders, summary_row
+from .runs import folder_name, network_file, provenance, run_folders, save_curves, summary_row
 from .storage import read_json, read_tensors
 from .summary import Baseline, DataRow, ExportRow, Range, Row, Summary
 
@@ -31,26 +32,6 @@ GOLDEN_SAMPLES = 32
 """Test inputs that become golden vectors, beside those made for each neuron."""
 
 
-def train(
-    rule: str,
-    experiments: Sequence[Experiment],
-    folders: Sequence[Path],
-    data: "DataSet",
-    device: str,
-    observer: Observer,
-    diagnose: bool = False,
-) -> None:
-    """`run_ensemble`, followed by `observer`."""
-    observer.begin(rule, experiments, folders, len(data.train))
-    try:
-        run_ensemble(
-            experiments, folders, data, device=device, diagnose=diagnose, on_step=observer.step,
-            on_evaluation=observer.evaluated,
-        )  # fmt: skip
-    finally:
-        observer.end()
-
-
 def compare(
     comparison: Comparison,
     folder: Path | str,
@@ -63,11 +44,16 @@ def compare(
     device: str = "numpy",
     ensemble: int | None = None,
     diagnose: bool = False,
+    jobs: int | None = 1,
+    threads: int | None = None,
+    dask: str = "",
     observer: Observer | None = None,
 ) -> Summary:
     """Train every rule and seed of `comparison` into `folder`; return the summary, and write it and a report there.
 
-    Finished runs are not changed, and stopped runs continue. Joules are priced on `technologies`.
+    The curves of all runs are written there, too, as `curves.csv`. Finished runs are not changed, and stopped runs
+    continue. `jobs` runs are trained at once, each by so many `threads`, or the workers of a `dask` cluster train them;
+    the results are the same: see `batches.train_all`. Joules are priced on `technologies`.
     With `export`, the first rule's network of seed 0 is exported as C, with weights and real-valued links in the
     formats `weights` (None: as they were trained, and fixed(8,1) for floats) and `signals`; if that fails, the summary
     has the reason. A `device` other than `numpy` trains `ensemble` seeds in one batch, or all. With `diagnose`, rules
@@ -99,11 +85,16 @@ def compare(
     for rule in rules:
         observer.announce(rule, experiments[rule][0])
     at_a_time = 1 if device == "numpy" else ensemble or len(seeds)
+    batches = []
     for rule in rules:
         for start in range(0, len(seeds), at_a_time):
-            batch = seeds[start : start + at_a_time]
-            folders = [folder / runs[rule][seed] for seed in batch]
-            train(rule, [experiments[rule][seed] for seed in batch], folders, data, device, observer, diagnose)
+            of = seeds[start : start + at_a_time]
+            folders = tuple(folder / runs[rule][seed] for seed in of)
+            batches.append(Batch(rule, tuple(experiments[rule][seed] for seed in of), folders))
+    train_all(
+        batches, data, observer, data_dir=data_dir, device=device, diagnose=diagnose, jobs=jobs, threads=threads,
+        dask=dask,
+    )  # fmt: skip
     rows, books = [], []
     for rule in rules:
         row, training, inference = summary_row(rule, folder, runs[rule], folder_name(rule))
@@ -128,6 +119,7 @@ def compare(
         **provenance(),
     )
     summary.save(folder)
+    save_curves(folder)
     write_report(folder)
     return summary
 
@@ -297,15 +289,19 @@ def break_even(ledger: Ledger) -> dict[str, float]:
 
 
 def export_run(
-    rule: str, run: Path, folder: Path, target: str, weights: str | None, signals: str, verify: bool, data: "DataSet"
-) -> ExportRow:
-    """Export the network of `run`, a run of `rule`, into `folder`."""
+    rule: str, run: Path, folder: Path, target: str, weights: str | None, signals: str, verify: bool, data: "DataSet",
+    best: bool = False, options: Mapping[str, Any] | None = None,
+) -> ExportRow:  # fmt: skip
+    """Export the network of `run`, a run of `rule`, into `folder`: the last one, or the `best` (see `network_file`).
+
+    `options` are those of the target, by name.
+    """
     from export import export_network
 
     inputs, labels = np.asarray(data.test.inputs), np.asarray(data.test.labels)
     made = export_network(
-        run / "network.safetensors", target, folder, weights, signals,
-        inputs[:GOLDEN_SAMPLES], verify, (inputs, labels),
+        network_file(run, best), target, folder, weights, signals,
+        inputs[:GOLDEN_SAMPLES], verify, (inputs, labels), options,
     )  # fmt: skip
     accuracy = made.accuracy.as_dict() if made.accuracy else {}
     return ExportRow(

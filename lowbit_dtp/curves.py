@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,8 +61,17 @@ class Curve:
         return cls(rule, index, epochs, mean, std, line)
 
 
-def curve_figure(curves: Sequence[Curve], unit: str = "%", title: str = "", width: float = 5.0) -> "Figure":
-    """`curves` with a label at the end of each, `width` inches wide; a logarithmic axis where values differ much."""
+def curve_figure(
+    curves: Sequence[Curve],
+    unit: str = "%",
+    title: str = "",
+    width: float = 5.0,
+    levels: Sequence[tuple[int, float]] = (),
+) -> "Figure":
+    """`curves` with a label at the end of each, `width` inches wide; a logarithmic axis where values differ much.
+
+    `levels` are values to compare with, drawn as dashed lines, each with the index of its colour.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -81,7 +91,9 @@ def curve_figure(curves: Sequence[Curve], unit: str = "%", title: str = "", widt
             markevery=max(1, len(curve.epochs) // 8),
             linestyle=curve.line or ("-", "--", ":")[curve.index // len(PALETTE) % 3],
         )
-    means = [value for curve in curves for value in curve.mean]
+    for index, level in levels:
+        axes.axhline(level, color=colour_of(index), linestyle=(0, (6, 3)), linewidth=0.9, zorder=1)
+    means = [*(value for curve in curves for value in curve.mean), *(level for _, level in levels if level > 0)]
     if min(means) > 0 and max(means) > 4 * min(means):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -131,9 +143,14 @@ def colour_of(index: int) -> str:
     return PALETTE[index % len(PALETTE)]
 
 
-def wrapped(rule: str) -> str:
-    """A rule's name, with its options on a second line, shortened where it is too long for a label."""
-    return "\n".join(part if len(part) <= 20 else part[:19] + "…" for part in rule.replace("@", "\n@").split("\n"))
+def wrapped(label: str) -> str:
+    """A label in lines: options of a rule, and words, have their own; a word that is too long is shortened.
+
+    >>> wrapped("straight-through@fixed(4,-2)"), wrapped("DTP, larger step, cosine over 40 epochs")
+    ('straight-through\\n@fixed(4,-2)', 'DTP, larger step,\\ncosine over 40 epochs')
+    """
+    lines = [line for part in label.replace("@", "\n@").split("\n") for line in wrap(part, 22, break_long_words=False)]
+    return "\n".join(line if len(line) <= 22 else line[:21] + "…" for line in lines)
 
 
 def spaced(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:

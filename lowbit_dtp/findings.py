@@ -241,7 +241,8 @@ class Shown:
 
     def _cells(self, result: Result) -> tuple[str, ...]:
         coded = [self._coded_cell(result, direction) for direction in ("forward", "feedback")]
-        planned = result.experiment.epochs
+        first, last = min(result.ends), max(result.ends)
+        epochs = str(last) if first == last else f"{first} to {last}"
         return (
             self.labels[result.folder].replace("|", r"\|"),
             " / ".join(_count(self.bits(result, direction)) for direction in ("forward", "feedback")),
@@ -251,7 +252,7 @@ class Shown:
                 for score in (result.last("valid"), result.last("test"), result.chosen)
             ),
             "one" if result.seeds == 1 else str(result.seeds),
-            f"{result.epochs}" if result.epochs == planned else f"{result.epochs} of {planned}",
+            epochs if result.finished else f"{epochs} of {result.experiment.epochs}",
         )
 
     def _coded_cell(self, result: Result, direction: str) -> str:

@@ -28,7 +28,8 @@ NEEDS = {
     "qonnx": pytest.mark.skipif(not can_run_qonnx(), reason="no qonnx or onnxruntime: install lowbit-dtp[qonnx]"),
     "nir": pytest.mark.skipif(find_spec("nir") is None, reason="the package nir is not installed"),
 }
-ALL = [pytest.param(target, marks=NEEDS.get(target, ())) for target in CASES]
+ALL = [pytest.param(target, marks=NEEDS.get(target, ())) for target in CASES if target not in ("aer", "verilog")]
+"""Targets that compute, and quickly; events and simulated hardware have tests of their own."""
 REFUSED = [
     ("nir", "float32", "fixed(8,1)"),
     ("nir", "binary", "fixed(16,1)"),
@@ -212,11 +213,12 @@ def test_every_threshold_in_memory_files_that_is_off_by_one_within_reach_is_loca
 
 
 @needs_compiler
-@pytest.mark.parametrize("bit", [0, 6])
+@pytest.mark.parametrize("weights", ["fixed(8,1)", "fixed(4,1)", "ternary"])
 @pytest.mark.parametrize(
     ("table", "output_name", "neuron"),
     [
         ("weights_0", "h1-h2", 3),
+        ("bases_1", "h2-output", 1),
         ("thresholds_0", "h1-h2", 1),
         ("weights_1", "h2-output", 0),
         ("thresholds_1", "h2-output", 2),
@@ -224,14 +226,16 @@ def test_every_threshold_in_memory_files_that_is_off_by_one_within_reach_is_loca
         ("biases", "output", 0),
     ],
 )
-def test_a_flipped_bit_in_a_table_of_the_c_source_is_located(exported, table, output_name, neuron, bit):
-    folder = exported("c", links=("ufixed(8,0)", "fixed(3,1)", "ternary"))
+def test_a_flipped_bit_in_a_table_of_the_c_source_is_located(exported, table, output_name, neuron, weights):
+    folder = exported("c", weights, links=("ufixed(8,0)", "fixed(3,1)", "ternary"))
     path = folder / "network.c"
     before, name, after = path.read_text().partition(f" {table}[")
     lines = after.split("\n")
-    first, *others = lines[1 + neuron].strip().split(", ")
-    number = first.rstrip(",")
-    lines[1 + neuron] = ", ".join([first.replace(number, str(int(number) ^ 1 << bit)), *others])
+    line = 1 if table.startswith("bases") or table == "biases" else 1 + neuron  # those have one line in all
+    numbers = re.findall(r"-?\w+", lines[line])
+    column = neuron if len(numbers) > 1 and line == 1 and not table.startswith(("weights", "thresholds")) else 0
+    numbers[column] = str(int(numbers[column], 0) ^ 1)
+    lines[line] = ", ".join(numbers) + "," * lines[line].endswith(",")
     path.write_text(before + name + "\n".join(lines))
     result = verify.c_program(folder)
     assert result.status == f"failed at link {output_name}, neuron {neuron}"
@@ -243,13 +247,17 @@ def test_a_flipped_bit_in_a_table_of_the_c_source_is_located(exported, table, ou
 @pytest.mark.parametrize(
     ("code", "instead", "place"),
     [
-        ("sums[neuron] >= limits", "sums[neuron] > limits", "h1-h2"),
+        ("sum >= limits", "sum > limits", "h1-h2"),
         ("logits[neuron] > logits[best]", "logits[neuron] >= logits[best]", "output"),
         ("* NETWORK_LOGIT_ONE +", "* NETWORK_LOGIT_ONE -", "output"),
+        ("(uint32_t)weights[2] * signal[2]", "(uint32_t)weights[2] * signal[1]", "h1-h2"),
+        ("part * 2 +", "part * 2 -", "output"),
+        ("(w >> 8 & 0x000f000f)", "(w >> 8 & 0x000f0007)", "h2-output"),
     ],
 )
 def test_changed_c_code_is_found(exported, code, instead, place):
-    folder = exported("c")
+    links, weights = ("ufixed(8,0)", "ufixed(8,1)", "fixed(4,1)"), {"h2": "fixed(4,1)", "output": "ternary"}
+    folder = exported("c", weights, links=links, sizes=(5, 4, 3, 3))
     path = folder / "network.c"
     assert path.read_text().count(code) == 1
     path.write_text(path.read_text().replace(code, instead))
@@ -289,7 +297,8 @@ def _compile(folder, program, flags=verify.FLAGS):
 
 @needs_compiler
 def test_c_program_has_no_undefined_behaviour(exported, tmp_path):
-    folder = exported("c", links=("ufixed(8,0)", "fixed(4,1)", "float32"), sizes=(5, 9, 6, 3))
+    links, weights = ("ufixed(8,0)", "ufixed(8,1)", "fixed(4,1)"), {"h2": "fixed(4,1)", "output": "ternary"}
+    folder = exported("c", weights, links=links, sizes=(5, 9, 70, 3))
     program = tmp_path / "sanitized"
     build = _compile(folder, program, [*verify.FLAGS, "-fsanitize=undefined,address", "-fno-sanitize-recover"])
     if build.returncode:
