@@ -449,18 +449,18 @@ def _write_experiment(folder: Path, experiment: Experiment) -> None:
         write_text(path, experiment.as_toml())
 
 
-def save_imported(net: "Network", source: Path, folder: Path, data: "DataSet") -> float:
+def save_imported(net: "Network", source: Path, folder: Path, data: "DataSet", name: str) -> float:
     """Write `net`, imported from the file `source`, as a finished run in `folder`; return its score on the test data.
 
-    The run has the rule straight-through and no epochs. Raises ExperimentError if the folder holds a run that was
-    trained, or the network does not fit `data`.
+    `name` is that of `data`, or its path. The run has the rule straight-through and no epochs. Raises ExperimentError
+    if the folder holds a run that was trained, or the network does not fit `data`.
     """
     from .training import evaluate
 
     weights = {x.name: p.format.name for x in net.layers if isinstance(p := x.projection, Quantized)}
     links = {x.name: {"forward": x.forward.name, "feedback": x.feedback.name} for x in net.links}
     experiment = Experiment(
-        data.name, net.sizes, "straight-through", epochs=0, batch=100, seed=0, activation="identity",
+        name, net.sizes, "straight-through", epochs=0, batch=100, seed=0, activation="identity",
         links=links, weights=dict(weights), optimizer={"name": "sgd", "learning_rate": 0.01},
     )  # fmt: skip
     experiment.check_sizes(data)

@@ -190,6 +190,35 @@ def test_the_multilayer_perceptrons_of_brevitas_as_it_exports_them(tmp_path, mon
     assert report.weights == dict.fromkeys(("h1", "h2", "output"), "table(-1,1)")
 
 
+def test_a_trained_run_is_not_replaced_and_unknown_inputs_need_data(tmp_path, monkeypatch, capsys):
+    onnx.save(graph(CHAINS["FINN"]), tmp_path / "net.onnx")
+    np.savez(
+        tmp_path / "own.npz", inputs=RNG.random((30, 12), np.float32), labels=np.arange(30) % 5,
+        split=[10, 10, 10],
+    )  # fmt: skip
+    run = tmp_path / "run"
+
+    def told(*options, command=("import", str(tmp_path / "net.onnx"), "--out")):
+        monkeypatch.setattr(sys, "argv", ["lowbit-dtp", *command, str(run), *options])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out = capsys.readouterr()
+        return end.value.code, out.err or out.out
+
+    assert told() == (
+        2, f"lowbit-dtp: {tmp_path / 'net.onnx'}: it takes 12 inputs, as no data set of the package has; give --data\n"
+    )  # fmt: skip
+    own = ("--data", str(tmp_path / "own.npz"), "--json")
+    code, printed = told(*own)
+    assert code == 0, printed
+    assert json.loads(printed)["links"] == {"input-h1": "table(0,1,2,3;0.25,0.5,0.75)", "h1-output": "fixed(2,2)"}
+    assert told("--json", command=["evaluate"])[0] == 0
+    written = json.loads((run / "run.json").read_text())
+    del written["imported"]
+    (run / "run.json").write_text(json.dumps(written))
+    assert told(*own) == (2, f"lowbit-dtp: {run}: holds a run that was trained; choose another folder\n")
+
+
 def _with(change):
     """The chain of Brevitas, changed."""
     model = graph(CHAINS["Brevitas"])
