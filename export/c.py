@@ -8,7 +8,8 @@ So a sum is ws xs (sum of v u) + w0 xs (sum of u) + x0 (sum of w), and only the 
 laid out as planes of bits and multiplied by AND and population counts, others as numbers.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .checksums import Damage
 from .fixed import LOGIT_FRACTION_BITS, FixedLayer, FixedLink, FixedNetwork, HiddenLayer, Integers, signed_bits
 from .memory_files import bias_bits
+from .places import Place
 
 _TEMPLATES = Path(__file__).parent / "c_templates"
 
@@ -34,6 +37,19 @@ def files(network: FixedNetwork) -> dict[str, bytes]:
         "main.c": _fill("main.c", {}),
     }
     return {name: text.encode() for name, text in texts.items()}
+
+
+def place(manifest: Mapping[str, Any], damage: Damage) -> Place | None:
+    """The place in a table of `network.c` with a line for each neuron, or of biases or first sums."""
+    content, declared = damage.content, damage.content.rfind(b"\nstatic const ", 0, damage.offset)
+    if damage.path != "network.c" or declared < 0:
+        return None
+    head, opened, body = content[declared + 1 : damage.offset].partition(b" = {\n")
+    table = opened and re.fullmatch(rb"static const \w+ (?:(weights|thresholds|bases)_(\d+)|biases)\[\d+\]", head)
+    if not table or b"}" in body + content[damage.offset : damage.offset + 1]:
+        return None
+    layer = manifest["layers"][int(table[2]) if table[1] else -1]
+    return layer["output_name"], body.count(b"\n" if table[1] in (b"weights", b"thresholds") else b",")
 
 
 def details(network: FixedNetwork) -> dict[str, Any]:

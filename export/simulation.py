@@ -63,9 +63,20 @@ def simulate(folder: Path, chosen: str) -> str:
         return run(folder, program, "the test bench")
 
 
-def _icarus(folder: Path, files: list[str], scratch: Path) -> list[str]:
+def test_board(folder: Path) -> Verification:
+    """Let the board of `folder` compute the golden vectors over its serial port, in Icarus Verilog."""
+    folder = Path(folder).absolute()
+    if shutil.which("iverilog") is None:
+        return Verification(NO_SIMULATOR)
+    files = [*sources(folder, "rtl"), *sources(folder, "boards")]
+    files += [str(folder / "bench" / name) for name in ("ldtp_source.v", "ldtp_check.v")]
+    with tempfile.TemporaryDirectory() as scratch:
+        return outcome(folder, run(folder, _icarus(folder, files, Path(scratch), "board_bench"), "the test bench"))
+
+
+def _icarus(folder: Path, files: list[str], scratch: Path, top: str = "icarus") -> list[str]:
     program = scratch / "testbench"
-    run(folder, ["iverilog", "-g2005", "-s", "icarus", "-o", str(program), *files], "iverilog")
+    run(folder, ["iverilog", "-g2005", "-s", top, "-o", str(program), *files], "iverilog")
     return ["vvp", str(program)]
 
 

@@ -38,7 +38,7 @@ class Verification:
     """Outcome of comparing an export with its golden vectors."""
 
     status: str
-    """`passed`, `failed at link x, neuron y` or `not run: no C compiler`."""
+    """`passed`, `failed at link x, neuron y`, `failed at FILE, line n` or `not run: no C compiler`."""
     vectors: int = 0
     """Vectors compared; none if it failed."""
     values: int = 0

@@ -1,6 +1,6 @@
 """Comparisons: the same network trained by several rules, compared in error, bits and joules."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,6 @@ import numpy as np
 from .batches import Batch, train_all
 from .choices import choose
 from .experiment import Comparison, Experiment, ExperimentError
-from .formats import parse
 from .ledger import Direction, Ledger
 from .network import link_names, long_link_names
 from .observer import Observer
@@ -20,6 +19,7 @@ from .storage import read_json, read_tensors
 from .summary import Baseline, DataRow, ExportRow, Range, Row, Summary
 
 if TYPE_CHECKING:
+    from export import Trial
     from hw_models import Bill, HardwareConfig, Technology
 
     from .data import DataSet
@@ -30,6 +30,8 @@ BASELINE = "straight-through"
 """Rule whose gradients a reader of the report may give any width."""
 GOLDEN_SAMPLES = 32
 """Test inputs that become golden vectors, beside those made for each neuron."""
+CALIBRATION_SAMPLES = 1000
+"""Training inputs on which exports choose the scales of weights of few bits."""
 
 
 def compare(
@@ -39,7 +41,7 @@ def compare(
     data_dir: Path | None = None,
     technologies: Sequence[str] = TECHNOLOGIES,
     export: bool = True,
-    weights: str | None = None,
+    weights: str | Mapping[str, str] | None = None,
     signals: str = "fixed(8,1)",
     device: str = "numpy",
     ensemble: int | None = None,
@@ -98,7 +100,8 @@ def compare(
     rows, books = [], []
     for rule in rules:
         row, training, inference = summary_row(rule, folder, runs[rule], folder_name(rule))
-        used, as_simulated = deployed(inference, folder / runs[rule][0] / "network.safetensors", weights, signals)
+        network = folder / runs[rule][0] / "network.safetensors"
+        used, as_simulated = deployed(inference, network, weights, signals, calibration_inputs(data))
         rows.append(priced(replace(row, not_as_exported=as_simulated), training, used, placement, processes))
         books.append(training)
     rows = with_ratios(rows, books, placement, processes)
@@ -248,28 +251,38 @@ def _links_share(bill: "Bill | None") -> float | None:
 
 
 def deployed(
-    inference: Ledger, network: Path, weights: str | None = None, signals: str = "fixed(8,1)"
+    inference: Ledger,
+    network: Path,
+    weights: str | Mapping[str, str] | None = None,
+    signals: str = "fixed(8,1)",
+    calibration: np.ndarray | None = None,
 ) -> tuple[Ledger, str]:
     """What the inference of the network in the file `network` costs as it would be exported, with its own sums.
 
     If it cannot be exported, the ledger as it is, and the reason.
     """
-    from export import FixedNetwork
+    from export import FixedNetwork, levels_number
     from hw_models import as_exported
 
     try:
-        layers = FixedNetwork.load(network, weights, signals).layers
+        layers = FixedNetwork.load(network, weights, signals, calibration).layers
         sums = {layer.name: layer.sum_bits for layer in layers}
-        return as_exported(inference, weights or "fixed(8,1)", signals, sums), ""
+        return as_exported(inference, {x.name: levels_number(x.weight_levels) for x in layers}, signals, sums), ""
     except ValueError as error:
         return inference, str(error)
 
 
+def calibration_inputs(data: "DataSet") -> np.ndarray:
+    """Training inputs [samples, inputs] on which an export chooses scales."""
+    return np.asarray(data.train.inputs[:CALIBRATION_SAMPLES])
+
+
 def deployed_untrained(inference: Ledger, weights: str | None = None) -> tuple[Ledger, str]:
     """`deployed` of a network that has no weights yet: with sums that cannot overflow, whatever they are."""
+    from export import number_format
     from hw_models import as_exported
 
-    weights = parse(weights or "fixed(8,1)").name
+    weights = number_format(weights or "fixed(8,1)")
     try:
         return as_exported(inference, weights), ""
     except ValueError as error:
@@ -289,25 +302,37 @@ def break_even(ledger: Ledger) -> dict[str, float]:
 
 
 def export_run(
-    rule: str, run: Path, folder: Path, target: str, weights: str | None, signals: str, verify: bool, data: "DataSet",
-    best: bool = False, options: Mapping[str, Any] | None = None,
-) -> ExportRow:  # fmt: skip
+    rule: str,
+    run: Path,
+    folder: Path,
+    target: str,
+    weights: str | Mapping[str, str] | None,
+    signals: str,
+    verify: bool,
+    data: "DataSet",
+    best: bool = False,
+    options: Mapping[str, Any] | None = None,
+    max_loss: float = 0.5,
+    on_trial: "Callable[[Trial], None]" = lambda trial: None,
+) -> ExportRow:
     """Export the network of `run`, a run of `rule`, into `folder`: the last one, or the `best` (see `network_file`).
 
-    `options` are those of the target, by name.
+    `options` are those of the target, by name. `max_loss` is for `auto` weights, as in `export.fewest_bits`, which are
+    tried on the validation samples.
     """
     from export import export_network
 
     inputs, labels = np.asarray(data.test.inputs), np.asarray(data.test.labels)
     made = export_network(
         network_file(run, best), target, folder, weights, signals,
-        inputs[:GOLDEN_SAMPLES], verify, (inputs, labels), options,
+        inputs[:GOLDEN_SAMPLES], verify, (inputs, labels), options, calibration_inputs(data),
+        (np.asarray(data.valid.inputs), np.asarray(data.valid.labels)), max_loss, on_trial,
     )  # fmt: skip
     accuracy = made.accuracy.as_dict() if made.accuracy else {}
     return ExportRow(
         rule=rule,
         target=target,
-        weights=", ".join(dict.fromkeys(made.weights.values())),
+        weights=made.weights_text,
         signals=made.quantized_links,
         folder=str(folder),
         files=len(made.files),
@@ -320,7 +345,7 @@ def export_run(
 
 
 def _exported(
-    rule: str, run: Path, folder: Path, weights: str | None, signals: str, data: "DataSet"
+    rule: str, run: Path, folder: Path, weights: str | Mapping[str, str] | None, signals: str, data: "DataSet"
 ) -> tuple[ExportRow | None, str]:
     """The export as C, or the reason why there is none: a format that cannot be exported does not stop training."""
     try:

@@ -519,17 +519,29 @@ def network_file(folder: Path, best: bool = False) -> Path:
     return path
 
 
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested tables by their keys, joined by dots.
+
+    >>> flat({"links": {"h1-h2": {"forward": "binary"}}, "seed": 0})
+    {'links.h1-h2.forward': 'binary', 'seed': 0}
+    """
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
 def curves(folder: Path) -> list[dict[str, Any]]:
     """The curves of the runs in `folder`, a run or a comparison: a row for each rule, seed and epoch.
 
-    Columns are those of `metrics.jsonl`; scores of measures that a rule does not have are empty. A run whose metrics
-    are missing or broken is left out, with a warning.
+    Columns are those of `metrics.jsonl`, of numbers by link as in `flips.h1-h2`; what a rule does not have is empty. A
+    run whose metrics are missing or broken is left out, with a warning.
     """
     rows: list[dict[str, Any]] = []
     for rule, seed, run in run_folders(folder):
         path = run / "metrics.jsonl"
         try:
-            rows += [{"rule": rule, "seed": seed, **json.loads(x)} for x in path.read_text().splitlines()]
+            rows += [{"rule": rule, "seed": seed, **flat(json.loads(x))} for x in path.read_text().splitlines()]
         except (OSError, TypeError, ValueError):
             warnings.warn(f"{path}: missing or broken, so the curves leave it out", stacklevel=2)
     columns = dict.fromkeys(name for row in rows for name in row)

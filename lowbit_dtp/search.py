@@ -25,7 +25,7 @@ from .choices import choose
 from .experiment import Comparison, Experiment, ExperimentError, with_settings
 from .jobs import JobsError, cores, run_all, tell
 from .randomness import generator
-from .settings import hints
+from .settings import defaults, hints
 from .spaces import Space, spaces_of
 from .storage import StorageError
 
@@ -160,10 +160,11 @@ class Place:
             if there is None:
                 study.set_user_attr("definition", here)
                 there = study.user_attrs["definition"]
+        there = json.loads(json.dumps(defaults(Experiment))) | there  # of settings that an older version did not have
         for name in here:
-            if there.get(name) != here[name]:
+            if there[name] != here[name]:
                 raise ExperimentError(
-                    f"{self.shown}: holds a search of {rule} with {name} = {there.get(name)!r}, not {here[name]!r}; "
+                    f"{self.shown}: holds a search of {rule} with {name} = {there[name]!r}, not {here[name]!r}; "
                     "choose another folder, or repeat the settings of that search"
                 )
         return study
@@ -198,6 +199,8 @@ class Place:
         for left in (2, 1, 0):
             try:
                 return RDBStorage(url, waiting)
+            except ImportError as error:
+                raise ImportError(f"{url.partition(':')[0]}: {error}; install it, or name another driver") from None
             except SQLAlchemyError:
                 if not left:
                     raise
@@ -212,7 +215,7 @@ class Place:
         if "://" in self.storage:
             from sqlalchemy.exc import SQLAlchemyError
 
-            kinds, where = (SQLAlchemyError, ImportError), self.storage.partition("://")[0]
+            kinds, where = (SQLAlchemyError,), self.storage.partition("://")[0]
         try:
             yield
         except kinds as error:

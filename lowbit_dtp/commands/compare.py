@@ -73,8 +73,8 @@ def compare(
     with observer(tensorboard, mlflow) as watching:
         summary = run_comparison(
             comparison, folder, data_dir=data_dir, technologies=options.technologies(technology), export=export,
-            weights=weights, signals=signals, device=device, ensemble=ensemble, diagnose=diagnose,
-            jobs=jobs, threads=threads, dask=dask, observer=watching,
+            weights=options.weights_by_layer(weights), signals=signals, device=device, ensemble=ensemble,
+            diagnose=diagnose, jobs=jobs, threads=threads, dask=dask, observer=watching,
         )  # fmt: skip
     if as_json:
         print(json.dumps(summary.as_dict(), indent=1))

@@ -141,7 +141,9 @@ Technologies = Annotated[str, typer.Option("--technology", help="Technologies to
 Weights = Annotated[
     str | None,
     typer.Option(
-        "--weights", help="Format of the weights: fixed(W,I).  (default: as trained, and fixed(8,1) of floats)"
+        "--weights",
+        help="Weights: a number of bits, whose scale each layer chooses; or a format, fixed(W,I); or h1=4,output=8.  "
+        "(default: as trained, and fixed(8,1) of floats)",
     ),
 ]
 Signals = Annotated[str, typer.Option("--signals", help="Format for links that were trained with real numbers.")]
@@ -301,6 +303,25 @@ def with_gradient(rule: str, gradient: str) -> str:
         known = ", ".join(name for name in sorted(RULES) if takes_gradient(name))
         raise ExperimentError(f"--gradient {gradient}: {rule} takes no gradient format; rules that take one: {known}")
     return f"{rule}@{gradient}"
+
+
+def weights_by_layer(text: str | None) -> str | dict[str, str] | None:
+    """The formats of `--weights`: one for all layers, or by layer, `rest` being the others.
+
+    >>> weights_by_layer("fixed(4,1)"), weights_by_layer("h1=fixed(4,1),rest=8")
+    ('fixed(4,1)', {'h1': 'fixed(4,1)', 'rest': '8'})
+    """
+    from ..experiment import ExperimentError
+
+    if text is None or "=" not in text:
+        return text
+    weights: dict[str, str] = {}
+    for part in split(text):
+        name, equals, given = (x.strip() for x in part.partition("="))
+        if not (name and equals and given) or name in weights:
+            raise ExperimentError(f"--weights {text!r}: write FORMAT, or LAYER=FORMAT,..., h1=4,rest=8 say")
+        weights[name] = given
+    return weights
 
 
 def split(text: str) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from export import TARGETS, FixedNetwork, write
 from export.fixed import HiddenLayer
 from lowbit_dtp.storage import StorageError
-from tests.export.test_targets import NEEDS
+from tests.export.targets import NEEDS
 
 pytestmark = NEEDS["qonnx"]
 

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +15,11 @@ import pytest
 import export
 from export import TARGETS, AccuracyLost, FixedNetwork, VerificationError, accuracy_lost, export_network, verify, write
 from export.memory_files import hex_lines
-from export.qonnx_check import can_run_qonnx
 from lowbit_dtp.storage import StorageError, read_json
 from tests.conformance.cases import TARGETS as CASES
+from tests.export.targets import ALL, COMPILER, needs_compiler
 
 PIXELS = np.random.default_rng(3).random((4, 5)).astype(np.float32)
-COMPILER = verify.c_compiler()
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler: neither $CC nor cc is there")
-NEEDS = {
-    "c": needs_compiler,
-    "qonnx": pytest.mark.skipif(not can_run_qonnx(), reason="no qonnx or onnxruntime: install lowbit-dtp[qonnx]"),
-    "nir": pytest.mark.skipif(find_spec("nir") is None, reason="the package nir is not installed"),
-}
-ALL = [pytest.param(target, marks=NEEDS.get(target, ())) for target in CASES if target not in ("aer", "verilog")]
-"""Targets that compute, and quickly; events and simulated hardware have tests of their own."""
 REFUSED = [
     ("nir", "float32", "fixed(8,1)"),
     ("nir", "binary", "fixed(16,1)"),
@@ -418,7 +408,7 @@ def test_manifest_says_what_a_reader_needs(make_network, tmp_path):
     h2 = manifest["layers"][1]
     assert h2["threshold_table_bits"] == 3 * 15 * h2["threshold_bits"]
     assert {entry["path"]: entry["sha256"] for entry in manifest["files"]} == {
-        str(path.relative_to(tmp_path / "mem")): sha256(path.read_bytes()).hexdigest() for path in paths[:-1]
+        str(path.relative_to(tmp_path / "mem")): sha256(path.read_bytes()).hexdigest() for path in paths[:-2]
     }
     assert verify.changed_files(tmp_path / "mem") == []
 
@@ -453,7 +443,8 @@ def test_an_export_that_fails_half_way_leaves_the_old_one(exported, make_network
         rename = Path.rename
         monkeypatch.setattr(Path, "rename", lambda self, to: full(self) if self.name == "new" else rename(self, to))
     else:
-        monkeypatch.setattr(export, "write_bytes" if context == "a file" else "write_json", full)
+        module, name = (export, "write_bytes") if context == "a file" else (export.folder, "write_json")
+        monkeypatch.setattr(module, name, full)
     with pytest.raises(OSError, match="No space left on device"):
         write(FixedNetwork.of(*make_network(seed=9)), "mem", folder, PIXELS)
     monkeypatch.undo()
@@ -489,10 +480,10 @@ def test_report_is_json_and_complete(saved, tmp_path):
     path = saved()
     inputs = np.random.default_rng(4).random((50, 5)).astype(np.float32)
     labelled = inputs, np.zeros(50)
-    report = export_network(path, "mem", tmp_path / "mem", {"h1": "binary"}, "fixed(6,1)", PIXELS, True, labelled)
+    report = export_network(path, "mem", tmp_path / "mem", {"h1": "binary:1"}, "fixed(6,1)", PIXELS, True, labelled)
     told = json.loads(json.dumps(report.as_dict()))
     assert told["verification"]["status"] == "passed"
-    assert told["weights"]["h1"] == "binary"
+    assert told["weights"]["h1"] == "table(-1,1)"
     assert told["quantized_links"] == {"h2-output": "fixed(6,1)"}
     figures = {"trained_error_percent", "integer_error_percent", "agreement_percent", "lost_percent"}
     assert set(told["accuracy"]) == {"samples", *figures}

@@ -108,6 +108,19 @@ def test_the_same_command_goes_on_and_other_settings_are_refused(tmp_path):
             run_search(other, place, jobs=1)
 
 
+def test_a_search_of_an_older_version_goes_on(tmp_path):
+    wanted, place = searched(tmp_path, "straight-through")
+    study = place.study(wanted, "straight-through")
+    older = {name: value for name, value in study.user_attrs["definition"].items() if name != "codings"}
+    study.set_user_attr("definition", older)
+    place.study(wanted, "straight-through")
+    other, _ = searched(tmp_path, "straight-through", codings=["events"])
+    with pytest.raises(
+        ExperimentError, match=r"holds a search of straight-through with codings = \[\], not \['events'\]"
+    ):
+        place.study(other, "straight-through")
+
+
 def quick(monkeypatch, score):
     """Replace training by `score` of an experiment, after each of its epochs."""
 
