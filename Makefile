@@ -38,7 +38,7 @@ lint: .venv/.installed ## ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test-mnist: .venv/.installed ## slower checks of accuracy, which need MNIST (in LOWBIT_DTP_DATA, the cache, or fetched)
+test-mnist: .venv/.installed ## slower checks: a Dask cluster; accuracy on MNIST (in LOWBIT_DTP_DATA, the cache, or fetched)
 	$(BIN)/python -m pytest -m "not gpu" tests/slow --ignore tests/slow/test_rtl.py
 
 test-rtl: .venv/.installed ## 10,000 images of MNIST through the thesis network in Verilator, a few minutes; needs verilator, g++, make and MNIST

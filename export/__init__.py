@@ -1,7 +1,7 @@
 """From a trained network to integers, and to files for hardware and C that are verified bit for bit.
 
 >>> sorted(TARGETS)
-['c', 'mem', 'nir', 'qonnx', 'verilog']
+['aer', 'c', 'mem', 'nir', 'qonnx', 'verilog']
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +13,18 @@ import numpy.typing as npt
 
 from lowbit_dtp.choices import choose
 from lowbit_dtp.settings import hints
-from lowbit_dtp.storage import write_bytes, write_json
+from lowbit_dtp.storage import read_json, write_bytes
 
-from . import c, memory_files, nir, qonnx, qonnx_check, simulation, verify, verilog
+from . import aer, c, learning, memory_files, nir, qonnx, qonnx_check, simulation, verify, verilog
 from .accuracy import AccuracyLost, accuracy_lost
+from .bits import AUTO, Trial, fewest_bits
+from .checksums import CHECKSUMS, Damage
 from .fixed import FixedLayer, FixedLink, FixedNetwork, HiddenLayer, Levels, OutputLayer, Trace
-from .folder import MANIFEST, replacing
+from .folder import MANIFEST, first_damage, replacing, seal
 from .golden import Golden, golden_files, golden_vectors
 from .manifest import manifest
+from .places import Owner, line_of_layer, nowhere, place
+from .scales import levels_number, number_format
 from .verify import Verification, VerificationError
 
 __all__ = [
@@ -35,17 +39,22 @@ __all__ = [
     "OutputLayer",
     "Target",
     "Trace",
+    "Trial",
     "Verification",
     "VerificationError",
     "accuracy_lost",
     "export_network",
+    "fewest_bits",
+    "levels_number",
+    "number_format",
+    "verified",
     "write",
 ]
 
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of export: a function that writes a network's files, and one that verifies a folder of them.
+    """A kind of export: functions that write a network's files, verify a folder of them, and find places in them.
 
     A target with a test bench is given the golden vectors, too, and may have `options`, a dataclass.
     """
@@ -53,6 +62,9 @@ class Target:
     files: Callable[..., Mapping[str, bytes]]
     """Given the network; with `options`, the network, the golden vectors and the options."""
     verify: Callable[[Path], Verification]
+    """Of a folder whose files are those that were written."""
+    place: Owner | None = line_of_layer
+    """The neuron that a changed byte of a file belongs to; None if `verify` finds it in a changed file, too."""
     options: type | None = None
     details: Callable[..., Mapping[str, Any]] | None = None
     """What the manifest says beside what it says of all targets; given what `files` is given."""
@@ -72,10 +84,11 @@ class Target:
 
 TARGETS: dict[str, Target] = {
     "mem": Target(memory_files.files, verify.memory_files),
-    "c": Target(c.files, verify.c_program),
-    "nir": Target(nir.files, nir.verify),
-    "qonnx": Target(qonnx.files, qonnx_check.qonnx_file),
-    "verilog": Target(verilog.files, simulation.test_bench, verilog.Options, verilog.details),
+    "c": Target(c.files, verify.c_program, c.place, details=c.details),
+    "nir": Target(nir.files, nir.verify, None, details=nir.details),
+    "aer": Target(aer.files, aer.verify, None, aer.Options, aer.details),
+    "qonnx": Target(qonnx.files, qonnx_check.qonnx_file, None),
+    "verilog": Target(verilog.files, simulation.test_bench, verilog.place, verilog.Options, verilog.details),
 }
 
 
@@ -89,8 +102,8 @@ def write(
     """Write `network` for `target` into `folder`, with golden vectors for `golden_inputs` [samples, inputs].
 
     `options` are those of the target, by name. All files are written, in place of an earlier export, or none. Returns
-    their paths, the manifest last. Raises ValueError for an unknown target or option, FileExistsError if `folder`
-    holds something else.
+    their paths, manifest and checksums last. Raises ValueError for an unknown target or option, FileExistsError if
+    `folder` holds something else.
     """
     chosen = choose("target", target, TARGETS)
     golden = golden_vectors(network, golden_inputs)
@@ -100,8 +113,43 @@ def write(
     with replacing(folder) as new:
         for path, content in files.items():
             write_bytes(new / path, content)
-        write_json(new / MANIFEST, {**manifest(network, target, files, golden), **details})
-    return [Path(folder) / path for path in (*files, MANIFEST)]
+        seal(new, {**manifest(network, target, files, golden), **details})
+    return [Path(folder) / path for path in (*files, MANIFEST, CHECKSUMS)]
+
+
+def verified(folder: Path) -> Verification:
+    """Check that the files of the export in `folder` are those that were written, then verify it as its target does.
+
+    A file that has changed fails: at the link and neuron of the changed bit, or else at the line of the file. Raises
+    StorageError if a file is missing, VerificationError if the check could not be completed.
+    """
+    folder = Path(folder)
+    changed = first_damage(folder)
+    if changed is None:
+        return choose("target", read_json(folder / MANIFEST)["target"], _VERIFIED)(folder)
+    return failure(folder, changed)
+
+
+_VERIFIED = {name: target.verify for name, target in TARGETS.items()} | {learning.TARGET: learning.verify}
+
+
+def failure(folder: Path, changed: Damage) -> Verification:
+    """The outcome for an export in `folder` of which a file has changed."""
+    detail = f"line {changed.line} of {folder / changed.path}: {changed.detail}"
+    found = None
+    if changed.path != CHECKSUMS:
+        written = read_json(folder / MANIFEST) if changed.path != MANIFEST else {}
+        target = TARGETS.get(written.get("target", ""), TARGETS["mem"])
+        found = place(written, changed, target.place or nowhere)
+        if found is None and target.place is None:
+            try:
+                result = target.verify(folder)
+            except (ValueError, VerificationError, ImportError):
+                result = None
+            if result and result.status.startswith("failed at link"):
+                return Verification(result.status, detail=detail)
+    where = f"link {found[0]}, neuron {found[1]}" if found else f"{changed.path}, line {changed.line}"
+    return Verification(f"failed at {where}", detail=detail)
 
 
 @dataclass(frozen=True)
@@ -122,6 +170,13 @@ class ExportReport:
     accuracy: AccuracyLost | None
     """None if no labelled inputs were given."""
 
+    @property
+    def weights_text(self) -> str:
+        """The format of all weights, or the format by layer where they differ."""
+        if len(set(self.weights.values())) == 1:
+            return next(iter(self.weights.values()))
+        return ", ".join(f"{layer} {name}" for layer, name in self.weights.items())
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         accuracy = self.accuracy.as_dict() if self.accuracy else None
@@ -139,14 +194,23 @@ def export_network(
     verify: bool,
     labelled: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
     options: Mapping[str, Any] | None = None,
+    calibration: npt.ArrayLike | None = None,
+    validation: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    max_loss: float = 0.5,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> ExportReport:
     """Export the network in the file `network_path`: load, write, and optionally verify and measure.
 
-    `weights` and `signals` are as `FixedNetwork.of` takes them. `samples` [samples, inputs] are the inputs of the
-    golden vectors; `labelled` are inputs and labels on which to measure the accuracy lost. `options` are those of the
-    target, by name.
+    `weights`, `signals` and `calibration` are as `FixedNetwork.of` takes them. Weights may be `auto`, too: then
+    `fewest_bits` finds their bits on `validation`, inputs and labels that are not `labelled`. `samples` [samples,
+    inputs] are the inputs of the golden vectors; `labelled` are inputs and labels on which to measure the accuracy
+    lost. `options` are those of the target, by name.
     """
-    network = FixedNetwork.load(network_path, weights, signals)
+    if weights is not None and AUTO in ([weights] if isinstance(weights, str) else weights.values()):
+        if calibration is None or validation is None:
+            raise ValueError(f"weights of {AUTO} bits need calibration inputs, and labelled validation inputs")
+        weights = fewest_bits(network_path, weights, signals, calibration, validation, max_loss, on_trial)
+    network = FixedNetwork.load(network_path, weights, signals, calibration)
     files = write(network, target, folder, samples, options)
     return ExportReport(
         target=target,
@@ -155,6 +219,6 @@ def export_network(
         weights={layer.name: layer.weight_levels.format.name for layer in network.layers},
         sum_bits={layer.name: layer.sum_bits for layer in network.layers},
         quantized_links={link.name: link.levels.format.name for link in network.links if link.quantized_on_export},
-        verification=TARGETS[target].verify(Path(folder)) if verify else None,
+        verification=verified(Path(folder)) if verify else None,
         accuracy=accuracy_lost(network, network_path, *labelled) if labelled else None,
     )

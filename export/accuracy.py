@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lowbit_dtp.activations import ACTIVATIONS
 from lowbit_dtp.formats import parse
 from lowbit_dtp.storage import read_tensors
 
-from .fixed import FixedNetwork, chain_links, has_thresholds, integer_fraction_bits
+from .fixed import FixedNetwork, chain_links, integer_fraction_bits
+from .scales import trained_state
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -72,12 +72,5 @@ def simulate(network_path: Path, inputs: npt.ArrayLike, dtype: npt.DTypeLike = n
         )
         if (fraction_bits := integer_fraction_bits(layer)) is not None:
             weight *= 2.0**-fraction_bits
-        function = ACTIVATIONS[layer["activation"]].function
-        if function is None:
-            raise ValueError(f"layer {layer['name']}: its activation {layer['activation']} cannot be simulated")
-        state = function(arrived @ weight + bias)
-        if has_thresholds(layer):
-            thresholds, levels = (tensors[f"{layer['name']}.{part}"] for part in ("thresholds", "levels"))
-            ranks = [np.searchsorted(row, sums, side="right") for row, sums in zip(thresholds, state.T, strict=True)]
-            state = levels.astype(dtype)[np.stack(ranks, -1)]
+        state = trained_state(layer, tensors, arrived @ weight + bias)
     return state

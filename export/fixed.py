@@ -7,7 +7,7 @@ hardware.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -19,8 +19,9 @@ import numpy.typing as npt
 from lowbit_dtp.choices import choose
 from lowbit_dtp.formats import FixedPoint, Float, Format, parse
 from lowbit_dtp.storage import read_network
-from lowbit_dtp.weight_formats import parse_weights
+from lowbit_dtp.weight_formats import WeightFormat, parse_weights
 
+from .scales import Calibration, chosen_bits, has_thresholds, rounded, stated_format, trained_state
 from .thresholds import ACTIVATIONS, integer_thresholds
 
 Integers = npt.NDArray[np.int64]
@@ -258,12 +259,16 @@ class FixedNetwork:
 
     @classmethod
     def load(
-        cls, path: Path, weights: str | Mapping[str, str] | None = None, signals: str = DEFAULT_FORMAT
+        cls,
+        path: Path,
+        weights: str | Mapping[str, str] | None = None,
+        signals: str = DEFAULT_FORMAT,
+        calibration: npt.ArrayLike | None = None,
     ) -> "FixedNetwork":
         """The network in the file `path`, in integers; see `of`."""
         tensors, description = read_network(Path(path))
         try:
-            return cls.of(tensors, description, weights, signals)
+            return cls.of(tensors, description, weights, signals, calibration)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -274,47 +279,53 @@ class FixedNetwork:
         description: Mapping[str, Any],
         weights: str | Mapping[str, str] | None = None,
         signals: str = DEFAULT_FORMAT,
+        calibration: npt.ArrayLike | None = None,
     ) -> "FixedNetwork":
         """The network of `tensors` and its `description`, in integers.
 
         Weights are float32, or whole numbers that a network was trained with, which keep their unit and their bits.
-        `weights` names the format of all weights, or of those of some layers by name. The rest keep the few-bit format
-        and scale that they were trained with, and are not rounded; or else have fixed(8,1). Fixed point saturates
-        symmetrically. `signals` replaces float formats of links. Raises ValueError naming the layer,
+        `weights` names the format of all weights, or of those of some layers by name, `rest` being the others. What has
+        no format keeps the few-bit format and scale that it was trained with, and is not rounded; or else has
+        fixed(8,1). Fixed point saturates symmetrically. Where a format has no scale (`4`, `fixed(4)`, `binary`,
+        `ternary`), one is chosen for each layer as in `scales`, with `calibration` [samples, inputs], inputs from
+        training, if there are any. `signals` replaces float formats of links. Raises ValueError naming the layer,
         link or tensor that cannot be exported.
         """
         layers = description["layers"]
         _check_chain(description)
-        by_layer = _by_layer(weights, [layer["name"] for layer in layers])
+        by_layer = formats_by_layer(weights, [layer["name"] for layer in layers])
         trained = {layer["name"]: _trained_format(layer, tensors) for layer in layers}
         widths = [description["input"]["neurons"], *(x["neurons"] for x in layers)]
         links = [_link(x, width, signals) for x, width in zip(chain_links(description), widths, strict=False)]
+        reached = None if calibration is None else _calibration(links[0], calibration)
         hidden: list[HiddenLayer] = []
         for index, (layer, below) in enumerate(zip(layers, links, strict=True)):
             name = layer["name"]
             shape = widths[index], layer["neurons"]
             if (fraction_bits := integer_fraction_bits(layer)) is not None:  # trained as whole numbers: not rounded
-                plain, bias = _integer_layer(tensors, name, below, shape, fraction_bits), np.zeros(shape[1], np.float32)
+                plain, weight, bias = _integer_layer(tensors, name, below, shape, fraction_bits)
                 _check_integer_links(layer, layers, links[index : index + 2], plain)
+                corrected = bias
             else:
                 weight, bias = _tensor(tensors, f"{name}.weight", shape), np.zeros(shape[1], np.float32)
                 if not has_thresholds(layer):
                     bias = _tensor(tensors, f"{name}.bias", shape[1:])
-                fmt = by_layer[name] or trained[name] or DEFAULT_FORMAT
-                levels = Levels.of(_weight_format(fmt, name), f"weights of layer {name}")
-                plain = FixedLayer(name, below, levels.by_code[levels.format.encode(weight)], levels)
+                plain, chosen = _rounded_layer(name, below, weight, by_layer[name], trained[name], reached)
+                corrected = reached.corrected(plain, weight, bias) if reached and chosen else bias
             _check_exact(plain)
             parts = {"name": name, "below": below, "weight": plain.weight, "weight_levels": plain.weight_levels}
             if layer is layers[-1]:
-                return cls(tuple(hidden), OutputLayer(**parts, bias=_output_bias(plain, bias)), description)
+                return cls(tuple(hidden), OutputLayer(**parts, bias=_output_bias(plain, corrected)), description)
             above, activation = links[index + 1], layer["activation"]
             if has_thresholds(layer):
-                thresholds = _given_thresholds(tensors, plain, above)
+                thresholds = _given_thresholds(tensors, plain, above, corrected)
             else:
-                thresholds = integer_thresholds(
-                    above.levels.format, activation, bias, plain.exponent, *plain.sum_bounds
-                )
+                of_bias = corrected, plain.exponent, *plain.sum_bounds
+                thresholds = integer_thresholds(above.levels.format, activation, *of_bias)
             hidden.append(HiddenLayer(**parts, activation=activation, above=above, thresholds=thresholds))
+            if reached:
+                state = trained_state(layer, tensors, reached.trained @ weight + bias)
+                reached = reached.through(hidden[-1], state)
         raise ValueError("the network has no layers")
 
     @property
@@ -329,15 +340,7 @@ class FixedNetwork:
 
     def encode(self, inputs: npt.ArrayLike) -> Integers:
         """Codes [batch, inputs] that the first link sends for `inputs` [batch, inputs]."""
-        link, inputs = self.links[0], np.asarray(inputs)
-        if inputs.ndim != 2 or inputs.shape[1] != link.neurons:
-            raise ValueError(
-                f"link {link.name} carries {link.neurons} neurons, but was given an array of shape {inputs.shape}"
-            )
-        try:
-            return link.levels.format.encode(inputs).astype(np.int64)
-        except ValueError as error:
-            raise ValueError(f"link {link.name}: {error}") from None
+        return _encode(self.links[0], inputs)
 
     def infer(self, inputs: npt.ArrayLike) -> Trace:
         """What the integer network computes for `inputs` [batch, inputs]; exact."""
@@ -351,15 +354,57 @@ class FixedNetwork:
         return Trace(trace_sums, trace_codes, logits, self.output.classes(logits))
 
 
-def _by_layer(weights: str | Mapping[str, str] | None, names: list[str]) -> dict[str, str]:
-    """The format that is given for the weights of each layer; empty where none is."""
+def formats_by_layer(weights: str | Mapping[str, str] | None, names: Sequence[str]) -> dict[str, str]:
+    """The format that is given for the weights of each layer, as `FixedNetwork.of` takes them; empty where none is."""
     if isinstance(weights, str):
         return dict.fromkeys(names, weights)
-    formats = dict.fromkeys(names, "")
-    for name, text in (weights or {}).items():
+    given = dict(weights or {})
+    rest = given.pop("rest", "") if "rest" not in names else ""
+    formats = dict.fromkeys(names, rest)
+    for name, text in given.items():
         choose("layer", name, formats)
         formats[name] = text
     return formats
+
+
+def _encode(link: FixedLink, inputs: npt.ArrayLike) -> Integers:
+    """Codes [batch, inputs] that `link`, the first, sends for `inputs` [batch, inputs]."""
+    inputs = np.asarray(inputs)
+    if inputs.ndim != 2 or inputs.shape[1] != link.neurons:
+        raise ValueError(
+            f"link {link.name} carries {link.neurons} neurons, but was given an array of shape {inputs.shape}"
+        )
+    try:
+        return link.levels.format.encode(inputs).astype(np.int64)
+    except ValueError as error:
+        raise ValueError(f"link {link.name}: {error}") from None
+
+
+def _calibration(link: FixedLink, inputs: npt.ArrayLike) -> Calibration:
+    """`inputs` on `link`, the first."""
+    inputs = np.asarray(inputs, np.float32)
+    codes = _encode(link, inputs)
+    if not len(codes):
+        raise ValueError("calibration needs at least one sample of inputs, but was given none")
+    return Calibration.arriving(link, inputs, codes)
+
+
+def _rounded_layer(
+    name: str,
+    below: FixedLink,
+    weight: npt.NDArray[np.float32],
+    given: str,
+    trained: Format | None,
+    reached: Calibration | None,
+) -> tuple[FixedLayer, bool]:
+    """The layer with `weight` rounded to the format `given`, else `trained`; and whether its scale was chosen here."""
+    bits = chosen_bits(given)
+    if bits is None:
+        fmt = trained if trained and not given else stated_format(given or DEFAULT_FORMAT, name)
+    else:
+        fmt, weight = rounded(bits, weight, reached, below)
+    levels = Levels.of(fmt, f"weights of layer {name}")
+    return FixedLayer(name, below, levels.by_code[levels.format.encode(weight)], levels), bits is not None
 
 
 def chain_links(description: Mapping[str, Any]) -> list[Mapping[str, str]]:
@@ -395,26 +440,23 @@ def _link(link: Mapping[str, str], neurons: int, signals: str) -> FixedLink:
     return FixedLink(name, neurons, Levels.of(fmt, f"link {name}"), link["forward"])
 
 
+def is_rounded(layer: Mapping[str, Any]) -> bool:
+    """Whether the weights of `layer`, of a description, were trained as floats."""
+    return integer_fraction_bits(layer) is None and _trained_weights(layer) is None
+
+
+def _trained_weights(layer: Mapping[str, Any]) -> WeightFormat | None:
+    rows = [row for row in layer.get("inputs", {}).values() if row["name"] == "weight" and "format" in row]
+    return parse_weights(rows[0]["format"]) if rows else None
+
+
 def _trained_format(layer: Mapping[str, Any], tensors: Mapping[str, Floats]) -> Format | None:
     """The few-bit format, with its scale, that the weights of `layer` were trained with; None if they were floats."""
-    rows = [row for row in layer.get("inputs", {}).values() if row["name"] == "weight" and "format" in row]
-    fmt = parse_weights(rows[0]["format"]) if rows else None
+    fmt = _trained_weights(layer)
     if fmt is None:
         return None
     scale = _tensor(tensors, f"{layer['name']}.weight_scale", (1, 1))
     return fmt.with_scale(scale.item())
-
-
-def _weight_format(given: str | Format, layer: str) -> Format:
-    fmt = parse(given) if isinstance(given, str) else given
-    if not isinstance(fmt, FixedPoint):
-        return fmt
-    if fmt.rounding != "nearest-even" or fmt.overflow == "wrap":
-        raise ValueError(
-            f"weights of layer {layer}: {fmt.name}; exported weights are rounded half to even and saturate "
-            f"symmetrically, as {replace(fmt, rounding='nearest-even', overflow='saturate').name}"
-        )
-    return replace(fmt, overflow="saturate-symmetric")
 
 
 def _tensor(tensors: Mapping[str, Floats], name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -432,13 +474,10 @@ def integer_fraction_bits(layer: Mapping[str, Any]) -> int | None:
     return next((row["fraction_bits"] for row in rows if row["name"] == "weight" and row["kind"] == "integer"), None)
 
 
-def has_thresholds(layer: Mapping[str, Any]) -> bool:
-    """Whether the neurons of a layer were imported with thresholds, in place of a bias and an activation."""
-    return any(row["kind"] == "thresholded" for row in layer.get("inputs", {}).values())
-
-
-def _given_thresholds(tensors: Mapping[str, Any], layer: FixedLayer, above: FixedLink) -> Integers:
-    """Thresholds [neurons, codes - 1] that the neurons of `layer` were imported with."""
+def _given_thresholds(
+    tensors: Mapping[str, Any], layer: FixedLayer, above: FixedLink, bias: npt.NDArray[np.float32]
+) -> Integers:
+    """Thresholds [neurons, codes - 1] that the neurons of `layer` were imported with, for sums plus `bias`."""
     values = np.ldexp(np.array(above.levels.values, np.float64), above.levels.exponent)
     given = _tensor(tensors, f"{layer.name}.thresholds", (layer.neurons, len(values) - 1))
     levels = _tensor(tensors, f"{layer.name}.levels", values.shape)
@@ -449,15 +488,15 @@ def _given_thresholds(tensors: Mapping[str, Any], layer: FixedLayer, above: Fixe
     if (np.diff(given, axis=1) < 0).any():
         raise ValueError(f"tensor {layer.name}.thresholds must ascend for each neuron")
     low, high = (bound[:, None] for bound in layer.sum_bounds)
-    steps = np.ceil(np.ldexp(given.astype(np.float64), -layer.exponent))
+    steps = np.ceil(np.ldexp(given.astype(np.float64) - bias[:, None], -layer.exponent))
     thresholds: Integers = steps.clip(low, high + 1).astype(np.int64)
     return thresholds
 
 
 def _integer_layer(
     tensors: Mapping[str, Any], name: str, below: FixedLink, shape: tuple[int, int], fraction_bits: int
-) -> FixedLayer:
-    """The layer `name` with its whole numbers as weights."""
+) -> tuple[FixedLayer, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The layer `name` with its whole numbers as weights; these weights and its biases as floats."""
     weight = choose("tensor", f"{name}.weight", tensors)
     if weight.shape != shape or weight.dtype not in (np.int8, np.int16):
         found = f"{weight.dtype} {list(weight.shape)}"
@@ -465,7 +504,8 @@ def _integer_layer(
     bits = 8 * weight.dtype.itemsize
     fmt = FixedPoint(bits, bits - fraction_bits, overflow="saturate-symmetric")
     levels = Levels(fmt, tuple(range(fmt.lowest_level, fmt.highest_level + 1)), -fraction_bits)
-    return FixedLayer(name, below, weight.astype(np.int64), levels)
+    scaled = weight * np.float32(2.0**-fraction_bits)
+    return FixedLayer(name, below, weight.astype(np.int64), levels), scaled, np.zeros(shape[1], np.float32)
 
 
 def _check_integer_links(

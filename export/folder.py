@@ -5,17 +5,59 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from glob import escape
 from pathlib import Path
 from typing import Any
 
-from lowbit_dtp.storage import locked
+from lowbit_dtp.storage import StorageError, locked, read_json, write_bytes, write_json
+
+from .checksums import CHECKSUMS, Damage, FileSums, checksums, damage, read_checksums
 
 MANIFEST = "manifest.json"
 _RANDOM = "[a-z0-9_]" * 8
 """What `tempfile.mkdtemp` ends a name with."""
+
+
+def seal(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write `manifest` and the checksums of all files that it lists into `folder`, which holds those."""
+    folder = Path(folder)
+    write_json(folder / MANIFEST, dict(manifest))
+    paths = [*(x["path"] for x in manifest["files"]), MANIFEST]
+    write_bytes(folder / CHECKSUMS, checksums({path: (folder / path).read_bytes() for path in paths}))
+
+
+def add_to_manifest(folder: Path, **entries: Any) -> None:
+    """Add `entries` to the manifest of the export in `folder`: figures of a build, say."""
+    manifest = read_json(Path(folder) / MANIFEST)
+    manifest.pop("format_version", None)
+    seal(folder, manifest | entries)
+
+
+def first_damage(folder: Path) -> Damage | None:
+    """Where the export in `folder` is not what was written; None if it is. Files that it does not list may be there.
+
+    Raises StorageError naming a file that is missing.
+    """
+    folder = Path(folder)
+    listed = read_checksums(_read(folder, CHECKSUMS))
+    if isinstance(listed, Damage):
+        return listed
+    # The manifest first, since the others are located by it.
+    paths = sorted(listed, key=lambda path: path != MANIFEST)
+    return next(filter(None, (_damage(folder, path, listed[path]) for path in paths)), None)
+
+
+def _damage(folder: Path, path: str, sums: FileSums) -> Damage | None:
+    return damage(path, _read(folder, path), sums)
+
+
+def _read(folder: Path, path: str) -> bytes:
+    try:
+        return (folder / path).read_bytes()
+    except FileNotFoundError:
+        raise StorageError(f"{folder / path}: no such file, although an export of this version has it") from None
 
 
 @contextmanager

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from lowbit_dtp.choices import choose
-from lowbit_dtp.storage import read_json, write_json
+from lowbit_dtp.storage import read_json
 
-from .folder import MANIFEST
+from .folder import MANIFEST, add_to_manifest
 from .simulation import outcome, run, sources
 from .verify import Verification
 
@@ -138,7 +138,7 @@ def build(folder: Path, device: str, tell: Callable[[str], None] = lambda line: 
         bitstream=f"{made.name}/network.bin" if chosen.family == "ice40" else f"{made.name}/network.bit",
         bitstream_verification=verification,
     )
-    write_json(folder / MANIFEST, {**read_json(folder / MANIFEST), "build": result.as_dict()})
+    add_to_manifest(folder, build=result.as_dict())
     return result
 
 

@@ -56,8 +56,9 @@ class Spiking(NamedTuple):
 
     @property
     def weight_bits(self) -> int:
-        """Width of two's complement that holds every weight."""
-        return int(np.abs(self.weight).max()).bit_length() + 1
+        """Width of two's complement that holds every weight, in the largest unit that divides all."""
+        unit = max(1, int(np.gcd.reduce(self.weight.ravel())))
+        return int(np.abs(self.weight).max() // unit).bit_length() + 1
 
 
 def files(network: FixedNetwork) -> dict[str, bytes]:
@@ -82,6 +83,21 @@ def files(network: FixedNetwork) -> dict[str, bytes]:
         nir.write(stream, nir.NIRGraph(nodes, list(pairwise(nodes))), compression=None)
         contents[name] = stream.getvalue()
     return contents
+
+
+def details(network: FixedNetwork) -> dict[str, Any]:
+    """For the manifest: what each layer needs of the cores of a neuromorphic machine."""
+    rows = [
+        {
+            "name": spikes.layer.name,
+            "neurons": spikes.weight.shape[0],
+            "inputs": spikes.weight.shape[1],
+            "synapses": spikes.weight.size,
+            "weight_bits": spikes.weight_bits,
+        }
+        for spikes in spiking(network)
+    ]
+    return {"spiking": rows}
 
 
 def spiking(network: FixedNetwork) -> list[Spiking]:
@@ -125,6 +141,8 @@ def verify(folder: Path) -> Verification:
     StorageError for a file that is no such graph, ImportError without the package `nir`.
     """
     checks = [_Check(Path(folder), name, kind) for name, kind in FILES.items()]
+    for check in checks:
+        check.known = checks[0].known
     results = [check.run() for check in checks]
     return next((result for result in results if not result.passed), results[0])
 

@@ -38,7 +38,7 @@ class Verification:
     """Outcome of comparing an export with its golden vectors."""
 
     status: str
-    """`passed`, `failed at link x, neuron y` or `not run: no C compiler`."""
+    """`passed`, `failed at link x, neuron y`, `failed at FILE, line n` or `not run: no C compiler`."""
     vectors: int = 0
     """Vectors compared; none if it failed."""
     values: int = 0
@@ -87,6 +87,11 @@ def c_program(folder: Path) -> Verification:
         if build.returncode:
             raise VerificationError(f"{folder}: the C files do not compile\n{build.stderr}")
         run = subprocess.run([str(program), "check", str(folder / "golden")], capture_output=True, text=True)
+    return c_outcome(folder, run)
+
+
+def c_outcome(folder: Path, run: "subprocess.CompletedProcess[str]") -> Verification:
+    """What the C program of the export in `folder` said when it checked the golden vectors."""
     if passed := re.fullmatch(r"passed: (\d+) vectors, (\d+) values\n", run.stdout):
         return Verification("passed", int(passed[1]), int(passed[2]))
     if failed := re.fullmatch(r"(failed at link \S+, neuron \d+): (.+)\n", run.stdout):
@@ -123,6 +128,8 @@ class GoldenFiles:
         self.layers: list[dict[str, Any]] = self.manifest["layers"]
         self.links: list[dict[str, Any]] = self.manifest["links"]
         self.shapes = {x["path"]: (x["fields"], x["bits"]) for x in self.manifest["golden"]}
+        self.known: dict[str, Integers] = {}
+        """Golden files that were read."""
         self.vectors = self.values = 0
 
     def lines(self, path: str, fields: int, bits: int, signed: bool) -> Integers:
@@ -138,14 +145,17 @@ class GoldenFiles:
                 raise StorageError(
                     f"{self.folder / path}: line {number} must be {digits} hexadecimal digits, not {line[:40]!r}"
                 )
-            word = f"{int(line, 16):0{fields * bits}b}"[::-1]
-            rows.append([int(word[i : i + bits][::-1], 2) for i in range(0, fields * bits, bits)])
-        table = np.array(rows, np.int64).reshape(len(rows), fields)
+            rows.append(int(line, 16).to_bytes(-(-digits // 2), "little"))
+        places = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -(-digits // 2))
+        places = np.unpackbits(places, axis=1, bitorder="little")[:, : fields * bits].reshape(-1, fields, bits)
+        table = places @ (1 << np.arange(bits, dtype=np.int64))
         return np.where(table >= 1 << bits - 1, table - (1 << bits), table) if signed else table
 
     def golden(self, path: str, signed: bool = False) -> Integers:
         """The numbers [vectors, fields] in a golden file."""
-        return self.lines(f"golden/{path}", *self.shapes[f"golden/{path}"], signed)
+        if path not in self.known:
+            self.known[path] = self.lines(f"golden/{path}", *self.shapes[f"golden/{path}"], signed)
+        return self.known[path]
 
     def levels(self, fmt: dict[str, Any], codes: Integers, place: str, path: str, rows: bool = False) -> Integers:
         """Levels of `codes`. A code that the format does not have is a failure of its neuron."""

@@ -4,6 +4,7 @@ Between layers run streams of packed codes: beats of as many codes as neurons ar
 valid and ready. Sums, codes, logits and classes are those of `FixedNetwork`, and the test bench compares every one.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from .checksums import Damage
 from .fixed import FixedNetwork, HiddenLayer, Integers, Levels, OutputLayer, signed_bits
 from .folding import FoldedLayer, fold_layers
 from .golden import Golden
 from .memory_files import bias_bits, hex_lines
+from .places import Place, bit_of_line
 
 _TEMPLATES = Path(__file__).parent / "verilog_templates"
 
@@ -97,6 +100,26 @@ def details(network: FixedNetwork, golden: Sequence[Golden], options: Options) -
             ],
         }
     }
+
+
+def place(manifest: Mapping[str, Any], damage: Damage) -> Place | None:
+    """The place in a memory: a line is what some neurons of a layer take in one cycle, all or a part of each."""
+    found = re.fullmatch(r"(\w+)\.(weights|thresholds|biases)\.mem", damage.path)
+    if not found:
+        return None
+    index = next(k for k, layer in enumerate(manifest["layers"]) if layer["name"] == found[1])
+    layer, hardware = manifest["layers"][index], manifest["hardware"]["layers"][index]
+    outputs, each = hardware["outputs_in_parallel"], hardware["inputs_in_parallel"]
+    if found[2] == "biases":
+        return layer["output_name"], damage.line - 1
+    numbers, bits = manifest["links"][index]["neurons"], layer["weights"]["bits"]
+    if found[2] == "thresholds":
+        never = max(layer["highest_sum"]) + 1
+        numbers, each = layer["thresholds_per_neuron"], hardware["comparators_per_output"]
+        bits = max(layer["threshold_bits"], signed_bits(never, never))
+    unit = min(bit_of_line(damage) // (bits * each), outputs - 1)
+    neuron = (damage.line - 1) // -(-numbers // each) * outputs + unit
+    return layer["output_name"], min(neuron, layer["neurons"] - 1)
 
 
 def _static(part: str) -> list[Path]:

@@ -3,23 +3,25 @@
 from collections.abc import Mapping
 from math import gcd
 
+from lowbit_dtp.choices import choose
 from lowbit_dtp.formats import FixedPoint, Float, Format, parse
 from lowbit_dtp.ledger import Access, Direction, Ledger, MessageType, Traffic, Work
 
 
 def as_exported(
     ledger: Ledger,
-    weights: str = "fixed(8,1)",
+    weights: str | Mapping[str, str] = "fixed(8,1)",
     signals: str = "fixed(8,1)",
     accumulator_bits: Mapping[str, int] | None = None,
 ) -> Ledger:
     """`ledger` of inference, with what the integer network that `export` writes would do for the same samples.
 
     Weights and links that carry floats have the formats `weights` and `signals`; half of the bits of such links are
-    taken to be ones, and to toggle. A hidden layer finds the code of each sum among its thresholds in as many
-    comparisons as the code has bits. The output adds a bias and compares the sums. A comparison is an addition. Sums
-    have `accumulator_bits` by layer; where that has none, bits that no sum of the formats can overflow. ValueError if
-    the ledger is not of one forward pass through a chain of layers.
+    taken to be ones, and to toggle. A mapping gives the format of the weights of each layer, whatever the ledger has. A
+    hidden layer finds the code of each sum among its thresholds in as many comparisons as the code has bits. The output
+    adds a bias and compares the sums. A comparison is an addition. Sums have `accumulator_bits` by layer; where that
+    has none, bits that no sum of the formats can overflow. ValueError if the ledger is not of one forward pass through
+    a chain of layers.
     """
     _check_one_pass(ledger)
     made = ledger.empty()
@@ -31,7 +33,8 @@ def as_exported(
         raise ValueError(f"{len(messages)} links and {len(products)} layers are no chain, so they are not exported")
     above = [message for message, _ in list(messages.values())[1:]] + [None]
     for (message, traffic), (work, times), up in zip(messages.values(), products.values(), above, strict=True):
-        signal, weight = parse(message.format), parse(_as_integer(work.right, weights))
+        given = _as_integer(work.right, weights) if isinstance(weights, str) else choose("layer", work.layer, weights)
+        signal, weight = parse(message.format), parse(given)
         neurons = times // (traffic.messages * message.width)
         bits = (accumulator_bits or {}).get(work.layer) or sum_bits(message.width, signal, weight)
         layer = _Layer(made, work.layer, traffic.messages, message.width, neurons, bits)

@@ -19,12 +19,14 @@ from .commands import (
     price,
     qtools,
     report,
+    reproduce,
     results,
     rules,
     search,
     sweep,
     technology,
     train,
+    verify,
 )  # fmt: skip
 from .version import __version__
 
@@ -111,7 +113,7 @@ def root(
 
 for command in (
     compare.compare, train.train, evaluate.evaluate, price.price, estimate.estimate, sweep.sweep, search.search,
-    export.export,    bench.bench, report.report, rules.rules, technology.technology,
+    export.export, verify.verify, bench.bench, reproduce.reproduce, report.report, rules.rules, technology.technology,
     machines.machines, qtools.qtools,
 ):  # fmt: skip
     app.command()(command)

@@ -1,24 +1,25 @@
 """Comparisons: the same network trained by several rules, compared in error, bits and joules."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .batches import Batch, train_all
 from .choices import choose
 from .experiment import Comparison, Experiment, ExperimentError
-from .formats import parse
 from .ledger import Direction, Ledger
 from .network import link_names, long_link_names
 from .observer import Observer
 from .panel import baseline, cost, energy_tree, price_list, sample_counts
-from .runs import folder_name, provenance, run_ensemble, run_folders, summary_row
+from .runs import folder_name, network_file, provenance, run_folders, save_curves, summary_row
 from .storage import read_json, read_tensors
 from .summary import Baseline, DataRow, ExportRow, Range, Row, Summary
 
 if TYPE_CHECKING:
+    from export import Trial
     from hw_models import Bill, HardwareConfig, Technology
 
     from .data import DataSet
@@ -29,26 +30,8 @@ BASELINE = "straight-through"
 """Rule whose gradients a reader of the report may give any width."""
 GOLDEN_SAMPLES = 32
 """Test inputs that become golden vectors, beside those made for each neuron."""
-
-
-def train(
-    rule: str,
-    experiments: Sequence[Experiment],
-    folders: Sequence[Path],
-    data: "DataSet",
-    device: str,
-    observer: Observer,
-    diagnose: bool = False,
-) -> None:
-    """`run_ensemble`, followed by `observer`."""
-    observer.begin(rule, experiments, folders, len(data.train))
-    try:
-        run_ensemble(
-            experiments, folders, data, device=device, diagnose=diagnose, on_step=observer.step,
-            on_evaluation=observer.evaluated,
-        )  # fmt: skip
-    finally:
-        observer.end()
+CALIBRATION_SAMPLES = 1000
+"""Training inputs on which exports choose the scales of weights of few bits."""
 
 
 def compare(
@@ -58,16 +41,21 @@ def compare(
     data_dir: Path | None = None,
     technologies: Sequence[str] = TECHNOLOGIES,
     export: bool = True,
-    weights: str | None = None,
+    weights: str | Mapping[str, str] | None = None,
     signals: str = "fixed(8,1)",
     device: str = "numpy",
     ensemble: int | None = None,
     diagnose: bool = False,
+    jobs: int | None = 1,
+    threads: int | None = None,
+    dask: str = "",
     observer: Observer | None = None,
 ) -> Summary:
     """Train every rule and seed of `comparison` into `folder`; return the summary, and write it and a report there.
 
-    Finished runs are not changed, and stopped runs continue. Joules are priced on `technologies`.
+    The curves of all runs are written there, too, as `curves.csv`. Finished runs are not changed, and stopped runs
+    continue. `jobs` runs are trained at once, each by so many `threads`, or the workers of a `dask` cluster train them;
+    the results are the same: see `batches.train_all`. Joules are priced on `technologies`.
     With `export`, the first rule's network of seed 0 is exported as C, with weights and real-valued links in the
     formats `weights` (None: as they were trained, and fixed(8,1) for floats) and `signals`; if that fails, the summary
     has the reason. A `device` other than `numpy` trains `ensemble` seeds in one batch, or all. With `diagnose`, rules
@@ -99,15 +87,21 @@ def compare(
     for rule in rules:
         observer.announce(rule, experiments[rule][0])
     at_a_time = 1 if device == "numpy" else ensemble or len(seeds)
+    batches = []
     for rule in rules:
         for start in range(0, len(seeds), at_a_time):
-            batch = seeds[start : start + at_a_time]
-            folders = [folder / runs[rule][seed] for seed in batch]
-            train(rule, [experiments[rule][seed] for seed in batch], folders, data, device, observer, diagnose)
+            of = seeds[start : start + at_a_time]
+            folders = tuple(folder / runs[rule][seed] for seed in of)
+            batches.append(Batch(rule, tuple(experiments[rule][seed] for seed in of), folders))
+    train_all(
+        batches, data, observer, data_dir=data_dir, device=device, diagnose=diagnose, jobs=jobs, threads=threads,
+        dask=dask,
+    )  # fmt: skip
     rows, books = [], []
     for rule in rules:
         row, training, inference = summary_row(rule, folder, runs[rule], folder_name(rule))
-        used, as_simulated = deployed(inference, folder / runs[rule][0] / "network.safetensors", weights, signals)
+        network = folder / runs[rule][0] / "network.safetensors"
+        used, as_simulated = deployed(inference, network, weights, signals, calibration_inputs(data))
         rows.append(priced(replace(row, not_as_exported=as_simulated), training, used, placement, processes))
         books.append(training)
     rows = with_ratios(rows, books, placement, processes)
@@ -128,6 +122,7 @@ def compare(
         **provenance(),
     )
     summary.save(folder)
+    save_curves(folder)
     write_report(folder)
     return summary
 
@@ -256,28 +251,38 @@ def _links_share(bill: "Bill | None") -> float | None:
 
 
 def deployed(
-    inference: Ledger, network: Path, weights: str | None = None, signals: str = "fixed(8,1)"
+    inference: Ledger,
+    network: Path,
+    weights: str | Mapping[str, str] | None = None,
+    signals: str = "fixed(8,1)",
+    calibration: np.ndarray | None = None,
 ) -> tuple[Ledger, str]:
     """What the inference of the network in the file `network` costs as it would be exported, with its own sums.
 
     If it cannot be exported, the ledger as it is, and the reason.
     """
-    from export import FixedNetwork
+    from export import FixedNetwork, levels_number
     from hw_models import as_exported
 
     try:
-        layers = FixedNetwork.load(network, weights, signals).layers
+        layers = FixedNetwork.load(network, weights, signals, calibration).layers
         sums = {layer.name: layer.sum_bits for layer in layers}
-        return as_exported(inference, weights or "fixed(8,1)", signals, sums), ""
+        return as_exported(inference, {x.name: levels_number(x.weight_levels) for x in layers}, signals, sums), ""
     except ValueError as error:
         return inference, str(error)
 
 
+def calibration_inputs(data: "DataSet") -> np.ndarray:
+    """Training inputs [samples, inputs] on which an export chooses scales."""
+    return np.asarray(data.train.inputs[:CALIBRATION_SAMPLES])
+
+
 def deployed_untrained(inference: Ledger, weights: str | None = None) -> tuple[Ledger, str]:
     """`deployed` of a network that has no weights yet: with sums that cannot overflow, whatever they are."""
+    from export import number_format
     from hw_models import as_exported
 
-    weights = parse(weights or "fixed(8,1)").name
+    weights = number_format(weights or "fixed(8,1)")
     try:
         return as_exported(inference, weights), ""
     except ValueError as error:
@@ -297,22 +302,37 @@ def break_even(ledger: Ledger) -> dict[str, float]:
 
 
 def export_run(
-    rule: str, run: Path, folder: Path, target: str, weights: str | None, signals: str, verify: bool, data: "DataSet",
+    rule: str,
+    run: Path,
+    folder: Path,
+    target: str,
+    weights: str | Mapping[str, str] | None,
+    signals: str,
+    verify: bool,
+    data: "DataSet",
+    best: bool = False,
     options: Mapping[str, Any] | None = None,
-) -> ExportRow:  # fmt: skip
-    """Export the network of `run`, a run of `rule`, into `folder`. `options` are those of the target, by name."""
+    max_loss: float = 0.5,
+    on_trial: "Callable[[Trial], None]" = lambda trial: None,
+) -> ExportRow:
+    """Export the network of `run`, a run of `rule`, into `folder`: the last one, or the `best` (see `network_file`).
+
+    `options` are those of the target, by name. `max_loss` is for `auto` weights, as in `export.fewest_bits`, which are
+    tried on the validation samples.
+    """
     from export import export_network
 
     inputs, labels = np.asarray(data.test.inputs), np.asarray(data.test.labels)
     made = export_network(
-        run / "network.safetensors", target, folder, weights, signals,
-        inputs[:GOLDEN_SAMPLES], verify, (inputs, labels), options,
+        network_file(run, best), target, folder, weights, signals,
+        inputs[:GOLDEN_SAMPLES], verify, (inputs, labels), options, calibration_inputs(data),
+        (np.asarray(data.valid.inputs), np.asarray(data.valid.labels)), max_loss, on_trial,
     )  # fmt: skip
     accuracy = made.accuracy.as_dict() if made.accuracy else {}
     return ExportRow(
         rule=rule,
         target=target,
-        weights=", ".join(dict.fromkeys(made.weights.values())),
+        weights=made.weights_text,
         signals=made.quantized_links,
         folder=str(folder),
         files=len(made.files),
@@ -325,7 +345,7 @@ def export_run(
 
 
 def _exported(
-    rule: str, run: Path, folder: Path, weights: str | None, signals: str, data: "DataSet"
+    rule: str, run: Path, folder: Path, weights: str | Mapping[str, str] | None, signals: str, data: "DataSet"
 ) -> tuple[ExportRow | None, str]:
     """The export as C, or the reason why there is none: a format that cannot be exported does not stop training."""
     try:

@@ -74,6 +74,15 @@ def unstack(run: Run) -> list[Run]:
     return runs
 
 
+def snapshots(net: Network) -> list[Network]:
+    """Copies of the members of an ensemble in NumPy arrays, as they are now; of a single network, one."""
+    xp = backend_of(net.layers[0].weight)
+    if net.members is None:
+        return [net.each_array(lambda x: np.array(xp.numpy(x)))]
+    host = net.each_array(xp.numpy)
+    return [host.each_array(lambda x, i=i: np.array(x[i])) for i in range(net.members)]  # type: ignore[misc]
+
+
 def stack_ledgers(ledgers: Sequence[Ledger], stack: Callable[[list[Any]], Array]) -> Ledger:
     """The ledger of an ensemble whose members have `ledgers`, the inverse of `unstack_ledger`; `stack` joins arrays."""
     together = merged(ledgers)

@@ -61,6 +61,8 @@ class Experiment:
     """A run folder or network file with initial weights for layers: see `Network.start_from`. "": none."""
     codings: list[str] = field(default_factory=list)
     """Codings whose bits the ledger counts, too: names in `codings`, or "all"."""
+    stopping: dict[str, int] = field(default_factory=dict)
+    """`patience`: the run ends when the validation score has not improved for so many epochs. Empty: after `epochs`."""
     plugins: list[str] = field(default_factory=list, compare=False)
     """Files, and packages, of the plug-ins that define the rule, the data set or a format."""
 
@@ -68,6 +70,7 @@ class Experiment:
         _check_numbers(vars(self))
         for name, hint in checking.hints(Experiment).items():
             _check_type(name, getattr(self, name), hint)
+        _check_stopping(self.stopping)
         object.__setattr__(self, "codings", _coding_names(self.codings))
 
     def network(self, like: "Array | None" = None) -> "Network":
@@ -164,7 +167,7 @@ class Experiment:
         _check_ends(data.name, self.sizes, data.inputs, data.classes if classify else 1)
 
     def steps(self, samples: int) -> int:
-        """Steps of the whole run on `samples` training samples."""
+        """Steps of the whole run on `samples` training samples, if it is not stopped early."""
         return self.epochs * len(self.learning_rule().phases) * -(-samples // self.batch)
 
     def as_toml(self) -> str:
@@ -174,7 +177,7 @@ class Experiment:
         content = asdict(self)
         if not self.start:
             del content["start"]
-        for name in ("plugins", "codings"):
+        for name in ("plugins", "codings", "stopping"):
             if not content[name]:
                 del content[name]
         return tomli_w.dumps(content)
@@ -212,6 +215,26 @@ class Experiment:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A published result of a rule, with which a run can be compared."""
+
+    rule: str
+    quantity: str
+    """`test error`, `test accuracy`, `training error` or `training cost`."""
+    source: str
+    value: float | None = None
+    """In percent, but for a cost; None where only a curve or words are published."""
+    std: float | None = None
+    epochs: int | None = None
+    """None, as all that follow, where it is not published."""
+    seeds: int | None = None
+    note: str = ""
+    """What is said in words."""
+    after: str = ""
+    """Rule whose trained layers this one begins with; "": none."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A data set's experiments: the common part, and each rule's settings."""
 
@@ -220,13 +243,15 @@ class Comparison:
     """The file that a key of `content` comes from, where that is not the data set's file."""
     base: str = field(default="", compare=False)
     """What `load` began with: the name of a file of the package or of a data set, or the path of data."""
+    published: tuple[Published, ...] = field(default=(), compare=False)
+    """What is published of the experiment."""
 
     TYPES: ClassVar[dict[str, Any]] = {
         "data": str, "sizes": list[int], "activation": str, "output_activation": str, "initial_weights": str,
         "task": str, "epochs": int, "batch": int, "seeds": int, "compare": list[str], "placement": str,
         "links": dict[str, dict[str, str]], "weights": dict[str, str | dict[str, str]], "optimizer": dict[str, Any],
         "rules": dict[str, dict[str, Any]],
-        "start": str, "codings": list[str], "search": dict[str, dict[str, Any]],
+        "start": str, "codings": list[str], "stopping": dict[str, int], "search": dict[str, dict[str, Any]],
     }  # fmt: skip
     """Keys of an experiment file, with their types."""
 
@@ -246,6 +271,7 @@ class Comparison:
         with _naming(None if data else config):
             data = _located(data, Path()) or _located(over.get("data"), Path(config or "").parent) or "digits"
             base = tomllib.loads(known[data].read_text()) if data in known else _defaults(data)
+        published = tuple(_made("published", Published, table) for table in base.pop("published", []))
         overrides = {key: value for key, value in overrides.items() if value is not None}
         base["rules"] = _without(base["rules"], over, overrides)
         sizes: list[int] = _merge(_merge(base, over), overrides)["sizes"]
@@ -259,7 +285,8 @@ class Comparison:
             _check_choices(over, _merge(base, over), sizes)
         content = _merge(_merge(base, over), overrides)
         content["data"] = base["data"] if data in known else data
-        return cls(content, {key: config for key in over if config and key not in overrides}, data)
+        sources = {key: config for key in over if config and key not in overrides}
+        return cls(content, sources, data, published)
 
     def naming(self, key: str) -> AbstractContextManager[None]:
         """Within, errors begin with the name of the file that `key` comes from, if that is not the data set's file."""
@@ -324,7 +351,7 @@ class Comparison:
                 optimizer.setdefault(key, value)
         names = (
             "data", "sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links",
-            "weights", "start", "codings",
+            "weights", "start", "codings", "stopping",
         )  # fmt: skip
         common = {name: deepcopy(self.content[name]) for name in names if name in self.content}
         own = {name: deepcopy(settings.pop(name)) for name in OF_ONE_RULE if name in settings}
@@ -390,6 +417,12 @@ def _check_numbers(content: Mapping[str, Any]) -> None:
         value = content.get(name, least)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ExperimentError(f"{name} must be a whole number, {least} or more, not {value!r}")
+
+
+def _check_stopping(stopping: Mapping[str, int]) -> None:
+    _check_keys("stopping", stopping, ("patience",))
+    if stopping.get("patience", 1) < 1:
+        raise ExperimentError(f"stopping.patience must be 1 epoch or more, not {stopping['patience']}")
 
 
 def _check_ends(data: str, sizes: Sequence[int], inputs: int, classes: int) -> None:
@@ -555,6 +588,7 @@ def _check_choices(given: Mapping[str, Any], merged: Mapping[str, Any], sizes: S
         _made(f"rules.{rule}", own, {"learning_rate": 1.0} | rates)
         _made(f"rules.{rule}", rule_named(parts_of(rule)[0]), settings)
     _coding_names(given.get("codings", []))
+    _check_stopping(given.get("stopping", {}))
     if "compare" in given and not given["compare"]:
         raise ExperimentError("compare must name at least one rule, not []")
     for spec in given.get("compare", []):

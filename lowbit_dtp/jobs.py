@@ -1,7 +1,7 @@
 """Several pieces of work at once, whole runs say: on processes of this machine, or on the workers of a Dask scheduler.
 
-The pieces do not depend on each other, and each is done by one thread unless `threads` says otherwise, so the results
-are the same however they were made.
+The pieces do not depend on each other, and neither does a run depend on the number of threads, so the results are the
+same however they were made.
 
     >>> sorted(result for _, result in run_all(abs, [-1, 2, -3], jobs=1))
     [1, 2, 3]
@@ -16,7 +16,7 @@ import threading
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -65,29 +65,31 @@ def run_all(
     items: Sequence[Item],
     *,
     jobs: int | None = None,
-    threads: int = 1,
+    threads: int | None = None,
     dask: str = "",
     name: Callable[[Item], str] = str,
     on_message: Callable[[Item, Any], None] = lambda item, message: None,
-) -> Iterator[tuple[Item, Result]]:
+) -> Generator[tuple[Item, Result], None, None]:
     """Call `function` with each of `items`; yield each item with its result as it finishes.
 
     `jobs` of them run at once, by default as many as there are cores, each in a process of its own with so many
-    `threads`; with 1, they run in this process. `dask` is the address of a Dask scheduler, `tcp://host:8786`, or its
-    scheduler file: then its workers do the work, one piece at a time in each process, and `jobs` is not used. Function,
-    items and results are pickled. Plug-ins that are loaded here are loaded there, too.
+    `threads`, by default its share of the cores. With 1, or one item, they run in this process. `dask` is the address
+    of a Dask scheduler, `tcp://host:8786`, or its scheduler file: then its workers do the work, one piece at a time in
+    each process and by one thread, and `jobs` is not used. Function, items and results are pickled. Plug-ins that are
+    loaded here are loaded there, too.
 
     A piece that fails, or whose process dies, does not stop the others: at the end, JobsError tells what failed, with
-    the `name` of its item. On Dask, a piece whose worker dies is done by another one. `on_message` gets what `function`
-    tells (see `tell`). If the caller stops early, so does the work.
+    the `name` of its item. The error of an only item in this process is raised as it is. On Dask, a piece whose worker
+    dies is done by another one. `on_message` gets what `function` tells (see `tell`). If the caller stops early, so
+    does the work.
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be 1 or more, not {jobs}")
     jobs = min(jobs or cores(), len(items))
     if dask:
-        outcomes = _on_dask(function, items, dask, threads, on_message)
+        outcomes = _on_dask(function, items, dask, threads or 1, on_message)
     elif jobs > 1:
-        outcomes = _on_processes(function, items, jobs, threads, on_message)
+        outcomes = _on_processes(function, items, jobs, threads or max(1, cores() // jobs), on_message)
     else:
         outcomes = _here(function, items, on_message)
     errors: dict[str, str] = {}
@@ -136,6 +138,8 @@ def _here(
             with _telling(lambda message, item=item: on_message(item, message)):  # type: ignore[misc]
                 outcome = function(item)
         except Exception as error:
+            if len(items) == 1:
+                raise
             outcome = _Failure.of(error, keep=True)
         yield index, outcome
 
@@ -330,6 +334,8 @@ def _on_worker(
     """`_outcome` on a Dask worker."""
     from distributed import get_worker
 
+    from .backends.devices import prepare_kernels
+
     worker, key = get_worker(), f"{topic}-{index}"
 
     def listener(message: Any) -> None:
@@ -339,10 +345,7 @@ def _on_worker(
         worker.log_event(topic, pickle.dumps((index, True, message)))
 
     with _one_at_a_time, _telling(listener):
-        if os.environ.get("LOWBIT_DTP_KERNELS") != "plain":
-            from .backends.numba_cpu import set_threads
-
-            set_threads(threads)
+        prepare_kernels(threads)
         try:
             return _outcome(function, item, plugins)
         except _Cancelled:

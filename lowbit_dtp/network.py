@@ -364,9 +364,9 @@ class Network:
             )
         return cls(layers, links)
 
-    def save(self, path: Path) -> None:
-        """Write the network as one safetensors file whose header describes it."""
-        write_tensors(path, self.tensors(), self.describe())
+    def save(self, path: Path, **notes: Any) -> None:
+        """Write the network as one safetensors file whose header describes it, and has `notes`."""
+        write_tensors(path, self.tensors(), self.describe() | notes)
 
     @classmethod
     def load(cls, path: Path) -> "Network":

@@ -15,8 +15,17 @@ class Observer:
     def announce(self, rule: str, experiment: "Experiment") -> None:
         """Called before training runs of `rule` that differ from `experiment` only in their seeds."""
 
-    def begin(self, rule: str, experiments: Sequence["Experiment"], folders: Sequence[Path], samples: int) -> None:
-        """Runs of `rule`, trained in one batch on so many `samples`, begin or continue."""
+    def begin(
+        self, rule: str, experiments: Sequence["Experiment"], folders: Sequence[Path], samples: int
+    ) -> "Observer":
+        """Runs of `rule`, trained in one batch on so many `samples`, begin or continue.
+
+        Returns the observer of these runs, whose methods below are called: others may be trained at the same time.
+        """
+        return self
+
+    def compiling(self, kernel: str) -> None:
+        """A kernel is about to be compiled."""
 
     def step(self, done: int) -> None:
         """Each run has done so many steps."""

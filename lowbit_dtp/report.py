@@ -73,10 +73,23 @@ def render(folder: Path, summary: Summary | None = None) -> str:
     Raises `StorageError` naming `summary.json` if that is missing or not a summary. A seed without readable metrics,
     or filters that cannot be drawn, are left out, and the page has a note.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
+    from jinja2 import UndefinedError
     from matplotlib import style
 
     summary = summary or Summary.load(folder)
+    try:
+        with style.context(["default", STYLE]):
+            page = _page(Path(folder), summary)
+        return filled("report.html.jinja", page)
+    except (LookupError, TypeError, AttributeError, ValueError, UndefinedError) as error:
+        path = Path(folder) / "summary.json"
+        raise StorageError(f"{path}: not the summary of a comparison ({type(error).__name__}: {error})") from error
+
+
+def filled(template: str, page: Mapping[str, Any]) -> str:
+    """The text of a page: a template of this package, filled with the values of `page`, all of which it needs."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -87,14 +100,7 @@ def render(folder: Path, summary: Summary | None = None) -> str:
     environment.filters |= {"count": count, "percent": percent, "share": share, "spread": spread, "si": si}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # in the order of the summary
     environment.globals["si_range"] = si_range
-    template = environment.get_template("report.html.jinja")
-    try:
-        with style.context(["default", STYLE]):
-            page = _page(Path(folder), summary)
-        return template.render(page).lstrip()
-    except (LookupError, TypeError, AttributeError, ValueError, UndefinedError) as error:
-        path = Path(folder) / "summary.json"
-        raise StorageError(f"{path}: not the summary of a comparison ({type(error).__name__}: {error})") from error
+    return environment.get_template(template).render(page).lstrip()
 
 
 def _page(folder: Path, summary: Summary) -> dict[str, Any]:
@@ -106,7 +112,7 @@ def _page(folder: Path, summary: Summary) -> dict[str, Any]:
     technologies = list(rows[0].joules_per_sample)
     runs = [_read_metrics(folder, row) for row in rows]
     first = next(iter(rows[0].runs))
-    filters, no_filters = _filters(folder, rows[0].runs[first], summary.data.image_shape)
+    filters, no_filters = filters_of(folder, rows[0].runs[first], summary.data.image_shape)
     # where a rule has another network, without these links, all links are compared
     compared = discrete if all(any(link in row.links for link in discrete) for row in rows) else []
     measure = rows[0].measure  # scores of other measures are not ranked
@@ -723,8 +729,10 @@ def inline_svg(figure: "Figure", name: str, title: str, description: str) -> "Ma
     return Markup(re.sub(r"<svg([^>]*)>", lambda match: f"<svg{match[1]} {label}>{words}", svg, count=1))
 
 
-def _filters(folder: Path, run: str, image_shape: Sequence[int] | None) -> tuple[dict[str, Any] | None, str]:
-    """A picture of the weights of the first neurons above the inputs, as a PNG in base64, or the reason for none."""
+def filters_of(
+    folder: Path, run: str, image_shape: Sequence[int] | None, most: int = FILTERS
+) -> tuple[dict[str, Any] | None, str]:
+    """A picture of the weights of the first `most` neurons above the inputs, as a PNG in base64, or why none."""
     import numpy as np
     from matplotlib import colormaps, image
 
@@ -738,7 +746,7 @@ def _filters(folder: Path, run: str, image_shape: Sequence[int] | None) -> tuple
     if weight.shape[0] != math.prod(image_shape):
         return None, f"a neuron has {weight.shape[0]} weights, and a picture {math.prod(image_shape)} inputs"
     grid = _map_columns(folder / run)
-    shown = weight.shape[1] if grid else min(FILTERS, weight.shape[1])
+    shown = weight.shape[1] if grid else min(most, weight.shape[1])
     columns = grid or min(10, shown)
     *channels, tall, wide = image_shape
     picture = np.ones((-(-shown // columns) * (tall + 1) - 1, columns * (wide + 1) - 1, 4))

@@ -31,7 +31,7 @@ class Saved:
     epochs: int
     """Epochs that it has done."""
     planned: int
-    """Epochs of its experiment."""
+    """Epochs that it is to have: those of its experiment, or those that it has done if it is finished."""
 
 
 def save(source: Path, target: Path) -> list[Saved]:
@@ -80,7 +80,7 @@ def _save_run(run: Path, place: Path, source: Path, target: Path) -> Saved:
         write_json(place / "run.json", results, compact=True)
     elif run != place:
         (place / "run.json").unlink(missing_ok=True)
-    return Saved(place, lines[-1]["epoch"], experiment.epochs)
+    return Saved(place, lines[-1]["epoch"], lines[-1]["epoch"] if finished else experiment.epochs)
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -108,13 +108,20 @@ class Result:
     inference: Ledger
     measure: str
     """Measure of the scores, one of `tasks.MEASURES`."""
+    finished: bool
+    """Whether the runs are finished, and not under way."""
 
     @classmethod
     def load(cls, root: Path, folder: str) -> "Result":
-        """The result in `folder` of `root`. StorageError, naming it, if it has no seeds, or files cannot be read."""
+        """The result in `folder` of `root`, of seeds that are finished, or if none is, of those under way.
+
+        StorageError, naming it, if it has no seeds, or files cannot be read.
+        """
         paths = sorted((Path(root) / folder).glob("seed-*"), key=lambda path: int(path.name.removeprefix("seed-")))
         if not paths:
             raise StorageError(f"{Path(root) / folder}: no results here; a folder of results has seed-0, seed-1, ...")
+        finished = [path for path in paths if (path / "run.json").exists()]
+        paths = finished or paths
         books = [ledgers.load(path / "ledger.json") for path in paths]
         lines = [_read_lines(path / "metrics.jsonl") for path in paths]
         measures = [name for name in MEASURES if all(f"test_{name}" in line for each in lines for line in each)]
@@ -128,6 +135,7 @@ class Result:
             ledgers.merged(book["training"] for book in books),
             ledgers.merged(book["inference"] for book in books),
             measures[0],
+            bool(finished),
         )
 
     @property
@@ -143,25 +151,40 @@ class Result:
     @property
     def epochs(self) -> int:
         """Epochs that all seeds have done."""
-        return min(int(lines[-1]["epoch"]) for lines in self.lines)
+        return min(self.epochs_done)
 
-    def scores(self, part: str) -> dict[int, list[float]]:
-        """Score of each seed on `part`, "valid" or "test", by epoch, for epochs that all seeds have done."""
+    @property
+    def epochs_done(self) -> list[int]:
+        """Epochs of each seed. They differ where runs are under way, or stopped early."""
+        return [int(lines[-1]["epoch"]) for lines in self.lines]
+
+    def of_epochs(self, name: str) -> dict[int, list[float]]:
+        """What the metrics of each seed call `name`, by epoch, for epochs that all seeds have done."""
         by_epoch: dict[int, list[float]] = {}
         for line in (line for lines in self.lines for line in lines if line["epoch"] <= self.epochs):
-            by_epoch.setdefault(line["epoch"], []).append(line[f"{part}_{self.measure}"])
+            by_epoch.setdefault(line["epoch"], []).append(line[name])
         return by_epoch
 
+    def scores(self, part: str) -> dict[int, list[float]]:
+        """Score of each seed on `part`, "valid" or "test", by epoch."""
+        return self.of_epochs(f"{part}_{self.measure}")
+
+    @property
+    def ends(self) -> list[int]:
+        """The last epoch of each seed that counts: its own if it is finished, or else one that all have done."""
+        return self.epochs_done if self.finished else [self.epochs] * self.seeds
+
     def last(self, part: str) -> Spread:
-        """Score on `part` after the last epoch that all seeds have done."""
-        return Spread.of(self.scores(part)[self.epochs])
+        """Score on `part` after the last epoch of each seed: see `ends`."""
+        name = f"{part}_{self.measure}"
+        return Spread.of([lines[end - 1][name] for lines, end in zip(self.lines, self.ends, strict=True)])
 
     @property
     def chosen(self) -> Spread:
         """Test score of each seed after its epoch with the lowest validation score; the first, if several have it."""
-        valid, test = (list(self.scores(part).values()) for part in ("valid", "test"))
-        best = [min(range(len(valid)), key=lambda i: valid[i][seed]) for seed in range(self.seeds)]
-        return Spread.of([test[i][seed] for seed, i in enumerate(best)])
+        valid, test = (f"{part}_{self.measure}" for part in ("valid", "test"))
+        runs = [lines[:end] for lines, end in zip(self.lines, self.ends, strict=True)]
+        return Spread.of([min(lines, key=lambda line: line[valid])[test] for lines in runs])
 
     @cached_property
     def links(self) -> dict[str, LinkRow]:

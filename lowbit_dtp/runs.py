@@ -1,7 +1,8 @@
 """Run folders: training writes them, and comparisons read them.
 
 A run folder holds `experiment.toml`, `metrics.jsonl` and `checkpoint.safetensors`; when the run is finished, also
-`network.safetensors`, `ledger.json` and `run.json`. If the rule is diagnosed, there is `diagnosis.jsonl`, too. A
+`network.safetensors`, `ledger.json` and `run.json`. `best.safetensors` is the network after the epoch with the lowest
+score on the validation samples, the first of them. If the rule is diagnosed, there is `diagnosis.jsonl`, too. A
 comparison holds `summary.json` and a run folder for each rule and seed. A training process locks `.lock`.
 
 The checkpoint of a finished run is kept, so that the run can continue for more epochs. It holds the network and the
@@ -19,9 +20,10 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +34,7 @@ from . import ledger as ledgers
 from .experiment import Experiment, ExperimentError
 from .ledger import Direction, Ledger
 from .projections import Quantized
-from .storage import StorageError, append_text, locked, read_json, read_tensors, write_json, write_text
+from .storage import StorageError, append_text, locked, read_json, read_tensors, write_csv, write_json, write_text
 from .summary import Row, Spread, link_rows
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 30.0
 """Most seconds of training that are lost when the process is killed."""
+BEST = "best.safetensors"
+"""File in a run folder with the network of the epoch with the best validation score."""
 _PAUSE = 20
 """An ensemble is trained this many times as long as saving it takes before it is saved again."""
 
@@ -94,7 +98,8 @@ def run(
 
     If it is stopped at any point, a second call gives the same result as an uninterrupted run, bit for bit; on another
     `device`, up to rounding. A finished run is not changed, or continues if `experiment` has more epochs, with the same
-    result as if it had had them from the start. With `diagnose`, the rule is diagnosed after each epoch, which changes
+    result as if it had had them from the start. With `stopping.patience`, it ends when the validation score has not
+    improved for so many epochs. With `diagnose`, the rule is diagnosed after each epoch, which changes
     no number of the run: see `diagnosis`.
 
     Raises ExperimentError if the folder holds another experiment or has done more epochs, LockedError if another
@@ -115,11 +120,13 @@ def run_ensemble(
     diagnose: bool = False,
     on_step: Callable[[int], None] = lambda step: None,
     on_evaluation: Callable[[int, Evaluation], None] = lambda index, evaluation: None,
+    command_line: str | None = None,
 ) -> None:
     """`run` for experiments that differ only in their seeds, in batched products where `device` is not NumPy's.
 
     Each has the same result as a separate run, up to rounding. Runs that were stopped at different steps continue
-    separately. `on_evaluation` gets the index of the run.
+    separately. `on_evaluation` gets the index of the run. `command_line` is noted as the command that made the runs, by
+    default that of this process.
     """
     from .backends.devices import usable
 
@@ -129,11 +136,11 @@ def run_ensemble(
         for index, (experiment, folder) in enumerate(zip(experiments, map(Path, folders), strict=True)):
             net, _, optimizer = experiment.built()
             experiment.check_sizes(data)
-            if _is_finished(folder, experiment):  # which needs no lock, as nothing is written
+            if is_finished(folder, experiment):  # which needs no lock, as nothing is written
                 continue
             locks.enter_context(locked(folder))
-            if not _is_finished(folder, experiment):  # still, now that no other process writes
-                members.append(_Member.begun(index, experiment, folder, net, optimizer))
+            if not is_finished(folder, experiment):  # still, now that no other process writes
+                members.append(_Member.begun(index, experiment, folder, net, optimizer, command_line))
         groups: dict[Any, list[_Member]] = {}
         for member in members:
             place = member.index if device == "numpy" else member.run.progress.step
@@ -161,10 +168,22 @@ class _Member:
     """Devices of the run, in order, and the step reached on each."""
     saved_step: int | None = None
     """Step of the checkpoint in the folder."""
+    command_line: str | None = None
+    """The command that trains, if it is not that of this process."""
+    best: dict[str, Any] = field(default_factory=dict)
+    """Epoch and scores of the best validation epoch; empty before the first."""
+    best_network: "Network | None" = None
+    """The network of that epoch, until it is stored."""
 
     @classmethod
     def begun(
-        cls, index: int, experiment: Experiment, folder: Path, net: "Network", optimizer: "Optimizer"
+        cls,
+        index: int,
+        experiment: Experiment,
+        folder: Path,
+        net: "Network",
+        optimizer: "Optimizer",
+        command_line: str | None = None,
     ) -> "_Member":
         """The run as stored in `folder`, which is locked, or a new one.
 
@@ -193,13 +212,14 @@ class _Member:
             )
         (folder / "run.json").unlink(missing_ok=True)  # before the epochs change: it belongs to the old ones
         _write_experiment(folder, experiment)
+        best = notes.get("best") or _best([json.loads(line) for line in notes.get("lines", [])])
         lines, diagnoses = notes.get("lines", []), notes.get("diagnoses", [])
         write_text(folder / "metrics.jsonl", "".join(f"{line}\n" for line in lines))
         if diagnoses or (folder / "diagnosis.jsonl").exists():
             write_text(folder / "diagnosis.jsonl", "".join(f"{line}\n" for line in diagnoses))
         return cls(
             index, experiment, folder, Run(net, optimizer, progress), lines, diagnoses, notes.get("seconds", 0.0),
-            notes.get("parts", []), saved_step,
+            notes.get("parts", []), saved_step, command_line, best,
         )  # fmt: skip
 
     def goes_on(self, device: str, members: int) -> None:
@@ -208,12 +228,22 @@ class _Member:
         if not self.parts or part != {key: self.parts[-1][key] for key in part}:
             self.parts.append(part | {"to_step": self.run.progress.step})
 
-    def evaluated(self, evaluation: Evaluation) -> None:
-        """Note the state after an epoch."""
+    def is_done(self, epoch: int) -> bool:
+        """Whether the run has all its epochs, or the last ones before `epoch` did not improve the validation score."""
+        patience = self.experiment.stopping.get("patience")
+        stopped = patience is not None and bool(self.best) and epoch - self.best["epoch"] >= patience
+        return stopped or epoch >= self.experiment.epochs
+
+    def evaluated(self, evaluation: Evaluation) -> bool:
+        """Note the state after an epoch; whether it is the best one so far."""
         self.seconds = 0.0
         # the loss may be NaN, which JSON does not have
-        self.lines.append(json.dumps({key: x if x == x else None for key, x in evaluation.as_dict().items()}))
+        line = {key: x if x == x else None for key, x in evaluation.as_dict().items()}
+        self.lines.append(json.dumps(line))
         append_text(self.folder / "metrics.jsonl", self.lines[-1] + "\n")
+        best = _best([self.best, line] if self.best else [line])
+        is_better, self.best = best != self.best, best
+        return is_better
 
     def diagnosed(self, epoch: int, measures: dict[str, Any]) -> None:
         """Note what was measured after an epoch."""
@@ -225,7 +255,10 @@ class _Member:
         from . import checkpoint
 
         self.parts[-1]["to_step"] = run.progress.step
-        notes = {"lines": self.lines, "seconds": self.seconds, "parts": self.parts}
+        notes = {"lines": self.lines, "seconds": self.seconds, "parts": self.parts, "best": self.best}
+        if self.best_network is not None:  # before the checkpoint, from which it could not be made again
+            self.best_network.save(self.folder / BEST, epoch=self.best["epoch"])
+            self.best_network = None
         if self.diagnoses:
             notes["diagnoses"] = self.diagnoses
         checkpoint.save(self.folder / "checkpoint.safetensors", *run, notes)
@@ -235,15 +268,28 @@ class _Member:
         """Write the files of a finished run."""
         if self.saved_step != run.progress.step:
             self.save(run)
+        best = self.folder / BEST
+        if best.exists() and read_tensors(best)[1].get("epoch") != self.best.get("epoch"):
+            best.unlink()  # a part of the run that was lost had written it, and another device has rounded otherwise
         self.parts[-1]["to_step"] = run.progress.step
         results |= {
+            "epochs": run.progress.epoch,
+            **{f"best_{name}": value for name, value in self.best.items()},
             # the first epoch may include the time to compile kernels
             "seconds_per_epoch": _median([json.loads(line)["seconds"] for line in self.lines]),
             "parts": self.parts,
         }
         inference.save(self.folder / "network.safetensors")
         ledgers.save(self.folder / "ledger.json", training=run.progress.ledger, inference=testing)
-        write_json(self.folder / "run.json", results | provenance())
+        write_json(self.folder / "run.json", results | provenance(self.command_line))
+
+
+def _best(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Epoch and scores of the first of `lines` of metrics with the lowest validation score; empty if there is none."""
+    names = [name for line in lines[:1] for name in line if name == "epoch" or name.startswith(("valid_", "test_"))]
+    valid = next((name for name in names if name.startswith("valid_")), "")
+    known = [line for line in lines if line[valid] is not None]
+    return {name: line[name] for name in names} if (line := min(known, key=lambda x: x[valid], default=None)) else {}
 
 
 def _train(
@@ -253,12 +299,12 @@ def _train(
     diagnoses: bool,
     on_step: Callable[[int], None],
     on_evaluation: Callable[[int, Evaluation], None],
-) -> None:
-    """Train `members` to the end, in one batch."""
+) -> list[_Member]:
+    """Train `members` in one batch until one of them is done, and finish those that are; returns the others."""
     from .backends import backend_of
     from .backends.devices import described
     from .diagnosis import diagnose
-    from .ensemble import stack, unstack, unstack_ledger
+    from .ensemble import snapshots, stack, unstack, unstack_ledger
     from .training import Evaluator, evaluate, fit
 
     experiment, single = members[0].experiment, device == "numpy"
@@ -283,7 +329,7 @@ def _train(
         net, rule, optimizer, train, experiment.epochs, experiment.batch,
         experiment.seed if single else [m.experiment.seed for m in members], progress, task=task,
     )  # fmt: skip
-    for step in steps:
+    for step in () if any(member.is_done(progress.epoch) for member in members) else steps:
         on_step(progress.step)
         if step.epoch_ends:
             loss = step.epoch_loss
@@ -291,14 +337,18 @@ def _train(
             spent()
             bits = [progress.ledger.bits(direction=direction) for direction in (Direction.FORWARD, Direction.FEEDBACK)]
             errors = [np.ravel(test()).tolist() for test in tests]
+            better = []
             for member, loss, *scores in zip(members, losses, *errors, strict=True):
                 seconds = round(member.seconds, 4)
                 evaluation = Evaluation(
                     progress.epoch, loss, scores[0], scores[1], seconds, bits[0], bits[1], task.measure,
                     **_sparseness(progress.ledger, members.index(member), len(members)),
                 )  # fmt: skip
-                member.evaluated(evaluation)
+                better.append(member.evaluated(evaluation))
                 on_evaluation(member.index, evaluation)
+            if any(better):
+                for member, network, is_better in zip(members, snapshots(inference), better, strict=True):
+                    member.best_network = network if is_better else member.best_network
             for member, own in zip(members, unstack(run), strict=True) if diagnoses else ():
                 measures = diagnose(own.net, rule, data.valid, task, progress.epoch, member.experiment.seed)
                 member.diagnosed(progress.epoch, measures)
@@ -315,13 +365,21 @@ def _train(
                 pause = min(CHECKPOINT_SECONDS, _PAUSE * (last_saved - now))
         if due or step.epoch_ends:
             started = time.perf_counter()
+        if step.epoch_ends and any(member.is_done(progress.epoch) for member in members):
+            break
     testing = Ledger(codings=experiment.codings)
     last = np.ravel(evaluate(inference, test, testing, task=task, rule=rule)), np.ravel(tests[0]())
     testings = [testing] if single else unstack_ledger(testing)
+    left = []
     for member, own, tested, *errors in zip(members, unstack(run), testings, *last, strict=True):
+        if not member.is_done(progress.epoch):
+            member.run = own
+            left.append(member)
+            continue
         named = zip((f"test_{task.measure}", f"valid_{task.measure}"), map(float, errors), strict=True)
         results: dict[str, Any] = {"measure": task.measure, **dict(named)}
         member.finish(own, results, own.net.with_links(inference.links), tested)
+    return left
 
 
 def _sparseness(ledger: Ledger, member: int, members: int) -> dict[str, Any]:
@@ -332,11 +390,12 @@ def _sparseness(ledger: Ledger, member: int, members: int) -> dict[str, Any]:
 
 
 def _lacks_memory(members: list[_Member], data: "DataSet", device: str, *told: Any) -> bool:
-    """Run `_train`; whether it needed more memory than the device has, which is free again then."""
+    """Train `members` to their ends; whether it needed more memory than the device has, which is free again then."""
     from .backends.devices import is_out_of_memory
 
     try:
-        _train(members, data, device, *told)
+        while members:  # an ensemble goes on without those that stop early
+            members = _train(members, data, device, *told)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -361,7 +420,7 @@ def _too_large(members: list[_Member], data: "DataSet", device: str) -> Exceptio
     )
 
 
-def _is_finished(folder: Path, experiment: Experiment) -> bool:
+def is_finished(folder: Path, experiment: Experiment) -> bool:
     """Whether the run in `folder` is finished and has all epochs. ExperimentError if it is another experiment."""
     if not (folder / "experiment.toml").exists():
         return False
@@ -416,7 +475,7 @@ def save_imported(net: "Network", source: Path, folder: Path, data: "DataSet") -
         ledgers.save(folder / "ledger.json", training=Ledger(), inference=testing)
         write_text(folder / "experiment.toml", experiment.as_toml())
         write_text(folder / "metrics.jsonl", "")
-        results = {"measure": task.measure, **named, "seconds_per_epoch": None, "parts": []}
+        results: dict[str, Any] = {"measure": task.measure, **named, "seconds_per_epoch": None, "parts": []}
         write_json(folder / "run.json", results | {"imported": str(source)} | provenance())
     return named[f"test_{task.measure}"]
 
@@ -449,6 +508,51 @@ def run_folders(folder: Path, rule: str | None = None, seed: int | None = None) 
     return chosen
 
 
+def network_file(folder: Path, best: bool = False) -> Path:
+    """The file with the last network of the run in `folder`, or with that of its best validation epoch.
+
+    Raises StorageError if the run has not kept that.
+    """
+    path = Path(folder) / (BEST if best else "network.safetensors")
+    if best and not path.exists():
+        raise StorageError(f"{path}: no such file: the run has no epochs, or is of a version that did not keep it")
+    return path
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested tables by their keys, joined by dots.
+
+    >>> flat({"links": {"h1-h2": {"forward": "binary"}}, "seed": 0})
+    {'links.h1-h2.forward': 'binary', 'seed': 0}
+    """
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def curves(folder: Path) -> list[dict[str, Any]]:
+    """The curves of the runs in `folder`, a run or a comparison: a row for each rule, seed and epoch.
+
+    Columns are those of `metrics.jsonl`, of numbers by link as in `flips.h1-h2`; what a rule does not have is empty. A
+    run whose metrics are missing or broken is left out, with a warning.
+    """
+    rows: list[dict[str, Any]] = []
+    for rule, seed, run in run_folders(folder):
+        path = run / "metrics.jsonl"
+        try:
+            rows += [{"rule": rule, "seed": seed, **flat(json.loads(x))} for x in path.read_text().splitlines()]
+        except (OSError, TypeError, ValueError):
+            warnings.warn(f"{path}: missing or broken, so the curves leave it out", stacklevel=2)
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in columns} for row in rows]
+
+
+def save_curves(folder: Path) -> None:
+    """Write `curves` of `folder` as comma-separated values, into `curves.csv` there."""
+    write_csv(Path(folder) / "curves.csv", curves(folder))
+
+
 def rule_of(experiment: Experiment) -> str:
     """The rule of `experiment`, as `rule` or `rule@gradient format`."""
     gradient = experiment.settings.get("gradient")
@@ -475,6 +579,7 @@ def summary_row(rule: str, folder: Path, runs: Mapping[int, str], where: str = "
     training = ledgers.merged(book["training"] for book in books)
     inference = ledgers.merged(book["inference"] for book in books)
     measure = results[0].get("measure", "error_percent")
+    best = [r[f"best_test_{measure}"] for r in results if f"best_test_{measure}" in r]
     row = Row(
         rule=rule,
         folder=where,
@@ -487,6 +592,7 @@ def summary_row(rule: str, folder: Path, runs: Mapping[int, str], where: str = "
         seconds_per_epoch=_median([x for r in results if (x := r["seconds_per_epoch"]) is not None]),
         device=", ".join(dict.fromkeys(_devices(r.get("parts", [])) for r in results)),
         network=read_tensors(paths[0] / "network.safetensors")[1],
+        best_test_score=Spread.of(best) if len(best) == len(results) else None,
     )
     return row, training, inference
 
@@ -498,9 +604,9 @@ def _devices(parts: Sequence[Mapping[str, Any]]) -> str:
     return ", then ".join(name + end for name, end in zip(names, ends, strict=True))
 
 
-def provenance() -> dict[str, Any]:
-    """Command, versions, commit and machine, to repeat a run."""
-    return {"command": command(), "versions": versions(), "commit": commit(), "machine": _machine()}
+def provenance(command_line: str | None = None) -> dict[str, Any]:
+    """Command (by default that of this process), versions, commit and machine, to repeat a run."""
+    return {"command": command_line or command(), "versions": versions(), "commit": commit(), "machine": _machine()}
 
 
 def command() -> str:

@@ -25,7 +25,7 @@ from .choices import choose
 from .experiment import Comparison, Experiment, ExperimentError, with_settings
 from .jobs import JobsError, cores, run_all, tell
 from .randomness import generator
-from .settings import hints
+from .settings import defaults, hints
 from .spaces import Space, spaces_of
 from .storage import StorageError
 
@@ -59,6 +59,9 @@ TRIES = 3
 """How often settings are tried whose process dies; then others are drawn in their place."""
 MEMBERS = 64
 """Most trials in one batch on a device, where its memory does not tell."""
+
+FEWEST = 4
+"""Fewest scores from which the importance of settings is estimated."""
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: optuna.samplers.RandomSampler(seed),
@@ -103,7 +106,7 @@ class Search:
         if self.epochs < 1:
             raise ExperimentError(f"epochs must be 1 or more, not {self.epochs}")
         for rule in self.rules:
-            experiment = self.comparison.experiment(rule, FIRST_SEED)
+            experiment = self.example(rule)
             if experiment.epochs != self.epochs:
                 raise ExperimentError(
                     f"rules.{rule}.epochs = {experiment.epochs}, and those of other rules are {self.epochs}: a search "
@@ -120,6 +123,10 @@ class Search:
         """The runs of a trial: `rule` with `settings`, one for each seed."""
         comparison, spec = with_settings(self.comparison, rule, settings)
         return [comparison.experiment(spec, FIRST_SEED + i) for i in range(self.seeds)]
+
+    def example(self, rule: str) -> Experiment:
+        """The first run of a trial of `rule`, with the lowest values of its space."""
+        return self.experiments(rule, {name: values.extremes()[0] for name, values in self.spaces[rule].items()})[0]
 
     def definition(self, rule: str) -> dict[str, Any]:
         """All that the results of `rule` depend on, but for the number of trials."""
@@ -145,7 +152,7 @@ class Place:
         sampler = _ByNumber(SAMPLERS[search.sampler], search.seed, rule)
         with self.naming():
             study = optuna.create_study(
-                storage=self._opened, study_name=self.label + rule, sampler=sampler, load_if_exists=True,
+                storage=self.opened(), study_name=self.label + rule, sampler=sampler, load_if_exists=True,
                 pruner=PRUNERS[search.pruner](),
             )  # fmt: skip
             here = json.loads(json.dumps(search.definition(rule)))
@@ -153,10 +160,11 @@ class Place:
             if there is None:
                 study.set_user_attr("definition", here)
                 there = study.user_attrs["definition"]
+        there = json.loads(json.dumps(defaults(Experiment))) | there  # of settings that an older version did not have
         for name in here:
-            if there.get(name) != here[name]:
+            if there[name] != here[name]:
                 raise ExperimentError(
-                    f"{self.shown}: holds a search of {rule} with {name} = {there.get(name)!r}, not {here[name]!r}; "
+                    f"{self.shown}: holds a search of {rule} with {name} = {there[name]!r}, not {here[name]!r}; "
                     "choose another folder, or repeat the settings of that search"
                 )
         return study
@@ -171,14 +179,17 @@ class Place:
         with self.naming():
             return str(make_url(self.storage).render_as_string(hide_password=True))
 
-    @property
-    def _opened(self) -> "BaseStorage":
+    def opened(self) -> "BaseStorage":
+        """The storage, as Optuna has it; made if it is not there."""
         from optuna.storages import JournalStorage, RDBStorage
         from optuna.storages.journal import JournalFileBackend
 
         if "://" not in self.storage:
             Path(self.storage).parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(self.storage))
+            try:
+                return JournalStorage(JournalFileBackend(self.storage))
+            except (KeyError, TypeError, ValueError) as error:
+                raise StorageError(f"{self.storage}: not a journal of trials ({type(error).__name__})") from None
         from sqlalchemy.exc import SQLAlchemyError
 
         url = self.storage
@@ -188,6 +199,8 @@ class Place:
         for left in (2, 1, 0):
             try:
                 return RDBStorage(url, waiting)
+            except ImportError as error:
+                raise ImportError(f"{url.partition(':')[0]}: {error}; install it, or name another driver") from None
             except SQLAlchemyError:
                 if not left:
                     raise
@@ -202,7 +215,7 @@ class Place:
         if "://" in self.storage:
             from sqlalchemy.exc import SQLAlchemyError
 
-            kinds, where = (SQLAlchemyError, ImportError), self.storage.partition("://")[0]
+            kinds, where = (SQLAlchemyError,), self.storage.partition("://")[0]
         try:
             yield
         except kinds as error:
@@ -270,6 +283,25 @@ def outcomes(search: Search, place: Place) -> dict[str, list[Outcome]]:
     return found
 
 
+def importances(search: Search, place: Place) -> dict[str, dict[str, float]]:
+    """The share of each setting in the variance of the score, by rule: functional ANOVA (Hutter et al., ICML 2014).
+
+    Rules with too few scores, or scores that are all alike, are left out.
+    """
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    found = {}
+    for rule in search.rules:
+        with place.naming():
+            done = [x for x in place.study(search, rule).get_trials() if x.state in _DONE][: search.trials]
+        scored = [trial for trial in done if trial.state is TrialState.COMPLETE]
+        if len(scored) >= FEWEST and len({trial.value for trial in scored}) > 1:
+            study = optuna.create_study()
+            study.add_trials(scored)
+            found[rule] = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    return found
+
+
 def run_search(
     search: Search, place: Place, *, data_dir: Path | None = None, jobs: int | None = None, device: str = "numpy",
     ensemble: int | None = None, dask: str = "", on_trial: Callable[[Outcome], None] = lambda outcome: None,
@@ -313,7 +345,7 @@ def _work(
     studies, watch = {rule: place.study(search, rule) for rule in search.rules}, _Watch()
     data = load(search.comparison.content["data"], data_dir)
     for rule in search.rules:
-        search.experiments(rule, {})[0].check_sizes(data)
+        search.example(rule).check_sizes(data)
     samples = data.train.on(device), data.valid.on(device)
     del data  # with the test samples
     with place.naming():
@@ -324,7 +356,7 @@ def _work(
             counts = {rule: sum(trial.state in _COUNTED for trial in each) for rule, each in trials.items()}
             rule = min(counts, key=lambda name: counts[name])  # rules in turn, so that all have as many at any time
             if counts[rule] < search.trials:
-                at_once = 1 if device == "numpy" else ensemble or _fitting(search.experiments(rule, {}), device)
+                at_once = 1 if device == "numpy" else ensemble or _fitting(search.example(rule), search.seeds, device)
                 asked = _asked(search, rule, studies[rule], min(at_once, search.trials - counts[rule]))
                 for outcome in _train_all(search, rule, studies[rule], asked, samples, device):
                     tell(outcome)
@@ -350,16 +382,16 @@ def _asked(search: Search, rule: str, study: "Study", most: int) -> list[Trial]:
     return asked
 
 
-def _fitting(runs: Sequence[Experiment], device: str) -> int:
-    """How many trials of such `runs` to train in one batch on `device`: half of its memory, for other data."""
+def _fitting(experiment: Experiment, seeds: int, device: str) -> int:
+    """How many trials of `seeds` such runs to train in one batch on `device`: what fits in half of its memory."""
     from .backends.devices import free_bytes
     from .ensemble import member_bytes
 
     free = free_bytes(device)
     if free is None:
         return MEMBERS
-    net, _, optimizer = runs[0].built()
-    return max(1, min(MEMBERS, free // (2 * member_bytes(net, optimizer, runs[0].batch) * len(runs))))
+    net, _, optimizer = experiment.built()
+    return max(1, min(MEMBERS, free // (2 * member_bytes(net, optimizer, experiment.batch) * seeds)))
 
 
 def _train_all(
@@ -460,7 +492,7 @@ def _may_differ(search: Search, rule: str, name: str) -> bool:
     from .ensemble import RATES
     from .optimizers import OPTIMIZERS
 
-    experiment = search.experiments(rule, {})[0]
+    experiment = search.example(rule)
     if name in RATES:
         return not OPTIMIZERS[experiment.optimizer.get("name", "rmsprop")].integer
     hint = hints(type(experiment.learning_rule())).get(name)

@@ -1,16 +1,22 @@
-"""Results of a search: the best settings as an experiment file, and tables of all trials."""
+"""Results of a search: the best settings as an experiment file, a table of all trials, and a page."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .curves import STYLE
 from .experiment import Comparison, with_settings
+from .report import filled, inline_svg, share, shown
 from .runs import provenance
-from .search import FIRST_SEED, Outcome, Search
+from .search import FIRST_SEED, Outcome, Place, Search, importances
+from .search_figures import history_figure, importance_figure, settings_figure
+from .spaces import Space
 from .storage import write_csv, write_json, write_text
+from .tasks import MEASURES
 
-BEST, TRIALS, RESULT = "best.toml", "trials.csv", "search.json"
+BEST, TRIALS, RESULT, PAGE = "best.toml", "trials.csv", "search.json", "search.html"
 """Files of a search."""
 
 Found = Mapping[str, Sequence[Outcome]]
@@ -75,18 +81,77 @@ def best_comparison(search: Search, found: Found) -> Comparison:
     return Comparison(comparison.content | {"compare": rules}, comparison.sources, comparison.base)
 
 
-def write_results(folder: Path, search: Search, found: Found, where: str) -> list[RuleResult]:
-    """Write the files of a search whose trials are kept at `where`, and return the row of each rule."""
-    rows = results(search, found)
-    write_text(folder / BEST, _best_toml(search, found, rows))
-    write_csv(folder / TRIALS, _table(search, found))
+def write_results(folder: Path, search: Search, place: Place, found: Found) -> list[RuleResult]:
+    """Write the files of a search whose trials are kept at `place`, and return the row of each rule."""
+    rows, made = results(search, found), provenance()
+    if "://" in place.storage:
+        made["command"] = made["command"].replace(place.storage, place.shown)  # without a password
     content = {
         "budget": {"trials": search.trials, "epochs": search.epochs, "seeds": search.seeds},
-        "sampler": search.sampler, "pruner": search.pruner, "seed": search.seed, "storage": where,
-        "rules": [asdict(row) for row in rows], "experiment": search.comparison.content,
+        "sampler": search.sampler, "pruner": search.pruner, "seed": search.seed, "storage": place.shown,
+        "rules": [asdict(row) for row in rows], "importances": importances(search, place),
+        "experiment": search.comparison.content,
     }  # fmt: skip
-    write_json(folder / RESULT, content | provenance())
+    write_text(folder / BEST, _best_toml(search, found, rows))
+    write_csv(folder / TRIALS, _table(search, found))
+    write_json(folder / RESULT, content | made)
+    write_text(folder / PAGE, _page(search, found, rows, content | made))
     return rows
+
+
+def _page(search: Search, found: Found, rows: Sequence[RuleResult], content: Mapping[str, Any]) -> str:
+    """The page of a search."""
+    from matplotlib import style
+
+    axes = {row.rule: f"validation {MEASURES[row.measure]}" + " %" * row.measure.endswith("percent") for row in rows}
+    with style.context(["default", STYLE]):
+        scores = "; ".join(f"{row.rule} {_score(row)}" for row in rows)
+        history = inline_svg(
+            history_figure(found, " / ".join(dict.fromkeys(axes.values()))), "history", "Best score by trials", scores
+        )
+        shares, importance = content["importances"], None
+        if shares:
+            words = "; ".join(
+                f"{rule}: " + ", ".join(f"{name} {share(part)}" for name, part in of.items())
+                for rule, of in shares.items()
+            )
+            importance = inline_svg(importance_figure(shares), "importance", "Importance of settings", words)
+        drawn = []
+        for i, row in enumerate(rows):
+            outcomes, space = found[row.rule], search.spaces[row.rule]
+            svg = row.score is not None and inline_svg(
+                settings_figure(outcomes, space, axes[row.rule]), f"settings-{i}",
+                f"{row.rule}: score over each setting", f"A point for each trial; numbers are in {TRIALS}.",
+            )  # fmt: skip
+            notes = Counter(outcome.note for outcome in outcomes if outcome.note)
+            drawn.append({"rule": row.rule, "svg": svg, "columns": min(3, len(space)), "notes": notes})
+    facts = {name: content[name] for name in ("sampler", "pruner", "seed", "storage", "command")}
+    experiment = search.comparison.content
+    facts |= {name: experiment[name] for name in ("data", "batch", "activation")}
+    facts["sizes"] = "-".join(map(str, experiment["sizes"]))
+    facts["space"] = "; ".join(f"{row.rule}: {_in_words(search.spaces[row.rule])}" for row in rows)
+    table = [
+        {**asdict(row), "score": _score(row), "settings": [f"{name} = {value}" for name, value in row.settings.items()]}
+        for row in rows
+    ]
+    page = {
+        "name": f"Search: {Path(search.comparison.base).name}", **content["budget"], "best": BEST, "table": TRIALS,
+        "rows": table, "missing": sum(search.trials - row.trials for row in rows), "history": history,
+        "importance": importance, "drawn": drawn, "facts": facts,
+    }  # fmt: skip
+    return filled("search.html.jinja", page)
+
+
+def _score(row: RuleResult) -> str:
+    return "none" if row.score is None else shown(row.score, row.measure)
+
+
+def _in_words(space: Space) -> str:
+    return ", ".join(
+        f"{name} one of {', '.join(map(str, values.choices))}" if values.choices
+        else f"{name} {values.low:g} to {values.high:g}" + ", logarithmic" * values.log
+        for name, values in space.items()
+    )  # fmt: skip
 
 
 def _best_toml(search: Search, found: Found, rows: Sequence[RuleResult]) -> str:

@@ -164,6 +164,7 @@ def _check(comparison: Comparison, spec: str, where: str, space: Space) -> None:
         raise ExperimentError(f"{where}: nothing to search; give ranges of settings in a table [search.{spec}]")
     rule = parts_of(spec)[0]
     known = [key for key in rule_keys(rule) if key not in SAME_FOR_ALL]
+    first = {name: values.extremes()[0] for name, values in space.items()}
     for name, values in space.items():
         key = name.split(".")[0]
         if key not in known:
@@ -175,7 +176,8 @@ def _check(comparison: Comparison, spec: str, where: str, space: Space) -> None:
             )
         for value in values.extremes():
             try:
-                experiment = with_settings(comparison, spec, {name: value})[0].experiment(spec, 0)
+                tried, tried_spec = with_settings(comparison, spec, first | {name: value})
+                experiment = tried.experiment(tried_spec, 0)
                 experiment.learning_rule()
                 experiment.make_optimizer()
                 if key in OF_ONE_RULE:

@@ -315,6 +315,8 @@ class Row:
     """Measure of the scores, one of `tasks.MEASURES`."""
     network: dict[str, Any] | None = None
     """`Network.describe` of its network; None in older files: that of the summary then."""
+    best_test_score: Spread | None = None
+    """Of the networks with the best validation score; None in older files, and if nothing was trained."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name."""
@@ -329,6 +331,7 @@ class Row:
             "runs": {int(seed): folder for seed, folder in runs.items()},
             "test_score": _made(Spread, content[f"test_{measure}"]),
             "valid_score": _made(Spread, content[f"valid_{measure}"]),
+            "best_test_score": _made(Spread, best) if (best := content.get(f"best_test_{measure}")) else None,
             "links": {link: LinkRow.from_dict(row) for link, row in content["links"].items()},
             "joules_per_sample": _ranges(content["joules_per_sample"]),
             "joules_per_inference": _ranges(content["joules_per_inference"]),

@@ -11,7 +11,7 @@ from .comparison import deployed
 from .curves import STYLE
 from .experiment import Experiment
 from .figures import Point, front_figure
-from .report import count, inline_svg, shown, si, si_range
+from .report import count, filled, inline_svg, shown, si, si_range
 from .runs import rule_of, run_folders, summary_row
 from .storage import StorageError, write_text
 from .tasks import MEASURES
@@ -137,13 +137,8 @@ def notes(rows: "Sequence[Row]") -> dict[str, int]:
 
 def write_page(path: Path, sweep: "Sweep", rows: "Sequence[Row]") -> None:
     """Write the page of a sweep: its fronts as figures and tables."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from matplotlib import style
 
-    folder = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     drawn = []
     for number, front in enumerate(fronts(rows, sweep.objectives)):
         columns, lines = front.table
@@ -156,7 +151,7 @@ def write_page(path: Path, sweep: "Sweep", rows: "Sequence[Row]") -> None:
         "name": sweep.path.name, "points": len(rows), "fronts": drawn, "fixed": fixed(rows), "notes": notes(rows),
         "table": TABLE,
     }  # fmt: skip
-    write_text(path, environment.get_template("sweep.html.jinja").render(page).lstrip())
+    write_text(path, filled("sweep.html.jinja", page))
 
 
 _COLUMN = {"error": "score", "joules": "joules_typical"}

@@ -14,6 +14,8 @@ WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if WORKER:  # before NumPy and torch read them: a core for each worker
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
+os.environ.setdefault("LOWBIT_DTP_JOBS", "1")  # what a comparison trains at once, unless a test says otherwise
+
 LOCKS = "LOWBIT_DTP_TEST_LOCKS"
 """Names the folder in which workers say which kernel they are compiling."""
 

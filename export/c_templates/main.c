@@ -6,7 +6,6 @@
  * A line is a hexadecimal number; field i of it is neuron i, the least significant first.
  * Exit status: 0 passed, 1 a value differs, 2 a file or the command line is wrong.
  */
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +26,27 @@ static void fail(const char *path, const char *problem)
 {
     fprintf(stderr, "%s: %s\n", path, problem);
     exit(2);
+}
+
+/* In decimal, for C libraries whose printf has no 64 bits. */
+static void print_number(int64_t value)
+{
+    char text[24];
+    size_t start = sizeof text;
+    uint64_t left = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+    text[--start] = 0;
+    do
+        text[--start] = (char)('0' + left % 10);
+    while (left /= 10);
+    if (value < 0)
+        text[--start] = '-';
+    fputs(text + start, stdout);
+}
+
+static void print(const char *text, int64_t value)
+{
+    fputs(text, stdout);
+    print_number(value);
 }
 
 static void open_table(table *t, const char *path, size_t fields, int bits, int is_signed)
@@ -117,8 +137,13 @@ static void compare(const table *t, const char *place, size_t neuron, uint64_t v
     compared_values++;
     if (expected == got)
         return;
-    printf("failed at link %s, neuron %zu: line %" PRIu64 " of %s: expected %" PRId64 ", got %" PRId64 "\n", place, neuron,
-           vector + 1, t->path, expected, got);
+    printf("failed at link %s", place);
+    print(", neuron ", (int64_t)neuron);
+    print(": line ", (int64_t)vector + 1);
+    printf(" of %s", t->path);
+    print(": expected ", expected);
+    print(", got ", got);
+    putchar('\n');
     exit(1);
 }
 
@@ -134,10 +159,10 @@ static void check_codes(const table *t, const char *place, uint64_t vector, cons
         compare(t, place, i, vector, field(t, i), got[i]);
 }
 
-static void check_class(const table *t, const char *place, uint64_t vector, const network_sum *logits)
+static void check_class(const table *t, const char *place, uint64_t vector, size_t got)
 {
     int64_t expected = field(t, 0);
-    compare(t, place, (size_t)expected, vector, expected, (int64_t)network_class(logits));
+    compare(t, place, (size_t)expected, vector, expected, (int64_t)got);
 }
 
 static void open_codes(table *t, const char *folder, const char *set, const char *layer, size_t link)
@@ -156,6 +181,31 @@ static void open_decision(table *logits, table *classes, const char *folder, con
 static network_code codes[NETWORK_WIDEST];
 static network_sum sums[NETWORK_WIDEST], logits[NETWORK_CLASSES];
 
+/* Sums of layer `index` for the codes below it. */
+static void compute_sums(size_t index)
+{
+    static uint32_t words[NETWORK_WORDS];
+    network_signal signal = {0, words};
+    network_start(index, &signal);
+    for (size_t i = 0; i < network_links[index].neurons; i++)
+        network_put(index, &signal, i, codes[i]);
+    for (size_t i = 0; i < network_layers[index].neurons; i++)
+        sums[i] = network_sum_of(index, i, &signal);
+}
+
+/* Codes of layer `index` for its sums. */
+static void compute_codes(size_t index)
+{
+    for (size_t i = 0; i < network_layers[index].neurons; i++)
+        codes[i] = network_code_of(index, i, sums[i]);
+}
+
+static void compute_logits(void)
+{
+    for (size_t i = 0; i < NETWORK_CLASSES; i++)
+        logits[i] = network_logit_of(i, sums[i]);
+}
+
 /* Layers first to last of golden set `set`, fed with its codes below layer first. */
 static void check_layers(const char *folder, const char *set, const char *layer, size_t first, size_t last)
 {
@@ -172,24 +222,27 @@ static void check_layers(const char *folder, const char *set, const char *layer,
         open_decision(&logits_of, &classes_of, folder, set, layer);
     for (uint64_t vector = 0; read_line(&input); vector++) {
         compared_vectors++;
+        size_t whole = 0;
         read_codes(&input, codes);
+        if (first == 0 && decides)
+            whole = network_classify(codes);
         for (size_t i = first; i <= last; i++) {
             const char *place = network_layers[i].outlet;
             read_expected(&sums_of[i]);
-            network_sums(i, codes, sums);
+            compute_sums(i);
             check_sums(&sums_of[i], place, vector, sums);
             if (i + 1 < NETWORK_LAYERS) {
                 read_expected(&codes_of[i]);
-                network_codes(i, sums, codes);
+                compute_codes(i);
                 check_codes(&codes_of[i], place, vector, codes);
             }
         }
         if (decides) {
             read_expected(&logits_of);
             read_expected(&classes_of);
-            network_logits(sums, logits);
+            compute_logits();
             check_sums(&logits_of, network_layers[last].outlet, vector, logits);
-            check_class(&classes_of, network_layers[last].outlet, vector, logits);
+            check_class(&classes_of, network_layers[last].outlet, vector, first == 0 ? whole : network_class(logits));
         }
     }
     fclose(input.stream);
@@ -215,7 +268,7 @@ static void check_thresholds(const char *folder, size_t index)
         compared_vectors++;
         read_expected(&expected);
         read_sums(&input, sums);
-        network_codes(index, sums, codes);
+        compute_codes(index);
         check_codes(&expected, layer->outlet, vector, codes);
     }
     fclose(input.stream);
@@ -232,7 +285,7 @@ static void check_ties(const char *folder)
         compared_vectors++;
         read_expected(&expected);
         read_sums(&input, logits);
-        check_class(&expected, layer->outlet, vector, logits);
+        check_class(&expected, layer->outlet, vector, network_class(logits));
     }
     fclose(input.stream);
     close_table(&expected);
@@ -247,7 +300,9 @@ static int check(const char *folder)
     }
     check_ties(folder);
     check_layers(folder, "network", "", 0, NETWORK_LAYERS - 1);
-    printf("passed: %" PRIu64 " vectors, %" PRIu64 " values\n", compared_vectors, compared_values);
+    print("passed: ", (int64_t)compared_vectors);
+    print(" vectors, ", (int64_t)compared_values);
+    fputs(" values\n", stdout);
     return 0;
 }
 
@@ -255,7 +310,7 @@ static void print_sums(const char *place, const char *kind, const network_sum *v
 {
     printf("%s %s", place, kind);
     for (size_t i = 0; i < count; i++)
-        printf(" %" PRId64, (int64_t)values[i]);
+        print(" ", values[i]);
     printf("\n");
 }
 
@@ -276,14 +331,15 @@ static int run(const char *path)
         read_codes(&input, codes);
         for (size_t i = 0; i < NETWORK_LAYERS; i++) {
             print_codes(&network_links[i]);
-            network_sums(i, codes, sums);
+            compute_sums(i);
             print_sums(network_layers[i].outlet, "sums", sums, network_layers[i].neurons);
             if (i + 1 < NETWORK_LAYERS)
-                network_codes(i, sums, codes);
+                compute_codes(i);
         }
-        network_logits(sums, logits);
+        compute_logits();
         print_sums(network_layers[NETWORK_LAYERS - 1].outlet, "logits", logits, NETWORK_CLASSES);
-        printf("class %zu\n", network_class(logits));
+        print("class ", (int64_t)network_class(logits));
+        putchar('\n');
     }
     fclose(input.stream);
     return 0;

@@ -1,6 +1,7 @@
 """Devices: NumPy arrays with compiled kernels, or torch tensors on a CPU or a GPU."""
 
 import gc
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +38,21 @@ def usable(device: str) -> str:
     if fault:
         raise DeviceError(f"device {device} cannot be used: {fault}. Leave --device out to train on the CPU")
     return device
+
+
+def prepare_kernels(threads: int | None = None, on_compile: Callable[[str], None] | None = None) -> None:
+    """Use so many threads, if a number is given; call `on_compile` with each kernel that is about to be compiled.
+
+    Without compiled kernels, and perhaps without Numba, there is nothing to prepare.
+    """
+    if os.environ.get("LOWBIT_DTP_KERNELS") == "plain":
+        return
+    from . import numba_cpu
+
+    if on_compile is not None:
+        numba_cpu.on_compile(on_compile)
+    if threads is not None:
+        numba_cpu.set_threads(threads)
 
 
 def _fault(torch: Any, device: str) -> str:

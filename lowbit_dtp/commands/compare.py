@@ -18,6 +18,7 @@ def compare(
     data: options.Data = None,
     rules: Annotated[str | None, typer.Option("--rules", help="dtp,straight-through@fixed(4,-2),... in order.")] = None,
     epochs: options.Epochs = None,
+    patience: options.Patience = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Runs of each rule, with seeds 0, 1, ...")] = None,
     out: options.Out = None,
     config: options.Config = None,
@@ -36,6 +37,8 @@ def compare(
     export: Annotated[bool, typer.Option("--export/--no-export", help="Export the first rule's network as C.")] = True,
     weights: options.Weights = None,
     signals: options.Signals = "fixed(8,1)",
+    jobs: options.Jobs = None,
+    dask: options.Dask = "",
     threads: options.Threads = None,
     device: options.Device = "numpy",
     ensemble: Annotated[
@@ -45,11 +48,13 @@ def compare(
     diagnose: options.Diagnose = False,
     codings: options.Codings = None,
     tensorboard: options.Tensorboard = False,
+    mlflow: options.Mlflow = False,
     as_json: options.Json = False,
 ) -> None:
     """Train the same network by several rules; compare error, bits and joules; write a report.
 
-    The same command again continues where it was stopped, on another device if --device says so.
+    The same command again continues where it was stopped, on another device if --device says so. As many runs as there
+    are cores are trained at once, with a thread each; if one fails, the others go on.
 
     [bold]Example[/bold]: lowbit-dtp compare --data mnist --rules dtp,straight-through,fixed-lower --epochs 5 --seeds 1
     """
@@ -59,17 +64,17 @@ def compare(
     comparison = options.comparison_of(
         data, config, epochs=epochs, batch=batch, sizes=sizes, link=link, placement=placement, activation=activation,
         optimizer=optimizer, learning_rate=learning_rate, settings=settings, weight=weight, seeds=seeds,
-        compare=options.split(rules) if rules else None, codings=codings,
+        compare=options.split(rules) if rules else None, codings=codings, patience=patience,
     )  # fmt: skip
     if gradient:
         _set_gradient(comparison, gradient)
     folder = out or Path("runs") / Path(comparison.content["data"]).stem  # which may be a path
     use_threads(threads)
-    with observer(tensorboard) as watching:
+    with observer(tensorboard, mlflow) as watching:
         summary = run_comparison(
             comparison, folder, data_dir=data_dir, technologies=options.technologies(technology), export=export,
-            weights=weights, signals=signals, device=device, ensemble=ensemble, diagnose=diagnose,
-            observer=watching,
+            weights=options.weights_by_layer(weights), signals=signals, device=device, ensemble=ensemble,
+            diagnose=diagnose, jobs=jobs, threads=threads, dask=dask, observer=watching,
         )  # fmt: skip
     if as_json:
         print(json.dumps(summary.as_dict(), indent=1))

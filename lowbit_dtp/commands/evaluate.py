@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .execution import usable_device, use_threads
-from .options import TF32, DataDir, Device, Json, Rule, Run, Seed
+from .options import TF32, Best, DataDir, Device, Json, Rule, Run, Seed
 from .printing import print_result
 
 
@@ -15,6 +15,7 @@ def evaluate(
     rule: Rule = None,
     seed: Seed = None,
     part: Annotated[str, typer.Option("--part", help="train, valid or test.")] = "test",
+    best: Best = False,
     data_dir: DataDir = None,
     device: Device = "numpy",
     tf32: TF32 = False,
@@ -29,7 +30,7 @@ def evaluate(
     from ..experiment import Experiment
     from ..ledger import Ledger
     from ..network import Network
-    from ..runs import run_folders
+    from ..runs import network_file, run_folders
     from ..training import evaluate as score_of
 
     device = usable_device(device, tf32)
@@ -40,7 +41,7 @@ def evaluate(
         samples, task = loaded(experiment.data, data_dir), experiment.learned_task()
         chosen = choose("part", part, {name: getattr(samples, name) for name in ("train", "valid", "test")})
         book = Ledger()
-        net = Network.load(folder / "network.safetensors").on(device)
+        net = Network.load(network_file(folder, best)).on(device)
         score = score_of(net, chosen.on(device), book, task=task, rule=experiment.learning_rule())
         bits = {link: book.bits(link, per="sample") for link in book.links()}
         rows.append({"rule": spec, "seed": number, "part": part, "samples": len(chosen), task.measure: score,

@@ -1,16 +1,19 @@
 """Device, threads, progress on standard error and logs, for commands that train or test."""
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..observer import Observer
+from .tracking import MLflow, RunLog, TensorBoard, Tracker
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from ..experiment import Experiment
     from ..runs import Evaluation
 
@@ -29,17 +32,15 @@ def usable_device(device: str, tf32: bool) -> str:
 
 def use_threads(threads: int | None) -> None:
     """Use so many threads, if a number is given, and report when kernels have to be compiled first."""
-    if os.environ.get("LOWBIT_DTP_KERNELS") == "plain":  # no kernels, and perhaps no Numba
-        return
-    from ..backends.numba_cpu import on_compile, set_threads
+    from ..backends.devices import prepare_kernels
 
-    on_compile(_report_compiling)
-    if threads is not None:
-        set_threads(threads)
+    prepare_kernels(threads, _report_compiling)
 
 
 def _report_compiling(kernel: str) -> None:
-    """A line for each kernel on a terminal, else one for all."""
+    """A line for each kernel on a terminal, else one for all. Several processes may compile the same one."""
+    if kernel in _compiled:
+        return
     if sys.stderr.isatty():
         print(f"compiling, once for this machine: {kernel}", file=sys.stderr, flush=True)
     elif not _compiled:
@@ -52,47 +53,56 @@ _compiled: list[str] = []
 
 
 @contextmanager
-def observer(tensorboard: bool) -> Iterator[Observer]:
-    """Progress on standard error: bars on a terminal, else a line an epoch. Curves for TensorBoard if `tensorboard`."""
-    writer = _summary_writer() if tensorboard else None
+def observer(tensorboard: bool, mlflow: bool = False) -> Iterator[Observer]:
+    """Progress on standard error: bars on a terminal, else a line an epoch. Logs for TensorBoard and MLflow."""
+    trackers = [kind() for kind, is_wanted in ((TensorBoard, tensorboard), (MLflow, mlflow)) if is_wanted]
     if not sys.stderr.isatty():
-        yield _Lines(writer)
+        yield _Lines(trackers)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
-        yield _Bars(bars, writer)
+        yield _Bars(bars, trackers)
 
 
 class _Log(Observer):
-    """Prints the formats of links, and logs evaluations for TensorBoard if there is a `writer`."""
+    """Prints the formats of links, and logs each run with `trackers`."""
 
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
-        self._writers: list[Any] = []
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = trackers
+        self._logs: list[list[RunLog]] = []
+        self.rule = ""
+        self.experiments: Sequence[Experiment] = ()
 
     def announce(self, rule: str, experiment: "Experiment") -> None:
         counting = "; codings are counted, so steps are plain" if experiment.codings else ""
         self.say(f"{rule}: {links_in_words(experiment)}{counting}")
 
-    def begin(self, rule: str, experiments: Sequence["Experiment"], folders: Sequence[Path], samples: int) -> None:
-        self.rule, self.experiments = rule, experiments
-        self._writers = [self._writer(str(folder / "tensorboard")) for folder in folders] if self._writer else []
+    def begin(self, rule: str, experiments: Sequence["Experiment"], folders: Sequence[Path], samples: int) -> "Self":
+        runs = copy(self)
+        runs.rule, runs.experiments = rule, experiments
+        runs._logs = [
+            [tracker.begin(rule, experiment, folder) for tracker in self._trackers]
+            for experiment, folder in zip(experiments, folders, strict=True)
+        ]
+        return runs
+
+    def compiling(self, kernel: str) -> None:
+        _report_compiling(kernel)
 
     def say(self, line: str) -> None:
         """Print `line` on standard error."""
         print(line, file=sys.stderr, flush=True)
 
     def evaluated(self, index: int, evaluation: "Evaluation") -> None:
-        for name, value in evaluation.as_dict().items() if self._writers else ():
-            if name != "epoch" and value is not None:  # a rule may have no loss
-                self._writers[index].add_scalar(name, value, evaluation.epoch)
+        for log in self._logs[index]:
+            log.evaluated(evaluation)
 
     def end(self) -> None:
-        for writer in self._writers:
-            writer.close()
+        for log in (log for logs in self._logs for log in logs):
+            log.end()
 
 
 def score_text(score: float, measure: str) -> str:
@@ -121,19 +131,21 @@ class _Lines(_Log):
 class _Bars(_Log):
     """A bar for the runs that are trained in one batch."""
 
-    def __init__(self, bars: Any, writer: Any) -> None:
-        super().__init__(writer)
+    def __init__(self, bars: Any, trackers: Sequence[Tracker]) -> None:
+        super().__init__(trackers)
         self._bars = bars
+        self._task, self._total, self._shown = 0, 0, 0.0
 
     def say(self, line: str) -> None:
         self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def begin(self, rule: str, experiments: Sequence["Experiment"], folders: Sequence[Path], samples: int) -> None:
-        super().begin(rule, experiments, folders, samples)
+    def begin(self, rule: str, experiments: Sequence["Experiment"], folders: Sequence[Path], samples: int) -> "Self":
+        runs = super().begin(rule, experiments, folders, samples)
         first, last = experiments[0].seed, experiments[-1].seed
         label = f"{rule} {first}" + (f"-{last}" if last > first else "")
-        self._total, self._shown = experiments[0].steps(samples), 0.0
-        self._task = self._bars.add_task(label, total=self._total)
+        runs._total = experiments[0].steps(samples)
+        runs._task = self._bars.add_task(label, total=runs._total)
+        return runs
 
     def step(self, done: int) -> None:
         if done == self._total or monotonic() - self._shown > 0.1:  # a step may take less time than printing it
@@ -152,11 +164,3 @@ def links_in_words(experiment: "Experiment") -> str:
         feedback = f", {link.feedback.name} feedback" if i else ""  # nothing is sent down to the inputs
         parts.append(f"{link.name} {link.forward.name} forward{feedback}")
     return f"network {'-'.join(map(str, experiment.sizes))}; links {'; '.join(parts)}"
-
-
-def _summary_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ImportError("--tensorboard needs TensorBoard: pip install 'lowbit-dtp[tensorboard]'") from None
-    return SummaryWriter

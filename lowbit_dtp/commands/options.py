@@ -55,6 +55,15 @@ Set = Annotated[
         "--set", help="A key of the experiment file and its TOML value: rules.dtp.target_step=2.8. Repeatable."
     ),
 ]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        "--patience", help="Stop a run when its validation score has not improved for so many epochs.  (default: never)"
+    ),
+]
+Best = Annotated[
+    bool, typer.Option("--best", help="The network of the epoch with the best validation score, not the last.")
+]
 Start = Annotated[
     Path | None,
     typer.Option(
@@ -69,7 +78,24 @@ Device = Annotated[
     ),
 ]
 TF32 = Annotated[bool, typer.Option("--tf32", help="Let a GPU round the factors of float32 products to 11 bits.")]
-Threads = Annotated[int | None, typer.Option("--threads", help="Threads to use. Changes the speed, not the results.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", help="Threads to use, of each run. Changes the speed, not the results.")
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        envvar="LOWBIT_DTP_JOBS",
+        help="Runs to train at once, each in a process of its own.  (default: the number of cores; on a GPU, 1)",
+    ),
+]
+Dask = Annotated[
+    str,
+    typer.Option(
+        "--dask", help="Train on the workers of the Dask scheduler at this address, or of this scheduler file."
+    ),
+]
 Diagnose = Annotated[
     bool,
     typer.Option(
@@ -84,6 +110,7 @@ Codings = Annotated[
     ),
 ]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Also log curves for TensorBoard.")]
+Mlflow = Annotated[bool, typer.Option("--mlflow", help="Also log runs with MLflow, at $MLFLOW_TRACKING_URI.")]
 PlacementOption = Annotated[
     str | None, typer.Option("--placement", help="Wire of each link: h1-h2=board,rest=on-die:2mm.")
 ]
@@ -114,7 +141,9 @@ Technologies = Annotated[str, typer.Option("--technology", help="Technologies to
 Weights = Annotated[
     str | None,
     typer.Option(
-        "--weights", help="Format of the weights: fixed(W,I).  (default: as trained, and fixed(8,1) of floats)"
+        "--weights",
+        help="Weights: a number of bits, whose scale each layer chooses; or a format, fixed(W,I); or h1=4,output=8.  "
+        "(default: as trained, and fixed(8,1) of floats)",
     ),
 ]
 Signals = Annotated[str, typer.Option("--signals", help="Format for links that were trained with real numbers.")]
@@ -123,7 +152,7 @@ Signals = Annotated[str, typer.Option("--signals", help="Format for links that w
 def comparison_of(
     data: str | None, config: Path | None, *, sizes: str | None, link: Sequence[str] | None, optimizer: str | None,
     learning_rate: float | None, settings: Sequence[str] | None, weight: Sequence[str] | None = None,
-    codings: str | None = None, **more: Any,
+    codings: str | None = None, patience: int | None = None, **more: Any,
 ) -> "Comparison":  # fmt: skip
     """The data set's experiment file, the user's, and the options, in rising order of precedence.
 
@@ -139,6 +168,7 @@ def comparison_of(
         "links": _links(link or []) or None,
         "weights": _weights(weight or []) or None,
         "codings": split(codings) if codings else None,
+        "stopping": {"patience": patience} if patience is not None else None,
         "optimizer": {key: value for key, value in optimizing.items() if value is not None} or None,
     }
     for text in settings or []:
@@ -226,6 +256,8 @@ def _keys_in(table: Sequence[str]) -> list[str] | None:
         case ["optimizer"]:
             names = {field.name for kind in OPTIMIZERS.values() for field in fields(kind)}
             return sorted({"name", *names} - {"state"})
+        case ["stopping"]:
+            return ["patience"]
         case ["links"] | ["weights"]:
             return []
         case ["links", _]:
@@ -271,6 +303,25 @@ def with_gradient(rule: str, gradient: str) -> str:
         known = ", ".join(name for name in sorted(RULES) if takes_gradient(name))
         raise ExperimentError(f"--gradient {gradient}: {rule} takes no gradient format; rules that take one: {known}")
     return f"{rule}@{gradient}"
+
+
+def weights_by_layer(text: str | None) -> str | dict[str, str] | None:
+    """The formats of `--weights`: one for all layers, or by layer, `rest` being the others.
+
+    >>> weights_by_layer("fixed(4,1)"), weights_by_layer("h1=fixed(4,1),rest=8")
+    ('fixed(4,1)', {'h1': 'fixed(4,1)', 'rest': '8'})
+    """
+    from ..experiment import ExperimentError
+
+    if text is None or "=" not in text:
+        return text
+    weights: dict[str, str] = {}
+    for part in split(text):
+        name, equals, given = (x.strip() for x in part.partition("="))
+        if not (name and equals and given) or name in weights:
+            raise ExperimentError(f"--weights {text!r}: write FORMAT, or LAYER=FORMAT,..., h1=4,rest=8 say")
+        weights[name] = given
+    return weights
 
 
 def split(text: str) -> list[str]:

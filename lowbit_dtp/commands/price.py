@@ -26,6 +26,7 @@ from .options import (
     WordBits,
     hardware,
     technologies,
+    weights_by_layer,
 )
 from .printing import print_bands, print_bills, print_text, print_tornado
 
@@ -51,7 +52,7 @@ def price(
         str, typer.Option("--coding", help="Coding of links that a run counted: h1-h2=best, h1-h2.feedback=silence.")
     ] = "",
     weights: Annotated[
-        str | None, typer.Option("--weights", help="Price inference with weights of this format.")
+        str | None, typer.Option("--weights", help="Price inference with weights of this format, or h1=4,output=8.")
     ] = None,
     simulated: Annotated[
         bool, typer.Option("--simulated", help="Price inference also as it was simulated, with floats and functions.")
@@ -160,7 +161,8 @@ def _books(
         folders = [folder for other, folder in runs if other == rule]
         loaded = [ledgers.load(folder / "ledger.json") for folder in folders]
         training, inference = (ledgers.merged(book[use] for book in loaded) for use in ("training", "inference"))
-        exported, why_not = deployed(inference, folders[0] / "network.safetensors", weights)
+        formats = weights_by_layer(weights)
+        exported, why_not = deployed(inference, folders[0] / "network.safetensors", formats)
         books += [(rule, "training", training), (rule, "inference", exported)]
         if why_not:
             notes[rule] = why_not

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, Rule, Run, Seed
+from .options import Json, Rule, Run, Seed, weights_by_layer
 from .printing import print_table
 
 
@@ -42,7 +42,8 @@ def qtools(
     found = {}
     for spec, folder in folders.items():
         inference = ledgers.load(folder / "ledger.json")["inference"]
-        found[spec] = energy(layers_of(deployed(inference, folder / "network.safetensors", weights)[0]), memory)
+        exported, _ = deployed(inference, folder / "network.safetensors", weights_by_layer(weights))
+        found[spec] = energy(layers_of(exported), memory)
     totals = {spec: sum(layer.total for layer in layers.values()) for spec, layers in found.items()}
     if as_json:
         rows = [

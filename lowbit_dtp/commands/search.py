@@ -68,7 +68,7 @@ def search(
     [bold]Example[/bold]: lowbit-dtp search mnist --rules dtp,straight-through --trials 30 --epochs 5
     """
     from ..search import JOURNAL, Place, Search, run_search
-    from ..search_report import BEST, write_results
+    from ..search_report import BEST, PAGE, write_results
 
     device = usable_device(device, tf32)
     is_file = experiment.endswith(".toml")
@@ -79,17 +79,19 @@ def search(
     )  # fmt: skip
     folder = out or Path("runs") / f"{Path(experiment).stem if is_file else Path(experiment).name}-search"
     wanted = Search(comparison, trials, seeds, sampler, pruner, seed)
-    place = Place(storage, f"{folder.name}: ") if storage else Place(str((folder / JOURNAL).absolute()))
+    kept = storage if storage and "://" in storage else str(Path(storage or folder / JOURNAL).absolute())
+    place = Place(kept, f"{folder.name}: " if storage else "")
     use_threads(threads)
     found = run_search(
         wanted, place, data_dir=data_dir, jobs=jobs, device=device, ensemble=ensemble, dask=dask, on_trial=_said
     )
-    rows = write_results(folder, wanted, found, place.shown)
+    rows = write_results(folder, wanted, place, found)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return
     print_search(wanted, rows)
-    print(f"\nbest      {folder / BEST}\nnext      lowbit-dtp compare --config {folder / BEST}")
+    print(f"\nbest      {folder / BEST}\npage      {folder / PAGE}")
+    print(f"next      lowbit-dtp compare --config {folder / BEST}")
 
 
 def _said(outcome: "Outcome") -> None:
@@ -108,6 +110,6 @@ def print_search(wanted: "Search", rows: "list[RuleResult]") -> None:
         lines.append(
             [row.rule.replace("@", "\n@"), score, f"{row.trials}", f"{row.stopped}", f"{row.epochs}", settings]
         )
-    runs = f"{wanted.seeds} run(s) of {wanted.epochs} epochs"
+    runs = f"{wanted.seeds} run(s) of {wanted.epochs} epoch(s)"
     columns = ("rule", "validation", "trials", "ended\nearly", "epochs", "best settings")
     print_table(f"{wanted.trials} trials of each rule, each {runs}", columns, lines)

@@ -15,6 +15,7 @@ def train(
     data: options.Data = None,
     rule: options.Spec = "dtp",
     epochs: options.Epochs = None,
+    patience: options.Patience = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of weights, noise and order of samples.")] = 0,
     out: options.Out = None,
     config: options.Config = None,
@@ -35,6 +36,7 @@ def train(
     diagnose: options.Diagnose = False,
     codings: options.Codings = None,
     tensorboard: options.Tensorboard = False,
+    mlflow: options.Mlflow = False,
     as_json: options.Json = False,
 ) -> None:
     """Train one network by one rule, into one run folder. The same command again continues where it was stopped.
@@ -42,15 +44,16 @@ def train(
     [bold]Example[/bold]: lowbit-dtp train --data digits --rule dtp --link h1-h2=ternary --out runs/ternary
     """
     from .. import ledger as ledgers
-    from ..comparison import train as train_observed
+    from ..batches import Batch
     from ..data import load
+    from ..runs import save_curves
     from ..storage import read_json
     from ..summary import link_rows
 
     device = usable_device(device, tf32)
     comparison = options.comparison_of(
         data, config, epochs=epochs, batch=batch, sizes=sizes, link=link, activation=activation, optimizer=optimizer,
-        learning_rate=learning_rate, settings=settings, weight=weight, codings=codings,
+        learning_rate=learning_rate, settings=settings, weight=weight, codings=codings, patience=patience,
         start=str(start) if start else None,
     )  # fmt: skip
     folder = out or Path("runs") / f"{Path(comparison.content['data']).stem}-train"
@@ -59,9 +62,10 @@ def train(
     experiment.built()  # raises errors before training
     use_threads(threads)
     samples = load(comparison.content["data"], data_dir)
-    with observer(tensorboard) as watching:
+    with observer(tensorboard, mlflow) as watching:
         watching.announce(rule, experiment)
-        train_observed(rule, [experiment], [folder], samples, device, watching, diagnose)
+        Batch(rule, (experiment,), (folder,)).train(samples, watching, device=device, diagnose=diagnose)
+    save_curves(folder)
     links = link_rows(**ledgers.load(folder / "ledger.json"))
     result = {key: value for key, value in read_json(folder / "run.json").items() if key.endswith(("percent", "epoch"))}
     result |= {"folder": str(folder), "links": {name: asdict(row) for name, row in links.items()}}

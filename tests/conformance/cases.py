@@ -370,7 +370,7 @@ MACHINES = [
 WHOLE_MACHINES = sorted([*MACHINES, "truenorth-average"])
 """Machines that networks are placed on, by the name of their file."""
 
-TARGETS = ["c", "mem", "nir", "qonnx", "verilog"]
+TARGETS = ["aer", "c", "mem", "nir", "qonnx", "verilog"]
 """Targets of exports."""
 
 

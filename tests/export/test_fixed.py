@@ -138,9 +138,9 @@ def test_weights_round_half_to_even_and_saturate_symmetrically(make_network):
 
 
 def test_formats_of_single_layers(make_network):
-    network = FixedNetwork.of(*make_network(), {"h1": "binary", "output": "fixed(4,1)"}, "ternary")
+    network = FixedNetwork.of(*make_network(), {"h1": "binary:1", "output": "fixed(4,1)"}, "ternary")
     names = [layer.weight_levels.format.name for layer in network.layers]
-    assert names == ["binary", "fixed(8,1,saturate-symmetric)", "fixed(4,1,saturate-symmetric)"]
+    assert names == ["table(-1,1)", "fixed(8,1,saturate-symmetric)", "fixed(4,1,saturate-symmetric)"]
     assert [(link.name, link.levels.format.name, link.quantized_on_export) for link in network.links] == [
         ("input-h1", "ufixed(8,0)", False),
         ("h1-h2", "binary", False),

@@ -1,14 +1,18 @@
 """Graphs of spiking neurons: run by simulators that others wrote, changed, damaged, refused."""
 
 import io
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import export
 from export import FixedNetwork, write
 from export.nir import FILES, NEURONS, spiking
 from export.nir import verify as verify_nir
+from lowbit_dtp.commands.export import cores_of
 from lowbit_dtp.storage import StorageError
 
 nir = pytest.importorskip("nir")
@@ -87,6 +91,19 @@ def test_simulators_send_the_same_codes_and_find_the_same_logits(written, simula
         spikes = _run(simulator, _up_to(graph, f"neurons_{layer.name}"), inputs, FILES[name])
         counted = spikes.reshape(len(inputs), layer.neurons, -1).sum(-1).astype(int)
         assert layer.above.levels.codes[counted].tolist() == trace.codes[layer.above.name].tolist()
+
+
+def test_the_page_about_exports_runs_a_graph(make_network, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("norse.torch")
+    page = (Path(export.__file__).parents[1] / "docs/export.md").read_text()
+    (code,) = (x for x in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "import nir" in x)
+    network = FixedNetwork.of(*make_network(links=("ufixed(8,0)", "binary"), activations=("tanh",), sizes=(784, 9, 4)))
+    write(network, "nir", tmp_path / "out-nir", np.zeros((1, 784)))
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    classes = network.infer(names["pixels"].numpy()).classes
+    assert capsys.readouterr().out.splitlines()[-1] == str(classes)
 
 
 def test_graph_of_a_hand_computed_network(make_network):
@@ -194,6 +211,32 @@ def test_what_spikes_cannot_carry_is_refused(make_network, links, weights, messa
     with pytest.raises(ValueError) as error:
         spiking(network)
     assert str(error.value) == message.format(largest)
+
+
+def test_cores_of_a_machine(make_network, tmp_path):
+    """On Loihi, 9-bit weights of 128 kB a core: 97 neurons of 1200 inputs; of the rest, 1024 neurons."""
+    network = FixedNetwork.of(*make_network(links=("binary01", "ternary"), activations=("tanh",), sizes=(1200, 200, 3)))
+    write(network, "nir", tmp_path / "nir", np.zeros((1, 1200)))
+    assert cores_of("loihi", tmp_path / "nir") == (
+        "loihi: 6 of 128 cores (h1 5, for 400 neurons and 480,000 synapses; output 1, for 3 neurons and 1,200 synapses)"
+    )
+    with pytest.raises(ValueError) as error:
+        cores_of("truenorth", tmp_path / "nir")
+    assert str(error.value) == (
+        "machine 'truenorth': layer h1 does not fit: a neuron needs 1200 inputs, a core has 256"
+    )
+
+
+def test_weights_wider_than_those_of_a_machine_are_named(make_network, tmp_path):
+    links = ("binary01", "binary")
+    network = FixedNetwork.of(*make_network(links=links, activations=("tanh",), sizes=(9, 5, 3)), "fixed(12,1)")
+    write(network, "nir", tmp_path / "nir", np.zeros((1, 9)))
+    with pytest.raises(ValueError) as error:
+        cores_of("loihi", tmp_path / "nir")
+    assert str(error.value) == (
+        "machine 'loihi': weights of layer h1 take 12 bits, and the machine's have 9; export with fewer: --weights "
+        "'fixed(4,1)'"
+    )
 
 
 def test_without_the_package_it_says_what_to_install(make_network, tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +17,9 @@ from export import TARGETS, AccuracyLost, FixedNetwork, VerificationError, accur
 from export.memory_files import hex_lines
 from lowbit_dtp.storage import StorageError, read_json
 from tests.conformance.cases import TARGETS as CASES
+from tests.export.targets import ALL, COMPILER, needs_compiler
 
 PIXELS = np.random.default_rng(3).random((4, 5)).astype(np.float32)
-COMPILER = verify.c_compiler()
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler: neither $CC nor cc is there")
-NEEDS = {
-    "c": needs_compiler,
-    "nir": pytest.mark.skipif(find_spec("nir") is None, reason="the package nir is not installed"),
-}
-ALL = [pytest.param(target, marks=NEEDS.get(target, ())) for target in CASES if target != "verilog"]
-"""But verilog, which takes longer, and has tests of its own."""
 REFUSED = [
     ("nir", "float32", "fixed(8,1)"),
     ("nir", "binary", "fixed(16,1)"),
@@ -211,11 +203,12 @@ def test_every_threshold_in_memory_files_that_is_off_by_one_within_reach_is_loca
 
 
 @needs_compiler
-@pytest.mark.parametrize("bit", [0, 6])
+@pytest.mark.parametrize("weights", ["fixed(8,1)", "fixed(4,1)", "ternary"])
 @pytest.mark.parametrize(
     ("table", "output_name", "neuron"),
     [
         ("weights_0", "h1-h2", 3),
+        ("bases_1", "h2-output", 1),
         ("thresholds_0", "h1-h2", 1),
         ("weights_1", "h2-output", 0),
         ("thresholds_1", "h2-output", 2),
@@ -223,14 +216,16 @@ def test_every_threshold_in_memory_files_that_is_off_by_one_within_reach_is_loca
         ("biases", "output", 0),
     ],
 )
-def test_a_flipped_bit_in_a_table_of_the_c_source_is_located(exported, table, output_name, neuron, bit):
-    folder = exported("c", links=("ufixed(8,0)", "fixed(3,1)", "ternary"))
+def test_a_flipped_bit_in_a_table_of_the_c_source_is_located(exported, table, output_name, neuron, weights):
+    folder = exported("c", weights, links=("ufixed(8,0)", "fixed(3,1)", "ternary"))
     path = folder / "network.c"
     before, name, after = path.read_text().partition(f" {table}[")
     lines = after.split("\n")
-    first, *others = lines[1 + neuron].strip().split(", ")
-    number = first.rstrip(",")
-    lines[1 + neuron] = ", ".join([first.replace(number, str(int(number) ^ 1 << bit)), *others])
+    line = 1 if table.startswith("bases") or table == "biases" else 1 + neuron  # those have one line in all
+    numbers = re.findall(r"-?\w+", lines[line])
+    column = neuron if len(numbers) > 1 and line == 1 and not table.startswith(("weights", "thresholds")) else 0
+    numbers[column] = str(int(numbers[column], 0) ^ 1)
+    lines[line] = ", ".join(numbers) + "," * lines[line].endswith(",")
     path.write_text(before + name + "\n".join(lines))
     result = verify.c_program(folder)
     assert result.status == f"failed at link {output_name}, neuron {neuron}"
@@ -242,13 +237,17 @@ def test_a_flipped_bit_in_a_table_of_the_c_source_is_located(exported, table, ou
 @pytest.mark.parametrize(
     ("code", "instead", "place"),
     [
-        ("sums[neuron] >= limits", "sums[neuron] > limits", "h1-h2"),
+        ("sum >= limits", "sum > limits", "h1-h2"),
         ("logits[neuron] > logits[best]", "logits[neuron] >= logits[best]", "output"),
         ("* NETWORK_LOGIT_ONE +", "* NETWORK_LOGIT_ONE -", "output"),
+        ("(uint32_t)weights[2] * signal[2]", "(uint32_t)weights[2] * signal[1]", "h1-h2"),
+        ("part * 2 +", "part * 2 -", "output"),
+        ("(w >> 8 & 0x000f000f)", "(w >> 8 & 0x000f0007)", "h2-output"),
     ],
 )
 def test_changed_c_code_is_found(exported, code, instead, place):
-    folder = exported("c")
+    links, weights = ("ufixed(8,0)", "ufixed(8,1)", "fixed(4,1)"), {"h2": "fixed(4,1)", "output": "ternary"}
+    folder = exported("c", weights, links=links, sizes=(5, 4, 3, 3))
     path = folder / "network.c"
     assert path.read_text().count(code) == 1
     path.write_text(path.read_text().replace(code, instead))
@@ -288,7 +287,8 @@ def _compile(folder, program, flags=verify.FLAGS):
 
 @needs_compiler
 def test_c_program_has_no_undefined_behaviour(exported, tmp_path):
-    folder = exported("c", links=("ufixed(8,0)", "fixed(4,1)", "float32"), sizes=(5, 9, 6, 3))
+    links, weights = ("ufixed(8,0)", "ufixed(8,1)", "fixed(4,1)"), {"h2": "fixed(4,1)", "output": "ternary"}
+    folder = exported("c", weights, links=links, sizes=(5, 9, 70, 3))
     program = tmp_path / "sanitized"
     build = _compile(folder, program, [*verify.FLAGS, "-fsanitize=undefined,address", "-fno-sanitize-recover"])
     if build.returncode:
@@ -408,7 +408,7 @@ def test_manifest_says_what_a_reader_needs(make_network, tmp_path):
     h2 = manifest["layers"][1]
     assert h2["threshold_table_bits"] == 3 * 15 * h2["threshold_bits"]
     assert {entry["path"]: entry["sha256"] for entry in manifest["files"]} == {
-        str(path.relative_to(tmp_path / "mem")): sha256(path.read_bytes()).hexdigest() for path in paths[:-1]
+        str(path.relative_to(tmp_path / "mem")): sha256(path.read_bytes()).hexdigest() for path in paths[:-2]
     }
     assert verify.changed_files(tmp_path / "mem") == []
 
@@ -443,7 +443,8 @@ def test_an_export_that_fails_half_way_leaves_the_old_one(exported, make_network
         rename = Path.rename
         monkeypatch.setattr(Path, "rename", lambda self, to: full(self) if self.name == "new" else rename(self, to))
     else:
-        monkeypatch.setattr(export, "write_bytes" if context == "a file" else "write_json", full)
+        module, name = (export, "write_bytes") if context == "a file" else (export.folder, "write_json")
+        monkeypatch.setattr(module, name, full)
     with pytest.raises(OSError, match="No space left on device"):
         write(FixedNetwork.of(*make_network(seed=9)), "mem", folder, PIXELS)
     monkeypatch.undo()
@@ -479,10 +480,10 @@ def test_report_is_json_and_complete(saved, tmp_path):
     path = saved()
     inputs = np.random.default_rng(4).random((50, 5)).astype(np.float32)
     labelled = inputs, np.zeros(50)
-    report = export_network(path, "mem", tmp_path / "mem", {"h1": "binary"}, "fixed(6,1)", PIXELS, True, labelled)
+    report = export_network(path, "mem", tmp_path / "mem", {"h1": "binary:1"}, "fixed(6,1)", PIXELS, True, labelled)
     told = json.loads(json.dumps(report.as_dict()))
     assert told["verification"]["status"] == "passed"
-    assert told["weights"]["h1"] == "binary"
+    assert told["weights"]["h1"] == "table(-1,1)"
     assert told["quantized_links"] == {"h2-output": "fixed(6,1)"}
     figures = {"trained_error_percent", "integer_error_percent", "agreement_percent", "lost_percent"}
     assert set(told["accuracy"]) == {"samples", *figures}

@@ -21,6 +21,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from export import TARGETS
 from hw_models import Machine, Technology
 from lowbit_dtp import Comparison, Summary, __version__, compare
 from lowbit_dtp.cli import main
@@ -258,6 +259,8 @@ COMMANDS = {
     "price elsewhere": ("price", "{run}", "--placement", "h1-h2=on-die:5mm", "--weights", "fixed(8,1)"),
     "export mem": ("export", "{run}", "--target", "mem", "--out", "{out}"),
     "export c": ("export", "{run}", "--rule", "straight-through", "--weights", "fixed<8,1>", "--out", "{out}"),
+    "export nir": ("export", "{run}", "--target", "nir", "--signals", "binary", "--machine", "loihi", "--out", "{out}"),
+    "export aer": ("export", "{run}", "--target", "aer", "--out", "{out}"),
     "price a run": ("price", "{run}/dtp/seed-0"),
     "export a run": ("export", "{run}/dtp/seed-0", "--out", "{out}"),
     "report": ("report", "{run}"),
@@ -494,7 +497,11 @@ MISTAKES = {
     ),
     "compare technology": ("compare --technology 3nm", f"no technology '3nm'; there are: {TECHNOLOGIES}"),
     "part": ("evaluate {run} --part x", "no part 'x'; there are: test, train, valid"),
-    "target": ("export {run} --target q --out {out}", "no target 'q'; there are: c, mem"),
+    "target": ("export {run} --target q --out {out}", f"no target 'q'; there are: {', '.join(sorted(TARGETS))}"),
+    "cores": (
+        "export {run} --target c --machine loihi --out {out}",
+        "--machine says which cores spiking neurons take, so it is for --target nir, not c",
+    ),
     "run's rule": (
         "evaluate {run} --rule backprop",
         "{run}: no run with rule backprop and seed None; there are: dtp seed 0, straight-through seed 0",

@@ -26,8 +26,8 @@ from lowbit_dtp.storage import StorageError
 from lowbit_dtp.training import fit
 
 EPOCHS, STEPS_AN_EPOCH = 2, 6
-WRITES = 7
-"""Whole files a run writes: experiment, metrics, a checkpoint an epoch, network, ledger, run."""
+WRITES = 9
+"""Whole files a run writes: experiment, metrics, an epoch the best network and a checkpoint, network, ledger, run."""
 BINARY = {"h1-h2": {"forward": "binary", "feedback": "binary"}}
 RULES = ("dtp", "straight-through@fixed(4,-2)")
 
@@ -72,7 +72,14 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 def test_run_folder_holds_its_files_and_the_last_checkpoint(uninterrupted):
     folder = uninterrupted["dtp"]
-    files = ["checkpoint.safetensors", "experiment.toml", "ledger.json", "metrics.jsonl", "network.safetensors"]
+    files = [
+        "best.safetensors",
+        "checkpoint.safetensors",
+        "experiment.toml",
+        "ledger.json",
+        "metrics.jsonl",
+        "network.safetensors",
+    ]
     assert sorted(p.name for p in folder.iterdir()) == [*files, "run.json"]
     checkpoint, description = storage.read_tensors(folder / "checkpoint.safetensors")
     network, _ = storage.read_tensors(folder / "network.safetensors")
@@ -125,7 +132,7 @@ def test_full_disk_loses_nothing_finished(write, uninterrupted, data, tmp_path, 
         run(small(), tmp_path / "run", data)
     there = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
     assert not [name for name in there if name.startswith(".")]
-    assert ("checkpoint.safetensors" in there) == (write > 2)
+    assert ("checkpoint.safetensors" in there) == (write > 3)
     assert "run.json" not in there
     run(small(), tmp_path / "run", data)
     assert len(writes) >= WRITES

@@ -122,7 +122,7 @@ def test_what_cannot_be_saved_is_named(tmp_path):
 # --- results of known runs -------------------------------------------------------------------------------------------
 
 
-def write_result(root, folder, rule, sent, scores, epochs=None):
+def write_result(root, folder, rule, sent, scores, epochs=None, finished=True):
     """Results of `rule` that sent messages of 10 codes over h1-h2 for each of 4 samples.
 
     `sent` are formats by direction and purpose, `scores` for each seed pairs of validation and test error by epoch.
@@ -145,13 +145,16 @@ def write_result(root, folder, rule, sent, scores, epochs=None):
         ]
         (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         ledgers.save(place / "ledger.json", training=ledger, inference=Ledger())
-        write_json(place / "run.json", {"measure": "error_percent"})
+        if finished:
+            write_json(place / "run.json", {"measure": "error_percent", "command": ""})
 
 
 @pytest.fixture
 def root(tmp_path):
     results = tmp_path / "results"
-    write_result(results, "mine/dtp", "dtp", DTP, [[(9, 8), (3, 4)], [(5, 6), (5, 7), (1, 1)]], epochs=3)
+    write_result(
+        results, "mine/dtp", "dtp", DTP, [[(9, 8), (3, 4)], [(5, 6), (5, 7), (1, 1)]], epochs=4, finished=False
+    )
     up = {("forward", "activations"): "binary"}
     for folder, name, error in (("ternary", "ternary", 3.0), ("float", "float32", 5.0)):
         rule = f"straight-through@{name}" if name != "float32" else "straight-through"
@@ -174,6 +177,21 @@ def test_scores_are_those_of_epochs_that_all_seeds_have_done(root):
     assert result.training.samples == 8 and result.links["h1-h2"].feedback.bits_per_sample == 30
 
 
+def test_scores_of_runs_that_stopped_early_are_those_of_their_own_ends(tmp_path):
+    write_result(tmp_path, "r", "dtp", DTP, [[(9, 8), (3, 4)], [(5, 6), (5, 7), (1, 1)]], epochs=9)
+    result = Result.load(tmp_path, "r")
+    assert (result.last("test").mean, result.last("valid").mean, result.chosen.mean) == (2.5, 2, 2.5)
+    assert (result.ends, result.epochs, list(result.scores("test"))) == ([2, 3], 2, [1, 2])
+    assert [saved.planned for saved in save(tmp_path / "r", tmp_path / "kept")] == [2, 3]
+
+
+def test_seeds_under_way_are_left_out_if_others_are_finished(tmp_path):
+    write_result(tmp_path, "r", "dtp", DTP, [[(9, 8), (3, 4)], [(5, 6)]], epochs=2)
+    (tmp_path / "r" / "seed-1" / "run.json").unlink()
+    result = Result.load(tmp_path, "r")
+    assert (result.seeds, result.epochs, result.last("test").mean, result.training.samples) == (1, 2, 4, 4)
+
+
 def test_tables_and_pictures_are_written(root):
     page = root / "docs" / "findings.md"
     shown = [page, *(root / "docs" / "pictures" / f"{name}.svg" for name in "ab")]
@@ -189,7 +207,7 @@ def test_tables_and_pictures_are_written(root):
     # idle words: a bit that says that events follow, and 4 bits for their number, none; code 0 of ternary is -1
     assert (
         rows[2]
-        == "| dtp | 20 / 30 | 10 (events) / 15 (events) | 4.00 ± 1.41 | 5.50 ± 2.12 | 5.00 ± 1.41 | 2 | 2 of 3 |"
+        == "| dtp | 20 / 30 | 10 (events) / 15 (events) | 4.00 ± 1.41 | 5.50 ± 2.12 | 5.00 ± 1.41 | 2 | 2 of 4 |"
     )
     assert rows[3:] == [
         "| plain | 10 / 320 | 5 (events) / 5 (events) | 5.00 | 5.00 | 5.00 | one | 1 |",

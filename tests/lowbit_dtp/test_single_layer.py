@@ -17,7 +17,7 @@ from lowbit_dtp.links import Link
 from lowbit_dtp.network import Network
 from lowbit_dtp.optimizers import SGD
 from lowbit_dtp.randomness import RandomStream
-from lowbit_dtp.report import _filters
+from lowbit_dtp.report import filters_of
 from lowbit_dtp.rules import LVQ, SOM, Competitive, Delta, Hebbian, LearningRule, Perceptron, VectorQuantization
 from lowbit_dtp.rules.rule import StepContext
 from lowbit_dtp.tasks import TASKS, Task
@@ -329,7 +329,7 @@ def test_the_picture_of_a_map_is_its_grid(tmp_path: Path) -> None:
     net.layers[0].weight[:, 3] = 1  # in row 1 and column 1
     net.save(tmp_path / "network.safetensors")
     (tmp_path / "experiment.toml").write_text(experiment.as_toml())
-    filters, reason = _filters(tmp_path, ".", [8, 8])
+    filters, reason = filters_of(tmp_path, ".", [8, 8])
     assert (reason, filters and filters["shown"]) == ("", 6)
     assert filters is not None
     picture = image.imread(BytesIO(b64decode(filters["png"])))

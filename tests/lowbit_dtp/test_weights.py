@@ -605,7 +605,7 @@ def test_commands_train_and_export_few_bit_weights(tmp_path: Path) -> None:
     weights = ["--weight", "rest=binary", "--weight", "h1=ternary:0.125", "--link", "h2-output=binary/float32"]
     invoke([*run, *weights, "--out", str(tmp_path / "run")])
     told = json.loads(invoke(["export", str(tmp_path / "run"), "--out", str(tmp_path / "c"), "--json"]))
-    assert told["weights"].startswith("table(-0.125,0,0.125), table(-")
+    assert told["weights"].startswith("h1 table(-0.125,0,0.125), h2 table(-")
     assert not told["signals"] or list(told["signals"]) == ["h1-h2"]
     made = Experiment.load(tmp_path / "run" / "experiment.toml")
     assert made.weights == {"rest": "binary", "h1": "ternary:0.125"}

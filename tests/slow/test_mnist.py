@@ -29,3 +29,19 @@ def test_errors_and_memory_after_five_epochs(tmp_path):
     link = rows["dtp"]["links"]["h1-h2"]
     assert (link["forward"]["bits_per_sample"], link["feedback"]["bits_per_sample"]) == (1000, 1500)
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < 1.5e9
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"needs MNIST; not found: {', '.join(MISSING)}")
+def test_weights_rounded_to_four_bits_after_training_lose_little(tmp_path):
+    run = tmp_path / "run"
+    trained = ["train", "--data", "mnist", "--rule", "straight-through", "--epochs", "3", "--out", str(run)]
+    subprocess.run([sys.executable, "-m", "lowbit_dtp", *trained], check=True, capture_output=True)
+    lost = {}
+    for bits in ("4", "2"):
+        exported = ["export", str(run), "--weights", bits, "--target", "mem", "--no-verify", "--json"]
+        done = subprocess.run(
+            [sys.executable, "-m", "lowbit_dtp", *exported], check=True, capture_output=True, text=True
+        )
+        row = json.loads(done.stdout)
+        lost[bits] = row["test_error_percent_integer"] - row["test_error_percent_float"]
+    assert lost["4"] <= 0.5 and lost["2"] <= 2.0, lost
