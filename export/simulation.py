@@ -83,7 +83,8 @@ def _icarus(folder: Path, files: list[str], scratch: Path, top: str = "icarus") 
 def _verilator(folder: Path, files: list[str], scratch: Path) -> list[str]:
     verilog = [path for path in files if not path.endswith("/icarus.v")]
     options = ["--cc", "--exe", "--top-module", "testbench", "-Wno-fatal", "-Wno-lint", "-O3", "--x-assign", "fast"]
-    build = ["--build", "-j", str(os.cpu_count() or 1), "-CFLAGS", "-O2", "--Mdir", str(scratch / "build")]
+    optimized = "-O2" if cycles(read_json(folder / MANIFEST)) > SHORT else "-O0"  # compiling takes longer than running
+    build = ["--build", "-j", str(os.cpu_count() or 1), "-CFLAGS", optimized, "--Mdir", str(scratch / "build")]
     clock = str(folder / "bench" / "simulate.cpp")
     run(folder, ["verilator", *options, *build, *verilog, clock], "verilator")
     return [str(scratch / "build" / "Vtestbench")]

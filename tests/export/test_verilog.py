@@ -45,7 +45,6 @@ def _lint(folder):
 @pytest.mark.parametrize(
     ("links", "weights", "fold"),
     [
-        (LINKS, "fixed(4,1)", "1x1"),
         (("ufixed(8,0)", "fixed(4,1)", "binary01"), "binary", "h1=4x2,h2=2x4,output=1x2"),
         (("binary", "binary", "table(-1,0,0.5)"), "table(-1,0,0.5)", "h1=3x2,h2=2x3,output=2x1"),
         (("fixed(3,1)", "binary01", "binary"), "fixed(8,1)", ""),
@@ -60,7 +59,6 @@ def test_verilator_finds_nothing_to_warn_of(exported, links, weights, fold):
     ("sizes", "fold"),
     [
         ((7, 6, 5, 3), "h1=4x3,h2=3x2,output=2x3"),
-        ((7, 5, 4, 3), "h1=1x7,h2=4x1,output=3x4"),
         ((9, 4, 9, 2), "h1=2x4,h2=9x4,output=1x3"),
         ((1, 1, 1, 1), ""),
     ],
@@ -142,14 +140,11 @@ def _spoil(path, line, digit, bit):
     [
         ("h1.weights.mem", 0, 0, 0, "h1-h2, neuron 0"),
         ("h1.weights.mem", 4, 3, 3, "h1-h2, neuron 3"),  # inputs 2 and 3 of neurons 2 and 3
-        ("h2.weights.mem", 0, 2, 1, "h2-output, neuron 1"),
         ("h1.thresholds.mem", 2, 0, 0, "h1-h2, neuron 2"),  # the first of two thresholds a neuron
-        ("h2.thresholds.mem", 0, 0, 2, "h2-output, neuron 0"),
         ("output.biases.mem", 1, 0, 1, "output, neuron 1"),
         ("golden/layers/h2/h2-output.sums.mem", 4, 0, 0, "h2-output, neuron 0"),
         ("golden/comparators/h1/h1-h2.codes.mem", 2, 1, 1, "h1-h2, neuron 2"),
         ("golden/comparators/output/output.classes.mem", 1, 0, 0, "output, neuron 0"),
-        ("golden/network/h1-h2.codes.mem", 1, 0, 0, "h1-h2, neuron 0"),
         ("golden/network/output.logits.mem", 3, 0, 0, "output, neuron 0"),
     ],
 )
@@ -278,9 +273,8 @@ def test_a_board_gives_the_classes_over_its_serial_port(exported, links, sizes, 
 
 
 @needs_verilator
-@pytest.mark.parametrize("fold", ["1x3", "2x1"])
-def test_verilator_finds_nothing_to_warn_of_in_the_board(exported, fold):
-    folder = exported(options={"fold": fold})
+def test_verilator_finds_nothing_to_warn_of_in_the_board(exported):
+    folder = exported(options={"fold": "1x3"})
     files = [path for path in simulation.sources(folder, "boards") if not path.endswith("testbench.v")]
     command = ["verilator", "--lint-only", "-Wall", "--top-module", "board", *simulation.sources(folder, "rtl"), *files]
     assert subprocess.run(command, cwd=folder, capture_output=True, text=True).stderr == ""
