@@ -192,18 +192,18 @@ class _Compiler:
             self._outer(names[i], "weight", self.sums[i - 1] if i > 1 else self.inputs, self.errors[i], raw=i == 1)
             if i == 1:
                 break
-            for purpose, vector, decoded in (
+            for said, vector, decoded in (
                 ("state", self.sums[i], self.before), ("target", self.targets[i], self.after),
             ):  # fmt: skip
-                self._send(links[i - 1], "feedback", purpose, vector, core.sizes[i])
+                self._send(links[i - 1], "feedback", said, vector, core.sizes[i])
                 self._down(i, vector, decoded)
             self._do(
                 _BELOW, a=self.before, b=self.after, w=self.sums[i - 1], d=self.errors[i - 1], e=self.targets[i - 1],
                 ni=core.sizes[i - 1],
             )  # fmt: skip
         for i in range(1, top - 1):
-            key = zlib.crc32(f"noise {names[i]}".encode())
-            self._do(_NOISE, a=self.sums[i], d=self.noisy, ni=core.sizes[i], key=key)
+            purpose = zlib.crc32(f"noise {names[i]}".encode())
+            self._do(_NOISE, a=self.sums[i], d=self.noisy, ni=core.sizes[i], key=purpose)
             self._send(links[i], "forward", "noisy activations", self.noisy, core.sizes[i])
             self._up(i + 1, self.noisy, self.after, to_states=1)
             self._send(links[i], "feedback", "reconstruction", self.after, core.sizes[i + 1])
@@ -211,10 +211,10 @@ class _Compiler:
             self._do(_INVERSE, a=self.before, b=self.noisy, d=self.message, ni=core.sizes[i])
             self._outer(names[i], "feedback", self.after, self.message)
         self._do(_NEXT)
-        for key, weight in core.weights.items():
+        for array, weight in core.weights.items():
             rows, columns = weight.shape
-            purpose = zlib.crc32(f"update {'.'.join(key)}".encode())
-            self._do(_UPDATE, w=self.bases[key], ni=rows, nj=columns, shift=core.rates[key], key=purpose)
+            purpose = zlib.crc32(f"update {'.'.join(array)}".encode())
+            self._do(_UPDATE, w=self.bases[array], ni=rows, nj=columns, shift=core.rates[array], key=purpose)
         self._do(_STEP)
 
     def _do(self, op: int, **fields: int) -> None:
@@ -262,7 +262,7 @@ def write(folder: Path, core: LearningCore, golden: Mapping[str, bytes], traffic
 
     `traffic` are the bits and ones of each of `core.messages`, as a ledger counts them.
     """
-    files = core.files() | golden
+    files = {**core.files(), **golden}
     arrays = [{"layer": key[0], "array": key[1], "shape": list(w.shape)} for key, w in core.weights.items()]
     messages = [
         {**asdict(message), "sent_bits": bits, "sent_ones": ones}

@@ -79,7 +79,9 @@ def first_steps(experiment: Experiment, data: DataSet, steps: int) -> Training:
             raise ValueError(f"link {link.name}: a core that learns sends binary activations and targets, not others")
     core = _core(net, rule, optimizer, made, experiment.seed)
     net.links = [_ListeningLink(x.forward, x.feedback, x.lower, x.upper, x.label, heard) for x in net.links]
-    progress, labels, ends = Progress(), [], []
+    progress = Progress()
+    labels: list[Any] = []
+    ends: list[int] = []
     for taken, step in enumerate(_training(net, rule, optimizer, experiment, data, progress), 1):
         rows = len(heard[made[0].name, "forward", "activations"][-1])
         start = sum(map(len, labels)) % len(data.train)
@@ -91,8 +93,8 @@ def first_steps(experiment: Experiment, data: DataSet, steps: int) -> Training:
         raise ValueError(f"steps: the experiment has {progress.step}, not {steps}; give it more epochs")
     codes = [np.concatenate(heard[m.link, m.direction, m.purpose]) for m in core.messages]
     arrived = np.concatenate(heard[made[0].name, "forward", "activations"])
-    samples = integers.decode(arrived, made[0].forward).astype(np.int64)
-    trained = core.flat({key: net.layer(key[0]).arrays()[key[1]] for key in core.weights})
+    samples = np.asarray(integers.decode(arrived, made[0].forward), np.int64)
+    trained = core.flat({key: np.asarray(net.layer(key[0]).arrays()[key[1]]) for key in core.weights})
     return Training(
         core=core,
         samples=samples,
@@ -113,7 +115,7 @@ def _training(
 
 
 def _core(net: Network, rule: IntegerDTP, optimizer: ShiftSGD, links: Sequence[Link], seed: int) -> LearningCore:
-    weights = {
+    weights: dict[tuple[str, str], Any] = {
         (layer.name, name): np.array(layer.arrays()[name])
         for layer in net.layers
         for name in ("weight", "feedback")
