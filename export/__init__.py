@@ -20,9 +20,10 @@ from .accuracy import AccuracyLost, accuracy_lost
 from .bits import AUTO, Trial, fewest_bits
 from .checksums import CHECKSUMS, Damage
 from .fixed import FixedLayer, FixedLink, FixedNetwork, HiddenLayer, Levels, OutputLayer, Trace
-from .folder import MANIFEST, first_damage, replacing, seal
+from .folder import MANIFEST, add_to_manifest, first_damage, replacing, seal
 from .golden import Golden, golden_files, golden_vectors
 from .manifest import manifest
+from .page import write_page
 from .places import Owner, line_of_layer, nowhere, place
 from .scales import levels_number, number_format
 from .verify import Verification, VerificationError
@@ -43,12 +44,14 @@ __all__ = [
     "Verification",
     "VerificationError",
     "accuracy_lost",
+    "add_to_manifest",
     "export_network",
     "fewest_bits",
     "levels_number",
     "number_format",
     "verified",
     "write",
+    "write_page",
 ]
 
 
@@ -169,6 +172,8 @@ class ExportReport:
     """None if it was not requested."""
     accuracy: AccuracyLost | None
     """None if no labelled inputs were given."""
+    weight_numbers: dict[str, str]
+    """Format of the weights without its scale, as ledgers have it, by layer."""
 
     @property
     def weights_text(self) -> str:
@@ -221,4 +226,5 @@ def export_network(
         quantized_links={link.name: link.levels.format.name for link in network.links if link.quantized_on_export},
         verification=verified(Path(folder)) if verify else None,
         accuracy=accuracy_lost(network, network_path, *labelled) if labelled else None,
+        weight_numbers={layer.name: levels_number(layer.weight_levels) for layer in network.layers},
     )

@@ -16,15 +16,16 @@ from lowbit_dtp.storage import StorageError, locked, read_json, write_bytes, wri
 from .checksums import CHECKSUMS, Damage, FileSums, checksums, damage, read_checksums
 
 MANIFEST = "manifest.json"
+PAGE = "report.html"
 _RANDOM = "[a-z0-9_]" * 8
 """What `tempfile.mkdtemp` ends a name with."""
 
 
 def seal(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write `manifest` and the checksums of all files that it lists into `folder`, which holds those."""
+    """Write `manifest` into `folder`, and the checksums of it, of all files that it lists, and of the page if any."""
     folder = Path(folder)
     write_json(folder / MANIFEST, dict(manifest))
-    paths = [*(x["path"] for x in manifest["files"]), MANIFEST]
+    paths = [*(x["path"] for x in manifest["files"]), MANIFEST, *([PAGE] if (folder / PAGE).exists() else [])]
     write_bytes(folder / CHECKSUMS, checksums({path: (folder / path).read_bytes() for path in paths}))
 
 

@@ -320,7 +320,7 @@ def export_run(
     `options` are those of the target, by name. `max_loss` is for `auto` weights, as in `export.fewest_bits`, which are
     tried on the validation samples.
     """
-    from export import export_network
+    from export import add_to_manifest, export_network, write_page
 
     inputs, labels = np.asarray(data.test.inputs), np.asarray(data.test.labels)
     made = export_network(
@@ -329,6 +329,13 @@ def export_run(
         (np.asarray(data.valid.inputs), np.asarray(data.valid.labels)), max_loss, on_trial,
     )  # fmt: skip
     accuracy = made.accuracy.as_dict() if made.accuracy else {}
+    figures = {
+        "verification": made.verification.status if made.verification else "not requested",
+        "accuracy": accuracy,
+        **_frame_joules(run, signals, made.weight_numbers, made.sum_bits),
+    }
+    add_to_manifest(folder, figures=figures)
+    write_page(folder)
     return ExportRow(
         rule=rule,
         target=target,
@@ -342,6 +349,29 @@ def export_run(
         test_error_percent_integer=accuracy.get("integer_error_percent"),
         agreement_percent=accuracy.get("agreement_percent"),
     )
+
+
+def _frame_joules(
+    run: Path, signals: str, weights: Mapping[str, str], accumulator_bits: Mapping[str, int]
+) -> dict[str, Any]:
+    """Joules of a frame of the exported network of `run` by technology, in words; or why there are none."""
+    from hw_models import Technology, as_exported, price
+
+    from .ledger import load
+    from .report import si
+
+    try:
+        inference = load(run / "ledger.json")["inference"]
+        used = as_exported(inference, weights, signals, accumulator_bits)
+    except (ValueError, OSError) as error:
+        return {"no_joules": str(error)}
+    if not used.samples:
+        return {"no_joules": f"{run}: no inference was counted"}
+    joules = {}
+    for name in TECHNOLOGIES:
+        total = price(used, placement_of("").within(used), Technology.load(name)).per("sample").total
+        joules[name] = f"{si(total.typical, 'J')} ({si(total.low, 'J')} to {si(total.high, 'J')})"
+    return {"joules": joules}
 
 
 def _exported(
