@@ -69,6 +69,14 @@ def test_frames_that_fill_no_beat_and_gearboxes_of_both_kinds(exported, sizes, f
 
 
 @needs_icarus
+def test_a_memory_of_weights_with_a_register_behind_it(exported):
+    folder = exported(links=("binary", "binary"), activations=("tanh",), sizes=(48, 11, 2), options={"fold": "1x1"})
+    assert ".ROM_REGISTER(1)" in (folder / "rtl/layer_h1.v").read_text()
+    assert ".ROM_REGISTER(0)" in (folder / "rtl/layer_output.v").read_text()
+    assert simulation.test_bench(folder, "iverilog").status == "passed"
+
+
+@needs_icarus
 @pytest.mark.parametrize(
     ("link", "weights"),
     [
