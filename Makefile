@@ -7,7 +7,7 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo results test test-avx2 lint test-mnist bench gpu-check clean
+.PHONY: help venv demo results test test-avx2 lint test-mnist test-rtl bench gpu-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,7 +39,10 @@ lint: .venv/.installed ## ruff, mypy and the import contracts
 	$(BIN)/lint-imports
 
 test-mnist: .venv/.installed ## slower checks: a Dask cluster; accuracy on MNIST (in LOWBIT_DTP_DATA, the cache, or fetched)
-	$(BIN)/python -m pytest -m "not gpu" tests/slow
+	$(BIN)/python -m pytest -m "not gpu" tests/slow --ignore tests/slow/test_rtl.py
+
+test-rtl: .venv/.installed ## 10,000 images of MNIST through the thesis network in Verilator, a few minutes; needs verilator, g++, make and MNIST
+	$(BIN)/python -m pytest tests/slow/test_rtl.py
 
 bench: .venv/.installed ## time kernels and training beside their peers, on AVX-512 also as AVX2, 10 minutes each; MNIST and onnxruntime if at hand
 	-$(PIP) onnx onnxruntime

@@ -15,7 +15,7 @@ from lowbit_dtp.choices import choose
 from lowbit_dtp.settings import hints
 from lowbit_dtp.storage import read_json, write_bytes
 
-from . import aer, c, memory_files, nir, qonnx, qonnx_check, simulation, verify, verilog
+from . import aer, c, learning, memory_files, nir, qonnx, qonnx_check, simulation, verify, verilog
 from .accuracy import AccuracyLost, accuracy_lost
 from .bits import AUTO, Trial, fewest_bits
 from .checksums import CHECKSUMS, Damage
@@ -129,8 +129,11 @@ def verified(folder: Path) -> Verification:
     folder = Path(folder)
     changed = first_damage(folder)
     if changed is None:
-        return choose("target", read_json(folder / MANIFEST)["target"], TARGETS).verify(folder)
+        return choose("target", read_json(folder / MANIFEST)["target"], _VERIFIED)(folder)
     return failure(folder, changed)
+
+
+_VERIFIED = {name: target.verify for name, target in TARGETS.items()} | {learning.TARGET: learning.verify}
 
 
 def failure(folder: Path, changed: Damage) -> Verification:
@@ -139,7 +142,7 @@ def failure(folder: Path, changed: Damage) -> Verification:
     found = None
     if changed.path != CHECKSUMS:
         written = read_json(folder / MANIFEST) if changed.path != MANIFEST else {}
-        target = TARGETS[written["target"]] if written else TARGETS["mem"]
+        target = TARGETS.get(written.get("target", ""), TARGETS["mem"])
         found = place(written, changed, target.place or nowhere)
         if found is None and target.place is None:
             try:

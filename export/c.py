@@ -94,9 +94,9 @@ class _Layer:
 
     @property
     def layout(self) -> str:
-        """Planes where they take fewer instructions (population counts, 32 at once) or at most half the memory."""
+        """That with the fewest instructions: of planes, population counts of 32 products of bits at once."""
         signal = _planes(self.layer.below)
-        if self.planes <= 2 or self.planes * signal <= 8 or max(self.planes, signal) > 8:
+        if self.planes * signal <= 8 or max(self.planes, signal) > 8:
             return "planes"
         return "pairs" if self.planes <= 4 else "bytes"
 

@@ -9,9 +9,6 @@ from lowbit_dtp.choices import choose
 
 from .fixed import FixedLayer, FixedNetwork, HiddenLayer
 
-DEFAULT = (4, 4)
-"""Outputs and inputs side by side, where the layer has as many."""
-
 BUS_BITS = 64
 """Widest beat of the network's inputs that is chosen for the user."""
 
@@ -25,6 +22,9 @@ class Fold:
 
     def __str__(self) -> str:
         return f"{self.outputs}x{self.inputs}"
+
+
+DEFAULT = Fold(4, 4)
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class FoldedLayer:
 
     @property
     def period(self) -> int:
-        """Cycles of a group. Logits leave an output layer one after the other."""
-        return self.beats if isinstance(self.layer, HiddenLayer) else max(self.beats, self.fold.outputs)
+        """Cycles of a group. Logits leave an output layer one after the other, one in two cycles."""
+        return self.beats if isinstance(self.layer, HiddenLayer) else max(self.beats, 2 * self.fold.outputs)
 
     @property
     def cycles(self) -> int:
@@ -79,7 +79,8 @@ def fold_layers(network: FixedNetwork, fold: str = "", target_cycles: int | None
     """Each layer of `network` with its folding: as `fold` says, or the smallest that takes at most `target_cycles`.
 
     `fold` is `4x4`, outputs by inputs, for all layers, or `h1=4x8,h2=8x4`; the layers it does not name have 4x4, or
-    what fits. Raises ValueError naming the layer or link if that is impossible.
+    what fits. An output layer that is not named has the fewest outputs side by side that slow down no other layer.
+    Raises ValueError naming the layer or link if that is impossible.
     """
     if target_cycles is None:
         return _as_given(network, fold)
@@ -91,17 +92,18 @@ def fold_layers(network: FixedNetwork, fold: str = "", target_cycles: int | None
 
 
 def _as_given(network: FixedNetwork, text: str) -> list[FoldedLayer]:
-    given = dict.fromkeys((layer.name for layer in network.layers), "")
-    if "=" not in text:
-        given = dict.fromkeys(given, text)
-    else:
+    named = dict.fromkeys((layer.name for layer in network.layers), "")
+    wanted = DEFAULT
+    if text and "=" not in text:
+        wanted = _parse(text, "all layers")
+    elif text:
         for entry in text.split(","):
             name, _, value = entry.strip().partition("=")
-            choose("layer", name, given)
-            given[name] = value
+            choose("layer", name, named)
+            named[name] = value
     layers: list[FoldedLayer] = []
     for layer in network.layers:
-        fold = _parse(given[layer.name], layer) if given[layer.name] else _default(layer, layers)
+        fold = _exactly(named[layer.name], layer) if named[layer.name] else _fitting(wanted, layer, layers)
         layers.append(FoldedLayer(layer, fold))
     for below, above in pairwise(layers):
         if not _fits(below.fold.outputs, above.fold.inputs):
@@ -112,21 +114,33 @@ def _as_given(network: FixedNetwork, text: str) -> list[FoldedLayer]:
     return layers
 
 
-def _parse(text: str, layer: FixedLayer) -> Fold:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    fold = Fold(int(match[1]), int(match[2])) if match else Fold(0, 0)
-    if not (1 <= fold.outputs <= layer.neurons and 1 <= fold.inputs <= layer.below.neurons):
+def _parse(text: str, owner: str) -> Fold:
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not match:
+        raise ValueError(f"fold of {owner}: {text!r} must be OUTPUTSxINPUTS, as 4x4")
+    return Fold(int(match[1]), int(match[2]))
+
+
+def _exactly(text: str, layer: FixedLayer) -> Fold:
+    fold = _parse(text, f"layer {layer.name}")
+    if fold.outputs > layer.neurons or fold.inputs > layer.below.neurons:
         raise ValueError(
-            f"fold of layer {layer.name}: {text!r} must be OUTPUTSxINPUTS, from 1x1 to "
-            f"{layer.neurons}x{layer.below.neurons}"
+            f"fold of layer {layer.name}: {text} is more than its {layer.neurons} outputs and "
+            f"{layer.below.neurons} inputs"
         )
     return fold
 
 
-def _default(layer: FixedLayer, below: list[FoldedLayer]) -> Fold:
+def _fitting(wanted: Fold, layer: FixedLayer, below: list[FoldedLayer]) -> Fold:
+    """At most `wanted` of `layer`, which gets its inputs from the last of `below`."""
     sent = below[-1].fold.outputs if below else 1
-    inputs = next(n for n in range(min(DEFAULT[1], layer.below.neurons), 0, -1) if _fits(sent, n))
-    return Fold(min(DEFAULT[0], layer.neurons), inputs)
+    inputs = next(n for n in range(min(wanted.inputs, layer.below.neurons), 0, -1) if _fits(sent, n))
+    fold = Fold(min(wanted.outputs, layer.neurons), inputs)
+    if isinstance(layer, HiddenLayer) or not below:
+        return fold
+    fewer = (FoldedLayer(layer, Fold(outputs, inputs)) for outputs in range(1, fold.outputs))
+    slowest = max(x.cycles for x in below)
+    return next((x.fold for x in fewer if x.cycles <= slowest), fold)
 
 
 def _fits(sent: int, taken: int) -> bool:

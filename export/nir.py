@@ -141,6 +141,8 @@ def verify(folder: Path) -> Verification:
     StorageError for a file that is no such graph, ImportError without the package `nir`.
     """
     checks = [_Check(Path(folder), name, kind) for name, kind in FILES.items()]
+    for check in checks:
+        check.known = checks[0].known
     results = [check.run() for check in checks]
     return next((result for result in results if not result.passed), results[0])
 

@@ -181,9 +181,14 @@ def _is_near(layer: HiddenLayer) -> bool:
     return abs(layer.above.levels.exponent - layer.exponent) + layer.sum_bits < EXACT_BITS - 1
 
 
-def _spread(layer: HiddenLayer) -> npt.NDArray[np.int64]:
-    """Thresholds that differ in a neuron even where no sum tells them apart, as a code that is never sent needs one."""
-    low, high = (bound[:, None] for bound in layer.sum_bounds)
-    thresholds, places = layer.thresholds, np.arange(layer.thresholds.shape[1])
-    always = np.where(thresholds <= low, low - places[::-1], thresholds)
-    return np.where(thresholds > high, high + 1 + places, always)
+def _spread(layer: HiddenLayer) -> Floats:
+    """Thresholds, a little apart in the first neuron if two are alike in all: equal ones stand for no code at all.
+
+    It is by less than half a step of its sums, so it changes no code.
+    """
+    thresholds = layer.thresholds.astype(np.float64)
+    count = thresholds.shape[1]
+    bits = count.bit_length() + 1
+    if (np.diff(layer.thresholds, axis=1) == 0).all(0).any() and layer.sum_bits + bits <= EXACT_BITS:
+        thresholds[0] -= np.arange(count)[::-1] * 2.0**-bits
+    return thresholds

@@ -18,9 +18,14 @@ Floats = npt.NDArray[np.float64]
 NO_QONNX = "not run: no qonnx; pip install lowbit-dtp[qonnx]"
 
 
+def can_run_qonnx() -> bool:
+    """Whether the packages that run ONNX files with the quantizers of QONNX are installed."""
+    return all(map(find_spec, ("qonnx", "onnxruntime")))
+
+
 def qonnx_file(folder: Path) -> Verification:
     """Run the nodes of the ONNX file in `folder` with the executor of qonnx, and compare every golden vector."""
-    if not all(map(find_spec, ("qonnx", "onnxruntime"))):
+    if not can_run_qonnx():
         return Verification(NO_QONNX)
     result = _Check(Path(folder)).run()
     if result.passed and (changed := changed_files(folder)):
@@ -35,11 +40,11 @@ class _Check(NetworkCheck):
         from qonnx.core.modelwrapper import ModelWrapper
 
         path = self.folder / FILE
+        if not path.is_file():
+            raise StorageError(f"{path}: no such file")
         try:
             self.model = ModelWrapper(str(path))
             self.nodes = {node.output[0]: node for node in self.model.graph.node}
-        except FileNotFoundError:
-            raise StorageError(f"{path}: no such file") from None
         except Exception as error:  # whatever a damaged file makes of its readers
             raise StorageError(f"{path}: not a whole ONNX file ({error})") from None
         self._check_inputs()

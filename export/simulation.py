@@ -63,16 +63,28 @@ def simulate(folder: Path, chosen: str) -> str:
         return run(folder, program, "the test bench")
 
 
-def _icarus(folder: Path, files: list[str], scratch: Path) -> list[str]:
+def test_board(folder: Path) -> Verification:
+    """Let the board of `folder` compute the golden vectors over its serial port, in Icarus Verilog."""
+    folder = Path(folder).absolute()
+    if shutil.which("iverilog") is None:
+        return Verification(NO_SIMULATOR)
+    files = [*sources(folder, "rtl"), *sources(folder, "boards")]
+    files += [str(folder / "bench" / name) for name in ("ldtp_source.v", "ldtp_check.v")]
+    with tempfile.TemporaryDirectory() as scratch:
+        return outcome(folder, run(folder, _icarus(folder, files, Path(scratch), "board_bench"), "the test bench"))
+
+
+def _icarus(folder: Path, files: list[str], scratch: Path, top: str = "icarus") -> list[str]:
     program = scratch / "testbench"
-    run(folder, ["iverilog", "-g2005", "-s", "icarus", "-o", str(program), *files], "iverilog")
+    run(folder, ["iverilog", "-g2005", "-s", top, "-o", str(program), *files], "iverilog")
     return ["vvp", str(program)]
 
 
 def _verilator(folder: Path, files: list[str], scratch: Path) -> list[str]:
     verilog = [path for path in files if not path.endswith("/icarus.v")]
     options = ["--cc", "--exe", "--top-module", "testbench", "-Wno-fatal", "-Wno-lint", "-O3", "--x-assign", "fast"]
-    build = ["--build", "-j", str(os.cpu_count() or 1), "-CFLAGS", "-O2", "--Mdir", str(scratch / "build")]
+    optimized = "-O2" if cycles(read_json(folder / MANIFEST)) > SHORT else "-O0"  # compiling takes longer than running
+    build = ["--build", "-j", str(os.cpu_count() or 1), "-CFLAGS", optimized, "--Mdir", str(scratch / "build")]
     clock = str(folder / "bench" / "simulate.cpp")
     run(folder, ["verilator", *options, *build, *verilog, clock], "verilator")
     return [str(scratch / "build" / "Vtestbench")]

@@ -128,6 +128,8 @@ class GoldenFiles:
         self.layers: list[dict[str, Any]] = self.manifest["layers"]
         self.links: list[dict[str, Any]] = self.manifest["links"]
         self.shapes = {x["path"]: (x["fields"], x["bits"]) for x in self.manifest["golden"]}
+        self.known: dict[str, Integers] = {}
+        """Golden files that were read."""
         self.vectors = self.values = 0
 
     def lines(self, path: str, fields: int, bits: int, signed: bool) -> Integers:
@@ -143,14 +145,17 @@ class GoldenFiles:
                 raise StorageError(
                     f"{self.folder / path}: line {number} must be {digits} hexadecimal digits, not {line[:40]!r}"
                 )
-            word = f"{int(line, 16):0{fields * bits}b}"[::-1]
-            rows.append([int(word[i : i + bits][::-1], 2) for i in range(0, fields * bits, bits)])
-        table = np.array(rows, np.int64).reshape(len(rows), fields)
+            rows.append(int(line, 16).to_bytes(-(-digits // 2), "little"))
+        words = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -(-digits // 2))
+        places = np.unpackbits(words, axis=1, bitorder="little")[:, : fields * bits].reshape(-1, fields, bits)
+        table = places @ (1 << np.arange(bits, dtype=np.int64))
         return np.where(table >= 1 << bits - 1, table - (1 << bits), table) if signed else table
 
     def golden(self, path: str, signed: bool = False) -> Integers:
         """The numbers [vectors, fields] in a golden file."""
-        return self.lines(f"golden/{path}", *self.shapes[f"golden/{path}"], signed)
+        if path not in self.known:
+            self.known[path] = self.lines(f"golden/{path}", *self.shapes[f"golden/{path}"], signed)
+        return self.known[path]
 
     def levels(self, fmt: dict[str, Any], codes: Integers, place: str, path: str, rows: bool = False) -> Integers:
         """Levels of `codes`. A code that the format does not have is a failure of its neuron."""

@@ -65,11 +65,15 @@ class Traffic:
 def files(network: FixedNetwork, golden: Sequence[Golden], options: Options) -> dict[str, bytes]:
     """Modules, memory files and the test bench, by path."""
     layers = fold_layers(network, options.fold, options.target_cycles)
-    contents = {f"{part}/{path.name}": path.read_bytes() for part in ("rtl", "bench") for path in _static(part)}
+    contents = {
+        f"{part}/{path.name}": path.read_bytes() for part in ("rtl", "bench", "boards") for path in _static(part)
+    }
     for layer in layers:
         contents |= _memories(layer, network)
         contents[f"rtl/layer_{layer.layer.name}.v"] = _wrapper(layer, network).encode()
     contents["rtl/network.v"] = _top(layers).encode()
+    contents["boards/board.v"] = _board(layers).encode()
+    contents["boards/testbench.v"] = _board_bench(network, layers, golden).encode()
     contents["bench/testbench.v"] = _test_bench(network, layers, golden).encode()
     return contents
 
@@ -373,6 +377,126 @@ def _traffic(layers: Sequence[FoldedLayer], golden: Sequence[Golden]) -> Iterato
         lanes = _out_width(folded)[0]
 
 
+def _board(layers: Sequence[FoldedLayer]) -> str:
+    """The network behind a serial port."""
+    first = layers[0]
+    beat = _bytes(first.fold.inputs * first.layer.below.levels.bits)
+    result = _bytes(_out_width(layers[-1])[1])
+    bits = max(1, (first.beats - 1).bit_length())
+    return f"""// A board with a serial port: beats of {beat // 8} bytes come in, the class of a frame goes out.
+//
+// The next frame is to be sent when the class has come. A frame that is begun and not continued for 2^20 cycles is
+// forgotten. The LED changes with each class.
+`default_nettype none
+module board #(
+  parameter CLOCKS_PER_BIT = 104  // 115200 baud at 12 MHz
+) (
+  input  wire clk,
+  input  wire rx,
+  output wire tx,
+  output reg  led
+);
+  reg [4:0] age = 5'd0;
+  wire rst = !age[4];
+  always @(posedge clk) if (rst) age <= age + 5'd1;
+
+  wire [7:0] in_byte, out_byte;
+  wire in_valid, out_valid, out_ready, begun, ready, word_valid, result_valid, result_ready;
+  wire [{beat - 1}:0] word;
+  wire [{result - 1}:0] result;
+  reg [{bits - 1}:0] beat;
+  wire last = beat == {bits}'d{first.beats - 1};
+  reg [20:0] quiet;
+  reg forget;
+  always @(posedge clk)
+    if (rst | forget) begin
+      beat <= {bits}'d0;
+      quiet <= 21'd0;
+      forget <= 1'b0;
+    end else begin
+      if (word_valid & ready) beat <= last ? {bits}'d0 : beat + 1'b1;
+      quiet <= in_valid ? 21'd0 : quiet[20] ? quiet : quiet + 21'd1;
+      forget <= quiet[20] & (begun | beat != {bits}'d0);
+    end
+  always @(posedge clk)
+    if (rst) led <= 1'b0;
+    else if (result_valid & result_ready) led <= !led;
+
+  ldtp_uart #(.CLOCKS_PER_BIT(CLOCKS_PER_BIT)) uart (
+    .clk(clk), .rst(rst), .rx(rx), .tx(tx), .m_data(in_byte), .m_valid(in_valid), .s_data(out_byte),
+    .s_valid(out_valid), .s_ready(out_ready));
+  ldtp_from_bytes #(.BYTES({beat // 8})) from_bytes (
+    .clk(clk), .rst(rst | forget), .s_data(in_byte), .s_valid(in_valid), .m_data(word), .m_valid(word_valid),
+    .m_ready(ready), .begun(begun));
+  wire unused_last, unused_error;
+  network network (
+    .aclk(clk), .aresetn(!(rst | forget)), .s_axis_tdata(word), .s_axis_tvalid(word_valid), .s_axis_tready(ready),
+    .s_axis_tlast(last), .m_axis_tdata(result), .m_axis_tvalid(result_valid), .m_axis_tready(result_ready),
+    .m_axis_tlast(unused_last), .frame_error(unused_error));
+  ldtp_to_bytes #(.BYTES({result // 8})) to_bytes (
+    .clk(clk), .rst(rst), .s_data(result), .s_valid(result_valid), .s_ready(result_ready), .m_data(out_byte),
+    .m_valid(out_valid), .m_ready(out_ready));
+endmodule
+`default_nettype wire
+"""
+
+
+def _board_bench(network: FixedNetwork, layers: Sequence[FoldedLayer], golden: Sequence[Golden]) -> str:
+    """A test bench for the board: a computer's end of the serial port, with the golden vectors of the network."""
+    first = layers[0]
+    beat = first.fold.inputs * first.layer.below.levels.bits
+    result = _bytes(network.output.class_bits)
+    bench = _Bench(network, layers, golden)
+    source = bench.source(f"network/{first.layer.below.name}.codes.mem", first.fold.inputs)
+    place = network.output.output_name
+    check = bench.check(f"network/{place}.classes.mem", place, 1, "found", "found_valid", 0, CLASSES=1)
+    padding = _bytes(beat) - beat
+    data = f"{{{padding}'d0, data}}" if padding else "data"
+    limit = 4 * (bench.vectors + 4) * (first.beats * _bytes(beat) // 8 * 80 + sum(x.cycles for x in layers)) + 10000
+    return f"""// The board with a computer at its serial port, which sends the golden vectors and compares the classes.
+`timescale 1ns/1ps
+`default_nettype none
+module board_bench;
+  reg clk = 1'b0;
+  always #5 clk = !clk;
+  integer cycle = 0;
+  wire rst = cycle < 40;
+  wire to_board, from_board, led, valid, ready, last, repeating, byte_valid, byte_ready, got_valid, got_word, begun;
+  wire [{beat - 1}:0] data;
+  wire [7:0] sent, got;
+  wire [{result - 1}:0] word;
+  wire [{network.output.class_bits - 1}:0] found = word[{network.output.class_bits - 1}:0];
+  wire found_valid = got_word;
+  wire [0:0] done;
+  wire free;
+  reg waiting;  // for the answer to a frame, as the computer's program does
+  assign ready = free & !waiting;
+  always @(posedge clk) waiting <= !rst & (valid & ready & last | waiting & !got_word);
+{source}  ldtp_to_bytes #(.BYTES({_bytes(beat) // 8})) to_bytes (
+    .clk(clk), .rst(rst), .s_data({data}), .s_valid(valid & !waiting), .s_ready(free), .m_data(sent),
+    .m_valid(byte_valid), .m_ready(byte_ready));
+  ldtp_uart #(.CLOCKS_PER_BIT(8)) computer (
+    .clk(clk), .rst(rst), .rx(from_board), .tx(to_board), .m_data(got), .m_valid(got_valid), .s_data(sent),
+    .s_valid(byte_valid), .s_ready(byte_ready));
+  ldtp_from_bytes #(.BYTES({result // 8})) from_bytes (
+    .clk(clk), .rst(rst), .s_data(got), .s_valid(got_valid), .m_data(word), .m_valid(got_word), .m_ready(1'b1),
+    .begun(begun));
+  board #(.CLOCKS_PER_BIT(8)) board (.clk(clk), .rx(to_board), .tx(from_board), .led(led));
+{check}  always @(negedge clk) begin
+    cycle <= cycle + 1;
+    if (done[0]) begin
+      $display("passed: {bench.vectors} vectors, {bench.values} values");
+      $finish;
+    end else if (cycle > {limit}) begin
+      $display("stuck: not all classes came");
+      $finish;
+    end
+  end
+endmodule
+`default_nettype wire
+"""
+
+
 class _Bench:
     """The parts of a test bench, which run one after the other, each on a clock of its own."""
 
@@ -393,12 +517,12 @@ class _Bench:
             **more,
         }
 
-    def _source(self, path: str, lanes: int, **more: Any) -> str:
+    def source(self, path: str, lanes: int, **more: Any) -> str:
         self.vectors += len(self.golden[path].values)
         ports = ("clk", "rst", "data", "valid", "ready", "last", "repeating")
         return _instance("ldtp_source", self._file(path, lanes, **more), "source", dict(zip(ports, ports, strict=True)))
 
-    def _check(self, path: str, place: str, lanes: int, data: str, take: str, index: int, **more: Any) -> str:
+    def check(self, path: str, place: str, lanes: int, data: str, take: str, index: int, **more: Any) -> str:
         self.values += self.golden[path].values.size
         parameters = self._file(path, lanes, LINK=f'"{place}"', **more)
         ports = {"clk": "clk", "rst": "rst", "data": data, "take": take, "done": f"done[{index}]"}
@@ -431,7 +555,7 @@ class _Bench:
   reg summed;
   always @(posedge clk) summed <= dut.core.finishing;
 """
-        body += self._source(source, fold.inputs, HESITATE=1)
+        body += self.source(source, fold.inputs, HESITATE=1)
         nets = ("clk", "rst", "data", "valid", "ready", "sent", "sent_valid", "sent_ready")
         body += _instance(f"layer_{layer.name}", {}, "dut", dict(zip(_STREAMS, nets, strict=True)))
         checks = self._results(folder, folded, "dut.core", "summed", 0)
@@ -443,15 +567,15 @@ class _Bench:
         layer, fold, place = folded.layer, folded.fold, folded.layer.output_name
         sums, codes = f"{folder}/{place}.sums.mem", f"{folder}/{place}.codes.mem"
         sent, taken = f"{core}.m_data", f"{core}.m_valid & {core}.m_ready"
-        checks = [self._check(sums, place, fold.outputs, f"{core}.sums", summed, index, SIGNED=1, **more)]
+        checks = [self.check(sums, place, fold.outputs, f"{core}.sums", summed, index, SIGNED=1, **more)]
         if isinstance(layer, HiddenLayer):
-            return [*checks, self._check(codes, place, fold.outputs, sent, taken, index + 1, **more)]
+            return [*checks, self.check(codes, place, fold.outputs, sent, taken, index + 1, **more)]
         logits, classes = f"{folder}/{place}.logits.mem", f"{folder}/{place}.classes.mem"
         output = f"{core}.output_layer"
         return [
             *checks,
-            self._check(logits, place, 1, f"{output}.logit", f"{output}.logit_valid", index + 1, SIGNED=1, **more),
-            self._check(classes, place, 1, sent, taken, index + 2, CLASSES=1, **more),
+            self.check(logits, place, 1, f"{output}.logit", f"{output}.logit_valid", index + 1, SIGNED=1, **more),
+            self.check(classes, place, 1, sent, taken, index + 2, CLASSES=1, **more),
         ]
 
     def comparators(self, folded: FoldedLayer) -> None:
@@ -473,24 +597,26 @@ class _Bench:
   always @(posedge clk) waited <= (rst || ready) ? 0 : waited + 1;
   always @(posedge clk) if (valid & ready) sums <= data;
 """
-            body += self._source(source, units)
+            body += self.source(source, units)
             ports = {"clk": "clk", "rst": "rst", "finishing": "valid & ready", "sums": "sums", "valid": "codes_valid"}
             body += _instance("ldtp_thresholds", chosen, "dut", ports | {"codes": "codes"})
-            check = self._check(f"{folder}/{place}.codes.mem", place, units, "codes", "codes_valid", 0)
+            check = self.check(f"{folder}/{place}.codes.mem", place, units, "codes", "codes_valid", 0)
         else:
             output = self.network.output
             source = f"{folder}/{place}.logits.mem"
             body = f"""  wire [{output.logit_bits - 1}:0] data;
   wire [{output.class_bits - 1}:0] best;
   wire best_valid;
-  assign ready = 1'b1;
+  reg second;
+  assign ready = second;
+  always @(posedge clk) second <= !rst & valid & !second;
 """
-            body += self._source(source, 1)
+            body += self.source(source, 1)
             chosen = {"LOGIT_BITS": output.logit_bits, "CLASS_BITS": output.class_bits}
-            ports = {"clk": "clk", "rst": "rst", "s_valid": "valid", "s_last": "last", "logit": "data"}
+            ports = {"clk": "clk", "rst": "rst", "s_valid": "valid & !second", "s_last": "last", "logit": "data"}
             body += _instance("ldtp_argmax", chosen, "dut", ports | {"valid": "best_valid", "best": "best"})
-            check = self._check(f"{folder}/{place}.classes.mem", place, 1, "best", "best_valid", 0, CLASSES=1)
-        cycles = len(self.golden[source].values) * layer.neurons * folded.steps
+            check = self.check(f"{folder}/{place}.classes.mem", place, 1, "best", "best_valid", 0, CLASSES=1)
+        cycles = len(self.golden[source].values) * layer.neurons * max(folded.steps, 2)
         self._part([check], body, cycles, folder)
 
     def whole(self) -> None:
@@ -525,7 +651,7 @@ class _Bench:
       end
     end
 """
-        body += self._source(source, first.fold.inputs, **more)
+        body += self.source(source, first.fold.inputs, **more)
         axis = {"aclk": "clk", "aresetn": "!rst", "s_axis_tdata": data, "s_axis_tvalid": "valid"}
         axis |= {"s_axis_tready": "ready", "s_axis_tlast": "last", "m_axis_tdata": "sent"}
         axis |= {"m_axis_tvalid": "sent_valid", "m_axis_tready": "sent_ready", "m_axis_tlast": "sent_last"}

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -142,9 +144,14 @@ def colour_of(index: int) -> str:
     return PALETTE[index % len(PALETTE)]
 
 
-def wrapped(rule: str) -> str:
-    """A rule's name, with its options on a second line, shortened where it is too long for a label."""
-    return "\n".join(part if len(part) <= 20 else part[:19] + "…" for part in rule.replace("@", "\n@").split("\n"))
+def wrapped(label: str) -> str:
+    """A label in lines: options of a rule, and words, have their own; a word that is too long is shortened.
+
+    >>> wrapped("straight-through@fixed(4,-2)"), wrapped("DTP, larger step, cosine over 40 epochs")
+    ('straight-through\\n@fixed(4,-2)', 'DTP, larger step,\\ncosine over 40 epochs')
+    """
+    lines = [line for part in label.replace("@", "\n@").split("\n") for line in wrap(part, 22, break_long_words=False)]
+    return "\n".join(line if len(line) <= 22 else line[:21] + "…" for line in lines)
 
 
 def spaced(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
@@ -259,11 +266,11 @@ def tradeoff_figure(
         axes.axvline(x, color=MUTED, linewidth=0.8, linestyle=":", zorder=0)
         axes.annotate(text, (x, 0.99), (-3, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
                       rotation=90, ha="right", va="top", size=7.5, color=MUTED)  # fmt: skip
+    fronts = []
     for coded in (False, True) if any_coded else (False,):
-        best = front(ways, coded)
+        fronts.append([(way.sent(coded) or nothing, way.error) for way in front(ways, coded)])
         style = "-" if coded == any_coded else "--"
-        axes.plot([way.sent(coded) or nothing for way in best], [way.error for way in best], color=MUTED,
-                  linewidth=1, linestyle=style, zorder=1)  # fmt: skip
+        axes.plot(*zip(*fronts[-1], strict=True), color=MUTED, linewidth=1, linestyle=style, zorder=1)
     ends: list[tuple[tuple[float, float], list[float]]] = []
     for way in ways:
         i = groups.index(way.group)
@@ -298,7 +305,7 @@ def tradeoff_figure(
     axes.set_ylabel(error)
     axes.grid(color="#e6e9ee")
     axes.set_axisbelow(True)
-    _label(axes, [way.label for way in ways], ends)
+    _label(axes, [way.label for way in ways], ends, fronts)
     left = 0.1 / width
     if title:
         figure.text(left, 1 - 0.1 / height, title, weight="bold", va="top")
@@ -307,10 +314,15 @@ def tradeoff_figure(
     return figure
 
 
-def _label(axes: "Axes", labels: Sequence[str], ends: Sequence[tuple[tuple[float, float], list[float]]]) -> None:
+def _label(
+    axes: "Axes",
+    labels: Sequence[str],
+    ends: Sequence[tuple[tuple[float, float], list[float]]],
+    lines: Sequence[Sequence[tuple[float, float]]],
+) -> None:
     """Write each of `labels` near its point, where there is room, with a line to the point if that is far.
 
-    `ends` are the points, and the bits of others at the same height, in data units.
+    `ends` are the points, and the bits of others at the same height; `lines` join points. All are in data units.
     """
     to_points = axes.transData.transform  # a figure of 72 dots an inch has a dot a point
     frame = axes.get_window_extent()
@@ -319,6 +331,10 @@ def _label(axes: "Axes", labels: Sequence[str], ends: Sequence[tuple[tuple[float
         at = [to_points((each, y)) for each in (x, *others)]
         taken += [(px - 4, py - 4, px + 4, py + 4) for px, py in at]
         taken.append((min(px for px, _ in at), at[0][1] - 1, max(px for px, _ in at), at[0][1] + 1))
+    for (ax, ay), (bx, by) in (map(to_points, pair) for line in lines for pair in pairwise(line)):
+        steps = max(1, int(math.hypot(bx - ax, by - ay) / 4))
+        along = [(ax + (bx - ax) * k / steps, ay + (by - ay) * k / steps) for k in range(steps + 1)]
+        taken += [(px - 1, py - 1, px + 1, py + 1) for px, py in along]
 
     def is_free(box: tuple[float, float, float, float]) -> bool:
         inside = frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1

@@ -6,7 +6,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +47,8 @@ class Table:
     labels: dict[str, str] = field(default_factory=dict)
     """Names by folder; without one, a result is called by its rule and gradient format, or by its folder."""
     links: list[str] = field(default_factory=list)
-    """Links whose bits are counted; [] stands for those that carry few bits, but for that of the inputs."""
+    """Links whose bits are counted; [] stands for those that carry few bits, or all if none does, but for that of the
+    inputs."""
     break_even: str = ""
     """Folder of the result that is compared with straight-through in bits; "" for none."""
 
@@ -171,14 +172,13 @@ class Shown:
     @cached_property
     def links(self) -> list[str]:
         """Links whose bits are counted."""
-        few = {
-            link: None
-            for result in self.results
-            for link, row in list(result.links.items())[1:]
-            for way in (row.forward, row.feedback)
-            if way.format and not way.format.startswith("float")
-        }
-        return self.asked.links or list(few)
+        rows = [(link, row) for result in self.results for link, row in list(result.links.items())[1:]]
+        few = [
+            link
+            for link, row in rows
+            if any(way.format and not way.format.startswith("float") for way in (row.forward, row.feedback))
+        ]
+        return self.asked.links or list(dict.fromkeys(few or [link for link, _ in rows]))
 
     def sent(self, result: Result, direction: str) -> list[LinkDirection]:
         """What crosses the links."""
@@ -228,9 +228,11 @@ class Shown:
         named = MEASURES[self.results[0].measure] + ", %" * self.results[0].measure.endswith("percent")
         columns = ("", "bits up / down", "coded bits up / down", f"validation {named}", f"test {named}",
                    "test, best epoch", "seeds", "epochs")  # fmt: skip
+        coded = any(result.training.codings for result in self.results)
         lines = [columns, ("---",) + ("---:",) * (len(columns) - 1), *map(self._cells, self.results)]
-        said = f"Bits of one training sample on {' and '.join(self.links)}, up and down. "
-        if any(result.training.codings for result in self.results):
+        lines = [line if coded else (*line[:2], *line[3:]) for line in lines]
+        said = f"Bits of one training sample on {_listed(self.links)}, up and down. "
+        if coded:
             said += "Coded bits are those of the coding with the fewest, which is named. "
         if any(result.seeds > 1 for result in self.results):
             said += "Errors are mean ± standard deviation over seeds, after the last epoch. "
@@ -306,6 +308,15 @@ def _count(value: float) -> str:
     return count(value).replace("\u202f", ",")
 
 
+def _listed(names: Sequence[str]) -> str:
+    """Names in a row.
+
+    >>> _listed(["h1-h2"]), _listed(["h1-h2", "h2-h3", "h3-output"])
+    ('h1-h2', 'h1-h2, h2-h3 and h3-output')
+    """
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 def _drawn(what: Shown, picture: Picture) -> str:
     """A picture as the text of an SVG file."""
     from matplotlib import style
@@ -338,7 +349,7 @@ def _over_bits(what: Shown, picture: Picture) -> "Figure":
     marks = {f"{even.label}: a gradient of {even.width:.3g} bits sends as many": even.down} if even else {}
     return tradeoff_figure(
         ways,
-        f"{direction} bits on {' and '.join(what.links)} for a training sample",
+        f"{direction} bits on {_listed(what.links)} for a training sample",
         f"{PARTS_OF_DATA[picture.part].lower()} {MEASURES[measure]}{', %' * measure.endswith('percent')}",
         picture.title,
         WIDTH,

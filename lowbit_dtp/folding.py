@@ -183,6 +183,7 @@ class _Part:
         if self.product.values is None:
             raise NotWholeNumbersError(f"{self.label}: nothing quantizes what it gives to the next layer")
         values = _sorted(self.product.values)
+        levels, scale, offset, kept = _grid(values, self.label)
         ends = self.values_at(np.stack([self.low, self.high]))
         sign = np.where(ends[1] < ends[0], -1, 1)
         low, high = np.where(sign < 0, -self.high, self.low), np.where(sign < 0, -self.low, self.high)
@@ -194,7 +195,6 @@ class _Part:
             reached, below = np.where(enough, middle, reached), np.where(enough, below, middle)
         thresholds = np.broadcast_to(reached, below.shape).T
         self._check(values, thresholds, sign, low, high)
-        levels, scale, offset, kept = _grid(values, self.label)
         wire = Wire(_format_of(levels * kept, kept), levels, scale, offset, kept)
         weight, fmt = self._weights(self.levels * sign)
         return Thresholded(

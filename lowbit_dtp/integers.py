@@ -23,7 +23,7 @@ _MOST_FRACTION_BITS = 16
 
 _EXP_BITS, _STEPS = 15, 16
 TABLE_SIZE = 256
-_EXP = tuple(round(2**_EXP_BITS * exp(-k / _STEPS)) for k in range(TABLE_SIZE))
+POWERS = tuple(round(2**_EXP_BITS * exp(-k / _STEPS)) for k in range(TABLE_SIZE))
 """2^15 exp(-k/16): look-up table of the softmax."""
 
 
@@ -119,7 +119,7 @@ def softmax_error(logits: Array, labels: Array) -> Array:
     """
     xp = backend_of(logits)
     below = (xp.largest(logits) - logits) >> (SUM_FRACTION_BITS - _STEPS.bit_length() + 1)
-    powers = xp.look_up(_EXP, xp.clip(below, 0, TABLE_SIZE - 1))
+    powers = xp.look_up(POWERS, xp.clip(below, 0, TABLE_SIZE - 1))
     total = xp.cast(powers.sum(-1), "int32")[..., None]
     probabilities = ((powers << STATE_FRACTION_BITS) + (total >> 1)) // total
     return saturated(probabilities - (xp.one_hot(labels, logits) << STATE_FRACTION_BITS))

@@ -238,18 +238,24 @@ def _serve(connection: Connection, function: Callable, plugins: Sequence[str]) -
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the process that started this one ends it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that locks are released
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    connection.send(("ready", None))
-    with _telling(lambda message: connection.send(("told", message))):
-        while True:
-            try:
+    status = 0
+    try:
+        connection.send(("ready", None))
+        with _telling(lambda message: connection.send(("told", message))):
+            while True:
                 item = connection.recv()
-            except EOFError:
-                return
-            outcome = _outcome(function, item, plugins)
-            try:
-                connection.send(("done", outcome))
-            except (pickle.PicklingError, TypeError, AttributeError) as error:
-                connection.send(("done", _Failure.of(error)))
+                outcome = _outcome(function, item, plugins)
+                try:
+                    connection.send(("done", outcome))
+                except (pickle.PicklingError, TypeError, AttributeError) as error:
+                    connection.send(("done", _Failure.of(error)))
+    except (EOFError, OSError):  # nothing more is wanted
+        pass
+    except SystemExit as end:
+        status = int(end.code or 0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # to take compiled kernels apart may take seconds, for which the other process would wait
 
 
 def _end_with_parent() -> None:

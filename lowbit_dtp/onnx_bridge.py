@@ -223,9 +223,9 @@ class _Reader:
         elif node.op in ELEMENTWISE:
             self._apply(node, place)
         elif node.op not in _TRANSPARENT or place:
-            known = ", ".join(["MatMul", "Gemm", *ELEMENTWISE, *_TRANSPARENT])
+            there = ", ".join(["MatMul", "Gemm", *ELEMENTWISE, *_TRANSPARENT])
             raise ValueError(
-                f"{node.label}: not part of a chain of dense layers; there are: {known}, and TopK or ArgMax at the end"
+                f"{node.label}: not part of a chain of dense layers; there are: {there}, and TopK or ArgMax at the end"
             )
 
     def _multiply(self, node: _Node, place: int) -> None:
@@ -238,7 +238,7 @@ class _Reader:
         if gemm and node.attribute("transA", 0):
             raise ValueError(f"{node.label}: transA must be 0")
         if gemm and node.attribute("transB", 0):
-            weight = weight.T
+            weight = np.ascontiguousarray(weight.T)
         below = self.weight.shape[1] if self.wire else self.chain.width() or len(weight)
         if len(weight) != below:
             raise ValueError(f"{node.label}: its weights are for {len(weight)} inputs, but it is given {below}")
@@ -251,7 +251,7 @@ class _Reader:
             if alpha != 1:
                 self.functions.append(lambda x: x * alpha)
             if len(node.inputs) > 2 and node.inputs[2]:
-                offset = self._fits(node, beta * _floats(node, self.chain.constant(node.inputs[2], node)))
+                offset = self._fits(node, _floats(node, self.chain.constant(node.inputs[2], node))) * beta
                 self.functions.append(lambda x: x + offset)
 
     def _apply(self, node: _Node, place: int) -> None:
@@ -265,7 +265,7 @@ class _Reader:
         own = arrays[:1] if node.op in ("Quant", "IntQuant") else [] if node.op == "MultiThreshold" else arrays
         shapes = [self._fits(node, array) for array in own]
         if node.op == "MultiThreshold":
-            self._fits(node, arrays[0][:, :1].T if arrays and arrays[0].ndim == 2 else np.zeros((1, 0)))
+            self._fits(node, _thresholds(node, arrays)[0][:, 0])
         function = ELEMENTWISE[node.op](node, shapes + arrays[len(own) :])
         if place and node.op == "Sub":
             function = _negated(function)
@@ -505,7 +505,7 @@ ELEMENTWISE: dict[str, Callable[[_Node, Sequence[Float32s]], Function]] = {
     "Neg": _alone(np.negative),
     "Relu": _alone(lambda x: np.maximum(x, 0)),
     "Tanh": _alone(np.tanh),
-    "Sigmoid": _alone(lambda x: (np.tanh(x / 2) + 1) / 2),
+    "Sigmoid": _alone(lambda x: (np.tanh(x * np.float32(0.5)) + np.float32(1)) * np.float32(0.5)),
     "Clip": _clip,
     "BatchNormalization": _batch_normalization,
     "Quant": _quant,

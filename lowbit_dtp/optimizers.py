@@ -249,6 +249,10 @@ class ShiftSGD(Optimizer):
                 raise ValueError(f"shifts.{array} must be 0 to 32 bits, not {shift}")
 
     def _rate(self, key: tuple[str, str], parameter: Array, factor: Factor, direction: Direction) -> int:
+        return self.shift(key, direction)
+
+    def shift(self, key: tuple[str, str], direction: Direction) -> int:
+        """Shift of the learning rate of an array; `key` is the names of its layer and array."""
         shift = self.shifts.get(".".join(key))
         if shift is not None:
             return shift

@@ -109,14 +109,19 @@ class Result:
     measure: str
     """Measure of the scores, one of `tasks.MEASURES`."""
     finished: bool
-    """Whether no run is under way."""
+    """Whether the runs are finished, and not under way."""
 
     @classmethod
     def load(cls, root: Path, folder: str) -> "Result":
-        """The result in `folder` of `root`. StorageError, naming it, if it has no seeds, or files cannot be read."""
+        """The result in `folder` of `root`, of seeds that are finished, or if none is, of those under way.
+
+        StorageError, naming it, if it has no seeds, or files cannot be read.
+        """
         paths = sorted((Path(root) / folder).glob("seed-*"), key=lambda path: int(path.name.removeprefix("seed-")))
         if not paths:
             raise StorageError(f"{Path(root) / folder}: no results here; a folder of results has seed-0, seed-1, ...")
+        finished = [path for path in paths if (path / "run.json").exists()]
+        paths = finished or paths
         books = [ledgers.load(path / "ledger.json") for path in paths]
         lines = [_read_lines(path / "metrics.jsonl") for path in paths]
         measures = [name for name in MEASURES if all(f"test_{name}" in line for each in lines for line in each)]
@@ -130,7 +135,7 @@ class Result:
             ledgers.merged(book["training"] for book in books),
             ledgers.merged(book["inference"] for book in books),
             measures[0],
-            all((path / "run.json").exists() for path in paths),
+            bool(finished),
         )
 
     @property

@@ -449,18 +449,18 @@ def _write_experiment(folder: Path, experiment: Experiment) -> None:
         write_text(path, experiment.as_toml())
 
 
-def save_imported(net: "Network", source: Path, folder: Path, data: "DataSet") -> float:
+def save_imported(net: "Network", source: Path, folder: Path, data: "DataSet", name: str) -> float:
     """Write `net`, imported from the file `source`, as a finished run in `folder`; return its score on the test data.
 
-    The run has the rule straight-through and no epochs. Raises ExperimentError if the folder holds a run that was
-    trained, or the network does not fit `data`.
+    `name` is that of `data`, or its path. The run has the rule straight-through and no epochs. Raises ExperimentError
+    if the folder holds a run that was trained, or the network does not fit `data`.
     """
     from .training import evaluate
 
     weights = {x.name: p.format.name for x in net.layers if isinstance(p := x.projection, Quantized)}
     links = {x.name: {"forward": x.forward.name, "feedback": x.feedback.name} for x in net.links}
     experiment = Experiment(
-        data.name, net.sizes, "straight-through", epochs=0, batch=100, seed=0, activation="identity",
+        name, net.sizes, "straight-through", epochs=0, batch=100, seed=0, activation="identity",
         links=links, weights=dict(weights), optimizer={"name": "sgd", "learning_rate": 0.01},
     )  # fmt: skip
     experiment.check_sizes(data)
@@ -475,7 +475,7 @@ def save_imported(net: "Network", source: Path, folder: Path, data: "DataSet") -
         ledgers.save(folder / "ledger.json", training=Ledger(), inference=testing)
         write_text(folder / "experiment.toml", experiment.as_toml())
         write_text(folder / "metrics.jsonl", "")
-        results = {"measure": task.measure, **named, "seconds_per_epoch": None, "parts": []}
+        results: dict[str, Any] = {"measure": task.measure, **named, "seconds_per_epoch": None, "parts": []}
         write_json(folder / "run.json", results | {"imported": str(source)} | provenance())
     return named[f"test_{task.measure}"]
 
@@ -519,17 +519,29 @@ def network_file(folder: Path, best: bool = False) -> Path:
     return path
 
 
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested tables by their keys, joined by dots.
+
+    >>> flat({"links": {"h1-h2": {"forward": "binary"}}, "seed": 0})
+    {'links.h1-h2.forward': 'binary', 'seed': 0}
+    """
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
 def curves(folder: Path) -> list[dict[str, Any]]:
     """The curves of the runs in `folder`, a run or a comparison: a row for each rule, seed and epoch.
 
-    Columns are those of `metrics.jsonl`; scores of measures that a rule does not have are empty. A run whose metrics
-    are missing or broken is left out, with a warning.
+    Columns are those of `metrics.jsonl`, of numbers by link as in `flips.h1-h2`; what a rule does not have is empty. A
+    run whose metrics are missing or broken is left out, with a warning.
     """
     rows: list[dict[str, Any]] = []
     for rule, seed, run in run_folders(folder):
         path = run / "metrics.jsonl"
         try:
-            rows += [{"rule": rule, "seed": seed, **json.loads(x)} for x in path.read_text().splitlines()]
+            rows += [{"rule": rule, "seed": seed, **flat(json.loads(x))} for x in path.read_text().splitlines()]
         except (OSError, TypeError, ValueError):
             warnings.warn(f"{path}: missing or broken, so the curves leave it out", stacklevel=2)
     columns = dict.fromkeys(name for row in rows for name in row)

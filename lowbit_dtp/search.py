@@ -25,7 +25,7 @@ from .choices import choose
 from .experiment import Comparison, Experiment, ExperimentError, with_settings
 from .jobs import JobsError, cores, run_all, tell
 from .randomness import generator
-from .settings import hints
+from .settings import defaults, hints
 from .spaces import Space, spaces_of
 from .storage import StorageError
 
@@ -160,10 +160,11 @@ class Place:
             if there is None:
                 study.set_user_attr("definition", here)
                 there = study.user_attrs["definition"]
+        there = json.loads(json.dumps(defaults(Experiment))) | there  # of settings that an older version did not have
         for name in here:
-            if there.get(name) != here[name]:
+            if there[name] != here[name]:
                 raise ExperimentError(
-                    f"{self.shown}: holds a search of {rule} with {name} = {there.get(name)!r}, not {here[name]!r}; "
+                    f"{self.shown}: holds a search of {rule} with {name} = {there[name]!r}, not {here[name]!r}; "
                     "choose another folder, or repeat the settings of that search"
                 )
         return study
@@ -198,6 +199,8 @@ class Place:
         for left in (2, 1, 0):
             try:
                 return RDBStorage(url, waiting)
+            except ImportError as error:
+                raise ImportError(f"{url.partition(':')[0]}: {error}; install it, or name another driver") from None
             except SQLAlchemyError:
                 if not left:
                     raise
@@ -212,7 +215,7 @@ class Place:
         if "://" in self.storage:
             from sqlalchemy.exc import SQLAlchemyError
 
-            kinds, where = (SQLAlchemyError, ImportError), self.storage.partition("://")[0]
+            kinds, where = (SQLAlchemyError,), self.storage.partition("://")[0]
         try:
             yield
         except kinds as error:
@@ -408,9 +411,9 @@ def _train_all(
                 for trial in batch:
                     left.remove(trial)
                     yield Outcome.of(rule, study.get_trials(deepcopy=False)[trial.number])
-    except BaseException:
+    except BaseException as error:
         for trial in left:
-            _give_back(study, study.get_trials(deepcopy=False)[trial.number])
+            _give_back(study, study.get_trials(deepcopy=False)[trial.number], failed=isinstance(error, Exception))
         raise
 
 
@@ -544,15 +547,18 @@ class _Watch:
                     _give_back(study, trial)
 
 
-def _give_back(study: "Study", trial: FrozenTrial) -> None:
-    """Have a trial that has not been finished done again, unless that has been done or tried often enough."""
+def _give_back(study: "Study", trial: FrozenTrial, failed: bool = True) -> None:
+    """Have a trial that has not been finished done again, unless another process has it done.
+
+    Its settings are given up if that was the last of `TRIES` that `failed`.
+    """
     try:
         study.tell(trial.number, state=TrialState.FAIL)
     except (optuna.exceptions.UpdateFinishedTrialError, ValueError):  # another process was first
         return
-    tries = trial.user_attrs.get("tries", 1)
-    if trial.params and tries < TRIES:
-        study.enqueue_trial(trial.params, {"tries": tries + 1})
+    tries = trial.user_attrs.get("tries", 1) + failed
+    if trial.params and tries <= TRIES:
+        study.enqueue_trial(trial.params, {"tries": tries})
 
 
 def _worker() -> str:

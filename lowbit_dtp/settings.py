@@ -45,6 +45,17 @@ def hints(kind: type, *, required: bool = False) -> dict[str, Any]:
     return {f.name: known.get(f.name, Any) for f in chosen}
 
 
+def defaults(kind: type) -> dict[str, Any]:
+    """Default of each field of the dataclass `kind` that has one."""
+    values = {}
+    for field in fields(kind):
+        if field.default is not MISSING:
+            values[field.name] = field.default
+        elif field.default_factory is not MISSING:
+            values[field.name] = field.default_factory()
+    return values
+
+
 def _alternatives(hint: Any) -> list[Any]:
     """The types of a union, but for sequences beside numbers: these are for ensembles, one number for each member."""
     kinds = list(get_args(hint)) if get_origin(hint) in (Union, UnionType) else [hint]

@@ -1,5 +1,6 @@
 """`lowbit-dtp export`."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,11 @@ from .printing import print_result
 if TYPE_CHECKING:
     from export import Trial
 
+    from ..data import DataSet
+
+LEARNER = "learner"
+"""The target that is no network of fixed weights: a core that trains, as the rule integer-dtp does."""
+
 
 def export(
     run: Run,
@@ -19,7 +25,7 @@ def export(
     seed: Seed = None,
     target: Annotated[
         str,
-        typer.Option("--target", help="c, mem ($readmemh files), verilog, qonnx, nir (spikes) or aer (events)."),
+        typer.Option("--target", help="c, mem ($readmemh files), verilog, qonnx, nir (spikes), aer (events), learner."),
     ] = "c",
     best: Best = False,
     weights: Annotated[
@@ -41,6 +47,13 @@ def export(
     target_cycles: Annotated[
         int | None, typer.Option("--target-cycles", help="verilog: the smallest folding with at most so many a frame.")
     ] = None,
+    build: Annotated[
+        str | None,
+        typer.Option("--build", help="verilog: make a bitstream for ice40-hx8k, ecp5-85k, ... by yosys and nextpnr."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="learner: minibatches of its test bench.  (default: 100)")
+    ] = None,
     machine: Annotated[
         str | None,
         typer.Option("--machine", help="nir: the cores that it takes on this machine: loihi, or a .toml file."),
@@ -53,6 +66,8 @@ def export(
 
     [bold]Example[/bold]: lowbit-dtp export runs/demo --rule dtp --target c --weights 'fixed<8,1>'
     """
+    from export import fpga
+
     from ..comparison import export_run
     from ..data import load
     from ..experiment import Experiment
@@ -61,16 +76,45 @@ def export(
     spec, number, folder = run_folders(run, rule, seed)[0]
     samples = load(Experiment.load(folder / "experiment.toml").data, data_dir)
     where = out or Path(run) / f"export-{target}"
-    options = {"fold": fold, "target_cycles": target_cycles}
-    given = {name: value for name, value in options.items() if value is not None}
+    if target == LEARNER:
+        _learner(folder, where, steps or 100, samples, verify, as_json)
+        return
+    if steps is not None:
+        raise ValueError(f"--steps are those of --target {LEARNER}, not of {target}")
     if machine and target != "nir":
         raise ValueError(f"--machine says which cores spiking neurons take, so it is for --target nir, not {target}")
+    if build:
+        fpga.check(target, build)
+    options = {"fold": fold, "target_cycles": target_cycles}
+    given = {name: value for name, value in options.items() if value is not None}
     exported = export_run(
         spec, folder, where, target, weights_by_layer(weights), signals, verify, samples, best, given, max_loss, _tell
     )
-    cores = {"machine": cores_of(machine, where)} if machine else {}
-    print_result({"rule": spec, "seed": number, **asdict(exported), **cores}, as_json)
+    result = {"rule": spec, "seed": number, **asdict(exported)}
+    if machine:
+        result["machine"] = cores_of(machine, where)
+    if build:
+        made = fpga.build(where, build, lambda line: print(line, file=sys.stderr))
+        result["build"] = {**made.as_dict(), "tools": [f"{tool} {version}" for tool, version in made.tools.items()]}
+    print_result(result, as_json)
     if exported.verify.startswith("failed"):
+        raise typer.Exit(1)
+
+
+def _learner(run: Path, folder: Path, steps: int, data: "DataSet", verify: bool, as_json: bool) -> None:
+    """Write the core that trains the network of `run` as Verilog, with its first `steps`, and verify it."""
+    from export.learning import verify as verified
+
+    from ..experiment import Experiment
+    from ..learner import first_steps
+
+    training = first_steps(Experiment.load(run / "experiment.toml"), data, steps)
+    training.write(folder)
+    result = verified(folder) if verify else None
+    shown = {"folder": str(folder), "weights": training.core.weight_words, "steps": steps,
+             "verify": result.status if result else "not run", "detail": result.detail if result else ""}  # fmt: skip
+    print_result(shown, as_json)
+    if result and result.status.startswith("failed"):
         raise typer.Exit(1)
 
 

@@ -32,7 +32,7 @@ def import_(
 
     [bold]Example[/bold]: lowbit-dtp import tfc-w1a1.onnx --out runs/tfc && lowbit-dtp export runs/tfc --target c
     """
-    from ..data import load
+    from ..data import is_path, load
     from ..onnx_bridge import network_from_onnx
     from ..runs import save_imported
     from ..storage import StorageError
@@ -46,7 +46,7 @@ def import_(
     samples = load(name, data_dir)
     net = network_from_onnx(file, samples.input_format, input_factor)
     folder = out or Path("runs") / file.stem
-    error = save_imported(net, file, folder, samples)
+    error = save_imported(net, file, folder, samples, str(Path(name).absolute()) if is_path(name) else name)
     layers = {layer.name: layer.projection.number for layer in net.layers}
     links = {link.name: link.forward.name for link in net.links}
     print_result(

@@ -13,7 +13,7 @@ from .printing import print_table, print_text
 
 def reproduce(
     name: Annotated[str, typer.Argument(help="fig3.2, fig3.2-relu, cifar10, fig3.3, table3.1 or fig3.4.")],
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Fewer epochs than published.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Fewer epochs than published.")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Fewer seeds than published.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write.  (default: runs/NAME)")] = None,
     data_dir: options.DataDir = None,
@@ -53,7 +53,7 @@ def reproduce(
         return
     columns = ("rule", "quantity", "published", "measured", "best epoch")
     lines = [
-        [row["rule"], row["quantity"], *("\n".join(filter(None, map(row.get, names))) for names in
+        [row["rule"], row["quantity"], *(",\n".join(filter(None, map(row.get, names))) for names in
          (("published", "note", "of"), ("measured", "of_measured"))), row["chosen"]]
         for row in map(in_cells, made.lines)
     ]  # fmt: skip

@@ -76,8 +76,10 @@ class MLflow:
         self._experiment = known.experiment_id if known else self._client.create_experiment(name)
 
     def begin(self, rule: str, experiment: "Experiment", folder: Path) -> RunLog:
+        from ..runs import flat
+
         client, where = self._client, str(Path(folder).absolute())
-        parameters = {name: str(value) for name, value in _flat(asdict(experiment)).items()}
+        parameters = {name: str(value) for name, value in flat(asdict(experiment)).items()}
         found = client.search_runs([self._experiment], "tags.`lowbit-dtp.folder` = '{}'".format(where.replace("'", "")))
         run = next((run for run in found if run.data.params == parameters), None)
         if run is None:
@@ -121,16 +123,6 @@ _WAYS = ("forward", "feedback")
 
 def _numbers(evaluation: "Evaluation") -> dict[str, float]:
     """The numbers of an epoch by name; a rule may have no loss."""
-    return {name: x for name, x in evaluation.as_dict().items() if name != "epoch" and x is not None}
+    from ..runs import flat
 
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values of nested tables by their keys, joined by dots.
-
-    >>> _flat({"links": {"h1-h2": {"forward": "binary"}}, "seed": 0})
-    {'links.h1-h2.forward': 'binary', 'seed': 0}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+    return {name: x for name, x in flat(evaluation.as_dict()).items() if name != "epoch" and x is not None}

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import pytest
 
 from export import verify
+from export.qonnx_check import can_run_qonnx
 from tests.conformance.cases import TARGETS
 
 COMPILER = verify.c_compiler()
@@ -12,7 +13,7 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler: nei
 NEEDS = {
     "c": needs_compiler,
     "nir": pytest.mark.skipif(find_spec("nir") is None, reason="the package nir is not installed"),
-    "qonnx": pytest.mark.skipif(find_spec("qonnx") is None, reason="the package qonnx is not installed"),
+    "qonnx": pytest.mark.skipif(not can_run_qonnx(), reason="no qonnx or onnxruntime: install lowbit-dtp[qonnx]"),
 }
 EACH = [pytest.param(target, marks=NEEDS.get(target, ())) for target in TARGETS]
 ALL = [each for each in EACH if each.values[0] not in ("aer", "verilog")]

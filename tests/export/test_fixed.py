@@ -285,3 +285,51 @@ def test_wrong_pixels_are_named(make_network, inputs, message):
     with pytest.raises(ValueError) as error:
         FixedNetwork.of(*make_network()).infer(inputs)
     assert str(error.value) == message
+
+
+def _imported(make_network, thresholds=((-3, 2), (0, 0), (1, 9), (-9, 9)), levels=(-1, 0, 1)):
+    """A network whose first layer has thresholds in place of a bias and an activation."""
+    tensors, description = make_network(links=("ufixed(2,2)", "ternary", "float32"), activations=("identity", "tanh"))
+    random = np.random.default_rng(0)
+    description["layers"][0]["inputs"] = {
+        "input-h1": {"kind": "thresholded", "name": "weight", "direction": "forward", "format": "fixed(3):1.0"}
+    }
+    del tensors["h1.bias"]
+    tensors |= {
+        "h1.weight": random.integers(-3, 4, (5, 4)).astype(np.float32),
+        "h1.weight_scale": np.ones((1, 1), np.float32),
+        "h1.thresholds": np.array(thresholds, np.float32),
+        "h1.levels": np.array(levels, np.float32),
+    }
+    return tensors, description
+
+
+def test_thresholds_that_a_network_was_imported_with_are_those_of_its_neurons(make_network, tmp_path):
+    tensors, description = _imported(make_network)
+    network = FixedNetwork.of(tensors, description)
+    layer = network.hidden[0]
+    assert np.array_equal(layer.weight, tensors["h1.weight"])
+    low, high = layer.sum_bounds
+    assert np.array_equal(layer.thresholds, tensors["h1.thresholds"].clip(low[:, None], high[:, None] + 1))
+    inputs = np.random.default_rng(1).integers(0, 4, (50, 5)).astype(np.float32)
+    sums = inputs @ tensors["h1.weight"]
+    ranks = (sums[..., None] >= tensors["h1.thresholds"]).sum(-1)
+    assert np.array_equal(network.infer(inputs).codes["h1-h2"], ranks)
+    write_tensors(tmp_path / "n.safetensors", tensors, description)
+    h2 = np.tanh((ranks - 1.0) @ tensors["h2.weight"] + tensors["h2.bias"])
+    expected = h2 @ tensors["output.weight"] + tensors["output.bias"]
+    np.testing.assert_allclose(simulate(tmp_path / "n.safetensors", inputs, np.float64), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"levels": (-1, 0, 2)}, "tensor h1.levels must hold the values of link h1-h2, ternary"),
+        ({"thresholds": [(2, 1)] * 4}, "tensor h1.thresholds must ascend for each neuron"),
+        ({"thresholds": [(1, 2, 3)] * 4}, "tensor h1.thresholds must be float32 [4, 2], not float32 [4, 3]"),
+    ],
+)
+def test_wrong_thresholds_are_named(make_network, change, message):
+    with pytest.raises(ValueError) as error:
+        FixedNetwork.of(*_imported(make_network, **change))
+    assert str(error.value) == message

@@ -1,12 +1,17 @@
 """The C files on Cortex-M processors: golden vectors under QEMU, instructions, flash and memory."""
 
+import re
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import export
 from export import FixedNetwork, VerificationError, microcontroller, write
 from export.c import details
+from export.verify import FLAGS
 
 absent = microcontroller.missing()
 needs_tools = pytest.mark.skipif(bool(absent), reason=f"there is no {', '.join(absent)}")
@@ -73,6 +78,15 @@ def test_table_bytes_are_those_of_the_tables(make_network):
     assert tables["table_bytes"] == weights + limits + bases + biases
     assert tables["static_bytes"] == (2 + 1) * 4
     assert tables["layouts"] == {"h1": "planes", "output": "planes"}
+
+
+@needs_tools
+def test_the_main_program_of_the_page_compiles(make_network, tmp_path):
+    page = (Path(export.__file__).parents[1] / "docs/export.md").read_text()
+    (tmp_path / "main.c").write_text(re.search(r"```c\n(.*?)```", page, re.DOTALL)[1])
+    folder = _write(FixedNetwork.of(*make_network(links=("binary",), activations=(), sizes=(5, 3))), tmp_path / "c")
+    command = ["arm-none-eabi-gcc", *FLAGS, "-mcpu=cortex-m0plus", f"-I{folder}", "-c", tmp_path / "main.c"]
+    subprocess.run([*command, "-o", tmp_path / "main.o"], check=True)
 
 
 def test_missing_tools_and_unknown_processors_are_named(make_network, tmp_path, monkeypatch):

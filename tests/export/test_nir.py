@@ -1,11 +1,14 @@
 """Graphs of spiking neurons: run by simulators that others wrote, changed, damaged, refused."""
 
 import io
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import export
 from export import FixedNetwork, write
 from export.nir import FILES, NEURONS, spiking
 from export.nir import verify as verify_nir
@@ -88,6 +91,19 @@ def test_simulators_send_the_same_codes_and_find_the_same_logits(written, simula
         spikes = _run(simulator, _up_to(graph, f"neurons_{layer.name}"), inputs, FILES[name])
         counted = spikes.reshape(len(inputs), layer.neurons, -1).sum(-1).astype(int)
         assert layer.above.levels.codes[counted].tolist() == trace.codes[layer.above.name].tolist()
+
+
+def test_the_page_about_exports_runs_a_graph(make_network, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("norse.torch")
+    page = (Path(export.__file__).parents[1] / "docs/export.md").read_text()
+    (code,) = (x for x in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "import nir" in x)
+    network = FixedNetwork.of(*make_network(links=("ufixed(8,0)", "binary"), activations=("tanh",), sizes=(784, 9, 4)))
+    write(network, "nir", tmp_path / "out-nir", np.zeros((1, 784)))
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    classes = network.infer(names["pixels"].numpy()).classes
+    assert capsys.readouterr().out.splitlines()[-1] == str(classes)
 
 
 def test_graph_of_a_hand_computed_network(make_network):

@@ -612,7 +612,7 @@ ACTIVATIONS = {
 }
 WEIGHTS = {
     "binary": {"weight": SignedBinaryWeightPerTensorConst, "weight_scaling_const": 1.0},
-    "binary, scale 0.1": {"weight": SignedBinaryWeightPerTensorConst, "weight_scaling_const": 0.1},
+    "binary, scale 0.7": {"weight": SignedBinaryWeightPerTensorConst, "weight_scaling_const": 0.7},
     "ternary": {"weight": SignedTernaryWeightPerTensorConst, "weight_scaling_const": 0.5},
     "4 bits of each channel": {"weight": Int8WeightPerChannelFloat, "weight_bit_width": 4},
 }
@@ -624,7 +624,7 @@ WEIGHTS = {
 )
 def test_batch_normalization_becomes_thresholds(activation, weights, tmp_path):
     torch.manual_seed(1)
-    ties = weights != "binary, scale 0.1"  # which float32 rounds to either side
+    ties = weights != "binary, scale 0.7"  # which float32 rounds to either side
     model = normalized(ACTIVATIONS[activation], ties=ties, **WEIGHTS[weights])
     network = network_from_brevitas(model)
     assert [layer.projection.kind for layer in network.layers[:-1]] == ["thresholded"] * 2

@@ -185,6 +185,13 @@ def test_scores_of_runs_that_stopped_early_are_those_of_their_own_ends(tmp_path)
     assert [saved.planned for saved in save(tmp_path / "r", tmp_path / "kept")] == [2, 3]
 
 
+def test_seeds_under_way_are_left_out_if_others_are_finished(tmp_path):
+    write_result(tmp_path, "r", "dtp", DTP, [[(9, 8), (3, 4)], [(5, 6)]], epochs=2)
+    (tmp_path / "r" / "seed-1" / "run.json").unlink()
+    result = Result.load(tmp_path, "r")
+    assert (result.seeds, result.epochs, result.last("test").mean, result.training.samples) == (1, 2, 4, 4)
+
+
 def test_tables_and_pictures_are_written(root):
     page = root / "docs" / "findings.md"
     shown = [page, *(root / "docs" / "pictures" / f"{name}.svg" for name in "ab")]

@@ -108,6 +108,19 @@ def test_the_same_command_goes_on_and_other_settings_are_refused(tmp_path):
             run_search(other, place, jobs=1)
 
 
+def test_a_search_of_an_older_version_goes_on(tmp_path):
+    wanted, place = searched(tmp_path, "straight-through")
+    study = place.study(wanted, "straight-through")
+    older = {name: value for name, value in study.user_attrs["definition"].items() if name != "codings"}
+    study.set_user_attr("definition", older)
+    place.study(wanted, "straight-through")
+    other, _ = searched(tmp_path, "straight-through", codings=["events"])
+    with pytest.raises(
+        ExperimentError, match=r"holds a search of straight-through with codings = \[\], not \['events'\]"
+    ):
+        place.study(other, "straight-through")
+
+
 def quick(monkeypatch, score):
     """Replace training by `score` of an experiment, after each of its epochs."""
 
@@ -126,7 +139,7 @@ def test_tpe_learns_from_trials_and_random_does_not(tmp_path, monkeypatch):
     quick(monkeypatch, distance)
     means = {}
     for sampler in ("random", "tpe"):
-        wanted, _ = searched(tmp_path, "straight-through", trials=30, sampler=sampler)
+        wanted, _ = searched(tmp_path, "straight-through", trials=25, sampler=sampler)
         found = run_search(wanted, Place(str(tmp_path / sampler)), jobs=1)["straight-through"]
         means[sampler] = np.mean([outcome.score for outcome in found[15:]])
         assert [x.score for x in found] == [distance(wanted.experiments(x.rule, x.settings)[0]) for x in found]
@@ -199,6 +212,23 @@ def test_a_trial_without_signs_of_life_is_done_again(tmp_path, monkeypatch):
     assert [trial.state.name for trial in study.get_trials()] == ["FAIL"] * 3
     [other] = searching._asked(wanted, "straight-through", study, 1)
     assert other.params != trial.params
+
+
+def test_a_search_that_is_stopped_goes_on_with_the_same_trial(tmp_path, monkeypatch):
+    def stopped(experiment, epoch):
+        raise KeyboardInterrupt
+
+    wanted, place = searched(tmp_path, "straight-through", trials=1)
+    for _ in range(4):
+        quick(monkeypatch, stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_search(wanted, place, jobs=1)
+    quick(monkeypatch, distance)
+    [outcome] = run_search(wanted, place, jobs=1)["straight-through"]
+    assert outcome.number == 4
+    trials = place.study(wanted, "straight-through").trials
+    assert [trial.state.name for trial in trials] == ["FAIL"] * 4 + ["COMPLETE"]
+    assert all(trial.params == trials[0].params for trial in trials)
 
 
 def test_no_more_trials_than_asked_for(tmp_path):
@@ -373,9 +403,10 @@ from lowbit_dtp.experiment import Comparison
 from lowbit_dtp.plugins import load
 from lowbit_dtp.search import Place, Search, run_search
 
-load(["patient.py"])
-wanted = Search(Comparison.load("data.npz", compare=["patient"], epochs=1, sizes=[6, 4, 2]), 3)
-run_search(wanted, Place(sys.argv[1]), jobs=1, on_trial=lambda outcome: print(outcome.number))
+if __name__ == "__main__":
+    load(["patient.py"])
+    wanted = Search(Comparison.load("data.npz", compare=["patient"], epochs=1, sizes=[6, 4, 2]), 3)
+    run_search(wanted, Place(sys.argv[1]), jobs=int(sys.argv[2]), on_trial=lambda outcome: print(outcome.number))
 """
 """What the command does, but for its results, whose figures take longer to draw than the trials to train."""
 
@@ -442,7 +473,7 @@ def storage(request):
 
 
 def test_processes_share_the_trials_and_one_may_be_killed(patient, storage):
-    first, second = (begun(patient, "-c", SHARE, storage) for _ in range(2))
+    first, second = (begun(patient, "-c", SHARE, storage, "1") for _ in range(2))
     waits_for(lambda: len(list(patient.glob("begun-*"))) == 2, first, second)
     first.kill()
     first.communicate()
@@ -459,15 +490,14 @@ def test_processes_share_the_trials_and_one_may_be_killed(patient, storage):
     assert len(again) == 1 and again[0].user_attrs["tries"] == 2
 
 
-def test_a_worker_of_a_command_on_sqlite_may_be_killed(patient):
-    options = (
-        "--plugin patient.py search data.npz --rules patient --epochs 1 --sizes 6-4-2 --out out --trials 3 --jobs 2"
-    )
-    command = begun(patient, "-m", "lowbit_dtp", *options.split())
-    workers = waits_for(lambda: len(found := list(patient.glob("begun-*"))) == 2 and found, command)
+def test_a_worker_may_be_killed(patient):
+    search = begun(patient, "-c", SHARE, "sqlite:///shared.db", "2")
+    workers = waits_for(lambda: len(found := list(patient.glob("begun-*"))) == 2 and found, search)
     os.kill(int(workers[0].name.partition("-")[2]), signal.SIGKILL)
     (patient / "go").touch()
-    _, told = command.communicate()
-    assert command.returncode == 0, told
-    assert len(re.findall(r"patient trial \d+:", told)) == 3
-    assert len((patient / "out" / "trials.csv").read_text().splitlines()) == 1 + 3
+    told, error = search.communicate()
+    assert search.returncode == 0, error
+    assert len(told.split()) == 3
+    with chdir(patient):
+        trials = optuna.load_study(study_name="patient", storage=Place("sqlite:///shared.db").opened()).trials
+    assert sorted(trial.state.name for trial in trials) == ["COMPLETE", "COMPLETE", "COMPLETE", "FAIL"]

@@ -35,6 +35,15 @@ def test_curves_of_a_comparison_are_a_row_for_each_rule_seed_and_epoch(tmp_path)
         assert (row[f"valid_{other}"], row[f"test_{other}"]) == ("", "")
 
 
+def test_numbers_of_links_have_columns_of_their_own(tmp_path):
+    line = ("train", *SMALL, "--rule", "straight-through", "--gradient", "ternary*0.05", "--link", "h1-h2=binary")
+    said = call(*line, "--sizes", "64-8-8-10", "--codings", "all", "--out", tmp_path)
+    assert said.status == 0, said.err
+    rows = curves(tmp_path)
+    assert [row["zeros.h1-h2"] for row in rows] == [line["zeros"]["h1-h2"] for line in lines(tmp_path)]
+    assert "zeros" not in rows[0]
+
+
 def test_a_run_without_metrics_is_left_out_of_the_curves(tmp_path):
     assert call("train", *SMALL, "--rule", "backprop", "--out", tmp_path).status == 0
     assert len((tmp_path / "curves.csv").read_text().splitlines()) == 3

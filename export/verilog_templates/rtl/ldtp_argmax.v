@@ -1,4 +1,6 @@
 // Number of the largest of the logits that come one after the other; the lowest number on a tie.
+//
+// A logit stays for two cycles, of which `s_valid` marks the first: it is compared in one and kept in the other.
 `default_nettype none
 module ldtp_argmax #(
   parameter LOGIT_BITS = 16,
@@ -14,22 +16,27 @@ module ldtp_argmax #(
 );
   reg [CLASS_BITS-1:0] number;
   reg signed [LOGIT_BITS-1:0] largest;
-  reg none;
-  wire larger = $signed(logit) > largest;
+  reg none, larger, compared, ends;
   always @(posedge clk)
     if (rst) begin
       number <= {CLASS_BITS{1'b0}};
       none <= 1'b1;
       valid <= 1'b0;
+      compared <= 1'b0;
     end else begin
-      valid <= s_valid & s_last;
-      if (s_valid) begin
-        none <= s_last;
-        number <= s_last ? {CLASS_BITS{1'b0}} : number + 1'b1;
+      compared <= s_valid;
+      valid <= compared & ends;
+      if (compared) begin
+        none <= ends;
+        number <= ends ? {CLASS_BITS{1'b0}} : number + 1'b1;
       end
     end
+  always @(posedge clk) begin
+    larger <= none | $signed(logit) > largest;
+    ends <= s_last;
+  end
   always @(posedge clk)
-    if (s_valid & (none | larger)) begin
+    if (compared & larger) begin
       largest <= logit;
       best <= number;
     end

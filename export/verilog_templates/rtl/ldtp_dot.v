@@ -1,7 +1,7 @@
 // Sums of weights times levels: UNITS neurons side by side, LANES inputs a cycle.
 //
-// A group of UNITS neurons takes BEATS beats, one a cycle at most; `valid`, `first` and `last` mark them, and `codes`
-// follow one cycle later. A group's `sums` are there in the cycle after `finishing`, for one cycle at least.
+// A group of UNITS neurons takes BEATS beats, one a cycle at most; `valid` and `last` mark them, and `codes` follow one
+// cycle later. A group's `sums` are there in the cycle after `finishing`, for one cycle at least.
 `default_nettype none
 module ldtp_dot #(
   parameter INPUTS = 64,
@@ -23,7 +23,6 @@ module ldtp_dot #(
   input  wire clk,
   input  wire rst,
   input  wire valid,
-  input  wire first,
   input  wire last,
   input  wire [LANES*CODE_BITS-1:0] codes,
   output wire finishing,
@@ -50,14 +49,15 @@ module ldtp_dot #(
   localparam STAGES = 3 + $clog2(LANES) + $clog2(DIGITS);
 
   // Flags of the beat in each stage: 1 codes, 2 levels and weights, 3 terms, then the adders
-  reg [STAGES:1] beat_valid, beat_first, beat_last;
+  reg [STAGES:1] beat_valid, beat_last;
+  reg begins;
   always @(posedge clk)
     if (rst) beat_valid <= {STAGES{1'b0}};
     else beat_valid <= {beat_valid[STAGES-1:1], valid};
-  always @(posedge clk) begin
-    beat_first <= {beat_first[STAGES-1:1], first};
-    beat_last <= {beat_last[STAGES-1:1], last};
-  end
+  always @(posedge clk) beat_last <= {beat_last[STAGES-1:1], last};
+  always @(posedge clk)
+    if (rst) begins <= 1'b1;
+    else if (beat_valid[STAGES]) begins <= beat_last[STAGES];
   assign finishing = beat_valid[STAGES] & beat_last[STAGES];
 
   // Weights
@@ -91,7 +91,6 @@ module ldtp_dot #(
       ldtp_level #(.BITS(CODE_BITS), .KIND(CODE_KIND), .LEVEL_BITS(LEVEL_BITS), .TABLE(LEVELS))
         of_code (.code(codes[g*CODE_BITS +: CODE_BITS]), .level(found));
       always @(posedge clk) level <= found;
-      wire unused_multiples = &{level, once, thrice};  // in some kinds of products
       wire absent;
       if (g >= TAIL) begin : in_tail
         assign absent = beat_last[2];
@@ -112,6 +111,7 @@ module ldtp_dot #(
       end else begin : no_low_digit
         assign thrice = {TERM_BITS{1'b0}};
       end
+      wire unused_multiples = &{level, once, thrice};  // in some kinds of products
     end
 
     for (u = 0; u < UNITS; u = u + 1) begin : unit
@@ -216,7 +216,7 @@ module ldtp_dot #(
       wire [SUM_BITS+TOTAL_BITS-1:0] extended = {{SUM_BITS{total[TOTAL_BITS-1]}}, total};
       wire unused_high = &extended[SUM_BITS+TOTAL_BITS-1:SUM_BITS];
       reg [SUM_BITS-1:0] accumulator;
-      wire [SUM_BITS-1:0] base = accumulator & {SUM_BITS{!beat_first[STAGES]}};
+      wire [SUM_BITS-1:0] base = accumulator & {SUM_BITS{!begins}};
       if (CARRIES) begin : carried
         wire [SUM_BITS:0] doubled = {base, 1'b1} + {extended[SUM_BITS-1:0], carry};
         wire unused_low = doubled[0];

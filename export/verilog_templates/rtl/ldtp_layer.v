@@ -57,14 +57,14 @@ module ldtp_layer #(
   localparam [31:0] FINAL_GROUP = GROUPS - 1;
   localparam [GROUP_BITS-1:0] LAST_GROUP = FINAL_GROUP[GROUP_BITS-1:0];
   // Groups between their last beat and the reader of the link, who gets one a period
-  localparam LATENCY = 16 + $clog2(LANES) + $clog2(WEIGHT_LEVEL_BITS) + STEPS + ((OUTPUT_LAYER != 0) ? UNITS : 0);
+  localparam LATENCY = 16 + $clog2(LANES) + $clog2(WEIGHT_LEVEL_BITS) + STEPS + ((OUTPUT_LAYER != 0) ? 2 * UNITS : 0);
   localparam DEPTH = (OUTPUT_LAYER != 0) ? 2 : 1 << $clog2(LATENCY / PERIOD + 2);
   localparam ROOM_BITS = $clog2(DEPTH + 1);
   localparam [31:0] ROOMS = DEPTH;
   localparam [ROOM_BITS-1:0] ALL = ROOMS[ROOM_BITS-1:0];
 
   // Which beat of which group is next
-  wire frame_ready, first, last, valid;
+  wire frame_ready, last, valid;
   wire [LANES*CODE_BITS-1:0] codes;
   reg [CYCLE_BITS-1:0] cycle;
   reg [GROUP_BITS-1:0] group;
@@ -75,7 +75,6 @@ module ldtp_layer #(
   wire go = frame_ready & !(sends & room == {ROOM_BITS{1'b0}});
   wire reserve = go & sends;
   wire taken = m_valid & m_ready;
-  assign first = cycle == {CYCLE_BITS{1'b0}};
   assign last = cycle == LAST_BEAT;
   generate
     if (PERIOD == BEATS) begin : all_beats
@@ -108,7 +107,7 @@ module ldtp_layer #(
     .WEIGHT_LEVEL_BITS(WEIGHT_LEVEL_BITS), .WEIGHT_LEVELS(WEIGHT_LEVELS), .SUM_BITS(SUM_BITS),
     .ROM_REGISTER(ROM_REGISTER), .WEIGHTS(WEIGHTS)
   ) dot (
-    .clk(clk), .rst(rst), .valid(valid), .first(first), .last(last), .codes(codes), .finishing(finishing), .sums(sums));
+    .clk(clk), .rst(rst), .valid(valid), .last(last), .codes(codes), .finishing(finishing), .sums(sums));
 
   generate
     if (OUTPUT_LAYER != 0) begin : output_layer

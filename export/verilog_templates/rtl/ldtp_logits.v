@@ -1,6 +1,7 @@
-// Logits of the output layer, one a cycle: 16 * sum + bias.
+// Logits of the output layer, one in two cycles: 16 * sum + bias.
 //
-// `sums` of UNITS neurons come in the cycle after `finishing`, at least UNITS cycles apart.
+// `sums` of UNITS neurons come in the cycle after `finishing`, at least 2 * UNITS cycles apart. A logit stays for two
+// cycles, of which `valid` marks the first.
 `default_nettype none
 module ldtp_logits #(
   parameter NEURONS = 10,
@@ -28,7 +29,7 @@ module ldtp_logits #(
   reg [BIAS_BITS-1:0] memory [0:NEURONS-1];
   initial if (BIASES != "") $readmemh(BIASES, memory);
 
-  reg arrived, busy;
+  reg arrived, busy, second;
   reg [UNIT_BITS-1:0] unit;
   reg [NEURON_BITS-1:0] neuron;
   reg [UNITS*SUM_BITS-1:0] held;
@@ -38,30 +39,33 @@ module ldtp_logits #(
     if (rst) begin
       arrived <= 1'b0;
       busy <= 1'b0;
+      second <= 1'b0;
       unit <= {UNIT_BITS{1'b0}};
       neuron <= {NEURON_BITS{1'b0}};
     end else begin
       arrived <= finishing;
-      busy <= arrived | (busy & unit != LAST_UNIT & !at_last);
-      if (busy) begin
+      busy <= arrived | (busy & !(second & (unit == LAST_UNIT | at_last)));
+      second <= busy & !second;
+      if (busy & second) begin
         unit <= (unit == LAST_UNIT | at_last) ? {UNIT_BITS{1'b0}} : unit + 1'b1;
         neuron <= at_last ? {NEURON_BITS{1'b0}} : neuron + 1'b1;
       end
     end
   always @(posedge clk) begin
-    bias <= memory[busy & !at_last ? neuron + 1'b1 : busy ? {NEURON_BITS{1'b0}} : neuron];
+    bias <= memory[neuron];
     if (arrived) held <= sums;
-    else held <= held >> SUM_BITS;
+    else if (second) held <= held >> SUM_BITS;
   end
 
   wire [SUM_BITS-1:0] sum = held[SUM_BITS-1:0];
   wire [LOGIT_BITS+SUM_BITS+3:0] scaled = {{LOGIT_BITS{sum[SUM_BITS-1]}}, sum, 4'd0};
   wire [LOGIT_BITS+BIAS_BITS-1:0] offset = {{LOGIT_BITS{bias[BIAS_BITS-1]}}, bias};
   wire unused = &{scaled[LOGIT_BITS+SUM_BITS+3:LOGIT_BITS], offset[LOGIT_BITS+BIAS_BITS-1:LOGIT_BITS]};
-  always @(posedge clk) valid <= !rst & busy;
-  always @(posedge clk) begin
-    logit <= scaled[LOGIT_BITS-1:0] + offset[LOGIT_BITS-1:0];
-    last <= at_last;
-  end
+  always @(posedge clk) valid <= !rst & busy & second;
+  always @(posedge clk)
+    if (second) begin
+      logit <= scaled[LOGIT_BITS-1:0] + offset[LOGIT_BITS-1:0];
+      last <= at_last;
+    end
 endmodule
 `default_nettype wire

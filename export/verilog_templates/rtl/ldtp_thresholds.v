@@ -28,7 +28,7 @@ module ldtp_thresholds #(
   localparam [31:0] HIGHEST = DEPTH - 1;
   localparam [ADDRESS_BITS-1:0] LAST_ADDRESS = HIGHEST[ADDRESS_BITS-1:0];
 
-  reg [UNITS*COMPARATORS*THRESHOLD_BITS-1:0] memory [0:DEPTH-1];
+  (* rom_style = "block" *) reg [UNITS*COMPARATORS*THRESHOLD_BITS-1:0] memory [0:DEPTH-1];
   reg [UNITS*COMPARATORS*THRESHOLD_BITS-1:0] thresholds;
   reg [ADDRESS_BITS-1:0] address;
   initial if (THRESHOLDS != "") $readmemh(THRESHOLDS, memory);
