@@ -53,11 +53,12 @@ def blocks(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     folded = {x["name"]: x for x in manifest.get("hardware", {}).get("layers", [])}
     found = []
     for link, layer in zip(manifest["links"], manifest["layers"], strict=True):
+        thresholds = layer.get("thresholds_per_neuron")
         lines = [
             f"{layer['neurons']:,} neurons, weights {layer['weights']['format'].removesuffix(',saturate-symmetric)')}"
             + ")" * layer["weights"]["format"].endswith(",saturate-symmetric)"),
             f"sums of {layer['sum_bits']} bits"
-            + (f", thresholds of a neuron: {layer['thresholds_per_neuron']:,}" if "activation" in layer else ", argmax"),
+            + (f", thresholds of a neuron: {thresholds:,}" if thresholds else ", argmax"),
         ]
         if fold := folded.get(layer["name"]):
             lines.append(

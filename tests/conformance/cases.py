@@ -374,6 +374,41 @@ TARGETS = ["aer", "c", "mem", "nir", "qonnx", "verilog"]
 """Targets of exports."""
 
 
+@dataclass(frozen=True)
+class ExportCase:
+    """A network of two layers that every target writes and verifies."""
+
+    weights: str = "4"
+    hidden: str = "binary"
+    """Format of the link between the layers."""
+    activation: str = "tanh"
+    inputs: str = "ufixed(8,0)"
+    sizes: tuple[int, int, int] = (5, 4, 3)
+
+
+EXPORTS: dict[str, ExportCase] = {
+    **{f"weights of {bits} bits": ExportCase(weights=str(bits)) for bits in range(1, 9)},
+    "weights 0 and 1": ExportCase(weights="binary01"),
+    "links 0 and 1": ExportCase(hidden="binary01", inputs="binary01"),
+    "ternary links": ExportCase(hidden="ternary", inputs="ternary"),
+    **{f"links of {bits} bits": ExportCase(hidden=f"fixed({bits},1)") for bits in range(2, 9)},
+    **{
+        activation: ExportCase(activation=activation, hidden="ternary")
+        for activation in ("identity", "relu", "sigmoid", "step", "hard-tanh", "hard-sigmoid")
+    },
+    "one neuron": ExportCase(sizes=(5, 1, 2)),
+    "one input": ExportCase(sizes=(1, 4, 3), inputs="binary"),
+    "no full word": ExportCase(weights="3", sizes=(67, 33, 9), inputs="binary"),
+    "more than a word of links": ExportCase(weights="1", hidden="fixed(3,1)", sizes=(65, 31, 3), inputs="ternary"),
+}
+"""Formats, activations, and widths that fill no word, of exported networks."""
+
+REFUSED_EXPORTS: dict[str, str] = {
+    "nir": "link h1-output",
+}
+"""Targets that refuse links of many levels, and what their message begins with."""
+
+
 def _dense(seed: int = 0) -> Dense:
     random = np.random.default_rng(seed)
     return Dense(random.standard_normal((6, 4)).astype(np.float32), random.standard_normal(4).astype(np.float32))

@@ -7,6 +7,8 @@ import pytest
 
 from export import FixedNetwork, verified, write
 from export.checksums import CHECKSUMS
+from tests.conformance.cases import EXPORTS
+from tests.conformance.test_targets import EVERY, check
 from tests.export.targets import ALL
 
 SIZES = (784, 500, 500, 10)
@@ -55,3 +57,9 @@ def test_flipped_bits_are_found(network, target, tmp_path):
         located += "neuron" in result.status
     assert located > 450
     assert verified(tmp_path / target).passed
+
+
+@pytest.mark.parametrize("target", EVERY)
+@pytest.mark.parametrize("name", EXPORTS)
+def test_every_network_of_the_table(name, target, tmp_path):
+    check(target, name, tmp_path / target)
