@@ -66,7 +66,7 @@ def export(
 
     [bold]Example[/bold]: lowbit-dtp export runs/demo --rule dtp --target c --weights 'fixed<8,1>'
     """
-    from export import fpga
+    from export import fpga, write_page
 
     from ..comparison import export_run
     from ..data import load
@@ -95,6 +95,7 @@ def export(
         result["machine"] = cores_of(machine, where)
     if build:
         made = fpga.build(where, build, lambda line: print(line, file=sys.stderr))
+        write_page(where)  # once more, with the figures of the build
         result["build"] = {**made.as_dict(), "tools": [f"{tool} {version}" for tool, version in made.tools.items()]}
     print_result(result, as_json)
     if exported.verify.startswith("failed"):
