@@ -69,8 +69,9 @@ def test_frames_that_fill_no_beat_and_gearboxes_of_both_kinds(exported, sizes, f
 
 
 @needs_icarus
-def test_a_memory_of_weights_with_a_register_behind_it(exported):
-    folder = exported(links=("binary", "binary"), activations=("tanh",), sizes=(48, 11, 2), options={"fold": "1x1"})
+@pytest.mark.parametrize("link", ["binary", "fixed(3,1)"])
+def test_memories_with_registers_behind_them(exported, link):
+    folder = exported(links=("ufixed(2,0)", link), activations=("tanh",), sizes=(48, 11, 2), options={"fold": "1x1"})
     assert ".ROM_REGISTER(1)" in (folder / "rtl/layer_h1.v").read_text()
     assert ".ROM_REGISTER(0)" in (folder / "rtl/layer_output.v").read_text()
     assert simulation.test_bench(folder, "iverilog").status == "passed"
