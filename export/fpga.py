@@ -203,7 +203,7 @@ class _Tools:
             printed = self.run("yosys", [sys.executable, "-c", code, script])
         else:
             raise BuildError(f"yosys is not installed: {INSTALL['yosys']}")
-        self._version("yosys", printed, r"Yosys (\S+)")
+        self._version("yosys", printed, r"Yosys (\d\S*)")
         statistics = printed[printed.rindex("Number of cells") :] if "Number of cells" in printed else printed
         counts = re.findall(r"(?:SB_DFF\w*|TRELLIS_FF)\s+(\d+)", statistics)
         self.flip_flops = sum(map(int, counts))

@@ -187,15 +187,6 @@ def test_traffic_that_was_not_predicted_and_a_bench_without_result(exported):
     assert str(error.value).startswith(f"{folder}: iverilog ended with status ")
 
 
-@needs_icarus
-@needs_verilator
-def test_verilator_comes_to_the_same_result(exported):
-    folder = exported()
-    result = simulation.test_bench(folder, "verilator")
-    assert result == simulation.test_bench(folder, "iverilog")
-    assert result.passed
-
-
 def test_without_a_simulator_nothing_is_claimed(exported, monkeypatch):
     folder = exported()
     monkeypatch.setenv("PATH", "")
