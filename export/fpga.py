@@ -203,7 +203,7 @@ class _Tools:
             printed = self.run("yosys", [sys.executable, "-c", code, script])
         else:
             raise BuildError(f"yosys is not installed: {INSTALL['yosys']}")
-        self._version("yosys", printed, r"Yosys (\S+)")
+        self._version("yosys", printed, r"Yosys (\d\S*)")
         statistics = printed[printed.rindex("Number of cells") :] if "Number of cells" in printed else printed
         counts = re.findall(r"(?:SB_DFF\w*|TRELLIS_FF)\s+(\d+)", statistics)
         self.flip_flops = sum(map(int, counts))
@@ -211,7 +211,15 @@ class _Tools:
     def place(self, tool: str, command: str, device: Device, out: Sequence[str]) -> dict[str, Any]:
         """Run nextpnr, and return its report."""
         report = self.made / "report.json"
-        given = ["--json", f"{self.made.name}/network.json", "--report", str(report), "--freq", str(device.megahertz)]
+        # Paths below the working directory: yowasp's programs see no others
+        given = [
+            "--json",
+            f"{self.made.name}/network.json",
+            "--report",
+            f"{self.made.name}/{report.name}",
+            "--freq",
+            str(device.megahertz),
+        ]
         printed = self.run(tool, [command, *device.place, *given, "--seed", "1", "--timing-allow-fail", *out])
         version = subprocess.run([command, "--version"], capture_output=True, text=True)
         self._version(tool, version.stderr + version.stdout + printed, r"Version (\S+?)\)")

@@ -586,7 +586,17 @@ class _Bench:
             source, units = f"{folder}/{place}.sums.mem", folded.fold.outputs
             parameters = _parameters(folded, self.network)
             parameters["CODE_BITS"] = parameters["OUT_BITS"]
-            names = ("NEURONS", "UNITS", "SUM_BITS", "THRESHOLD_BITS", "COMPARATORS", "STEPS", "CODE_BITS", "LOWEST")
+            names = (
+                "NEURONS",
+                "UNITS",
+                "SUM_BITS",
+                "THRESHOLD_BITS",
+                "COMPARATORS",
+                "STEPS",
+                "CODE_BITS",
+                "LOWEST",
+                "ROM_REGISTER",
+            )
             chosen = {name: parameters[name] for name in (*names, "THRESHOLDS")}
             body = f"""  wire [{units * layer.sum_bits - 1}:0] data;
   reg [{units * layer.sum_bits - 1}:0] sums;

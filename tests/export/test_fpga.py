@@ -34,7 +34,7 @@ def test_the_bitstream_gives_every_class(exported):
     assert (exported / built.bitstream).stat().st_size > 30_000
     assert built.cycles_per_frame == 9
     assert built.frames_per_second == pytest.approx(built.megahertz * 1e6 / 9, rel=1e-3)
-    assert set(built.tools) == {"yosys", "nextpnr-ice40"}
+    assert all(built.tools[tool][0].isdigit() for tool in ("yosys", "nextpnr-ice40"))
     assert read_json(exported / "manifest.json")["build"] == built.as_dict()
     assert [line.split(":")[0] for line in told if "done" in line] == [
         "yosys",

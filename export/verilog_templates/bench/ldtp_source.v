@@ -26,18 +26,20 @@ module ldtp_source #(
   integer sent, beat, i;
   reg waiting;
   reg [15:0] noise;
-  wire [31:0] row = (sent < VECTORS) ? sent : sent - VECTORS;
+  reg [FIELDS*BITS-1:0] vector;  // the one that is sent
+  wire [31:0] next = (sent + 1 < VECTORS) ? sent + 1 : sent + 1 - VECTORS;
   assign repeating = sent >= VECTORS;
   assign valid = !rst && !waiting && sent < VECTORS + REPEATED;
   assign last = beat == BEATS - 1;
   always @* begin
     data = {WIDTH{1'b0}};
     for (i = 0; i < LANES; i = i + 1)
-      if (beat*LANES + i < FIELDS) data[i*BITS +: BITS] = vectors[row][(beat*LANES + i)*BITS +: BITS];
+      if (beat*LANES + i < FIELDS) data[i*BITS +: BITS] = vector[(beat*LANES + i)*BITS +: BITS];
   end
   always @(posedge clk)
     if (rst) begin
       sent <= 0;
+      vector <= vectors[0];
       beat <= 0;
       waiting <= 1'b0;
       noise <= 16'hbeef;
@@ -45,7 +47,10 @@ module ldtp_source #(
       noise <= {noise[14:0], noise[15] ^ noise[13] ^ noise[12] ^ noise[10]};
       if (valid && ready) begin
         beat <= last ? 0 : beat + 1;
-        if (last) sent <= sent + 1;
+        if (last) begin
+          sent <= sent + 1;
+          if (next < VECTORS) vector <= vectors[next];
+        end
       end
       if (waiting || (valid && ready)) waiting <= (HESITATE != 0 || repeating) && noise[0];
     end

@@ -17,7 +17,7 @@ module ldtp_dot #(
   parameter WEIGHT_LEVEL_BITS = 4,
   parameter [((WEIGHT_KIND == 3) ? WEIGHT_LEVEL_BITS << WEIGHT_BITS : 1)-1:0] WEIGHT_LEVELS = 0,
   parameter SUM_BITS = 12,
-  parameter ROM_REGISTER = 0,  // 1: a register after the memory of weights, for one that is made of many block RAMs
+  parameter ROM_REGISTER = 0,  // 1: registers after memories, which are slow where they are made of many block RAMs
   parameter WEIGHTS = ""  // file: a line a beat, neuron by neuron, the first in the least significant bits
 ) (
   input  wire clk,
@@ -46,9 +46,10 @@ module ldtp_dot #(
   localparam DIGIT_SUM_BITS = TERM_BITS + $clog2(LANES);
   localparam SHIFTED_BITS = DIGIT_SUM_BITS + 2 * (DIGITS - 1);
   localparam TOTAL_BITS = SHIFTED_BITS + $clog2(DIGITS);
-  localparam STAGES = 3 + $clog2(LANES) + $clog2(DIGITS);
+  localparam LEVEL_STAGE = (ROM_REGISTER != 0) ? 3 : 2;
+  localparam STAGES = LEVEL_STAGE + 1 + $clog2(LANES) + $clog2(DIGITS);
 
-  // Flags of the beat in each stage: 1 codes, 2 levels and weights, 3 terms, then the adders
+  // Flags of the beat in each stage: 1 codes, LEVEL_STAGE levels and weights, then terms, then the adders
   reg [STAGES:1] beat_valid, beat_last;
   reg begins;
   always @(posedge clk)
@@ -65,7 +66,7 @@ module ldtp_dot #(
   reg [UNITS*LANES*WEIGHT_BITS-1:0] weights;
   reg [ADDRESS_BITS-1:0] address;
   initial if (WEIGHTS != "") $readmemh(WEIGHTS, memory);
-  wire next = (ROM_REGISTER != 0) ? valid : beat_valid[1];
+  wire next = beat_valid[1];
   always @(posedge clk)
     if (rst) address <= {ADDRESS_BITS{1'b0}};
     else if (next) address <= (address == LAST_ADDRESS) ? {ADDRESS_BITS{1'b0}} : address + 1'b1;
@@ -80,6 +81,16 @@ module ldtp_dot #(
       always @(posedge clk) weights <= memory[address];
     end
   endgenerate
+  wire [LANES*CODE_BITS-1:0] arrived;
+  generate
+    if (ROM_REGISTER != 0) begin : late_codes
+      reg [LANES*CODE_BITS-1:0] kept;
+      always @(posedge clk) kept <= codes;
+      assign arrived = kept;
+    end else begin : early_codes
+      assign arrived = codes;
+    end
+  endgenerate
 
   genvar u, g, d;
   generate
@@ -89,11 +100,11 @@ module ldtp_dot #(
       reg [LEVEL_BITS-1:0] level;
       wire signed [TERM_BITS-1:0] once;
       ldtp_level #(.BITS(CODE_BITS), .KIND(CODE_KIND), .LEVEL_BITS(LEVEL_BITS), .TABLE(LEVELS))
-        of_code (.code(codes[g*CODE_BITS +: CODE_BITS]), .level(found));
+        of_code (.code(arrived[g*CODE_BITS +: CODE_BITS]), .level(found));
       always @(posedge clk) level <= found;
       wire absent;
       if (g >= TAIL) begin : in_tail
-        assign absent = beat_last[2];
+        assign absent = beat_last[LEVEL_STAGE];
       end else begin : always_present
         assign absent = 1'b0;
       end

@@ -130,7 +130,8 @@ module ldtp_layer #(
       wire [UNITS*OUT_BITS-1:0] sent;
       ldtp_thresholds #(
         .NEURONS(NEURONS), .UNITS(UNITS), .SUM_BITS(SUM_BITS), .THRESHOLD_BITS(THRESHOLD_BITS),
-        .COMPARATORS(COMPARATORS), .STEPS(STEPS), .CODE_BITS(OUT_BITS), .LOWEST(LOWEST), .THRESHOLDS(THRESHOLDS)
+        .COMPARATORS(COMPARATORS), .STEPS(STEPS), .CODE_BITS(OUT_BITS), .LOWEST(LOWEST),
+        .ROM_REGISTER(ROM_REGISTER), .THRESHOLDS(THRESHOLDS)
       ) comparators (
         .clk(clk), .rst(rst), .finishing(finishing), .sums(sums), .valid(codes_valid), .codes(sent));
       ldtp_fifo #(.DEPTH(DEPTH), .WIDTH(WIDTH)) fifo (

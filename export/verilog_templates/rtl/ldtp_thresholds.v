@@ -12,6 +12,7 @@ module ldtp_thresholds #(
   parameter STEPS = 1,
   parameter CODE_BITS = 1,
   parameter [CODE_BITS-1:0] LOWEST = 0,
+  parameter ROM_REGISTER = 0,  // 1: a register after the memory of thresholds
   parameter THRESHOLDS = ""  // file: STEPS lines a group of neurons; those of the first neuron least significant
 ) (
   input  wire clk,
@@ -32,7 +33,6 @@ module ldtp_thresholds #(
   reg [UNITS*COMPARATORS*THRESHOLD_BITS-1:0] thresholds;
   reg [ADDRESS_BITS-1:0] address;
   initial if (THRESHOLDS != "") $readmemh(THRESHOLDS, memory);
-  always @(posedge clk) thresholds <= memory[address];
 
   // `read`: the next thresholds are read. Then, cycle by cycle: compare, count, out
   wire read, begins, ends;
@@ -71,19 +71,41 @@ module ldtp_thresholds #(
     end
   endgenerate
 
+  wire [UNITS*SUM_BITS-1:0] compared;
+  wire reads, reads_first, reads_last, reads_tail;
+  generate
+    if (ROM_REGISTER != 0) begin : registered
+      reg [UNITS*COMPARATORS*THRESHOLD_BITS-1:0] found;
+      reg [UNITS*SUM_BITS-1:0] kept;
+      reg [3:0] flags;
+      always @(posedge clk) begin
+        found <= memory[address];
+        thresholds <= found;
+        kept <= operands;
+        flags <= {read & !rst, begins, ends, wraps};
+      end
+      assign compared = kept;
+      assign {reads, reads_first, reads_last, reads_tail} = flags;
+    end else begin : direct
+      always @(posedge clk) thresholds <= memory[address];
+      assign compared = operands;
+      assign {reads, reads_first, reads_last, reads_tail} = {read, begins, ends, wraps};
+    end
+  endgenerate
+
   reg [2:1] is_valid, is_first, is_last, is_tail;
   always @(posedge clk)
     if (rst) begin
       is_valid <= 2'b0;
       valid <= 1'b0;
     end else begin
-      is_valid <= {is_valid[1], read};
+      is_valid <= {is_valid[1], reads};
       valid <= is_valid[2] & is_last[2];
     end
   always @(posedge clk) begin
-    is_first <= {is_first[1], begins};
-    is_last <= {is_last[1], ends};
-    is_tail <= {is_tail[1], wraps};
+    is_first <= {is_first[1], reads_first};
+    is_last <= {is_last[1], reads_last};
+    is_tail <= {is_tail[1], reads_tail};
   end
 
   wire unused = is_tail[2];  // if all groups are full
@@ -91,18 +113,14 @@ module ldtp_thresholds #(
   genvar u, j;
   generate
     for (u = 0; u < UNITS; u = u + 1) begin : unit
-      wire signed [SUM_BITS-1:0] sum = operands[u*SUM_BITS +: SUM_BITS];
-      wire signed [THRESHOLD_BITS-1:0] wide;
-      if (THRESHOLD_BITS == SUM_BITS) begin : as_wide
-        assign wide = sum;
-      end else begin : wider
-        assign wide = {{THRESHOLD_BITS-SUM_BITS{sum[SUM_BITS-1]}}, sum};
-      end
+      wire [SUM_BITS-1:0] sum = compared[u*SUM_BITS +: SUM_BITS];
+      wire [THRESHOLD_BITS:0] wide = {{THRESHOLD_BITS-SUM_BITS+1{sum[SUM_BITS-1]}}, sum};
       reg [COMPARATORS-1:0] reached;
       for (j = 0; j < COMPARATORS; j = j + 1) begin : comparator
-        wire signed [THRESHOLD_BITS-1:0] threshold =
-          thresholds[(u*COMPARATORS + j)*THRESHOLD_BITS +: THRESHOLD_BITS];
-        always @(posedge clk) reached[j] <= wide >= threshold;
+        wire [THRESHOLD_BITS-1:0] threshold = thresholds[(u*COMPARATORS + j)*THRESHOLD_BITS +: THRESHOLD_BITS];
+        wire [THRESHOLD_BITS:0] difference = wide - {threshold[THRESHOLD_BITS-1], threshold};
+        wire unused_low = &difference[THRESHOLD_BITS-1:0];
+        always @(posedge clk) reached[j] <= !difference[THRESHOLD_BITS];
       end
       integer k;
       reg [CODE_BITS-1:0] rank, code;
