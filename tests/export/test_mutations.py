@@ -56,9 +56,9 @@ def expected(manifest, path, content):
             for neuron, line in enumerate(re.finditer(rb".*\n", table[3])):
                 for offset in range(table.start(3) + line.start(), table.start(3) + line.end()):
                     places[offset] = names[int(table[2])], {neuron}
-        biases = re.search(rb"biases\[\d+\] = \{\n(.*\n)\};", content)
-        for offset in range(biases.start(1), biases.end(1)):
-            places[offset] = names[-1], {content[biases.start(1) : offset].count(b",")}
+        for row in re.finditer(rb"(?:biases|bases_(\d))\[\d+\] = \{\n(.*\n)\};", content):
+            for offset in range(row.start(2), row.end(2)):
+                places[offset] = names[int(row[1] or -1)], {content[row.start(2) : offset].count(b",")}
     return places
 
 

@@ -41,8 +41,12 @@ def data():
     return load("digits")
 
 
+OLD_RULE = {"target_step": 0.176, "noise": 0.5, "learning_rate": 1.16e-3, "feedback_learning_rate": 2.01e-4}
+"""Settings of DTP in version 0.1.0."""
+
+
 def small(rule: str = "dtp", seed: int = 0, **overrides) -> Experiment:
-    settings = {"sizes": [64, 8, 8, 10], "epochs": EPOCHS, "batch": 200, "links": BINARY}
+    settings = {"sizes": [64, 8, 8, 10], "epochs": EPOCHS, "batch": 200, "links": BINARY, "rules": {"dtp": OLD_RULE}}
     return Comparison.load("digits", **settings | overrides).experiment(rule, seed)
 
 
