@@ -7,7 +7,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
@@ -129,11 +129,19 @@ def verified(folder: Path) -> Verification:
     folder = Path(folder)
     changed = first_damage(folder)
     if changed is None:
-        return choose("target", read_json(folder / MANIFEST)["target"], _VERIFIED)(folder)
+        return choose("target", read_json(folder / MANIFEST)["target"], _CHECKS).verify(folder)
     return failure(folder, changed)
 
 
-_VERIFIED = {name: target.verify for name, target in TARGETS.items()} | {learning.TARGET: learning.verify}
+class _Check(NamedTuple):
+    """How an export is verified, as in `Target`."""
+
+    verify: Callable[[Path], Verification]
+    place: Owner | None
+
+
+_CHECKS = {name: _Check(target.verify, target.place) for name, target in TARGETS.items()}
+_CHECKS[learning.TARGET] = _Check(learning.verify, learning.place)
 
 
 def failure(folder: Path, changed: Damage) -> Verification:
@@ -142,7 +150,7 @@ def failure(folder: Path, changed: Damage) -> Verification:
     found = None
     if changed.path != CHECKSUMS:
         written = read_json(folder / MANIFEST) if changed.path != MANIFEST else {}
-        target = TARGETS.get(written.get("target", ""), TARGETS["mem"])
+        target = _CHECKS[written["target"] if written else "mem"]
         found = place(written, changed, target.place or nowhere)
         if found is None and target.place is None:
             try:

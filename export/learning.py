@@ -5,9 +5,7 @@ sizes of the network. Training in Python, by the rule `integer-dtp`, is its spec
 link, and every weight after any number of steps, is the same.
 """
 
-import os
 import re
-import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,15 +20,23 @@ import numpy.typing as npt
 
 from lowbit_dtp.storage import read_json, write_bytes
 
+from .checksums import Damage
 from .folder import MANIFEST, replacing, seal
-from .simulation import NO_SIMULATOR, run, simulator, sources
+from .memory_files import hex_lines
+from .places import Place
+from .simulation import NO_SIMULATOR, simulate, simulator
 from .verify import Verification, VerificationError
 
 TARGET = "learner"
 Integers = npt.NDArray[np.integer[Any]]
 
 SUM_FRACTION_BITS, STATE_FRACTION_BITS = 12, 7
-SOURCES = ("rtl/learner.v", "rtl/philox.v", "bench/testbench.v")
+SOURCES = {
+    "rtl": ("learner/learner.v", "learner/philox.v"),
+    "bench": ("learner/testbench.v", "bench/icarus.v", "bench/simulate.cpp"),
+}
+"""Files of the templates, by the folder of the export that they are written to."""
+INSTRUCTION_BYTES = 25
 _LOAD, _PRODUCT, _OUTER, _SOFTMAX, _TOP, _BELOW, _NOISE, _INVERSE, _SEND, _UPDATE, _NEXT, _STEP = range(12)
 _FIELDS = {  # of an instruction: least significant bit, width
     "key": (0, 32), "shift": (32, 8), "sj": (40, 16), "si": (56, 16), "nj": (72, 16), "ni": (88, 16), "w": (104, 24),
@@ -109,11 +115,13 @@ class LearningCore:
 
     def files(self) -> dict[str, bytes]:
         """The Verilog, the program and the weights to begin with."""
-        folder = resources(__package__) / "verilog_templates" / "learner"
-        made = {path: (folder / Path(path).name).read_bytes() for path in SOURCES}
-        made["program.mem"] = _lines(self.program, 200)
-        made["weights.mem"] = _lines(self.flat(self.weights).tolist(), self.weight_bits)
-        made["powers.mem"] = _lines(self.powers, 16)
+        templates = resources(__package__) / "verilog_templates"
+        made = {
+            f"{part}/{Path(path).name}": (templates / path).read_bytes() for part in SOURCES for path in SOURCES[part]
+        }
+        made["program.mem"] = hex_lines([list(word.to_bytes(INSTRUCTION_BYTES, "little")) for word in self.program], 8)
+        made["weights.mem"] = _lines(self.flat(self.weights), self.weight_bits)
+        made["powers.mem"] = _lines(np.array(self.powers), 16)
         return made
 
     def golden(
@@ -141,9 +149,9 @@ class LearningCore:
         lines += [f"localparam [{4 * len(self.messages) - 1}:0] WIDTHS = {4 * len(self.messages)}'h{widths};"]
         return {
             "bench/sizes.vh": "\n".join([*lines, ""]).encode(),
-            "bench/samples.mem": _lines(words.tolist(), 17),
-            "bench/messages.mem": _lines(heard.tolist(), 16),
-            "bench/trained.mem": _lines(trained.tolist(), self.weight_bits),
+            "bench/samples.mem": _lines(words, 17),
+            "bench/messages.mem": _lines(heard, 16),
+            "bench/trained.mem": _lines(trained, self.weight_bits),
         }
 
 
@@ -251,10 +259,9 @@ class _Compiler:
         self._do(_OUTER, a=below, b=error, w=self.bases[layer, array], ni=rows, nj=columns, as_bits=not raw)
 
 
-def _lines(numbers: Sequence[int], bits: int) -> bytes:
-    """One number a line, in hexadecimal two's complement."""
-    digits, mask = -(-bits // 4), (1 << bits) - 1
-    return "".join(f"{number & mask:0{digits}x}\n" for number in numbers).encode()
+def _lines(numbers: Integers, bits: int) -> bytes:
+    """One number a line."""
+    return hex_lines(numbers[:, None], bits)
 
 
 def write(folder: Path, core: LearningCore, golden: Mapping[str, bytes], traffic: Sequence[tuple[int, int]]) -> None:
@@ -263,7 +270,11 @@ def write(folder: Path, core: LearningCore, golden: Mapping[str, bytes], traffic
     `traffic` are the bits and ones of each of `core.messages`, as a ledger counts them.
     """
     files = {**core.files(), **golden}
-    arrays = [{"layer": key[0], "array": key[1], "shape": list(w.shape)} for key, w in core.weights.items()]
+    above = {lower: f"{lower}-{upper}" for lower, upper in pairwise(core.layers)}
+    arrays = [
+        {"layer": layer, "array": array, "output_name": above.get(layer, layer), "shape": list(weight.shape)}
+        for (layer, array), weight in core.weights.items()
+    ]
     messages = [
         {**asdict(message), "sent_bits": bits, "sent_ones": ones}
         for message, (bits, ones) in zip(core.messages, traffic, strict=True)
@@ -280,6 +291,37 @@ def write(folder: Path, core: LearningCore, golden: Mapping[str, bytes], traffic
         seal(new, content)
 
 
+def place(manifest: Mapping[str, Any], damage: Damage) -> Place | None:
+    """The neuron of a weight, before or after training, or of a code of a message: a line is one of them."""
+    if damage.path in ("weights.mem", "bench/trained.mem"):
+        array, _, neuron = _of_weight(manifest, damage.line - 1)
+        return array["output_name"], neuron
+    if damage.path == "bench/messages.mem":
+        message, _, neuron = _of_code(manifest, damage.line - 1)
+        return message["link"], neuron
+    return None
+
+
+def _of_weight(manifest: Mapping[str, Any], index: int) -> tuple[Mapping[str, Any], int, int]:
+    """The array of the weight with that index, its row, and the neuron that it belongs to."""
+    for array in manifest["weights"]:
+        rows, columns = array["shape"]
+        if index < rows * columns:
+            return array, *divmod(index, columns)
+        index -= rows * columns
+    raise ValueError(f"the core has no weight {index}")
+
+
+def _of_code(manifest: Mapping[str, Any], index: int) -> tuple[Mapping[str, Any], int, int]:
+    """The message of the code with that index, its sample, and its neuron."""
+    sample, index = divmod(index, sum(m["neurons"] for m in manifest["messages"]))
+    for message in manifest["messages"]:
+        if index < message["neurons"]:
+            break
+        index -= message["neurons"]
+    return message, sample, index
+
+
 def verify(folder: Path, chosen: str | None = None) -> Verification:
     """Train the core of the export in `folder` in a simulator; compare each message, each weight, and the traffic.
 
@@ -287,40 +329,22 @@ def verify(folder: Path, chosen: str | None = None) -> Verification:
     """
     folder = Path(folder).absolute()
     manifest = read_json(folder / MANIFEST)
-    codes = sum(m["sent_bits"] // m["bits"] for m in manifest["messages"])
-    chosen = chosen or simulator(10 * codes)
+    cycles = 10 * sum(m["sent_bits"] // m["bits"] for m in manifest["messages"])
+    chosen = chosen or simulator(cycles)
     if chosen is None:
         return Verification(NO_SIMULATOR)
-    files = [*sources(folder, "rtl"), *sources(folder, "bench")]
-    with tempfile.TemporaryDirectory() as scratch:
-        program = str(Path(scratch) / "testbench")
-        build = ["iverilog", "-g2005", "-s", "testbench", "-I", "bench", "-o", program]
-        command = ["vvp", program]
-        if chosen == "verilator":
-            build = ["verilator", "--binary", "--top-module", "testbench", "-Wno-lint", "-Wno-fatal", "-O3", "-Ibench"]
-            build += ["-j", str(os.cpu_count() or 1), "--Mdir", scratch, "-o", program]
-            command = [program]
-        run(folder, [*build, *files], chosen)
-        printed = run(folder, command, "the test bench")
-    return _outcome(folder, manifest, printed)
+    return _outcome(folder, manifest, simulate(folder, chosen, cycles))
 
 
 def _outcome(folder: Path, manifest: Mapping[str, Any], printed: str) -> Verification:
     if failed := re.search(r"failed at code (\d+): (.+)", printed):
-        sample, place = divmod(int(failed[1]), sum(m["neurons"] for m in manifest["messages"]))
-        for message in manifest["messages"]:
-            if place < message["neurons"]:
-                detail = f"{message['purpose']} of sample {sample}: {failed[2]}"
-                return Verification(f"failed at link {message['link']}, neuron {place}", detail=detail)
-            place -= message["neurons"]
+        message, sample, neuron = _of_code(manifest, int(failed[1]))
+        detail = f"{message['purpose']} of sample {sample}: {failed[2]}"
+        return Verification(f"failed at link {message['link']}, neuron {neuron}", detail=detail)
     if failed := re.search(r"failed at weight (\d+): (.+)", printed):
-        place = int(failed[1])
-        for array in manifest["weights"]:
-            rows, columns = array["shape"]
-            if place < rows * columns:
-                detail = f"{array['array']} {place // columns} after training: {failed[2]}"
-                return Verification(f"failed at layer {array['layer']}, neuron {place % columns}", detail=detail)
-            place -= rows * columns
+        array, row, neuron = _of_weight(manifest, int(failed[1]))
+        detail = f"{array['array']} {row} after training: {failed[2]}"
+        return Verification(f"failed at layer {array['layer']}, neuron {neuron}", detail=detail)
     passed = re.search(r"passed: (\d+) samples, (\d+) codes, (\d+) weights, (\d+) cycles", printed)
     if not passed:
         raise VerificationError(f"{folder}: the test bench came to no result\n{printed[-4000:]}")

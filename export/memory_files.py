@@ -8,9 +8,10 @@ complement.
 import numpy as np
 import numpy.typing as npt
 
-from lowbit_dtp.packing import pack
-
 from .fixed import FixedNetwork, signed_bits
+
+_AT_ONCE = 256
+"""Lines whose bits are in memory at once."""
 
 
 def hex_lines(values: npt.ArrayLike, bits: int) -> bytes:
@@ -25,10 +26,13 @@ def hex_lines(values: npt.ArrayLike, bits: int) -> bytes:
     low, high = int(values.min()), int(values.max())
     if high >= 1 << bits or (low < 0 and signed_bits(low, high) > bits):
         raise ValueError(f"values {low} to {high} do not fit in {bits} bits")
-    fields = (values & (1 << bits) - 1).astype(np.uint64)
-    digits = -(-fields.shape[-1] * bits // 4)
-    numbers = (int.from_bytes(pack(line, bits).astype("<u8").tobytes(), "little") for line in fields)
-    return "".join(f"{number:0{digits}x}\n" for number in numbers).encode()
+    digits = -(-values.shape[-1] * bits // 4)
+    lines = []
+    for start in range(0, len(values), _AT_ONCE):
+        each = values[start : start + _AT_ONCE, :, None] >> np.arange(bits) & 1
+        octets = np.packbits(each.reshape(len(each), -1).astype(np.uint8), axis=-1, bitorder="little")[:, ::-1]
+        lines += [row.tobytes().hex()[-digits:] for row in octets]
+    return "\n".join([*lines, ""]).encode()
 
 
 def bias_bits(network: FixedNetwork) -> int:

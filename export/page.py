@@ -9,7 +9,7 @@ from typing import Any
 
 from lowbit_dtp.storage import StorageError, read_json, write_text
 
-from .folder import MANIFEST, PAGE, seal
+from .folder import MANIFEST, PAGE, add_to_manifest
 
 BOX, GAP = 78, 64
 """Height of a layer and of a link in the drawing, in its units."""
@@ -26,8 +26,7 @@ def write_page(folder: Path) -> Path:
             f"{folder / MANIFEST}: not the manifest of an export ({type(error).__name__}: {error})"
         ) from None
     write_text(folder / PAGE, text)
-    manifest.pop("format_version", None)
-    seal(folder, manifest)
+    add_to_manifest(folder)  # for the checksum of the page
     return folder / PAGE
 
 

@@ -18,7 +18,7 @@ def place(manifest: Mapping[str, Any], damage: Damage, owner: Owner) -> Place | 
     """The place of a damage; `owner` knows the files of the target. `manifest` is not needed for its own damage."""
     if damage.path == MANIFEST:
         return _of_manifest(damage)
-    golden = next((x for x in manifest["golden"] if x["path"] == damage.path), None)
+    golden = next((x for x in manifest.get("golden", ()) if x["path"] == damage.path), None)
     return _of_golden(golden, damage) if golden else owner(manifest, damage)
 
 

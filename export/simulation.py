@@ -49,17 +49,21 @@ def test_bench(folder: Path, chosen: str | None = None) -> Verification:
     `chosen` is `iverilog` or `verilator`; None takes the one that is faster for this export.
     """
     folder = Path(folder).absolute()
-    chosen = chosen or simulator(cycles(read_json(folder / MANIFEST)))
+    expected = cycles(read_json(folder / MANIFEST))
+    chosen = chosen or simulator(expected)
     if chosen is None:
         return Verification(NO_SIMULATOR)
-    return outcome(folder, simulate(folder, chosen))
+    return outcome(folder, simulate(folder, chosen, expected))
 
 
-def simulate(folder: Path, chosen: str) -> str:
-    """What the test bench of `folder` prints in the simulator `chosen`."""
+def simulate(folder: Path, chosen: str, cycles: int) -> str:
+    """What the test bench of `folder`, which takes about so many `cycles`, prints in the simulator `chosen`."""
     files = [*sources(folder, "rtl"), *sources(folder, "bench")]
     with tempfile.TemporaryDirectory() as scratch:
-        program = (_icarus if chosen == "iverilog" else _verilator)(folder, files, Path(scratch))
+        if chosen == "iverilog":
+            program = _icarus(folder, files, Path(scratch))
+        else:
+            program = _verilator(folder, files, Path(scratch), cycles)
         return run(folder, program, "the test bench")
 
 
@@ -80,10 +84,10 @@ def _icarus(folder: Path, files: list[str], scratch: Path, top: str = "icarus") 
     return ["vvp", str(program)]
 
 
-def _verilator(folder: Path, files: list[str], scratch: Path) -> list[str]:
+def _verilator(folder: Path, files: list[str], scratch: Path, cycles: int) -> list[str]:
     verilog = [path for path in files if not path.endswith("/icarus.v")]
     options = ["--cc", "--exe", "--top-module", "testbench", "-Wno-fatal", "-Wno-lint", "-O3", "--x-assign", "fast"]
-    optimized = "-O2" if cycles(read_json(folder / MANIFEST)) > SHORT else "-O0"  # compiling takes longer than running
+    optimized = "-O2" if cycles > SHORT else "-O0"  # compiling takes longer than running
     build = ["--build", "-j", str(os.cpu_count() or 1), "-CFLAGS", optimized, "--Mdir", str(scratch / "build")]
     clock = str(folder / "bench" / "simulate.cpp")
     run(folder, ["verilator", *options, *build, *verilog, clock], "verilator")

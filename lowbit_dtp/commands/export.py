@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LEARNER = "learner"
 """The target that is no network of fixed weights: a core that trains, as the rule integer-dtp does."""
+FIRST_STEPS = 100
+"""Minibatches of its test bench, unless the run has fewer."""
 
 
 def export(
@@ -52,7 +54,10 @@ def export(
         typer.Option("--build", help="verilog: make a bitstream for ice40-hx8k, ecp5-85k, ... by yosys and nextpnr."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="learner: minibatches of its test bench.  (default: 100)")
+        int | None,
+        typer.Option(
+            "--steps", min=1, help="learner: minibatches of its test bench.  (default: 100, or all of the run)"
+        ),
     ] = None,
     machine: Annotated[
         str | None,
@@ -76,10 +81,7 @@ def export(
     spec, number, folder = run_folders(run, rule, seed)[0]
     samples = load(Experiment.load(folder / "experiment.toml").data, data_dir)
     where = out or Path(run) / f"export-{target}"
-    if target == LEARNER:
-        _learner(folder, where, steps or 100, samples, verify, as_json)
-        return
-    if steps is not None:
+    if steps is not None and target != LEARNER:
         raise ValueError(f"--steps are those of --target {LEARNER}, not of {target}")
     if machine and target != "nir":
         raise ValueError(f"--machine says which cores spiking neurons take, so it is for --target nir, not {target}")
@@ -87,6 +89,11 @@ def export(
         fpga.check(target, build)
     options = {"fold": fold, "target_cycles": target_cycles}
     given = {name: value for name, value in options.items() if value is not None}
+    if target == LEARNER:
+        for option in (*given, *(["weights"] if weights else []), *(["best"] if best else [])):
+            raise ValueError(f"target {LEARNER} begins with the first weights, and has no option {option!r}")
+        _learner(folder, where, steps, samples, verify, as_json)
+        return
     exported = export_run(
         spec, folder, where, target, weights_by_layer(weights), signals, verify, samples, best, given, max_loss, _tell
     )
@@ -102,14 +109,16 @@ def export(
         raise typer.Exit(1)
 
 
-def _learner(run: Path, folder: Path, steps: int, data: "DataSet", verify: bool, as_json: bool) -> None:
+def _learner(run: Path, folder: Path, steps: int | None, data: "DataSet", verify: bool, as_json: bool) -> None:
     """Write the core that trains the network of `run` as Verilog, with its first `steps`, and verify it."""
     from export.learning import verify as verified
 
     from ..experiment import Experiment
     from ..learner import first_steps
 
-    training = first_steps(Experiment.load(run / "experiment.toml"), data, steps)
+    experiment = Experiment.load(run / "experiment.toml")
+    steps = steps or min(FIRST_STEPS, experiment.steps(len(data.train)))
+    training = first_steps(experiment, data, steps)
     training.write(folder)
     result = verified(folder) if verify else None
     shown = {"folder": str(folder), "weights": training.core.weight_words, "steps": steps,

@@ -108,7 +108,7 @@ def test_every_product_and_comparison(exported, link, weights):
 @pytest.mark.parametrize("links", [LINKS, ("fixed(3,1)", "binary01", "table(-1,0,0.5)")])
 def test_traffic_in_the_simulator_is_that_of_the_ledger(exported, make_network, links, fold):
     folder = exported(links=links, options={"fold": fold})
-    printed = simulation.simulate(folder, "iverilog")
+    printed = simulation.simulate(folder, "iverilog", 1000)
     simulated = {
         name: tuple(map(int, counts))
         for name, *counts in re.findall(r"link (\S+): (\d+) bits, (\d+) ones, (\d+) toggles, ", printed)
@@ -131,7 +131,7 @@ def test_frames_follow_each_other_in_the_cycles_of_the_slowest_layer(exported):
         folder = exported(sizes=(8, 6, 5, 3), samples=6, options=options)
         hardware = read_json(folder / "manifest.json")["hardware"]
         assert hardware["cycles_per_frame"] == max(x["cycles"] for x in hardware["layers"])
-        assert f"cycles: {hardware['cycles_per_frame']}\n" in simulation.simulate(folder, "iverilog")
+        assert f"cycles: {hardware['cycles_per_frame']}\n" in simulation.simulate(folder, "iverilog", 1000)
 
 
 def _spoil(path, line, digit, bit):

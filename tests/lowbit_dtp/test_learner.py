@@ -3,15 +3,19 @@
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from export import learning
+from export import learning, verified
+from lowbit_dtp.cli import main
 from lowbit_dtp.data import Samples, load
 from lowbit_dtp.experiment import Comparison, Experiment
 from lowbit_dtp.learner import Training, first_steps
+from lowbit_dtp.runs import run as run_experiment
 
 SIMULATORS = [
     pytest.param(name, marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"no {name}"))
@@ -73,6 +77,35 @@ def test_what_differs_is_named(tmp_path: Path) -> None:
     failed = learning.verify(folder, "iverilog")
     assert failed.status == "failed at layer h1, neuron 3"
     assert re.fullmatch(r"feedback 1 after training: expected [0-9a-f]{4}, got [0-9a-f]{4}", failed.detail), failed
+
+
+def test_a_flipped_bit_is_located(tmp_path: Path) -> None:
+    """In weights, before and after training, and in messages; elsewhere the file and the line are named."""
+    training = taken(experiment([64, 4, 3, 10], 8), 1)
+    for path, line, where in (
+        ("weights.mem", 2, "link h1-h2, neuron 2"),
+        ("weights.mem", 64 * 4 + 1 * 4 + 3, "link h1-h2, neuron 3"),  # feedback weights of h1
+        ("bench/trained.mem", 64 * 4 + 3 * 4 + 4 * 3 + 11, "link output, neuron 1"),
+        ("bench/messages.mem", 23 + 4 + 2, "link h2-output, neuron 2"),  # of the second sample
+        ("program.mem", 5, "program.mem, line 6"),
+        ("manifest.json", 3, "manifest.json, line 4"),
+    ):
+        folder = tmp_path / "core"
+        training.write(folder)
+        lines = (folder / path).read_bytes().splitlines(True)
+        lines[line] = lines[line][:-2] + bytes([lines[line][-2] ^ 1]) + lines[line][-1:]
+        (folder / path).write_bytes(b"".join(lines))
+        assert verified(folder).status == f"failed at {where}"
+
+
+def test_options_of_other_targets_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_experiment(experiment([64, 4, 10], 200), tmp_path / "run", load("digits"))
+    for option, value in (("fold", "4x4"), ("weights", "4")):
+        command = ["lowbit-dtp", "export", str(tmp_path / "run"), "--target", "learner", f"--{option}", value]
+        with mock.patch.object(sys, "argv", command), pytest.raises(SystemExit):
+            main()
+        message = f"target learner begins with the first weights, and has no option '{option}'"
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_a_core_cannot_learn_is_refused() -> None:

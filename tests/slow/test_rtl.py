@@ -30,7 +30,7 @@ def test_all_test_images_in_verilator(tmp_path):
     assert [link.neurons for link in network.links] == [784, 500, 500]
     inputs = np.asarray(load("mnist").test.inputs)[:IMAGES]
     write(network, "verilog", tmp_path / "verilog", inputs, {"fold": "4x4"})
-    printed = simulation.simulate(tmp_path / "verilog", "verilator")
+    printed = simulation.simulate(tmp_path / "verilog", "verilator", 24500 * IMAGES)
     assert simulation.outcome(tmp_path / "verilog", printed).passed
     assert "cycles: 24500\n" in printed
     trace, ledger = network.infer(inputs), Ledger()

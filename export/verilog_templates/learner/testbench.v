@@ -1,10 +1,12 @@
 // Trains the core on samples.mem; compares each message with messages.mem, and the weights at the end with trained.mem.
 // Counts the bits and ones of each message: the last lines are `message <number> <bits> <ones>`.
-`timescale 1ns / 1ps
 `default_nettype none
-module testbench;
-`include "sizes.vh"
-  reg clk = 0, rst = 1;
+module testbench (
+    input wire clk
+);
+`include "bench/sizes.vh"
+  reg [2:0] age = 0;
+  wire rst = age < 4;
   reg [16:0] samples[0:SAMPLE_WORDS-1];
   reg [15:0] messages[0:MESSAGE_WORDS-1];
   reg [WEIGHT_BITS-1:0] trained[0:WEIGHT_WORDS-1];
@@ -38,13 +40,11 @@ module testbench;
       bits[number] = 0;
       ones[number] = 0;
     end
-    repeat (3) @(posedge clk);
-    rst <= 0;
   end
-  always #5 clk = !clk;
 
   always @(posedge clk)
-    if (!rst) begin
+    if (rst) age <= age + 1;
+    else begin
       cycles <= cycles + 1;
       if (s_valid && s_ready) fed <= fed + 1;
       if (m_valid) begin
