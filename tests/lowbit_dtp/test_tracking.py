@@ -58,7 +58,7 @@ def test_runs_are_logged_with_mlflow_and_go_on_as_the_same(tmp_path, monkeypatch
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/store")
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    line = ("train", *SMALL, "--rule", "backprop", "--mlflow", "--out", tmp_path / "run")
+    line = ("train", *SMALL, "--rule", "backprop", "--learning-rate", 0.00217, "--mlflow", "--out", tmp_path / "run")
     assert call(*line).status == 0
     (tmp_path / "run" / "run.json").unlink()  # as if the run had been stopped
     assert call(*line).status == 0
