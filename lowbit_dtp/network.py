@@ -12,6 +12,7 @@ import numpy as np
 from .activations import ACTIVATIONS
 from .backends import Array, backend_of
 from .backends.devices import mover, usable
+from .backends.shapes import ShapeArray
 from .choices import choose
 from .formats import Float, Format, UnknownFormatError, parse
 from .layers import Layer
@@ -254,6 +255,12 @@ class Network:
         """Networks of one architecture as one, with a leading axis over them in every parameter; for NumPy arrays."""
         arrays = [net.tensors() for net in networks]
         return networks[0].each_named_array(lambda name, x: np.stack([np.asarray(each[name]) for each in arrays]))
+
+    @property
+    def like(self) -> Array:
+        """An array of the network, with numbers if any has."""
+        arrays = [layer.weight for layer in self.layers]
+        return next((x for x in arrays if not isinstance(x, ShapeArray)), arrays[0])
 
     @property
     def members(self) -> int | None:

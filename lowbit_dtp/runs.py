@@ -140,8 +140,8 @@ def run_ensemble(
                 continue
             locks.enter_context(locked(folder))
             if not is_finished(folder, experiment):  # still, now that no other process writes
-                members.append(_Member.begun(index, experiment, folder, net, optimizer, command_line))
-        groups: dict[Any, list[_Member]] = {}
+                members.append(Member.begun(index, experiment, folder, net, optimizer, command_line))
+        groups: dict[Any, list[Member]] = {}
         for member in members:
             place = member.index if device == "numpy" else member.run.progress.step
             groups.setdefault(place, []).append(member)
@@ -151,7 +151,7 @@ def run_ensemble(
 
 
 @dataclass
-class _Member:
+class Member:
     """A run that is not finished."""
 
     index: int
@@ -184,7 +184,7 @@ class _Member:
         net: "Network",
         optimizer: "Optimizer",
         command_line: str | None = None,
-    ) -> "_Member":
+    ) -> "Member":
         """The run as stored in `folder`, which is locked, or a new one.
 
         ExperimentError if it has more epochs than `experiment`, or cannot continue.
@@ -293,13 +293,13 @@ def _best(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _train(
-    members: list[_Member],
+    members: list[Member],
     data: "DataSet",
     device: str,
     diagnoses: bool,
     on_step: Callable[[int], None],
     on_evaluation: Callable[[int, Evaluation], None],
-) -> list[_Member]:
+) -> list[Member]:
     """Train `members` in one batch until one of them is done, and finish those that are; returns the others."""
     from .backends import backend_of
     from .backends.devices import described
@@ -342,7 +342,7 @@ def _train(
                 seconds = round(member.seconds, 4)
                 evaluation = Evaluation(
                     progress.epoch, loss, scores[0], scores[1], seconds, bits[0], bits[1], task.measure,
-                    **_sparseness(progress.ledger, members.index(member), len(members)),
+                    **sparseness(progress.ledger, members.index(member), len(members)),
                 )  # fmt: skip
                 better.append(member.evaluated(evaluation))
                 on_evaluation(member.index, evaluation)
@@ -382,14 +382,14 @@ def _train(
     return left
 
 
-def _sparseness(ledger: Ledger, member: int, members: int) -> dict[str, Any]:
+def sparseness(ledger: Ledger, member: int, members: int) -> dict[str, Any]:
     """What `Evaluation` has about flips and zeros of a member; nothing if their codings are not counted."""
     if ledger.coded_counts is None or "flip-entropy" not in ledger.codings:
         return {}
     return {"samples": ledger.samples // members, **ledger.coded_counts.sparseness(member)}
 
 
-def _lacks_memory(members: list[_Member], data: "DataSet", device: str, *told: Any) -> bool:
+def _lacks_memory(members: list[Member], data: "DataSet", device: str, *told: Any) -> bool:
     """Train `members` to their ends; whether it needed more memory than the device has, which is free again then."""
     from .backends.devices import is_out_of_memory
 
@@ -403,7 +403,7 @@ def _lacks_memory(members: list[_Member], data: "DataSet", device: str, *told: A
     return False
 
 
-def _too_large(members: list[_Member], data: "DataSet", device: str) -> Exception:
+def _too_large(members: list[Member], data: "DataSet", device: str) -> Exception:
     """The error for an ensemble that does not fit in the memory of a device."""
     from .backends.devices import DeviceError, free_bytes
     from .ensemble import member_bytes

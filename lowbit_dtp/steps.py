@@ -99,11 +99,12 @@ class PlainSteps:
 
     def __init__(self, net: Network, samples: Samples, training: Training, progress: Progress) -> None:
         self.training, self.progress = training, progress
-        self.like = net.layers[0].weight
+        self.like, output = net.like, net.layers[-1].weight
         self.xp = backend_of(self.like)
         if not progress.losses:
             seed = training.seed
-            progress.loss = self.moved(np.zeros(() if isinstance(seed, int) else len(seed)))
+            # where the output is: elsewhere, an array without numbers
+            progress.loss = backend_of(output).moved(np.zeros(() if isinstance(seed, int) else len(seed)), output)
         self.given = Subject(net, samples, progress.loss)
         self.order: Array = np.zeros(0, np.int64)
 

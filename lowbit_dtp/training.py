@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .backends import Array, backend_of
+from .backends.shapes import ShapeArray
 from .data import Samples
 from .ledger import Ledger
 from .links import Signal
@@ -139,7 +140,7 @@ class Evaluator:
         self.task = Classify() if task is None else task
         self._infer = LearningRule.infer if rule is None else type(rule).infer
         self._rule: Any = rule
-        self._like = net.layers[0].weight
+        self._like = net.layers[-1].weight
         self._xp = backend_of(self._like)
         self._total = self._zeros()
         self._loop: LoopState | None = None
@@ -151,6 +152,7 @@ class Evaluator:
     def __call__(self, ledger: Ledger | None = None) -> Any:
         """The score of the task; for classes, the percentage of samples in the wrong class. A number, or [members].
 
+        None if the outputs are arrays without numbers, as on a rank that does not have the output layer.
         What inference sends and computes is counted in `ledger`, if given.
         """
         members, count = self.net.members or 1, len(self.samples)
@@ -168,6 +170,8 @@ class Evaluator:
         counted.epochs += members
         counted.steps += members * len(starts)
         counted.samples += members * count
+        if isinstance(total, ShapeArray):
+            return None
         mean = score(self.task, self._xp.numpy(total), np.float64(count))
         return mean.item() if self.net.members is None else mean
 

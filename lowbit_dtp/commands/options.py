@@ -109,6 +109,12 @@ Codings = Annotated[
         "--codings", help="Also count the bits of messages with these codings: all, or events,flips,... Slower."
     ),
 ]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split", help="Layers of each rank of torchrun: 'h1|h2,output' for two ranks. See docs/distributed.md."
+    ),
+]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Also log curves for TensorBoard.")]
 Mlflow = Annotated[bool, typer.Option("--mlflow", help="Also log runs with MLflow, at $MLFLOW_TRACKING_URI.")]
 PlacementOption = Annotated[

@@ -1,14 +1,18 @@
 """`lowbit-dtp train`."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options
 from .execution import observer, usable_device, use_threads
 from .printing import print_result
+
+if TYPE_CHECKING:
+    from ..experiment import Experiment
 
 
 def train(
@@ -35,6 +39,7 @@ def train(
     tf32: options.TF32 = False,
     diagnose: options.Diagnose = False,
     codings: options.Codings = None,
+    split: options.Split = None,
     tensorboard: options.Tensorboard = False,
     mlflow: options.Mlflow = False,
     as_json: options.Json = False,
@@ -61,12 +66,49 @@ def train(
     experiment = comparison.experiment(rule, seed)
     experiment.built()  # raises errors before training
     use_threads(threads)
-    samples = load(comparison.content["data"], data_dir)
-    with observer(tensorboard, mlflow) as watching:
-        watching.announce(rule, experiment)
-        Batch(rule, (experiment,), (folder,)).train(samples, watching, device=device, diagnose=diagnose)
+    name = comparison.content["data"]
+    if split:
+        if device != "numpy" or diagnose:
+            raise ValueError("--split trains on NumPy arrays without diagnosis; leave out --device and --diagnose")
+        if not _train_split(experiment, rule, folder, name, data_dir, split, tensorboard, mlflow):
+            return
+    else:
+        samples = load(name, data_dir)
+        with observer(tensorboard, mlflow) as watching:
+            watching.announce(rule, experiment)
+            Batch(rule, (experiment,), (folder,)).train(samples, watching, device=device, diagnose=diagnose)
     save_curves(folder)
     links = link_rows(**ledgers.load(folder / "ledger.json"))
     result = {key: value for key, value in read_json(folder / "run.json").items() if key.endswith(("percent", "epoch"))}
     result |= {"folder": str(folder), "links": {name: asdict(row) for name, row in links.items()}}
     print_result(result, as_json)
+
+
+def _train_split(
+    experiment: "Experiment",
+    rule: str,
+    folder: Path,
+    name: str,
+    data_dir: Path | None,
+    split: str,
+    tensorboard: bool,
+    mlflow: bool,
+) -> bool:
+    """Train on the ranks of torchrun; whether this is rank 0, which tells what happens."""
+    from ..data import load, outline
+    from ..distributed.process_group import ProcessGroup
+    from ..distributed.runs import run_split
+
+    with ProcessGroup() as ranks:
+        work = partial(run_split, experiment, folder, partial(load, name, data_dir), split, ranks)
+        if ranks.rank != 0:
+            work()
+            return False
+        with observer(tensorboard, mlflow) as watching:
+            watching.announce(rule, experiment)
+            watching = watching.begin(rule, (experiment,), (folder,), outline(name, data_dir).train)
+            try:
+                work(on_step=watching.step, on_evaluation=partial(watching.evaluated, 0))
+            finally:
+                watching.end()
+    return True
