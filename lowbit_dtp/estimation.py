@@ -196,7 +196,9 @@ class _Run:
         for phase in rule.phases if self.epochs else ():
             for rows, times in minibatches(self.data.train, self.batch):
                 once, context = Ledger(), StepContext(0, phase, RandomStream(0), self.task)
-                training.step(Subject(net, self._samples(rows), total), slice(None), context, once, 1.0)
+                training.step(
+                    Subject(net, samples_without_numbers(self.data, rows), total), slice(None), context, once, 1.0
+                )
                 ledger.counts.repeat(once.counts, self.epochs * times)
                 ledger.batch = max(ledger.batch, rows)
                 steps += self.epochs * times
@@ -209,16 +211,18 @@ class _Run:
         net = self.net.with_links(rule.inference_links(self.net.links))
         for rows, times in minibatches(self.data.test, EVALUATION_BATCH):
             once = Ledger()
-            rule.infer(net, self._samples(rows).stored, once, RandomStream(0))
+            rule.infer(net, samples_without_numbers(self.data, rows).stored, once, RandomStream(0))
             ledger.counts.repeat(once.counts, times)
             ledger.steps += times
         return ledger
 
-    def _samples(self, rows: int) -> Samples:
-        labels: Array = ShapeArray((rows,), np.int64)
-        if self.data.label_kind == "values":
-            labels = ShapeArray((rows, self.data.classes), np.float32)
-        return Samples(ShapeArray((rows, self.data.inputs), np.float32), labels)
+
+def samples_without_numbers(data: Outline, rows: int) -> Samples:
+    """So many samples of `data`, as arrays of shapes alone."""
+    labels: Array = ShapeArray((rows,), np.int64)
+    if data.label_kind == "values":
+        labels = ShapeArray((rows, data.classes), np.float32)
+    return Samples(ShapeArray((rows, data.inputs), np.float32), labels)
 
 
 def minibatches(samples: int, batch: int) -> list[tuple[int, int]]:

@@ -84,20 +84,13 @@ class Network:
                 layer.name, sizes[i], sizes[i + 1], seed, "weight", Direction.FORWARD, like, initial_weights
             )
             net.layers.append(layer)
-        for i in range(len(chain) - 2):
-            net.add_feedback(chain[i + 1].name, seed, initial_weights)
+        for edge in net.edges[1:-1]:
+            _add_feedback(edge, seed, initial_weights)
         return net
 
     def add_feedback(self, link: str, seed: int, initial_weights: str = "orthogonal") -> None:
         """Give the lower layer of `link` weights for the signals that come down over it, if it has none."""
-        edge = {edge.link.name: edge for edge in self.edges}[link]
-        layer, above = edge.lower, edge.upper
-        if layer is None or link in layer.inputs:
-            return
-        like = layer.projection.values
-        layer.inputs[link] = dense(
-            layer.name, above.neurons, layer.neurons, seed, "feedback", Direction.FEEDBACK, like, initial_weights
-        )
+        _add_feedback({edge.link.name: edge for edge in self.edges}[link], seed, initial_weights)
 
     def quantize_weights(self, formats: Mapping[str, Any], keep_master: bool = True) -> None:
         """Give weights few-bit formats, in place, as `parse_weights` spells them; the weights become the master.
@@ -440,6 +433,17 @@ def long_link_names(sizes: Sequence[int]) -> list[str]:
     """
     names = layer_names(sizes)[1:]
     return [f"{upper}-{lower}" for i, lower in enumerate(names) for upper in names[i + 2 :]]
+
+
+def _add_feedback(edge: Edge, seed: int, initial_weights: str) -> None:
+    """Give the lower layer of `edge` weights for the signals that come down, if it has none."""
+    layer, above, link = edge.lower, edge.upper, edge.link.name
+    if layer is None or link in layer.inputs:
+        return
+    like = layer.projection.values
+    layer.inputs[link] = dense(
+        layer.name, above.neurons, layer.neurons, seed, "feedback", Direction.FEEDBACK, like, initial_weights
+    )
 
 
 def _make(make: Callable[[str, Array], Array], layer: str, name: str, x: Array) -> Array:

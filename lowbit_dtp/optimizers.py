@@ -117,8 +117,9 @@ class Optimizer(ABC):
         float64 array of one number that a recorded step reads. `stream` has the random numbers of the step, for
         optimizers that draw.
         """
+        layers = {layer.name: layer for layer in net.layers}
         for (layer, name), gradient in gradients.items():
-            net.layer(layer).update(name, gradient, self, ledger, rate_factor, stream)
+            layers[layer].update(name, gradient, self, ledger, rate_factor, stream)
         net.synchronise(ledger, gradients.keys())
 
     def update(

@@ -55,6 +55,13 @@ def estimate(
     feedback_weights: options.FeedbackEnds = "",
     weights: options.Weights = None,
     baselines: options.Baselines = True,
+    split: options.Split = None,
+    wire: Annotated[
+        str, typer.Option("--wire", help="What joins the ranks of --split: bits a second, and latency.")
+    ] = "1Gbit/s,100us",
+    rank_rate: Annotated[
+        float, typer.Option("--rank-rate", help="Multiply-accumulates a second of each rank of --split.")
+    ] = 1e10,
     save: Annotated[Path | None, typer.Option("--save", help="File to write the ledgers to, ledger.json say.")] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -88,6 +95,7 @@ def estimate(
     where = options.hardware("" if is_file(wires) else wires, memory, reuse, word_bits, feedback_weights)
     made = estimate_ledgers(experiment, data=outline, activity=activity, like=like)
     where.check(ledgers.merged(made.ledgers.values()))
+    ranks = _on_ranks(experiment, outline, split, wire, rank_rate) if split else None
     exported, why_not = deployed_untrained(made.inference, weights)
     books, own = {"training": made.training, "inference": exported}, rule_of(experiment)
     on = OnMachine(machine, wires, where) if machine else None
@@ -117,6 +125,7 @@ def estimate(
         "placement": (bills[0].bill.config if on else where).as_dict(),
         "notes": times,
         "not_exported": why_not,
+        "ranks": ranks,
         "assumed": made.assumptions(),
         "saved": str(save) if save else None,
     }
@@ -126,6 +135,29 @@ def estimate(
         print(json.dumps(result, indent=1))
     else:
         _print(outline, made, result)
+
+
+def _on_ranks(experiment: "Experiment", data: "Outline", split: str, wire: str, rate: float) -> dict[str, Any]:
+    """What each wire between ranks would carry a step, what each rank would compute, and how long a step would take."""
+    from ..distributed.planning import Wire, plan
+
+    joined = Wire.parse(wire)
+    if not 0 < rate < float("inf"):
+        raise ValueError(f"--rank-rate must be above 0, not {rate}")
+    made = plan(experiment, split, data)
+    turns, overlapped = made.turns(joined, rate), made.overlapped(joined, rate)
+    return {
+        "split": split,
+        "wire": wire,
+        "operations_per_second": rate,
+        "steps_per_epoch": made.steps,
+        "seconds_per_step": {"taking_turns": turns, "all_overlapping": overlapped},
+        "crossings": [
+            asdict(x) | {"direction": str(x.direction), "size": x.size, "bits_per_second": 8 * x.size / turns}
+            for x in made.crossings
+        ],
+        "ranks": [asdict(x) for x in made.ranks],
+    }
 
 
 def asked(
@@ -268,12 +300,49 @@ def _print(data: "Outline", made: "Estimate", result: Mapping[str, Any]) -> None
         columns = ("for", "typical", "low to high", *(PARTS[part] for part in charged))
         print_table(f"Joules on {technology}", columns, lines)
     print_bands(result["bands"])
+    if result["ranks"]:
+        _print_ranks(result["ranks"])
     for note in result["notes"]:
         print_text(note)
     for name, why in result["without"].items():
         print_text(f"{name} is not beside it: {why}")
     if result["saved"]:
         print(f"ledgers   {result['saved']}")
+
+
+_SHOWN = 8
+"""Wires and ranks that are shown; the rest is in the JSON."""
+
+
+def _print_ranks(ranks: Mapping[str, Any]) -> None:
+    from ..report import si
+
+    def cut(rows: list[tuple[Any, ...]], what: str) -> list[tuple[Any, ...]]:
+        left = len(rows) - _SHOWN
+        return rows if left <= 0 else [*rows[:_SHOWN], (f"{left:,} more {what}", *[""] * (len(rows[0]) - 1))]
+
+    crossings = sorted(ranks["crossings"], key=lambda x: -x["size"])
+    print_table(
+        "Between ranks, a step of training", ("link", "ranks", "messages", "bytes", "a second"),
+        cut([
+            (f"{x['link']} {x['direction']}", f"{x['sender']} to {x['receiver']}", _number(x["messages"]),
+             _number(x["size"]), si(x["bits_per_second"], "bit/s"))
+            for x in crossings
+        ], "wires"), left=2,
+    )  # fmt: skip
+    loads = sorted(ranks["ranks"], key=lambda x: -x["operations"])
+    print_table(
+        "On ranks, a step of training", ("rank", "layers", "multiply-accumulates", "parameters"),
+        cut([
+            (str(x["rank"]), ", ".join(x["layers"]), _number(x["operations"]), _number(x["parameters"])) for x in loads
+        ], "ranks"), left=2,
+    )  # fmt: skip
+    times = ranks["seconds_per_step"]
+    print_text(
+        f"A step takes {si(times['taking_turns'], 's')} if ranks and wires take turns, as they do, and no less than "
+        f"{si(times['all_overlapping'], 's')} if all overlap, with wires of {ranks['wire']} and "
+        f"{ranks['operations_per_second']:g} multiply-accumulates a second on each rank."
+    )
 
 
 _ONE = {

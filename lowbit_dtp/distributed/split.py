@@ -1,5 +1,6 @@
 """A network of which this rank has some layers: the others are of arrays without numbers, and links send over wires."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import prod
@@ -41,11 +42,11 @@ class Placement:
         {'h1': 0, 'h2': 0, 'output': 1}
         """
         groups = [[name.strip() for name in group.split(",")] for group in text.split("|")]
-        named = [name for group in groups for name in group]
-        for name in named:
+        named = Counter(name for group in groups for name in group)
+        for name, times in named.items():
             if name not in layers:
                 raise SplitError(f"--split {text!r}: no layer {name!r}; there are: {', '.join(layers)}")
-            if named.count(name) > 1:
+            if times > 1:
                 raise SplitError(f"--split {text!r}: {name} is named twice; a layer is on one rank")
         if missing := [name for name in layers if name not in named]:
             raise SplitError(f"--split {text!r}: {', '.join(missing)} is on no rank; name every layer")
@@ -54,7 +55,8 @@ class Placement:
                 f"--split {text!r} is for {len(groups)} ranks, and {size} run; "
                 f"start torchrun with --nproc-per-node {len(groups)}, or --nnodes"
             )
-        return cls({name: next(i for i, group in enumerate(groups) if name in group) for name in layers})
+        ranks = {name: rank for rank, group in enumerate(groups) for name in group}
+        return cls({name: ranks[name] for name in layers})
 
     def __getitem__(self, layer: str) -> int:
         return self.ranks.get(layer, next(iter(self.ranks.values())))
