@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ class Picture(Table):
     """`epochs`: error over epochs; `bits`: error after the last epoch over the bits of a sample."""
     title: str = ""
     part: str = "test"
-    """Part of the data whose error is drawn, `test` or `valid`."""
+    """Part of the data whose error is drawn, `test`, `valid` or `train`."""
     direction: str = "feedback"
     """Of the bits: `feedback`, `forward` or `both`."""
     groups: dict[str, str] = field(default_factory=dict)
@@ -226,11 +227,13 @@ class Shown:
     def table(self) -> str:
         """The results as a table in Markdown, with what its columns are."""
         named = MEASURES[self.results[0].measure] + ", %" * self.results[0].measure.endswith("percent")
-        columns = ("", "bits up / down", "coded bits up / down", f"validation {named}", f"test {named}",
-                   "test, best epoch", "seeds", "epochs")  # fmt: skip
         coded = any(result.training.codings for result in self.results)
+        trained = any(result.training_error for result in self.results)
+        columns = ("", "bits up / down", "coded bits up / down", f"training {named}", f"validation {named}",
+                   f"test {named}", "test, best epoch", "seeds", "epochs")  # fmt: skip
         lines = [columns, ("---",) + ("---:",) * (len(columns) - 1), *map(self._cells, self.results)]
-        lines = [line if coded else (*line[:2], *line[3:]) for line in lines]
+        shown = (True, True, coded, trained, True, True, True, True, True)
+        lines = [tuple(compress(line, shown)) for line in lines]
         said = f"Bits of one training sample on {_listed(self.links)}, up and down. "
         if coded:
             said += "Coded bits are those of the coding with the fewest, which is named. "
@@ -250,8 +253,8 @@ class Shown:
             " / ".join(_count(self.bits(result, direction)) for direction in ("forward", "feedback")),
             " / ".join(coded) if any(coded) else "",
             *(
-                spread(score, result.seeds, result.measure).removesuffix("\xa0%")
-                for score in (result.last("valid"), result.last("test"), result.chosen)
+                spread(score, result.seeds, result.measure).removesuffix("\xa0%") if score else ""
+                for score in (result.training_error, result.last("valid"), result.last("test"), result.chosen)
             ),
             "one" if result.seeds == 1 else str(result.seeds),
             epochs if result.finished else f"{epochs} of {result.experiment.epochs}",
@@ -321,6 +324,12 @@ def _drawn(what: Shown, picture: Picture) -> str:
     """A picture as the text of an SVG file."""
     from matplotlib import style
 
+    for result in what.results:
+        if not result.scores(picture.part):
+            raise StorageError(
+                f"{what.where}.part: {result.folder} has no score on {picture.part} samples; "
+                "train it with training_error = true, or draw test or valid"
+            )
     with style.context(["default", STYLE]):
         return svg_text(_KINDS[picture.kind](what, picture))
 
