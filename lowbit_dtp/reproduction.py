@@ -179,7 +179,7 @@ def _accuracy(error: Spread) -> Spread:
 
 
 def _training_error(result: Result, runs: Sequence[Path], data: "DataSet") -> Spread:
-    """Score of each trained network on all training samples: as it was measured after the last epoch, or measured now."""
+    """Score of each trained network on all training samples, from its metrics or measured now."""
     if result.training_error:
         return result.training_error
     scores = []

@@ -166,7 +166,7 @@ class Result:
         return {epoch: values for epoch, values in by_epoch.items() if len(values) == self.seeds}
 
     def scores(self, part: str) -> dict[int, list[float]]:
-        """Score of each seed on `part`, "valid", "test" or "train", by epoch; none of the last if it was not measured."""
+        """Score of each seed on `part`, "valid", "test" or "train", by epoch; empty where it was not measured."""
         return self.of_epochs(f"{part}_{self.measure}")
 
     @property
@@ -182,9 +182,7 @@ class Result:
     @property
     def training_error(self) -> Spread | None:
         """Score on the training samples after the last epoch of each seed; None where it was not measured."""
-        known = all(
-            f"train_{self.measure}" in lines[end - 1] for lines, end in zip(self.lines, self.ends, strict=True)
-        )
+        known = all(f"train_{self.measure}" in lines[end - 1] for lines, end in zip(self.lines, self.ends, strict=True))
         return self.last("train") if known else None
 
     @property
