@@ -101,8 +101,8 @@ def run(
     If it is stopped at any point, a second call gives the same result as an uninterrupted run, bit for bit; on another
     `device`, up to rounding. A finished run is not changed, or continues if `experiment` has more epochs, with the same
     result as if it had had them from the start; it may have another `training_error` than before. With
-    `stopping.patience`, it ends when the validation score has not improved for so many epochs. With `diagnose`, the rule
-    is diagnosed after each epoch, which changes no number of the run: see `diagnosis`.
+    `stopping.patience`, it ends when the validation score has not improved for so many epochs. With `diagnose`, the
+    rule is diagnosed after each epoch, which changes no number of the run: see `diagnosis`.
 
     Raises ExperimentError if the folder holds another experiment or has done more epochs, LockedError if another
     process trains into it, and DeviceError if the device cannot be used or is too small.
