@@ -59,14 +59,15 @@ class Picture(Table):
     """Errors of results, drawn."""
 
     kind: str = "epochs"
-    """`epochs`: error over epochs; `bits`: error after the last epoch over the bits of a sample."""
+    """`epochs`: error over epochs; `bits` and `depth`: error after the last epoch, over the bits of a sample or the
+    number of hidden layers."""
     title: str = ""
     part: str = "test"
     """Part of the data whose error is drawn, `test`, `valid` or `train`."""
     direction: str = "feedback"
     """Of the bits: `feedback`, `forward` or `both`."""
     groups: dict[str, str] = field(default_factory=dict)
-    """Names of groups of one colour, by rule; without one, each rule is a group."""
+    """Names of groups of one colour, by rule, for `depth` by rule and gradient format; others have their own."""
 
 
 def pages(root: Path) -> dict[Path, str]:
@@ -366,4 +367,18 @@ def _over_bits(what: Shown, picture: Picture) -> "Figure":
     )
 
 
-_KINDS = {"epochs": _over_epochs, "bits": _over_bits}
+def _over_depth(what: Shown, picture: Picture) -> "Figure":
+    by_rule: dict[str, dict[int, list[float]]] = {}
+    for result in what.results:
+        depth, scores = len(result.experiment.sizes) - 2, by_rule.setdefault(result.rule, {})
+        if depth in scores:
+            raise StorageError(
+                f"{what.where}.runs: {result.folder} is a second result of {result.rule} with {depth} hidden layers"
+            )
+        scores[depth] = result.last_scores(picture.part)
+    curves = [Curve.of(picture.groups.get(rule, rule), i, scores) for i, (rule, scores) in enumerate(by_rule.items())]
+    unit = "%" if what.results[0].measure.endswith("percent") else ""
+    return curve_figure(curves, unit, picture.title, WIDTH, over="hidden layers")
+
+
+_KINDS = {"epochs": _over_epochs, "bits": _over_bits, "depth": _over_depth}

@@ -174,10 +174,14 @@ class Result:
         """The last epoch of each seed that counts: its own if it is finished, or else one that all have done."""
         return self.epochs_done if self.finished else [self.epochs] * self.seeds
 
-    def last(self, part: str) -> Spread:
+    def last_scores(self, part: str) -> list[float]:
         """Score on `part` after the last epoch of each seed: see `ends`."""
         name = f"{part}_{self.measure}"
-        return Spread.of([lines[end - 1][name] for lines, end in zip(self.lines, self.ends, strict=True)])
+        return [lines[end - 1][name] for lines, end in zip(self.lines, self.ends, strict=True)]
+
+    def last(self, part: str) -> Spread:
+        """Mean and deviation of `last_scores`."""
+        return Spread.of(self.last_scores(part))
 
     @property
     def training_error(self) -> Spread | None:

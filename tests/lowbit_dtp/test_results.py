@@ -237,6 +237,21 @@ def test_training_errors_are_shown_where_they_are_known(root):
     assert "straight-through" in drawn[root / "docs" / "pictures" / "a.svg"]
 
 
+def test_errors_are_drawn_over_the_number_of_hidden_layers(root):
+    settings = root / "results" / "findings.toml"
+    asked = '[pictures.d]\nkind = "depth"\nruns = ["mine/*"]\ngroups = { "straight-through@ternary" = "two bits" }\n'
+    settings.write_text(f'{asked}[tables.t]\nruns = ["mine/*"]\n')
+    drawn = pages(root)[root / "docs" / "pictures" / "d.svg"]
+    assert all(f">{text}</text>" in drawn for text in ("two bits", "dtp", "hidden layers", "straight-through"))
+    up = {("forward", "activations"): "binary"}
+    write_result(root / "results", "mine/again", "straight-through", up, [[(1, 1)]])
+    with pytest.raises(StorageError) as caught:
+        pages(root)
+    assert str(caught.value) == (
+        f"{settings}: pictures.d.runs: mine/float is a second result of straight-through with 2 hidden layers"
+    )
+
+
 def test_tables_and_pictures_are_written(root):
     page = root / "docs" / "findings.md"
     shown = [page, *(root / "docs" / "pictures" / f"{name}.svg" for name in "ab")]
@@ -280,7 +295,7 @@ def test_tables_and_pictures_are_written(root):
         ('[tables.t]\nrun = ["a"]\n', "no key of tables.t 'run'; there are: break_even, labels, links, runs"),
         (
             '[pictures.p]\nruns = ["mine/dtp"]\nkind = "bars"\n',
-            "pictures.p.kind must be one of epochs, bits, not 'bars'",
+            "pictures.p.kind must be one of epochs, bits, depth, not 'bars'",
         ),
         (
             '[tables.t]\nruns = ["no/*"]\n',
