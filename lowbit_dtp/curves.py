@@ -68,10 +68,12 @@ def curve_figure(
     title: str = "",
     width: float = 5.0,
     levels: Sequence[tuple[int, float]] = (),
+    over: str = "epoch",
 ) -> "Figure":
     """`curves` with a label at the end of each, `width` inches wide; a logarithmic axis where values differ much.
 
-    `levels` are values to compare with, drawn as dashed lines, each with the index of its colour.
+    `levels` are values to compare with, drawn as dashed lines, each with the index of its colour. `over` names what is
+    in the place of epochs.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -113,7 +115,7 @@ def curve_figure(
         )
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{unit}"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
-    axes.set_xlabel("epoch")
+    axes.set_xlabel(over)
     axes.grid(axis="y", color="#e6e9ee")
     figure.text(0.1 / width, 1 - 0.1 / height, title, weight="bold", va="top")
     to_fraction = axes.transData + axes.transAxes.inverted()

@@ -63,6 +63,8 @@ class Experiment:
     """Codings whose bits the ledger counts, too: names in `codings`, or "all"."""
     stopping: dict[str, int] = field(default_factory=dict)
     """`patience`: the run ends when the validation score has not improved for so many epochs. Empty: after `epochs`."""
+    training_error: bool = False
+    """Whether the training samples are evaluated after each epoch, too. Changes no other number."""
     plugins: list[str] = field(default_factory=list, compare=False)
     """Files, and packages, of the plug-ins that define the rule, the data set or a format."""
 
@@ -177,7 +179,7 @@ class Experiment:
         content = asdict(self)
         if not self.start:
             del content["start"]
-        for name in ("plugins", "codings", "stopping"):
+        for name in ("plugins", "codings", "stopping", "training_error"):
             if not content[name]:
                 del content[name]
         return tomli_w.dumps(content)
@@ -251,7 +253,8 @@ class Comparison:
         "task": str, "epochs": int, "batch": int, "seeds": int, "compare": list[str], "placement": str,
         "links": dict[str, dict[str, str]], "weights": dict[str, str | dict[str, str]], "optimizer": dict[str, Any],
         "rules": dict[str, dict[str, Any]],
-        "start": str, "codings": list[str], "stopping": dict[str, int], "search": dict[str, dict[str, Any]],
+        "start": str, "codings": list[str], "stopping": dict[str, int], "training_error": bool,
+        "search": dict[str, dict[str, Any]],
     }  # fmt: skip
     """Keys of an experiment file, with their types."""
 
@@ -351,7 +354,7 @@ class Comparison:
                 optimizer.setdefault(key, value)
         names = (
             "data", "sizes", "epochs", "batch", "activation", "output_activation", "initial_weights", "task", "links",
-            "weights", "start", "codings", "stopping",
+            "weights", "start", "codings", "stopping", "training_error",
         )  # fmt: skip
         common = {name: deepcopy(self.content[name]) for name in names if name in self.content}
         own = {name: deepcopy(settings.pop(name)) for name in OF_ONE_RULE if name in settings}

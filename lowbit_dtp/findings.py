@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,14 +59,15 @@ class Picture(Table):
     """Errors of results, drawn."""
 
     kind: str = "epochs"
-    """`epochs`: error over epochs; `bits`: error after the last epoch over the bits of a sample."""
+    """`epochs`: error over epochs; `bits` and `depth`: error after the last epoch, over the bits of a sample or the
+    number of hidden layers."""
     title: str = ""
     part: str = "test"
-    """Part of the data whose error is drawn, `test` or `valid`."""
+    """Part of the data whose error is drawn, `test`, `valid` or `train`."""
     direction: str = "feedback"
     """Of the bits: `feedback`, `forward` or `both`."""
     groups: dict[str, str] = field(default_factory=dict)
-    """Names of groups of one colour, by rule; without one, each rule is a group."""
+    """Names of groups of one colour, by rule, for `depth` by rule and gradient format; others have their own."""
 
 
 def pages(root: Path) -> dict[Path, str]:
@@ -226,11 +228,13 @@ class Shown:
     def table(self) -> str:
         """The results as a table in Markdown, with what its columns are."""
         named = MEASURES[self.results[0].measure] + ", %" * self.results[0].measure.endswith("percent")
-        columns = ("", "bits up / down", "coded bits up / down", f"validation {named}", f"test {named}",
-                   "test, best epoch", "seeds", "epochs")  # fmt: skip
         coded = any(result.training.codings for result in self.results)
+        trained = any(result.training_error for result in self.results)
+        columns = ("", "bits up / down", "coded bits up / down", f"training {named}", f"validation {named}",
+                   f"test {named}", "test, best epoch", "seeds", "epochs")  # fmt: skip
         lines = [columns, ("---",) + ("---:",) * (len(columns) - 1), *map(self._cells, self.results)]
-        lines = [line if coded else (*line[:2], *line[3:]) for line in lines]
+        shown = (True, True, coded, trained, True, True, True, True, True)
+        lines = [tuple(compress(line, shown)) for line in lines]
         said = f"Bits of one training sample on {_listed(self.links)}, up and down. "
         if coded:
             said += "Coded bits are those of the coding with the fewest, which is named. "
@@ -250,8 +254,8 @@ class Shown:
             " / ".join(_count(self.bits(result, direction)) for direction in ("forward", "feedback")),
             " / ".join(coded) if any(coded) else "",
             *(
-                spread(score, result.seeds, result.measure).removesuffix("\xa0%")
-                for score in (result.last("valid"), result.last("test"), result.chosen)
+                spread(score, result.seeds, result.measure).removesuffix("\xa0%") if score else ""
+                for score in (result.training_error, result.last("valid"), result.last("test"), result.chosen)
             ),
             "one" if result.seeds == 1 else str(result.seeds),
             epochs if result.finished else f"{epochs} of {result.experiment.epochs}",
@@ -321,6 +325,12 @@ def _drawn(what: Shown, picture: Picture) -> str:
     """A picture as the text of an SVG file."""
     from matplotlib import style
 
+    for result in what.results:
+        if not result.scores(picture.part):
+            raise StorageError(
+                f"{what.where}.part: {result.folder} has no score on {picture.part} samples; "
+                "train it with training_error = true, or draw test or valid"
+            )
     with style.context(["default", STYLE]):
         return svg_text(_KINDS[picture.kind](what, picture))
 
@@ -357,4 +367,18 @@ def _over_bits(what: Shown, picture: Picture) -> "Figure":
     )
 
 
-_KINDS = {"epochs": _over_epochs, "bits": _over_bits}
+def _over_depth(what: Shown, picture: Picture) -> "Figure":
+    by_rule: dict[str, dict[int, list[float]]] = {}
+    for result in what.results:
+        depth, scores = len(result.experiment.sizes) - 2, by_rule.setdefault(result.rule, {})
+        if depth in scores:
+            raise StorageError(
+                f"{what.where}.runs: {result.folder} is a second result of {result.rule} with {depth} hidden layers"
+            )
+        scores[depth] = result.last_scores(picture.part)
+    curves = [Curve.of(picture.groups.get(rule, rule), i, scores) for i, (rule, scores) in enumerate(by_rule.items())]
+    unit = "%" if what.results[0].measure.endswith("percent") else ""
+    return curve_figure(curves, unit, picture.title, WIDTH, over="hidden layers")
+
+
+_KINDS = {"epochs": _over_epochs, "bits": _over_bits, "depth": _over_depth}

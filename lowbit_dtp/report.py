@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-PARTS_OF_DATA = {"test": "Test", "valid": "Validation"}
+PARTS_OF_DATA = {"test": "Test", "valid": "Validation", "train": "Training"}
 """Parts of the data in `metrics.jsonl`, and their names on the page."""
 DIAGNOSED = {
     "angle_degrees": ("Angle between the update and backpropagation's", "°", 1.0),
@@ -380,7 +380,8 @@ def _read_metrics(folder: Path, row: Row) -> tuple[list[list[dict[str, Any]]], l
             names = {part: f"{part}_{row.measure}" for part in PARTS_OF_DATA} | {"epoch": "epoch"}
             kept = ("samples", *SPARSE)
             found.append([
-                {part: line[name] for part, name in names.items()} | {name: line[name] for name in kept if name in line}
+                {part: line[name] for part, name in names.items() if part != "train" or name in line}
+                | {name: line[name] for name in kept if name in line}
                 for line in lines
             ])  # fmt: skip
         except FileNotFoundError:
@@ -480,7 +481,7 @@ def _arrow(x: float, tip: float, tail: float, width: float) -> str:
 
 
 def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
-    """Error over epochs, a figure for the test and one for the validation samples: mean and band of each rule."""
+    """Error over epochs, a figure for each part of the data that was evaluated: mean and band of each rule."""
 
     figures = []
     parts = [(measure, key) for measure in dict.fromkeys(row.measure for row in rows) for key in PARTS_OF_DATA]
@@ -490,7 +491,7 @@ def _curves(rows: Sequence[Row], runs: Sequence[list[list[dict[str, Any]]]]) -> 
         for i, (row, seeds) in enumerate(zip(rows, runs, strict=True)):
             by_epoch: dict[int, list[float]] = {}
             for line in (line for lines in seeds for line in lines if row.measure == measure):
-                if math.isfinite(line[key]):
+                if math.isfinite(line.get(key, math.nan)):
                     by_epoch.setdefault(line["epoch"], []).append(line[key])
             if by_epoch:
                 curves.append(Curve.of(row.rule, i, by_epoch))

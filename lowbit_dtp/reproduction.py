@@ -179,7 +179,9 @@ def _accuracy(error: Spread) -> Spread:
 
 
 def _training_error(result: Result, runs: Sequence[Path], data: "DataSet") -> Spread:
-    """Score of each trained network on all training samples."""
+    """Score of each trained network on all training samples, from its metrics or measured now."""
+    if result.training_error:
+        return result.training_error
     scores = []
     for run in runs:
         experiment = Experiment.load(run / "experiment.toml")
@@ -265,7 +267,7 @@ def _of(seeds: int | None, epochs: int | None) -> str:
 
 
 def _curves(made: Reproduction) -> list[dict[str, Any]]:
-    """Training cost, test and validation scores over epochs, with published values as dashed lines."""
+    """Training cost and scores on each part of the data over epochs, with published values as dashed lines."""
     results = [Result.load(made.folder, row.folder) for row in made.rows]
     costs = {i: result.of_epochs("train_loss") for i, result in enumerate(results)}
     drawn = [_figure(made, "Training cost", "", costs, _levels(made, "training cost"))]
@@ -273,7 +275,7 @@ def _curves(made: Reproduction) -> list[dict[str, Any]]:
         unit = "%" if measure.endswith("percent") else ""
         for part, of in PARTS_OF_DATA.items():
             scores = {i: result.scores(part) for i, result in enumerate(results) if result.measure == measure}
-            levels = _levels(made, "test error") if (part, unit) == ("test", "%") else []
+            levels = _levels(made, f"{of.lower()} error") if unit == "%" else []
             drawn.append(_figure(made, f"{of} {MEASURES[measure]}", unit, scores, levels))
     return [figure for figure in drawn if figure]
 
@@ -286,9 +288,9 @@ def _figure(
     levels: Sequence[tuple[int, float]],
 ) -> dict[str, Any] | None:
     """`values` of rows by epoch; None if there are none. Those of a rule without a loss are left out."""
-    known = {i: by_epoch for i, by_epoch in values.items() if not any(None in each for each in by_epoch.values())}
+    known = {i: x for i, x in values.items() if x and not any(None in each for each in x.values())}
     curves = [Curve.of(made.rows[i].rule, i, by_epoch) for i, by_epoch in known.items()]
-    if not curves or not curves[0].epochs:
+    if not curves:
         return None
     last = "; ".join(f"{curve.rule} {curve.mean[-1]:.4g}{unit} after epoch {curve.epochs[-1]}" for curve in curves)
     figure = curve_figure(curves, unit, levels=levels)

@@ -159,14 +159,14 @@ class Result:
         return [int(lines[-1]["epoch"]) for lines in self.lines]
 
     def of_epochs(self, name: str) -> dict[int, list[float]]:
-        """What the metrics of each seed call `name`, by epoch, for epochs that all seeds have done."""
+        """What the metrics of each seed call `name`, by epoch, for epochs of which all seeds have it."""
         by_epoch: dict[int, list[float]] = {}
-        for line in (line for lines in self.lines for line in lines if line["epoch"] <= self.epochs):
+        for line in (line for lines in self.lines for line in lines if name in line):
             by_epoch.setdefault(line["epoch"], []).append(line[name])
-        return by_epoch
+        return {epoch: values for epoch, values in by_epoch.items() if len(values) == self.seeds}
 
     def scores(self, part: str) -> dict[int, list[float]]:
-        """Score of each seed on `part`, "valid" or "test", by epoch."""
+        """Score of each seed on `part`, "valid", "test" or "train", by epoch; empty where it was not measured."""
         return self.of_epochs(f"{part}_{self.measure}")
 
     @property
@@ -174,10 +174,20 @@ class Result:
         """The last epoch of each seed that counts: its own if it is finished, or else one that all have done."""
         return self.epochs_done if self.finished else [self.epochs] * self.seeds
 
-    def last(self, part: str) -> Spread:
+    def last_scores(self, part: str) -> list[float]:
         """Score on `part` after the last epoch of each seed: see `ends`."""
         name = f"{part}_{self.measure}"
-        return Spread.of([lines[end - 1][name] for lines, end in zip(self.lines, self.ends, strict=True)])
+        return [lines[end - 1][name] for lines, end in zip(self.lines, self.ends, strict=True)]
+
+    def last(self, part: str) -> Spread:
+        """Mean and deviation of `last_scores`."""
+        return Spread.of(self.last_scores(part))
+
+    @property
+    def training_error(self) -> Spread | None:
+        """Score on the training samples after the last epoch of each seed; None where it was not measured."""
+        known = all(f"train_{self.measure}" in lines[end - 1] for lines, end in zip(self.lines, self.ends, strict=True))
+        return self.last("train") if known else None
 
     @property
     def chosen(self) -> Spread:

@@ -73,11 +73,13 @@ class Evaluation:
     """By link: codes of targets since then that differ from the state. See `CodedCounts.sparseness`."""
     zeros: dict[str, int] | None = None
     """By link: zeros among the codes of errors since then."""
+    train_score: float | None = None
+    """Of all training samples; None where `Experiment.training_error` is off."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers by name, and by link."""
         numbers = asdict(self)
-        for name in ("samples", "flips", "zeros"):
+        for name in ("samples", "flips", "zeros", "train_score"):
             if numbers[name] is None:
                 del numbers[name]
         measure = numbers.pop("measure")
@@ -98,9 +100,9 @@ def run(
 
     If it is stopped at any point, a second call gives the same result as an uninterrupted run, bit for bit; on another
     `device`, up to rounding. A finished run is not changed, or continues if `experiment` has more epochs, with the same
-    result as if it had had them from the start. With `stopping.patience`, it ends when the validation score has not
-    improved for so many epochs. With `diagnose`, the rule is diagnosed after each epoch, which changes
-    no number of the run: see `diagnosis`.
+    result as if it had had them from the start; it may have another `training_error` than before. With
+    `stopping.patience`, it ends when the validation score has not improved for so many epochs. With `diagnose`, the
+    rule is diagnosed after each epoch, which changes no number of the run: see `diagnosis`.
 
     Raises ExperimentError if the folder holds another experiment or has done more epochs, LockedError if another
     process trains into it, and DeviceError if the device cannot be used or is too small.
@@ -314,6 +316,7 @@ def _train(
     train, valid, test = (samples.on(device) for samples in (data.train, data.valid, data.test))
     numpy = backend_of(net.layers[0].weight).numpy
     tests = [Evaluator(inference, samples, task=task, rule=rule) for samples in (valid, test)]
+    tests += [Evaluator(inference, train, task=task, rule=rule)] if experiment.training_error else []
     for member in members:
         member.goes_on(described(device), len(members))
     started = last_saved = time.perf_counter()
@@ -343,6 +346,7 @@ def _train(
                 evaluation = Evaluation(
                     progress.epoch, loss, scores[0], scores[1], seconds, bits[0], bits[1], task.measure,
                     **sparseness(progress.ledger, members.index(member), len(members)),
+                    train_score=scores[2] if experiment.training_error else None,
                 )  # fmt: skip
                 better.append(member.evaluated(evaluation))
                 on_evaluation(member.index, evaluation)
@@ -426,7 +430,7 @@ def is_finished(folder: Path, experiment: Experiment) -> bool:
         return False
     there, here = vars(Experiment.load(folder / "experiment.toml")), vars(experiment)
     for key in here:
-        if key not in ("epochs", "plugins") and there[key] != here[key]:
+        if key not in ("epochs", "plugins", "training_error") and there[key] != here[key]:
             raise ExperimentError(
                 f"{folder}: holds a run with {key} = {there[key]!r}, not {here[key]!r}; "
                 "choose another folder, or remove this one"

@@ -82,7 +82,8 @@ def run_split(
         for name, value in position.items():
             setattr(progress, name, value)
         inference = net.with_links(rule.inference_links(net.links))
-        scores = [Evaluator(inference, samples, mode="plain", task=task, rule=rule) for samples in (valid, test)]
+        scored = (valid, test, train) if experiment.training_error else (valid, test)
+        scores = [Evaluator(inference, samples, mode="plain", task=task, rule=rule) for samples in scored]
         if member is not None:
             member.goes_on(f"numpy, {transport.size} ranks: {split}", 1)
         started = time.perf_counter()
@@ -102,12 +103,12 @@ def run_split(
             run = _collected(transport, placement, whole, net, optimizer, base, progress)
             if member is not None and run is not None:
                 loss = next((x["loss"] for x in states if x["loss"] is not None), None)
-                valid_score, test_score = states[placement[whole.layers[-1].name]]["scores"]
+                valid_score, test_score, *train_score = states[placement[whole.layers[-1].name]]["scores"]
                 ledger = run.progress.ledger
                 up, down = (ledger.bits(direction=direction) for direction in (Direction.FORWARD, Direction.FEEDBACK))
                 evaluation = Evaluation(
                     progress.epoch, loss, valid_score, test_score, round(seconds, 4), up, down, task.measure,
-                    **sparseness(ledger, 0, 1),
+                    **sparseness(ledger, 0, 1), train_score=train_score[0] if train_score else None,
                 )  # fmt: skip
                 if member.evaluated(evaluation):
                     member.best_network = snapshots(run.net.with_links(rule.inference_links(run.net.links)))[0]

@@ -78,6 +78,7 @@ def test_measured_beside_published(few, tmp_path):
             best = min(metrics, key=lambda line: line["valid_error_percent"])
             assert line.chosen.mean == best["test_error_percent"]
         else:
+            assert line.measured.mean == metrics[-1]["train_error_percent"]
             outputs = forward(read_tensors(run / "network.safetensors")[0], few.train.inputs)
             error = 100 * np.mean(outputs.argmax(-1) != few.train.labels)
             assert line.measured.mean == pytest.approx(error) and line.chosen is None
@@ -89,7 +90,7 @@ def test_measured_beside_published(few, tmp_path):
     )
     assert "backprop-then-sign test error nothing published" in text
     assert "dtp training error in words: &#39;the training error did approach zero&#39; 10 seeds, 500 epochs" in text
-    for title in ("Training cost", "Test error", "Validation error"):
+    for title in ("Training cost", "Test error", "Validation error", "Training error"):
         assert f"<figcaption>{title}</figcaption>" in page
     assert json.loads((folder / "reproduction.json").read_text())["scale"] == made.scale
 

@@ -19,9 +19,11 @@ from lowbit_dtp.experiment import Comparison
 from lowbit_dtp.findings import changed, pages
 from lowbit_dtp.formats import parse
 from lowbit_dtp.ledger import Ledger
+from lowbit_dtp.network import Network
 from lowbit_dtp.results import Result, load_all, save
-from lowbit_dtp.runs import run
+from lowbit_dtp.runs import curves, run
 from lowbit_dtp.storage import StorageError, write_json
+from lowbit_dtp.training import evaluate
 
 ROOT = Path(__file__).parents[2]
 OLD = ROOT / "tests" / "data" / "run-0.1.0"
@@ -192,6 +194,64 @@ def test_seeds_under_way_are_left_out_if_others_are_finished(tmp_path):
     assert (result.seeds, result.epochs, result.last("test").mean, result.training.samples) == (1, 2, 4, 4)
 
 
+def test_the_training_error_is_that_of_the_network_on_all_training_samples(tmp_path):
+    data = load_data("digits")
+
+    def trained(epochs, seed=0, **more):
+        comparison = Comparison.load("digits", sizes=[64, 10, 10, 10], epochs=epochs, compare=["dtp"], **more)
+        folder = tmp_path / "runs" / f"seed-{seed}"
+        run(comparison.experiment("dtp", seed), folder, data)
+        return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+    assert "train_error_percent" not in trained(1)[0]
+    assert "training_error" not in (tmp_path / "runs" / "seed-0" / "experiment.toml").read_text()
+    lines = trained(3, training_error=True)  # goes on with the run
+    assert ["train_error_percent" in line for line in lines] == [False, True, True]
+    for seed in (1, 2):
+        trained(3, seed, training_error=True)
+    result = Result.load(tmp_path, "runs")
+    assert list(result.scores("train")) == [2, 3] and list(result.scores("test")) == [1, 2, 3]
+    networks = [Network.load(tmp_path / "runs" / f"seed-{seed}" / "network.safetensors") for seed in range(3)]
+    errors = [evaluate(network, data.train) for network in networks]
+    assert result.scores("train")[3] == pytest.approx(errors)
+    assert isclose(result.training_error.mean, np.mean(errors))
+    columns = curves(tmp_path / "runs" / "seed-0")
+    assert [line["train_error_percent"] for line in columns] == [None, *(x["train_error_percent"] for x in lines[1:])]
+
+
+def test_training_errors_are_shown_where_they_are_known(root):
+    page, settings = root / "docs" / "findings.md", root / "results" / "findings.toml"
+    settings.write_text('[pictures.a]\npart = "train"\nruns = ["mine/float"]\n[tables.t]\nruns = ["mine/*"]\n')
+    with pytest.raises(StorageError) as caught:
+        pages(root)
+    assert str(caught.value) == (
+        f"{settings}: pictures.a.part: mine/float has no score on train samples; "
+        "train it with training_error = true, or draw test or valid"
+    )
+    line = {"epoch": 1, "valid_error_percent": 5.0, "test_error_percent": 5.0, "train_error_percent": 0.25}
+    (root / "results" / "mine" / "float" / "seed-0" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    drawn = pages(root)
+    cells = [[x.strip() for x in row.split("|")] for row in drawn[page].splitlines() if row.startswith("| ")]
+    column = cells[0].index("training error, %")
+    assert [row[column] for row in cells[2:]] == ["", "0.25", ""]  # dtp, float, ternary
+    assert "straight-through" in drawn[root / "docs" / "pictures" / "a.svg"]
+
+
+def test_errors_are_drawn_over_the_number_of_hidden_layers(root):
+    settings = root / "results" / "findings.toml"
+    asked = '[pictures.d]\nkind = "depth"\nruns = ["mine/*"]\ngroups = { "straight-through@ternary" = "two bits" }\n'
+    settings.write_text(f'{asked}[tables.t]\nruns = ["mine/*"]\n')
+    drawn = pages(root)[root / "docs" / "pictures" / "d.svg"]
+    assert all(f">{text}</text>" in drawn for text in ("two bits", "dtp", "hidden layers", "straight-through"))
+    up = {("forward", "activations"): "binary"}
+    write_result(root / "results", "mine/again", "straight-through", up, [[(1, 1)]])
+    with pytest.raises(StorageError) as caught:
+        pages(root)
+    assert str(caught.value) == (
+        f"{settings}: pictures.d.runs: mine/float is a second result of straight-through with 2 hidden layers"
+    )
+
+
 def test_tables_and_pictures_are_written(root):
     page = root / "docs" / "findings.md"
     shown = [page, *(root / "docs" / "pictures" / f"{name}.svg" for name in "ab")]
@@ -235,7 +295,7 @@ def test_tables_and_pictures_are_written(root):
         ('[tables.t]\nrun = ["a"]\n', "no key of tables.t 'run'; there are: break_even, labels, links, runs"),
         (
             '[pictures.p]\nruns = ["mine/dtp"]\nkind = "bars"\n',
-            "pictures.p.kind must be one of epochs, bits, not 'bars'",
+            "pictures.p.kind must be one of epochs, bits, depth, not 'bars'",
         ),
         (
             '[tables.t]\nruns = ["no/*"]\n',
