@@ -24,7 +24,7 @@ from .folder import MANIFEST, add_to_manifest, first_damage, replacing, seal
 from .golden import Golden, golden_files, golden_vectors
 from .manifest import manifest
 from .page import write_page
-from .places import Owner, line_of_layer, nowhere, place
+from .places import Owner, line_of_layer, place
 from .scales import levels_number, number_format
 from .verify import Verification, VerificationError
 
@@ -66,8 +66,8 @@ class Target:
     """Given the network; with `options`, the network, the golden vectors and the options."""
     verify: Callable[[Path], Verification]
     """Of a folder whose files are those that were written."""
-    place: Owner | None = line_of_layer
-    """The neuron that a changed byte of a file belongs to; None if `verify` finds it in a changed file, too."""
+    place: Owner = line_of_layer
+    """The neuron, or else the part of its file, that a changed byte belongs to."""
     options: type | None = None
     details: Callable[..., Mapping[str, Any]] | None = None
     """What the manifest says beside what it says of all targets; given what `files` is given."""
@@ -88,9 +88,9 @@ class Target:
 TARGETS: dict[str, Target] = {
     "mem": Target(memory_files.files, verify.memory_files),
     "c": Target(c.files, verify.c_program, c.place, details=c.details),
-    "nir": Target(nir.files, nir.verify, None, details=nir.details),
-    "aer": Target(aer.files, aer.verify, None, aer.Options, aer.details),
-    "qonnx": Target(qonnx.files, qonnx_check.qonnx_file, None),
+    "nir": Target(nir.files, nir.verify, nir.place, details=nir.details),
+    "aer": Target(aer.files, aer.verify, aer.place, aer.Options, aer.details),
+    "qonnx": Target(qonnx.files, qonnx_check.qonnx_file, qonnx.place),
     "verilog": Target(verilog.files, simulation.test_bench, verilog.place, verilog.Options, verilog.details),
 }
 
@@ -123,8 +123,8 @@ def write(
 def verified(folder: Path) -> Verification:
     """Check that the files of the export in `folder` are those that were written, then verify it as its target does.
 
-    A file that has changed fails: at the link and neuron of the changed bit, or else at the line of the file. Raises
-    StorageError if a file is missing, VerificationError if the check could not be completed.
+    A file that has changed fails: at the link and neuron of the changed bit, or else at the part or line of the file.
+    Raises StorageError if a file is missing, VerificationError if the check could not be completed.
     """
     folder = Path(folder)
     changed = first_damage(folder)
@@ -137,7 +137,7 @@ class _Check(NamedTuple):
     """How an export is verified, as in `Target`."""
 
     verify: Callable[[Path], Verification]
-    place: Owner | None
+    place: Owner
 
 
 _CHECKS = {name: _Check(target.verify, target.place) for name, target in TARGETS.items()}
@@ -151,16 +151,17 @@ def failure(folder: Path, changed: Damage) -> Verification:
     if changed.path != CHECKSUMS:
         written = read_json(folder / MANIFEST) if changed.path != MANIFEST else {}
         target = _CHECKS[written["target"] if written else "mem"]
-        found = place(written, changed, target.place or nowhere)
-        if found is None and target.place is None:
-            try:
+        found = place(written, changed, target.place)
+        if found is None and changed.found < 0 and changed.path in (x["path"] for x in written.get("files", ())):
+            try:  # more than a bit: what the file computes may tell
                 result = target.verify(folder)
             except (ValueError, VerificationError, ImportError):
                 result = None
             if result and result.status.startswith("failed at link"):
                 return Verification(result.status, detail=detail)
-    where = f"link {found[0]}, neuron {found[1]}" if found else f"{changed.path}, line {changed.line}"
-    return Verification(f"failed at {where}", detail=detail)
+    if isinstance(found, tuple):
+        return Verification(f"failed at link {found[0]}, neuron {found[1]}", detail=detail)
+    return Verification(f"failed at {changed.path}, {found or f'line {changed.line}'}", detail=detail)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ links.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ import numpy as np
 
 from lowbit_dtp.storage import StorageError
 
+from .checksums import Damage
 from .fixed import FixedNetwork, Integers
 from .golden import Golden
+from .places import Place
 from .verify import Differs, GoldenFiles, Verification
 
 HEADER = b"#!AER-DAT2.0\r\n"
@@ -56,6 +58,22 @@ def details(network: FixedNetwork, golden: Sequence[Golden], options: Options) -
     """For the manifest: the time of a sample, and the number of events on each link."""
     counts = {link: len(events) for link, events in _events(network, golden, options).items()}
     return {"events": {"microseconds": options.microseconds, "links": counts}}
+
+
+def place(manifest: Mapping[str, Any], damage: Damage) -> Place | None:
+    """The neuron whose event a byte is of."""
+    if damage.found < 0:
+        return None
+    if damage.path == TABLE:
+        link, neuron = damage.content.splitlines()[damage.line - 1].decode().split(",")[:2]
+        return (link, int(neuron)) if damage.line > 1 else None
+    for described in manifest["links"]:
+        start = _header_end(damage.content)
+        if damage.path == f"{described['name']}.aedat" and damage.offset >= start:
+            first = start + (damage.offset - start) // 8 * 8
+            address = int.from_bytes(damage.content[first : first + 4], "big")
+            return described["name"], address // described["bits"]
+    return None
 
 
 def verify(folder: Path) -> Verification:
@@ -100,13 +118,19 @@ def _read(golden: GoldenFiles, link: dict[str, Any]) -> list[tuple[int, int]]:
     content = path.read_bytes()
     if not content.startswith(HEADER):
         raise StorageError(f"{path}: must begin with {HEADER.decode().strip()}")
-    start = len(HEADER)
-    while content[start : start + 1] == b"#":
-        end = content.find(b"\n", start)
-        start = len(content) if end < 0 else end + 1
+    start = _header_end(content)
     if (len(content) - start) % 8:
         raise StorageError(f"{path}: an event has 8 bytes, and after the header there are {len(content) - start}")
     return list(struct.iter_unpack(">II", content[start:]))
+
+
+def _header_end(content: bytes) -> int:
+    """Where the events begin: after the lines that begin with #."""
+    start = 0
+    while content[start : start + 1] == b"#":
+        end = content.find(b"\n", start)
+        start = len(content) if end < 0 else end + 1
+    return start
 
 
 def _codes(golden: GoldenFiles, link: dict[str, Any], events: list[tuple[int, int]], samples: int) -> Integers:

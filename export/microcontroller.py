@@ -16,10 +16,14 @@ from typing import Any
 
 from lowbit_dtp.choices import choose
 
+from .folder import add_to_manifest
 from .verify import FLAGS, GoldenFiles, Verification, VerificationError, c_outcome
 
 CPUS = ("cortex-m0plus", "cortex-m4")
 """Processors for which C files are measured."""
+
+DEVICE = "cortex-m"
+"""What `--build` calls them all."""
 
 TOOLS = {
     "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
@@ -59,13 +63,37 @@ def missing() -> dict[str, str]:
     return {tool: package for tool, package in TOOLS.items() if shutil.which(tool) is None}
 
 
+def check(target: str) -> None:
+    """ValueError unless exports for `target` can be measured; VerificationError if a tool is missing."""
+    if target != "c":
+        raise ValueError(f"target {target} cannot be built for {DEVICE}; target c can")
+    if absent := missing():
+        install = " ".join(absent.values())
+        raise VerificationError(f"there is no {', '.join(absent)}; on Debian: apt-get install {install}")
+
+
+def build(folder: Path) -> dict[str, dict[str, Any]]:
+    """Verify the C export in `folder` on every processor, and put its figures there into the manifest.
+
+    Returns them by processor. Raises VerificationError if a golden vector is computed otherwise, or as `measure`.
+    """
+    figures = {}
+    for cpu in CPUS:
+        outcome = verify(folder, cpu)
+        if not outcome.passed:
+            raise VerificationError(f"{folder}: on {cpu} {outcome.status}: {outcome.detail}")
+        figures[cpu] = {**measure(folder, cpu).as_dict(), "verification": outcome.status}
+    add_to_manifest(folder, microcontrollers=figures)
+    return figures
+
+
 def measure(folder: Path, cpu: str) -> Figures:
     """Compile the C export in `folder` for `cpu`, and count instructions of inferences of its golden inputs.
 
     Raises ValueError for an unknown processor, VerificationError if a tool is missing or fails, or if a class is not
     that of the golden vectors.
     """
-    golden = GoldenFiles(Path(folder))
+    golden = GoldenFiles(Path(folder).absolute())  # the compiler runs elsewhere
     codes = golden.golden(f"network/{golden.links[0]['name']}.codes.mem")[:SAMPLES]
     classes = golden.golden(f"network/{golden.layers[-1]['output_name']}.classes.mem")[:SAMPLES, 0]
     with tempfile.TemporaryDirectory() as scratch:
@@ -102,9 +130,7 @@ def verify(folder: Path, cpu: str) -> Verification:
 def _compile(folder: Path, cpu: str, work: Path, sources: Sequence[str | Path], *flags: str) -> Path:
     """The program for QEMU's board, of files of `folder` and others."""
     choose("processor", cpu, dict.fromkeys(CPUS))
-    if absent := missing():
-        install = " ".join(absent.values())
-        raise VerificationError(f"there is no {', '.join(absent)}; on Debian: apt-get install {install}")
+    check("c")
     program = work / "program.elf"
     target = (f"-mcpu={cpu}", "-mthumb", "-ffunction-sections", "-fdata-sections", "--specs=rdimon.specs")
     command = [

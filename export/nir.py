@@ -21,7 +21,9 @@ import numpy.typing as npt
 
 from lowbit_dtp.storage import StorageError
 
+from .checksums import Damage
 from .fixed import LOGIT_FRACTION_BITS, FixedLayer, FixedNetwork, HiddenLayer, Integers, OutputLayer
+from .places import Place
 from .verify import Differs, GoldenFiles, Verification, first_largest
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -132,6 +134,31 @@ def spiking(network: FixedNetwork) -> list[Spiking]:
             )
         tables.append(Spiking(layer, weight, bias))
     return tables
+
+
+def place(manifest: Mapping[str, Any], damage: Damage) -> Place | str | None:
+    """The neuron whose number a byte of a graph is of; else the name of its data set, or None."""
+    if damage.path not in FILES or damage.found < 0:
+        return None
+    try:
+        import h5py
+    except ImportError:
+        return None
+    with h5py.File(BytesIO(damage.content)) as file:
+        found: list[Any] = []
+        file.visititems(lambda name, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
+        for data in found:
+            start = data.id.get_offset()
+            if start is None or not start <= damage.offset < start + data.id.get_storage_size():
+                continue
+            node = data.name.split("/")[-2]
+            layers = (x for x in manifest["layers"] if node in (f"weights_{x['name']}", f"neurons_{x['name']}"))
+            layer = next(layers, None)
+            if layer is None or data.dtype != np.float32 or not data.shape:
+                return f"data set {data.name}"
+            row = (damage.offset - start) // data.dtype.itemsize // (data.size // len(data))
+            return layer["output_name"], row // (len(data) // layer["neurons"])
+    return None
 
 
 def verify(folder: Path) -> Verification:

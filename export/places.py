@@ -10,11 +10,11 @@ from .folder import MANIFEST
 Place = tuple[str, int]
 """A link, or a layer without a link above, and a neuron."""
 
-Owner = Callable[[Mapping[str, Any], Damage], Place | None]
-"""Of a manifest and the damage of a file: the place, or None if it is of no neuron."""
+Owner = Callable[[Mapping[str, Any], Damage], Place | str | None]
+"""Of a manifest and the damage of a file: the place; the name of a part of the file that is of no neuron; or None."""
 
 
-def place(manifest: Mapping[str, Any], damage: Damage, owner: Owner) -> Place | None:
+def place(manifest: Mapping[str, Any], damage: Damage, owner: Owner) -> Place | str | None:
     """The place of a damage; `owner` knows the files of the target. `manifest` is not needed for its own damage."""
     if damage.path == MANIFEST:
         return _of_manifest(damage)
@@ -28,11 +28,6 @@ def line_of_layer(manifest: Mapping[str, Any], damage: Damage) -> Place | None:
     if layer is None or not damage.path.endswith(".mem"):
         return None
     return layer["output_name"], damage.line - 1
-
-
-def nowhere(manifest: Mapping[str, Any], damage: Damage) -> Place | None:
-    """No place: of files that no neuron has a part of, or whose parts are not known."""
-    return None
 
 
 def bit_of_line(damage: Damage) -> int:

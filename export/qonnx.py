@@ -5,14 +5,17 @@ BipolarQuant where it carries +-a, MultiThreshold otherwise. Weights pass a Quan
 whole multiples of powers of two that float32 holds, so every sum is exact.
 """
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lowbit_dtp.formats import FixedPoint
 
+from .checksums import Damage
 from .fixed import LOGIT_FRACTION_BITS, FixedLayer, FixedLink, FixedNetwork, HiddenLayer, Levels, signed_bits
+from .places import Place
 
 FILE = "network.onnx"
 DOMAIN = "qonnx.custom_op.general"
@@ -48,6 +51,77 @@ def files(network: FixedNetwork) -> dict[str, bytes]:
     imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, QONNX_VERSION)]
     model = helper.make_model(made, opset_imports=imports, ir_version=IR_VERSION, producer_name="lowbit-dtp")
     return {FILE: model.SerializeToString(deterministic=True)}
+
+
+def place(manifest: Mapping[str, Any], damage: Damage) -> Place | str | None:
+    """The neuron whose weight, threshold or bias a byte of the file is of; else the name of its node or tensor."""
+    if damage.path != FILE or damage.found < 0:
+        return None
+    content, offset = damage.content, damage.offset
+    model = _field_at(content, offset, 0, len(content))
+    if model is None or model.number != GRAPH or offset < model.start:
+        return "model"
+    part = _field_at(content, offset, model.start, model.end)
+    if part is None or part.number not in PARTS:
+        return "graph"
+    kind, key = PARTS[part.number]
+    fields = list(_fields(content, part.start, part.end))
+    name = next(content[x.start : x.end].decode() for x in fields if x.number == key)
+    if kind == "initializer":
+        data = next(x for x in fields if x.number == RAW_DATA)
+        elements, element = (data.end - data.start) // 4, (offset - data.start) // 4
+        for layer in manifest["layers"] if data.start <= offset < data.end else ():
+            tables, neurons = (values_of(layer["output_name"]), layer["name"]), layer["neurons"]
+            if name == f"{layer['name']}_weights":  # [below, neurons]
+                return layer["output_name"], element % neurons
+            if name in (f"{tables[0]}_offset", f"{tables[0]}_thresholds", f"{tables[1]}_bias"):  # neurons one by one
+                return layer["output_name"], element // (elements // neurons)
+    return f"{kind} {name}"
+
+
+GRAPH, RAW_DATA = 7, 9
+"""Numbers of the fields of ONNX's protobuf that hold the graph of a model, and the content of a tensor."""
+
+PARTS = {1: ("node", 3), 5: ("initializer", 8), 11: ("tensor", 1), 12: ("tensor", 1), 13: ("tensor", 1)}
+"""By number of a graph's field: what it holds, and the number of the field with its name."""
+
+
+class _Field(NamedTuple):
+    """A field of protobuf: its number, and where its content is."""
+
+    number: int
+    start: int
+    end: int
+
+
+def _field_at(content: bytes, offset: int, start: int, end: int) -> _Field | None:
+    """The field between `start` and `end` whose key, length or content has the byte at `offset`."""
+    return next((field for field in _fields(content, start, end) if offset < field.end), None)
+
+
+def _fields(content: bytes, start: int, end: int) -> Iterator[_Field]:
+    """The fields of the message from `start` to `end`, as in protobuf.dev/programming-guides/encoding."""
+    while start < end:
+        key, start = _varint(content, start)
+        if key & 7 == 0:  # a number
+            stop = _varint(content, start)[1]
+        elif key & 7 == 2:  # bytes, after their number
+            length, start = _varint(content, start)
+            stop = start + length
+        else:  # 8 or 4 bytes
+            stop = start + (8 if key & 7 == 1 else 4)
+        yield _Field(key >> 3, start, stop)
+        start = stop
+
+
+def _varint(content: bytes, start: int) -> tuple[int, int]:
+    """A number, 7 bits a byte, the lowest first, and where it ends."""
+    number = shift = 0
+    while True:
+        number |= (content[start] & 127) << shift
+        shift, start = shift + 7, start + 1
+        if content[start - 1] < 128:
+            return number, start
 
 
 def values_of(link: str) -> str:

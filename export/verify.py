@@ -29,7 +29,7 @@ FLAGS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic")
 NO_COMPILER = "not run: no C compiler"
 
 
-class VerificationError(RuntimeError):
+class VerificationError(OSError):
     """The check itself could not be completed; the message has the output of the compiler or the program."""
 
 

@@ -51,7 +51,11 @@ def export(
     ] = None,
     build: Annotated[
         str | None,
-        typer.Option("--build", help="verilog: make a bitstream for ice40-hx8k, ecp5-85k, ... by yosys and nextpnr."),
+        typer.Option(
+            "--build",
+            help="verilog: make a bitstream for ice40-hx8k, ecp5-85k, ... by yosys and nextpnr. c: cortex-m, for "
+            "its flash, memory and instructions under QEMU.",
+        ),
     ] = None,
     steps: Annotated[
         int | None,
@@ -71,7 +75,7 @@ def export(
 
     [bold]Example[/bold]: lowbit-dtp export runs/demo --rule dtp --target c --weights 'fixed<8,1>'
     """
-    from export import fpga, write_page
+    from export import fpga, microcontroller, write_page
 
     from ..comparison import export_run
     from ..data import load
@@ -85,7 +89,9 @@ def export(
         raise ValueError(f"--steps are those of --target {LEARNER}, not of {target}")
     if machine and target != "nir":
         raise ValueError(f"--machine says which cores spiking neurons take, so it is for --target nir, not {target}")
-    if build:
+    if build == microcontroller.DEVICE:
+        microcontroller.check(target)
+    elif build:
         fpga.check(target, build)
     options = {"fold": fold, "target_cycles": target_cycles}
     given = {name: value for name, value in options.items() if value is not None}
@@ -100,7 +106,10 @@ def export(
     result = {"rule": spec, "seed": number, **asdict(exported)}
     if machine:
         result["machine"] = cores_of(machine, where)
-    if build:
+    if build == microcontroller.DEVICE:
+        result["build"] = microcontroller.build(where)
+        write_page(where)
+    elif build:
         made = fpga.build(where, build, lambda line: print(line, file=sys.stderr))
         write_page(where)  # once more, with the figures of the build
         result["build"] = {**made.as_dict(), "tools": [f"{tool} {version}" for tool, version in made.tools.items()]}

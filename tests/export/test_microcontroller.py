@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import export
-from export import FixedNetwork, VerificationError, microcontroller, write
+from export import FixedNetwork, VerificationError, microcontroller, verified, write, write_page
 from export.c import details
 from export.verify import FLAGS
+from lowbit_dtp.storage import read_json
 
 absent = microcontroller.missing()
 needs_tools = pytest.mark.skipif(bool(absent), reason=f"there is no {', '.join(absent)}")
@@ -52,6 +53,36 @@ def test_figures_of_a_small_network(make_network, tmp_path):
         assert 0 < figures.stack_bytes < 512
         assert "arm-none-eabi-gcc" in figures.compiler
     assert replace(small, cpu="x").as_dict()["cpu"] == "x"
+
+
+@needs_tools
+def test_figures_are_put_into_the_manifest_and_on_the_page(make_network, tmp_path, monkeypatch):
+    folder = _write(FixedNetwork.of(*make_network(links=("binary",), activations=(), sizes=(5, 3))), tmp_path / "c")
+    monkeypatch.chdir(tmp_path)
+    figures = microcontroller.build(Path("c"))
+    assert list(figures) == list(microcontroller.CPUS)
+    assert read_json(folder / "manifest.json")["microcontrollers"] == figures
+    page = write_page(folder).read_text()
+    for cpu, found in figures.items():
+        assert found["verification"] == "passed"
+        assert f"<tr><td>{cpu}</td><td>{found['flash_bytes']:,}</td>" in page
+        assert f"<td>{found['instructions']:,}</td><td>passed</td>" in page
+    assert verified(folder).passed
+
+
+@needs_tools
+def test_figures_of_what_computes_otherwise_are_refused(make_network, tmp_path):
+    folder = _write(FixedNetwork.of(*make_network(links=("binary",), activations=(), sizes=(5, 3))), tmp_path / "c")
+    source = (folder / "network.c").read_text()
+    (folder / "network.c").write_text(source.replace("+ biases[", "+ 1 + biases["))
+    with pytest.raises(VerificationError, match=r"on cortex-m0plus failed at link output, neuron 0: "):
+        microcontroller.build(folder)
+
+
+def test_other_targets_are_not_built():
+    with pytest.raises(ValueError) as error:
+        microcontroller.check("mem")
+    assert str(error.value) == "target mem cannot be built for cortex-m; target c can"
 
 
 @needs_tools

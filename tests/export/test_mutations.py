@@ -1,6 +1,7 @@
 """Every flipped bit of every exported file is found, and located at its link and neuron, or else at its line."""
 
 import re
+from io import BytesIO
 from zlib import crc32
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from export import TARGETS, FixedNetwork, checksums, verified, verify, write
 from export.checksums import CHECKSUMS, Damage, damage, read_checksums
 from export.folder import MANIFEST, add_to_manifest, first_damage
-from export.places import nowhere, place
+from export.places import place
 from lowbit_dtp.storage import StorageError, read_json
 from tests.export.targets import ALL, EACH
 
@@ -50,7 +51,20 @@ def expected(manifest, path, content):
     if path.endswith(".mem"):
         layer = next(x for x in manifest["layers"] if path.startswith(x["name"] + "."))
         return [(layer["output_name"], {n}) for n, line in enumerate(content.splitlines(True)) for _ in line]
+    if path == "network.onnx":
+        right = _tensors(content)
+        return [_changed_tensor(manifest, right, content, offset) for offset in range(len(content))]
+    if path.endswith(".nir"):
+        return _numbers_of_graph(manifest, content)
     places = [None] * len(content)
+    if path.endswith(".aedat"):
+        link = next(x for x in manifest["links"] if f"{x['name']}.aedat" == path)
+        for start in range(content.rindex(b"\r\n") + 2, len(content), 8):
+            address = int(content[start : start + 4].hex(), 16)
+            places[start : start + 8] = [(link["name"], {address // link["bits"]})] * 8
+    if path == "events.csv":
+        rows = [line.split(b",") for line in content.splitlines(True)]
+        return [None if row[0] == b"link" else (row[0].decode(), {int(row[1])}) for row in rows for _ in b",".join(row)]
     if path == "network.c":
         for table in re.finditer(rb"(weights|thresholds)_(\d)\[\d+\] = \{\n(.*?\n)\};", content, re.DOTALL):
             for neuron, line in enumerate(re.finditer(rb".*\n", table[3])):
@@ -59,6 +73,56 @@ def expected(manifest, path, content):
         for row in re.finditer(rb"(?:biases|bases_(\d))\[\d+\] = \{\n(.*\n)\};", content):
             for offset in range(row.start(2), row.end(2)):
                 places[offset] = names[int(row[1] or -1)], {content[row.start(2) : offset].count(b",")}
+    return places
+
+
+def _tensors(content):
+    """Shape and numbers of each initializer of an ONNX file."""
+    import onnx
+
+    model = onnx.load_model_from_string(content)
+    return {x.name: (tuple(x.dims), np.frombuffer(x.raw_data, np.uint32)) for x in model.graph.initializer}
+
+
+def _changed_tensor(manifest, right, content, offset):
+    """The neuron of the one number that changes with the byte at `offset`, as the package onnx reads the file."""
+    try:
+        wrong = _tensors(content[:offset] + bytes([content[offset] ^ 1]) + content[offset + 1 :])
+    except Exception:  # of protobuf, of many kinds
+        return None
+    if wrong.keys() != right.keys() or any(wrong[x][0] != right[x][0] for x in right):
+        return None
+    if any(len(wrong[x][1]) != len(right[x][1]) for x in right):
+        return None
+    changed = [(x, int(i)) for x in right for i in np.flatnonzero(wrong[x][1] != right[x][1])]
+    for layer in manifest["layers"] if changed else ():
+        (name, number), tensor = changed[0], layer["output_name"].replace("-", "_")
+        shape = right[name][0]
+        if name == f"{layer['name']}_weights":
+            return layer["output_name"], {int(np.unravel_index(number, shape)[1])}
+        if name in (f"{tensor}_thresholds", f"{tensor}_offset", f"{layer['name']}_bias"):
+            return layer["output_name"], {int(np.unravel_index(number, shape)[int(shape[0] == 1)])}
+    return None
+
+
+def _numbers_of_graph(manifest, content):
+    """Where HDF5 has each number; that they are found there is a matter of reading a changed graph, below."""
+    import h5py
+
+    places = [None] * len(content)
+    with h5py.File(BytesIO(content)) as file:
+        for layer in manifest["layers"]:
+            for kind in ("weights", "neurons"):
+                node = file["node/nodes"].get(f"{kind}_{layer['name']}", {})
+                for data in filter(lambda x: isinstance(x, h5py.Dataset) and x.ndim, node.values()):
+                    values = data[:]
+                    start = content.index(values.tobytes(), data.id.get_offset())
+                    for row in range(len(values)):
+                        size = values.nbytes // len(values)
+                        neuron = row // layer.get("thresholds_per_neuron", 1)
+                        places[start + row * size : start + (row + 1) * size] = [
+                            (layer["output_name"], {neuron})
+                        ] * size
     return places
 
 
@@ -100,9 +164,9 @@ def test_every_flipped_bit_is_found_and_located(exported, target):
             found = damage(path, wrong, sums[path])
             assert found is not None and (found.offset, found.content == right) == (offset, True)
             if places and bit == offset % 8:  # the place of a byte, with a bit in turn
-                at = place(manifest, found, TARGETS[target].place or nowhere)
-                assert (at is None) == (places[offset] is None), (path, offset)
-                if at:
+                at = place(manifest, found, TARGETS[target].place)
+                assert isinstance(at, tuple) == (places[offset] is not None), (path, offset, at)
+                if places[offset]:
                     assert at[0] == places[offset][0] and at[1] in places[offset][1], (path, offset)
                     located += 1
     assert located > 300
@@ -141,13 +205,33 @@ def test_what_is_verified_is_what_was_written(exported, target):
         offset, bit = int(random.integers(len(right))), int(random.integers(8))
         (folder / path).write_bytes(right[:offset] + bytes([right[offset] ^ 1 << bit]) + right[offset + 1 :])
         result = verified(folder)
-        assert re.fullmatch(rf"failed at (link \S+, neuron \d+|{re.escape(path)}, line \d+)", result.status), result
+        assert re.fullmatch(rf"failed at (link \S+, neuron \d+|{re.escape(path)}, [\w /]+)", result.status), result
         assert re.fullmatch(rf"line \d+ of {re.escape(str(folder / path))}: .+", result.detail)
         assert (result.passed, result.vectors) == (False, 0)
         (folder / path).write_bytes(right)
     result = verified(folder)
     assert result == TARGETS[target].verify(folder)
     assert result.passed or result.status == verify.NO_COMPILER
+
+
+def test_parts_of_an_onnx_file_without_a_neuron_are_named(exported):
+    folder, contents = exported("qonnx")
+    right = contents["network.onnx"]
+    for text, part in {
+        b"narrow": "node input_h1_Quant", b"output_sums_MatMul": "node output_sums_MatMul",
+        b"h1_weights_quantized_scale": "node h1_weights_quantized_Quant", b"lowbit-dtp": "model",
+    }.items():  # fmt: skip
+        offset = right.index(text)
+        (folder / "network.onnx").write_bytes(right[:offset] + bytes([right[offset] ^ 2]) + right[offset + 1 :])
+        assert verified(folder).status == f"failed at network.onnx, {part}"
+
+
+def test_what_changes_more_than_a_bit_is_found_by_what_it_computes(exported):
+    folder, contents = exported("nir")
+    right = contents["network.nir"]
+    offset = next(i for i, x in enumerate(_numbers_of_graph(read_json(folder / MANIFEST), right)) if x) + 2
+    (folder / "network.nir").write_bytes(right[:offset] + bytes([right[offset] ^ 0xC0, 66]) + right[offset + 2 :])
+    assert verified(folder).status.startswith("failed at link h1-output, neuron ")
 
 
 def test_numbers_of_a_neuron_in_the_manifest_are_located(exported):

@@ -76,7 +76,7 @@ def test_hls4ml_simulates_the_export_bit_for_bit(tmp_path):
     """C simulation of 1,000 images, with the precisions that hls4ml derives itself; needs g++."""
     hls4ml = pytest.importorskip("hls4ml", reason="no hls4ml: pip install hls4ml")
     data = load("mnist")
-    net = Network.build([784, 32, 32, 10], [Link("ufixed(8,0)"), Link("binary"), Link("ufixed(1,1)")], seed=0)
+    net = Network.build([784, 500, 500, 10], [Link("ufixed(8,0)"), Link("binary"), Link("ufixed(1,1)")], seed=0)
     list(fit(net, StraightThrough(), RMSprop(0.002), data.train, epochs=1))
     fixed = FixedNetwork.of(net.tensors(), net.describe(), "fixed(4,1)")
     images = np.ascontiguousarray(np.asarray(data.test.inputs[:1000]), np.float32)
