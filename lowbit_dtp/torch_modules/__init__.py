@@ -14,6 +14,11 @@ except ImportError as error:
 
 from ..ledger import Direction as Direction
 from .link import LinkModule
+from .planning import estimate_model
 from .wiring import WiredLedger, ledger_of, unwire, wire
+from .work import count_update, count_work
 
-__all__ = ["Direction", "LinkModule", "WiredLedger", "ledger_of", "unwire", "wire"]
+__all__ = [
+    "Direction", "LinkModule", "WiredLedger", "count_update", "count_work", "estimate_model", "ledger_of", "unwire",
+    "wire",
+]  # fmt: skip
