@@ -452,9 +452,9 @@ def count_work(
         meter = Meter(names, parameters, ledger, samples, weight_formats)
         try:
             with meter.counting():
-                output = functional_call(model, held, arguments, named)
-                if gradients:
-                    _backward(output if loss is None else loss(output))
+                functional_call(
+                    _Pass(model, loss, gradients), {f"model.{name}": x for name, x in held.items()}, arguments, named
+                )
         except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException) as error:
             why = f"{type(error).__name__}: {error}".rstrip(": ")
             raise ValueError(
@@ -507,11 +507,22 @@ class Passes:
         ledger.counts.repeat(self.steps[key])
 
 
-def _backward(output: Any) -> None:
-    """A backward pass from every output that has a gradient."""
-    ends = [x for x in tree_leaves(output) if isinstance(x, torch.Tensor) and x.requires_grad]
-    if ends:
-        torch.autograd.backward(ends, [torch.empty_like(x) for x in ends])
+class _Pass(torch.nn.Module):
+    """A model with its loss and, with `gradients`, its backward pass, in which a checkpoint computes again."""
+
+    def __init__(self, model: torch.nn.Module, loss: Callable[[Any], torch.Tensor] | None, gradients: bool) -> None:
+        super().__init__()
+        self.model, self.loss, self.gradients = model, loss, gradients
+
+    def forward(self, *inputs: Any, **keywords: Any) -> None:
+        """A pass; gradients come to all outputs from outside if there is no loss."""
+        output = self.model(*inputs, **keywords)
+        ends = [
+            x for x in tree_leaves(output if self.loss is None else self.loss(output)) if isinstance(x, torch.Tensor)
+        ]
+        ends = [x for x in ends if x.requires_grad]
+        if self.gradients and ends:
+            torch.autograd.backward(ends, [torch.empty_like(x) for x in ends])
 
 
 def _macs(func: Any, args: tuple, kwargs: Mapping[str, Any], out: Any) -> int:
