@@ -426,6 +426,8 @@ def count_work(
     on the meta device, as may the model. `loss` has the loss of the model's output; by default, gradients come to all
     outputs from outside, and the loss is not counted. Ones and toggles are 0. `weight_formats` are as in `Meter`.
 
+    Hooks are called if they are of torch, of this library or of Brevitas; others could keep what they see.
+
     Samples are counted by the first axis of the first tensor. ValueError if the model cannot run without numbers.
     """
     model = eager(model)
@@ -451,7 +453,7 @@ def count_work(
         names = {module: name or ROOT for name, module in model.named_modules()}
         meter = Meter(names, parameters, ledger, samples, weight_formats)
         try:
-            with meter.counting():
+            with _without_hooks_of_others(model), meter.counting():
                 functional_call(
                     _Pass(model, loss, gradients), {f"model.{name}": x for name, x in held.items()}, arguments, named
                 )
@@ -505,6 +507,23 @@ class Passes:
                 warnings.warn(f"updates of {type(model).__name__} are not counted: {error}", stacklevel=2)
             self.steps[key] = once.counts
         ledger.counts.repeat(self.steps[key])
+
+
+@contextmanager
+def _without_hooks_of_others(model: torch.nn.Module) -> Iterator[None]:
+    """Take off hooks that are of neither torch nor a library that computes by them: some keep the tensors they see."""
+    held = [hooks for x in model.modules() for hooks in (x._forward_hooks, x._forward_pre_hooks) if hooks]
+    before = [dict(hooks) for hooks in held]
+    for hooks in held:
+        for key, hook in list(hooks.items()):
+            if getattr(hook, "__module__", "").partition(".")[0] not in ("torch", "lowbit_dtp", "brevitas"):
+                del hooks[key]
+    try:
+        yield
+    finally:
+        for hooks, all_of_them in zip(held, before, strict=True):
+            hooks.clear()
+            hooks.update(all_of_them)
 
 
 class _Pass(torch.nn.Module):

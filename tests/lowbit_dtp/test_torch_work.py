@@ -172,6 +172,17 @@ def test_a_model_that_depends_on_numbers() -> None:
         model(torch.ones(2, 6))  # said once
 
 
+def test_hooks_of_others_see_no_tensor_without_numbers() -> None:
+    model, seen = nn.Sequential(nn.Linear(6, 3)), []
+    model[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    ledger = wire(model, {"0": "binary"})
+    output = model(torch.ones(2, 6))
+    assert [type(x) for x in seen] == [torch.Tensor]
+    assert len(model[0]._forward_hooks) == 2
+    assert set(output.flatten().tolist()) <= {-1.0, 1.0}
+    assert ledger.work
+
+
 def test_what_cannot_be_estimated() -> None:
     model = nn.Linear(2, 3)
     with pytest.raises(ValueError, match=r"^steps must be a whole number, 1 or more, not 0$"):
