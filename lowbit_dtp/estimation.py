@@ -116,7 +116,7 @@ def _of_experiment(
     experiment.check_sizes(data)
     run = _Run(net, rule, optimizer, experiment.learned_task(), data, experiment.epochs, experiment.batch)
     notes = ["coded bits depend on data and are not estimated"] if experiment.codings else []
-    return run.estimate(_Rates.of(activity, like, rule_of(experiment)), notes)
+    return run.estimate(Rates.of(activity, like, rule_of(experiment)), notes)
 
 
 @estimate.register
@@ -156,7 +156,7 @@ def _of_sizes(
     rule.prepare(net, 0)
     net.quantize_weights(weights or {}, optimizer.keeps_master)
     data = data_for(sizes, task, samples, inferences)
-    return _Run(net, rule, optimizer, task, data, epochs, batch).estimate(_Rates.of(activity, like, rule.name))
+    return _Run(net, rule, optimizer, task, data, epochs, batch).estimate(Rates.of(activity, like, rule.name))
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class _Run:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} must be a whole number, {least} or more, not {value!r}")
 
-    def estimate(self, rates: "_Rates", notes: Sequence[str] = ()) -> Estimate:
+    def estimate(self, rates: "Rates", notes: Sequence[str] = ()) -> Estimate:
         """The ledgers, with ones and toggles at `rates`."""
         rule, notes = self.rule.without_data(), list(notes)
         if rule != self.rule:
@@ -239,7 +239,7 @@ _COMPARED = ("link", "direction", "purpose", "format")
 
 
 @dataclass(frozen=True)
-class _Rates:
+class Rates:
     """How many bits of a type of message are 1, and how many toggle."""
 
     activity: Fraction
@@ -249,7 +249,7 @@ class _Rates:
     """Where they come from."""
 
     @classmethod
-    def of(cls, activity: float, like: Path | str | None, rule: str) -> "_Rates":
+    def of(cls, activity: float, like: Path | str | None, rule: str) -> "Rates":
         """The rates of `activity` and of the runs in the folder `like`: those of `rule`, if it has any, else all."""
         if isinstance(activity, bool) or not isinstance(activity, int | float) or not 0 <= activity <= 1:
             raise ValueError(f"activity must be a fraction of ones, a number from 0 to 1, not {activity!r}")

@@ -15,6 +15,11 @@ except ImportError as error:
 from ..ledger import Direction as Direction
 from .alignment import align, unalign
 from .link import LinkModule
+from .planning import estimate_model
 from .wiring import WiredLedger, ledger_of, unwire, wire
+from .work import count_update, count_work
 
-__all__ = ["Direction", "LinkModule", "WiredLedger", "align", "ledger_of", "unalign", "unwire", "wire"]
+__all__ = [
+    "Direction", "LinkModule", "WiredLedger", "align", "count_update", "count_work", "estimate_model", "ledger_of",
+    "unalign", "unwire", "wire",
+]  # fmt: skip

@@ -8,7 +8,7 @@ import itertools
 import weakref
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +17,9 @@ from ..ledger import Direction, Ledger
 from ..links import Link
 from ..randomness import RandomStream
 
+if TYPE_CHECKING:
+    from .work import Passes
+
 MESSAGES = {
     "auto": "token for tensors [batch, tokens, width], sample for all others",
     "sample": "one message a sample, as wide as all the rest of the tensor",
@@ -24,7 +27,7 @@ MESSAGES = {
 }
 """What a message is, in tensors of more than two axes."""
 
-_PURPOSES = {Direction.FORWARD: "activations", Direction.FEEDBACK: "error"}
+PURPOSES = {Direction.FORWARD: "activations", Direction.FEEDBACK: "error"}
 """As in the rule `straight-through`."""
 
 
@@ -38,6 +41,8 @@ class Books:
     """Whether the present pass of the wired model is one with gradients; None outside of it."""
     samples: int = 1
     """Samples of the present pass: its gradients are those of a mean over them."""
+    work: "Passes | None" = None
+    """Counts of operations and memory accesses; None if they are not counted."""
 
 
 class LinkModule(torch.nn.Module):
@@ -62,7 +67,7 @@ class LinkModule(torch.nn.Module):
 
     def _register(self) -> None:
         self._handle = next(_handles)
-        _modules[self._handle] = self
+        LINKS[self._handle] = self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -93,14 +98,14 @@ class LinkModule(torch.nn.Module):
             has_gradients = books.has_gradients  # a checkpoint computes without gradients first
         ledger = Ledger() if is_again else books.training if has_gradients else books.inference
         factor = books.samples if direction is Direction.FEEDBACK and self.is_mean else 1
-        rows = x.detach().to(torch.float32).reshape(self._shape(x)).contiguous()
+        rows = x.detach().to(torch.float32).reshape(self.message_shape(x)).contiguous()
         if factor != 1:
             rows = rows * factor
         stream = None
         if fmt.stochastic:  # whose seed is torch's: a checkpoint draws the same again
             stream = RandomStream(int(torch.randint(2**62, ()).item()))
         sent = self.link.send(
-            rows.numpy() if rows.device.type == "cpu" else rows, direction, _PURPOSES[direction], ledger, stream
+            rows.numpy() if rows.device.type == "cpu" else rows, direction, PURPOSES[direction], ledger, stream
         )
         if fmt == float32 or x.numel() == 0:
             return x.clone()
@@ -109,8 +114,8 @@ class LinkModule(torch.nn.Module):
         # memory of its own: autograd allows no view that a later operation may change in place
         return torch.empty_like(x).copy_((values / factor if factor != 1 else values).reshape(x.shape))
 
-    def _shape(self, x: torch.Tensor) -> tuple[int, int]:
-        """[messages, width]."""
+    def message_shape(self, x: torch.Tensor) -> tuple[int, int]:
+        """How many messages `x` is sent as, and their width."""
         if x.ndim == 0:
             return 1, 1
         by_token = self.messages == "token" or (self.messages == "auto" and x.ndim == 3)
@@ -119,18 +124,18 @@ class LinkModule(torch.nn.Module):
 
 
 _handles = itertools.count()
-_modules: "weakref.WeakValueDictionary[int, LinkModule]" = weakref.WeakValueDictionary()
+LINKS: "weakref.WeakValueDictionary[int, LinkModule]" = weakref.WeakValueDictionary()
 """Every link that is alive, by the number that stands for it in an operator, which takes no objects."""
 
 
 @torch.library.custom_op("lowbit_dtp::send", mutates_args=())
 def _send(x: torch.Tensor, handle: int, has_gradients: bool) -> torch.Tensor:
-    return _modules[handle].send(x, Direction.FORWARD, has_gradients)
+    return LINKS[handle].send(x, Direction.FORWARD, has_gradients)
 
 
 @torch.library.custom_op("lowbit_dtp::send_back", mutates_args=())
 def _send_back(gradient: torch.Tensor, handle: int) -> torch.Tensor:
-    return _modules[handle].send(gradient, Direction.FEEDBACK)
+    return LINKS[handle].send(gradient, Direction.FEEDBACK)
 
 
 @_send.register_fake

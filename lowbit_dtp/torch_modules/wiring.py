@@ -9,12 +9,14 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from ..formats import parse
+from ..formats import Format, parse
 from ..ledger import Ledger
 from ..links import Link
 from .link import Books, LinkModule
+from .work import Passes
 
 
 @dataclass(eq=False)
@@ -38,6 +40,8 @@ def _stepped(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     for model, books in list(_wired.items()):
         if any(id(p) in trained for p in model.parameters()):
             books.training.steps += 1
+            if books.work is not None:
+                books.work.count_step(model, optimizer, books.training)
 
 
 register_optimizer_step_post_hook(_stepped)
@@ -50,6 +54,8 @@ def wire(
     *,
     messages: str = "auto",
     is_mean: bool = True,
+    work: bool = True,
+    weight_formats: Mapping[str, Format | str] | None = None,
 ) -> WiredLedger:
     """Put links on the outputs of modules of `model`, in place, and return the ledger in which they count.
 
@@ -62,12 +68,16 @@ def wire(
     first tensor is sent, or a mapping or dataclass, likewise. Parameters, buffers and the state dict stay as they are.
     Wire before `torch.compile`.
 
+    Unless `work` is False, operations and memory accesses of the model and of its optimizers are counted too: see
+    `work`, also for `weight_formats`. The first pass over tensors of new shapes takes longer for it. The loss is not
+    counted.
+
     ValueError, naming the module, if there is none of that name, or two patterns name one, or the model is wired.
     """
     if _begin_of(model) is not None:
         raise ValueError(f"{type(model).__name__} is wired already; unwire it first")
     ledger = WiredLedger()
-    books = Books(ledger, ledger.inference)
+    books = Books(ledger, ledger.inference, work=Passes(weight_formats or {}) if work else None)
     for name, (forward, feedback) in _formats(model, formats, rest).items():
         link = LinkModule(Link(parse(forward), parse(feedback), label=name), books, messages, is_mean)
         model.get_submodule(name).register_forward_hook(_Sender(name, link))
@@ -167,9 +177,15 @@ class _End:
 def _begin(module: torch.nn.Module, books: Books, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if torch._C._current_graph_task_id() != -1:  # a checkpoint around the whole model computes it again
         return
-    _wired.setdefault(module, books)  # of a copy
-    books.has_gradients = torch.is_grad_enabled()
     first = next(_tensors((args, kwargs)), None)
+    if isinstance(first, FakeTensor):  # a pass that `count_work` makes, in which nothing is sent
+        return
+    _wired.setdefault(module, books)  # of a copy
+    is_trained = torch.is_grad_enabled()
+    if books.work is not None:
+        book = books.training if is_trained else books.inference
+        books.work.count_pass(module, args, kwargs, book, is_trained)
+    books.has_gradients = is_trained
     books.samples = len(first) if first is not None and first.ndim else 1
     ledger = books.training if books.has_gradients else books.inference
     ledger.samples += books.samples
