@@ -15,6 +15,18 @@ except ImportError as error:
 from ..ledger import Direction as Direction
 from .alignment import align, unalign
 from .link import LinkModule
+from .targets import StagedModel, decoder_of
 from .wiring import WiredLedger, ledger_of, unwire, wire
 
-__all__ = ["Direction", "LinkModule", "WiredLedger", "align", "ledger_of", "unalign", "unwire", "wire"]
+__all__ = [
+    "Direction",
+    "LinkModule",
+    "StagedModel",
+    "WiredLedger",
+    "align",
+    "decoder_of",
+    "ledger_of",
+    "unalign",
+    "unwire",
+    "wire",
+]
