@@ -16,10 +16,11 @@ from ..ledger import Direction as Direction
 from .alignment import align, unalign
 from .link import LinkModule
 from .planning import estimate_model
+from .targets import StagedModel, decoder_of
 from .wiring import WiredLedger, ledger_of, unwire, wire
 from .work import count_update, count_work
 
 __all__ = [
-    "Direction", "LinkModule", "WiredLedger", "align", "count_update", "count_work", "estimate_model", "ledger_of",
-    "unalign", "unwire", "wire",
+    "Direction", "LinkModule", "StagedModel", "WiredLedger", "align", "count_update", "count_work", "decoder_of",
+    "estimate_model", "ledger_of", "unalign", "unwire", "wire",
 ]  # fmt: skip
