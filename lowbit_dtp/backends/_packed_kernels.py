@@ -343,11 +343,14 @@ def _ones_in(word):
 def count_bits(rows, before):
     """Bits set in the bytes of flat `rows`, and bits that differ from the row before; before the first is `before`."""
     ones, toggles, width = np.int64(0), np.int64(0), before.size
-    for j in range(width):
-        ones += _ones_in(rows[j])
-        toggles += _ones_in(rows[j] ^ before[j])
-    stop = width + (rows.size - width) // 64 * 64
     set_bits = changed = _splat_few(np.uint64(0))
+    first, stop = width // 64 * 64, width + (rows.size - width) // 64 * 64
+    for i in range(0, first, 64):
+        now, then = _read_few(_load_row(rows, i)), _read_few(_load_row(before, i))
+        set_bits, changed = set_bits + popcount(now), changed + popcount(now ^ then)
+    for i in range(first, width):
+        ones += _ones_in(rows[i])
+        toggles += _ones_in(rows[i] ^ before[i])
     for i in range(width, stop, 64):
         now, then = _read_few(_load_row(rows, i)), _read_few(_load_row(rows, i - width))
         set_bits, changed = set_bits + popcount(now), changed + popcount(now ^ then)

@@ -37,10 +37,12 @@ class Books:
 
     training: Ledger = field(default_factory=Ledger)
     inference: Ledger = field(default_factory=Ledger)
+    scaler: torch.amp.GradScaler | None = None
+    """What multiplies the loss, and so all gradients, in mixed precision; None if nothing does."""
     has_gradients: bool | None = None
     """Whether the present pass of the wired model is one with gradients; None outside of it."""
-    samples: int = 1
-    """Samples of the present pass: its gradients are those of a mean over them."""
+    samples: int | None = None
+    """Samples of the present or last pass: its gradients are those of a mean over them. None before the first."""
     work: "Passes | None" = None
     """Counts of operations and memory accesses; None if they are not counted."""
 
@@ -51,10 +53,11 @@ class LinkModule(torch.nn.Module):
     Gradients go straight through the quantization of activations, and are then quantized in the feedback format. A mean
     over a minibatch divides the gradient of each sample by their number; so gradients are multiplied by the number of
     samples before they are sent, and divided afterwards: few-bit formats mean the same as in the learning rules.
-    `is_mean` False leaves that out, for a loss that is a sum.
+    `is_mean` False leaves that out, for a loss that is a sum. Samples are those of the pass of the wired model, or the
+    first axis of the tensor in a link that stands in a model by itself.
 
-    Has no parameters and no state. Raises TypeError, naming the link, for tensors of whole numbers, and ValueError for
-    NaN; on a device, when the ledger is read.
+    Has no parameters and no state. Raises TypeError, naming the link, for tensors of whole numbers, ValueError for NaN;
+    on a device, when the ledger is read; and RuntimeError for gradients of gradients, which links do not carry.
     """
 
     def __init__(self, link: Link, books: Books | None = None, messages: str = "auto", is_mean: bool = True) -> None:
@@ -84,33 +87,52 @@ class LinkModule(torch.nn.Module):
                 f"link {self.link.name}: the module gives {str(x.dtype).removeprefix('torch.')}, and links carry "
                 "floating-point numbers; wire another module"
             )
-        sent: torch.Tensor = _send(x, self._handle, torch.is_grad_enabled())
+        sent: torch.Tensor = _send(x, self._handle, torch.is_grad_enabled())[0]
         return sent
 
-    def send(self, x: torch.Tensor, direction: Direction, has_gradients: bool = True) -> torch.Tensor:
-        """`x` after it has crossed, counted once: not again where a checkpoint computes activations a second time.
+    def send_up(self, x: torch.Tensor, has_gradients: bool = True) -> tuple[torch.Tensor, int]:
+        """Activations `x` after they have crossed, and how many samples their gradients are a mean over.
 
-        `has_gradients` says whether there will be gradients, if the pass of the whole model does not.
+        They are counted once: not again where a checkpoint computes them a second time. `has_gradients` says whether
+        there will be gradients, if the pass of the whole model does not.
         """
-        books, fmt = self.books, self.link.format(direction)
-        is_again = direction is Direction.FORWARD and torch._C._current_graph_task_id() != -1
-        if direction is Direction.FORWARD and books.has_gradients is not None:
+        books, is_again = self.books, torch._C._current_graph_task_id() != -1
+        is_within = books.has_gradients is not None
+        if books.has_gradients is not None:
             has_gradients = books.has_gradients  # a checkpoint computes without gradients first
+        samples = books.samples if is_within or is_again else None
         ledger = Ledger() if is_again else books.training if has_gradients else books.inference
-        factor = books.samples if direction is Direction.FEEDBACK and self.is_mean else 1
+        return self._sent(x, Direction.FORWARD, ledger), samples or (len(x) if x.ndim else 1)
+
+    def send_down(self, gradient: torch.Tensor, samples: int) -> torch.Tensor:
+        """The `gradient` of a mean over so many samples after it has crossed."""
+        factor, scaler = samples if self.is_mean else 1, self.books.scaler
+        if scaler is None or scaler._scale is None:
+            return self._sent(gradient, Direction.FEEDBACK, self.books.training, factor)
+        is_finite = torch.isfinite(gradient)
+        unscaled = torch.where(is_finite, gradient, 0.0).float() / scaler._scale  # get_scale() would wait
+        sent = self._sent(unscaled, Direction.FEEDBACK, self.books.training, factor) * scaler._scale
+        return torch.where(is_finite, sent.to(gradient.dtype), gradient)
+
+    def _sent(self, x: torch.Tensor, direction: Direction, ledger: Ledger, factor: int = 1) -> torch.Tensor:
+        """`x` after it has crossed, multiplied by `factor` on the way, and counted in `ledger`."""
+        fmt = self.link.format(direction)
         rows = x.detach().to(torch.float32).reshape(self.message_shape(x)).contiguous()
         if factor != 1:
             rows = rows * factor
         stream = None
         if fmt.stochastic:  # whose seed is torch's: a checkpoint draws the same again
             stream = RandomStream(int(torch.randint(2**62, ()).item()))
-        sent = self.link.send(
-            rows.numpy() if rows.device.type == "cpu" else rows, direction, PURPOSES[direction], ledger, stream
-        )
-        if fmt == float32 or x.numel() == 0:
+        is_in_memory = rows.device.type == "cpu"
+        sent = self.link.send(rows.numpy() if is_in_memory else rows, direction, PURPOSES[direction], ledger, stream)
+        wire = self.link.name, direction
+        if wire in ledger.wires:  # the last message alone: a view of it would keep all of them
+            last: Any = ledger.wires[wire]
+            ledger.wires[wire] = last.copy() if is_in_memory else last.clone()
+        if x.numel() == 0 or (fmt == float32 and x.dtype != torch.float64):
             return x.clone()
         arrived: Any = sent.values
-        values = torch.from_numpy(arrived) if rows.device.type == "cpu" else arrived
+        values = torch.from_numpy(arrived) if is_in_memory else arrived
         # memory of its own: autograd allows no view that a later operation may change in place
         return torch.empty_like(x).copy_((values / factor if factor != 1 else values).reshape(x.shape))
 
@@ -128,32 +150,49 @@ LINKS: "weakref.WeakValueDictionary[int, LinkModule]" = weakref.WeakValueDiction
 """Every link that is alive, by the number that stands for it in an operator, which takes no objects."""
 
 
-@torch.library.custom_op("lowbit_dtp::send", mutates_args=())
-def _send(x: torch.Tensor, handle: int, has_gradients: bool) -> torch.Tensor:
-    return LINKS[handle].send(x, Direction.FORWARD, has_gradients)
+# not in a recorded CUDA graph, which would not count when it is replayed
+_OPERATOR: dict[str, Any] = {"mutates_args": (), "tags": torch.Tag.cudagraph_unsafe}
 
 
-@torch.library.custom_op("lowbit_dtp::send_back", mutates_args=())
-def _send_back(gradient: torch.Tensor, handle: int) -> torch.Tensor:
-    return LINKS[handle].send(gradient, Direction.FEEDBACK)
+@torch.library.custom_op("lowbit_dtp::send", **_OPERATOR)
+def _send(x: torch.Tensor, handle: int, has_gradients: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    sent, samples = LINKS[handle].send_up(x, has_gradients)
+    return sent, torch.tensor(samples)
+
+
+@torch.library.custom_op("lowbit_dtp::send_back", **_OPERATOR)
+def _send_back(gradient: torch.Tensor, samples: torch.Tensor, handle: int) -> torch.Tensor:
+    return LINKS[handle].send_down(gradient, int(samples))  # a number in memory, on no device
 
 
 @_send.register_fake
-def _(x: torch.Tensor, handle: int, has_gradients: bool) -> torch.Tensor:
-    return torch.empty_like(x)
+def _(x: torch.Tensor, handle: int, has_gradients: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty_like(x), torch.empty((), dtype=torch.int64, device="cpu")
 
 
 @_send_back.register_fake
-def _(gradient: torch.Tensor, handle: int) -> torch.Tensor:
+def _(gradient: torch.Tensor, samples: torch.Tensor, handle: int) -> torch.Tensor:
     return torch.empty_like(gradient)
 
 
-def _keep(ctx: Any, inputs: tuple[torch.Tensor, int, bool], output: torch.Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[torch.Tensor, int, bool], output: tuple[torch.Tensor, torch.Tensor]) -> None:
     ctx.handle = inputs[1]
+    ctx.save_for_backward(output[1])
 
 
-def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-    return _send_back(gradient, ctx.handle), None, None
+def _backward(ctx: Any, gradient: torch.Tensor, _: Any) -> tuple[torch.Tensor, None, None]:
+    [samples] = ctx.saved_tensors
+    return _send_back(gradient, samples, ctx.handle), None, None
+
+
+def _keep_handle(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor, int], output: torch.Tensor) -> None:
+    ctx.handle = inputs[2]
+
+
+def _no_second(ctx: Any, gradient: torch.Tensor) -> None:
+    name = LINKS[ctx.handle].link.name
+    raise RuntimeError(f"link {name} carries gradients, but not gradients of gradients (create_graph=True)")
 
 
 _send.register_autograd(_backward, setup_context=_keep)
+_send_back.register_autograd(_no_second, setup_context=_keep_handle)

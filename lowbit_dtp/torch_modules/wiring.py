@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import sys
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,23 @@ class WiredLedger(Ledger):
 
     inference: Ledger = field(default_factory=Ledger)
 
+    def over_ranks(self, group: "torch.distributed.ProcessGroup | None" = None) -> "WiredLedger":
+        """The sum over the replicas of DistributedDataParallel, the same on each rank, all of which must call this.
+
+        Traffic, work and samples add up; a step and a run of all replicas are one. Ledgers are exchanged as JSON-like
+        objects, so with the backend `nccl` the current device must be the rank's.
+        """
+        parts: list[Any] = [None] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(parts, [self.as_dict(), self.inference.as_dict()], group)
+        together = WiredLedger(runs=0)
+        for training, inference in parts:
+            together += Ledger.from_dict(training)
+            together.inference += Ledger.from_dict(inference)
+        together.batch = sum(training["batch"] for training, _ in parts)
+        for whole, own in ((together, self), (together.inference, self.inference)):
+            whole.runs, whole.epochs, whole.steps = own.runs, own.epochs, own.steps
+        return together
+
 
 _wired: "weakref.WeakKeyDictionary[torch.nn.Module, Books]" = weakref.WeakKeyDictionary()
 """Wired models, to count the steps of their optimizers."""
@@ -54,36 +72,41 @@ def wire(
     *,
     messages: str = "auto",
     is_mean: bool = True,
+    scaler: torch.amp.GradScaler | None = None,
     work: bool = True,
     weight_formats: Mapping[str, Format | str] | None = None,
 ) -> WiredLedger:
     """Put links on the outputs of modules of `model`, in place, and return the ledger in which they count.
 
-    `formats` has, by name of a module as in `model.named_modules()`, or pattern (`layer*`, `blocks.[0-3]`), the formats
-    of its link: "forward/feedback", or the forward one alone, with float32 as the other. A link has the name of its
-    module. `rest` is the format of links on the outputs of the largest modules that are in none of them and have none
-    of them in it; None for no other links. `messages` is one of `link.MESSAGES`; `is_mean` is as in `LinkModule`.
+    `formats` has, by name of a module as in `model.named_modules()`, or pattern (`layer?`, `blocks.[0-3]`; a `*` stands
+    for dots, too), the formats of its link: "forward/feedback", or the forward one alone, with float32 as the other. A
+    link has the name of its module; a module of several names, the first. `rest` is the format of links on the outputs
+    of the largest modules that are in none of them and have none of them in it; None for no other links. `messages` is
+    one of `link.MESSAGES`; `is_mean` is as in `LinkModule`. `scaler`, where training has one, takes its scale off
+    gradients while they cross; those that overflowed arrive as they are, for it to skip the step.
 
     A module that is called several times sends each time. Its output may be a tensor, a tuple or list, of which the
     first tensor is sent, or a mapping or dataclass, likewise. Parameters, buffers and the state dict stay as they are.
-    Wire before `torch.compile`.
+    What `torch.compile` has made of the model before is compiled again; its links are not for `fullgraph`.
 
     Unless `work` is False, operations and memory accesses of the model and of its optimizers are counted too: see
     `work`, also for `weight_formats`. The first pass over tensors of new shapes takes longer for it. The loss is not
     counted.
 
-    ValueError, naming the module, if there is none of that name, or two patterns name one, or the model is wired.
+    ValueError, naming the module, if there is none of that name, or two patterns name one, or it is a container that
+    is never called (`ModuleList`), or the model is wired.
     """
     if _begin_of(model) is not None:
         raise ValueError(f"{type(model).__name__} is wired already; unwire it first")
     ledger = WiredLedger()
-    books = Books(ledger, ledger.inference, work=Passes(weight_formats or {}) if work else None)
+    books = Books(ledger, ledger.inference, scaler, work=Passes(weight_formats or {}) if work else None)
     for name, (forward, feedback) in _formats(model, formats, rest).items():
         link = LinkModule(Link(parse(forward), parse(feedback), label=name), books, messages, is_mean)
         model.get_submodule(name).register_forward_hook(_Sender(name, link))
     model.register_forward_pre_hook(_Begin(books), with_kwargs=True)
     model.register_forward_hook(_End(books), always_call=True)
     _wired[model] = books
+    _forget_compiled()
     return ledger
 
 
@@ -95,6 +118,7 @@ def unwire(model: torch.nn.Module) -> None:
             for key in [key for key, hook in hooks.items() if isinstance(hook, _Begin | _End | _Sender)]:
                 del hooks[key]
     _wired.pop(model, None)
+    _forget_compiled()
 
 
 def ledger_of(model: torch.nn.Module) -> WiredLedger:
@@ -104,6 +128,12 @@ def ledger_of(model: torch.nn.Module) -> WiredLedger:
         raise ValueError(f"{type(model).__name__} is not wired; wire(model, formats) returns its ledger")
     assert isinstance(begin.books.training, WiredLedger)
     return begin.books.training
+
+
+def _forget_compiled() -> None:
+    """Have torch compile again: it does not look for hooks that came or went since."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 def _begin_of(model: torch.nn.Module) -> "_Begin | None":
@@ -121,19 +151,31 @@ def _formats(model: torch.nn.Module, given: Mapping[str, str], rest: str | None)
             raise ValueError(
                 f"no module {pattern!r} in {type(model).__name__}; there are, for example: {', '.join(near)}"
             )
-        for name in named:
+        called = [name for name in named if _is_called(model.get_submodule(name))]
+        if not called:
+            raise ValueError(
+                f"module {named[0]!r} is a {type(model.get_submodule(named[0])).__name__}, which is never called and "
+                f"gives no output; name the modules in it: '{named[0]}.*'"
+            )
+        for name in called:
             if name in found:
                 raise ValueError(f"module {name!r} is named by {pattern!r} and by another pattern; name it once")
             found[name] = _pair(spelled)
     if rest is not None:
-        found |= {name: _pair(rest) for name in _others("", model, set(found))}
-    made = {name: found[name] for name in known if name in found}
-    modules = [model.get_submodule(name) for name in made]
-    for name, module in zip(made, modules, strict=True):
-        if modules.count(module) > 1:
-            same = [other for other, x in zip(made, modules, strict=True) if x is module]
-            raise ValueError(f"{' and '.join(map(repr, same))} are one module, shared; give {name!r} alone a link")
-    return made
+        taken = {model.get_submodule(name) for name in found}
+        others = _others("", model, set(found))
+        found |= {name: _pair(rest) for name in others if model.get_submodule(name) not in taken}
+    made: dict[torch.nn.Module, str] = {}
+    for name in (name for name in known if name in found):
+        first = made.setdefault(model.get_submodule(name), name)
+        if found[name] != found[first]:
+            raise ValueError(f"{first!r} and {name!r} are one module, shared, and must have the same formats")
+    return {name: found[name] for name in made.values()}
+
+
+def _is_called(module: torch.nn.Module) -> bool:
+    """Whether the module is more than a container of others."""
+    return type(module).forward is not torch.nn.Module.forward
 
 
 def _pair(spelled: str) -> tuple[str, str]:
@@ -147,7 +189,7 @@ def _others(name: str, module: torch.nn.Module, wired: set[str]) -> Iterator[str
         full = f"{name}.{short}" if name else short
         if full in wired:
             continue
-        if any(other.startswith(f"{full}.") for other in wired):
+        if not _is_called(child) or any(other.startswith(f"{full}.") for other in wired):
             yield from _others(full, child, wired)
         else:
             yield full
@@ -240,6 +282,8 @@ def _with_first_sent(output: Any, link: LinkModule) -> tuple[bool, Any]:
         for each in dataclasses.fields(output):
             sent, made = _with_first_sent(getattr(output, each.name), link)
             if sent:
+                if output.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+                    return True, dataclasses.replace(output, **{each.name: made})
                 setattr(output, each.name, made)
                 return True, output
     elif isinstance(output, Mapping):

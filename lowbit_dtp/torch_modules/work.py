@@ -203,10 +203,12 @@ class Meter(TorchDispatchMode):
         name = func._schema.name.partition("::")[2]
         node = torch._C._current_autograd_node()
         if func in _SENDING:
-            if node is None or _SENDING[func] is Direction.FEEDBACK:  # a checkpoint sends nothing again
-                self._sent(LINKS[args[1]], out, _SENDING[func])
+            is_up = _SENDING[func] is Direction.FORWARD
+            link, sent = (LINKS[args[1]], out[0]) if is_up else (LINKS[args[2]], out)
+            if node is None or not is_up:  # a checkpoint sends nothing again
+                self._sent(link, sent, _SENDING[func])
             else:
-                self._formats[out.untyped_storage()] = (fmt := LINKS[args[1]].link.forward).name, fmt.bits
+                self._formats[sent.untyped_storage()] = (fmt := link.link.forward).name, fmt.bits
             return out
         backward = node is not None and not self._stack  # in a module, a checkpoint computes its forward pass again
         if backward:

@@ -1,6 +1,7 @@
 """Links in torch models: the numbers and counts of a `Network`, however torch runs the model."""
 
 import copy
+import io
 import os
 import socket
 import subprocess
@@ -169,6 +170,107 @@ def test_accumulated_gradients_are_one_step_and_passes_without_gradients_are_inf
     assert ledger.bits("1", per="step") == 15 * 12 * 33
 
 
+def test_the_samples_of_a_gradient_are_those_of_its_own_pass() -> None:
+    gradients = []
+    for passes in (0, 1):
+        model = small()
+        wire(model, {"1": "float32/fixed(8,-4)"})
+        x, labels = batch()
+        loss = nn.functional.cross_entropy(model(x), labels)
+        for _ in range(passes):
+            with torch.no_grad():
+                model(torch.ones(50, 6))
+        loss.backward()
+        gradients.append(model[0].weight.grad)
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+def test_links_send_gradients_without_the_scale_of_mixed_precision() -> None:
+    plain, model = small(), small()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14)
+    expected = wire(plain, {"1": "binary/ternary*0.05"})
+    ledger = wire(model, {"1": "binary/ternary*0.05"}, scaler=scaler)
+    learn(plain)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    x, labels = batch()
+    scaler.scale(nn.functional.cross_entropy(model(x), labels)).backward()
+    scaler.unscale_(optimizer)
+    assert traffic(ledger) == traffic(expected)
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    scaler.update()
+    before = copy.deepcopy(model.state_dict())
+    optimizer.zero_grad()
+    (scaler.scale(model(x).sum()) * float("inf")).backward()  # overflows, and passes the link as it is
+    scaler.step(optimizer)
+    assert not model[0].weight.grad.isfinite().any()
+    assert ledger.steps == 0 and ledger.codes("1", DOWN) == 2 * 5 * 12
+    assert all(torch.equal(new, old) for new, old in zip(model.state_dict().values(), before.values(), strict=True))
+
+
+def test_a_compiled_model_is_compiled_again_when_links_come_and_go() -> None:
+    model, x = small(), batch()[0]
+    out = model(x)
+    run = torch.compile(model, backend="aot_eager")
+    run(x).sum().backward()
+    ledger = wire(model, {"1": "binary/ternary"})
+    run(x).sum().backward()
+    assert ledger.bits("1") == 5 * 12 * 3 and ledger.samples == 5
+    unwire(model)
+    torch.testing.assert_close(run(x), out)
+    assert ledger.samples == 5
+
+
+def test_rest_is_what_is_called_and_each_module_has_one_link() -> None:
+    tanh = nn.Tanh()
+    model = nn.Sequential(nn.Linear(2, 2), tanh, nn.Sequential(nn.Linear(2, 2), tanh))
+    ledger = wire(model, {"1": "binary"}, rest="float32")
+    model(torch.ones(1, 2))
+    assert {kind.link: (kind.format, t.messages) for kind, t in ledger.traffic.items()} == {
+        "0": ("float32", 1), "1": ("binary", 2), "2": ("float32", 1)
+    }  # fmt: skip
+    blocks = Blocks()
+    ledger = wire(blocks, {"head": "binary"}, rest="float32")
+    blocks(torch.ones(1, 2))
+    assert ledger.links() == ["blocks.0", "blocks.1", "head"]
+
+
+class Blocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+        self.head = nn.Linear(2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        out: torch.Tensor = self.head(x)
+        return out
+
+
+def test_what_arrives_over_float32_has_32_bits_and_the_wires_keep_one_message() -> None:
+    model = small().double()
+    ledger = wire(model, {"1": "float32"})
+    seen: list[torch.Tensor] = []
+    model[2].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model(batch()[0].double())
+    assert seen[0].dtype == torch.float64 and torch.equal(seen[0], seen[0].float().double())
+    assert seen[0].unique().numel() > 30
+    word = ledger.wires["1", UP]
+    assert word.size == 12 and word.base is None
+
+
+def test_a_wired_model_is_saved_whole_with_its_links() -> None:
+    model, file = small(), io.BytesIO()
+    wire(model, {"1": "ternary/ternary*0.05"})
+    torch.save(model, file)
+    file.seek(0)
+    other = torch.load(file, weights_only=False)
+    learn(other)
+    learn(model)
+    assert ledger_of(other) == ledger_of(model) and ledger_of(other).samples == 5
+
+
 def test_the_state_dict_and_an_unwired_model_are_as_before() -> None:
     model = small()
     before, x = copy.deepcopy(model.state_dict()), batch()[0]
@@ -254,6 +356,11 @@ class Output:
     state: torch.Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Frozen:
+    state: torch.Tensor
+
+
 class Gives(nn.Module):
     """A module with any output."""
 
@@ -281,9 +388,10 @@ class Inner(nn.Module):
         (lambda x: [x], lambda out: out[0]),
         (lambda x: Pair(x, "a"), lambda out: out.state),
         (lambda x: Output("a", x), lambda out: out.state),
+        (lambda x: Frozen(x), lambda out: out.state),
         (lambda x: {"state": x, "more": x + 1}, lambda out: out["state"]),
     ],
-    ids=["tuple", "list", "named tuple", "dataclass", "mapping"],
+    ids=["tuple", "list", "named tuple", "dataclass", "frozen dataclass", "mapping"],
 )
 def test_the_first_tensor_of_an_output_is_sent(make: Any, take: Any) -> None:
     model = Gives(make, take)
@@ -310,8 +418,11 @@ def test_what_cannot_be_wired_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="Sequential is wired already; unwire it first"):
         wire(model, {"3": "binary"})
     tanh = nn.Tanh()
-    with pytest.raises(ValueError, match=r"'1' and '3' are one module, shared; give '1' alone a link"):
-        wire(nn.Sequential(nn.Linear(2, 2), tanh, nn.Linear(2, 2), tanh), {"1": "binary", "3": "binary"})
+    with pytest.raises(ValueError, match=r"'1' and '3' are one module, shared, and must have the same formats"):
+        wire(nn.Sequential(nn.Linear(2, 2), tanh, nn.Linear(2, 2), tanh), {"1": "binary", "3": "ternary"})
+    blocks = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(2, 2)])})
+    with pytest.raises(ValueError, match=r"module 'blocks' is a ModuleList, which is never called.*: 'blocks\.\*'$"):
+        wire(blocks, {"blocks": "binary"})
     for make, said in (
         (lambda x: "text", "module 'inner' gives str, in which there is no tensor to send; wire one whose output"),
         (lambda x: x.long(), "link inner: the module gives int64, and links carry floating-point numbers"),
@@ -324,6 +435,12 @@ def test_what_cannot_be_wired_is_refused_by_name() -> None:
     ledger = wire(model, {"1": "binary/ternary"})
     with pytest.raises(ValueError, match="link 1, forward 'activations': binary"):
         model(torch.full((1, 6), float("nan")))
+    x = batch()[0].requires_grad_()
+    (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="link 1 carries gradients, but not gradients of gradients"):
+        slope.sum().backward()
+    unwire(model)
+    ledger = wire(model, {"1": "binary/ternary"})
     learn(model)  # and the model works afterwards
     assert ledger.codes("1", DOWN) == 5 * 12
 
@@ -343,7 +460,13 @@ for _ in range(3):
     replicas(torch.randn(4, 6)).sum().backward()
     optimizer.step()
 codes = [int(ledger.codes("1", direction)) for direction in (Direction.FORWARD, Direction.FEEDBACK)]
+model.eval()
+with torch.no_grad():
+    model(torch.randn(2, 6))
+together = ledger.over_ranks()
 print(ledger.samples, ledger.steps, *codes)
+print(together.samples, together.steps, together.batch, int(together.codes("1")), together.inference.samples)
+print(together.ones("1") - ledger.ones("1") > 0, together.runs)
 """
 
 
@@ -358,7 +481,9 @@ def test_each_replica_of_distributed_data_parallel_counts_its_own() -> None:
         )
         for rank in range(2)
     ]  # fmt: skip
-    assert [rank.communicate(timeout=200)[0].split() for rank in ranks] == [["12", "3", "144", "144"]] * 2
+    assert [rank.communicate(timeout=200)[0].split() for rank in ranks] == [
+        ["12", "3", "144", "144", "24", "3", "8", "576", "4", "True", "1"]
+    ] * 2
 
 
 def test_a_link_can_stand_in_a_model_by_itself() -> None:
