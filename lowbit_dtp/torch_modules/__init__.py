@@ -14,6 +14,7 @@ except ImportError as error:
 
 from ..ledger import Direction as Direction
 from .link import LinkModule
+from .quantizers import parameter_formats
 from .wiring import WiredLedger, ledger_of, unwire, wire
 
-__all__ = ["Direction", "LinkModule", "WiredLedger", "ledger_of", "unwire", "wire"]
+__all__ = ["Direction", "LinkModule", "WiredLedger", "ledger_of", "parameter_formats", "unwire", "wire"]

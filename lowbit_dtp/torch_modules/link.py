@@ -6,7 +6,7 @@ quantizes and counts, as in a `Network`: by compiled kernels for tensors in memo
 
 import itertools
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..formats import float32
 from ..ledger import Direction, Ledger
 from ..links import Link
 from ..randomness import RandomStream
+from .quantizers import is_quantized, signal_format
 
 MESSAGES = {
     "auto": "token for tensors [batch, tokens, width], sample for all others",
@@ -48,6 +49,9 @@ class LinkModule(torch.nn.Module):
     samples before they are sent, and divided afterwards: few-bit formats mean the same as in the learning rules.
     `is_mean` False leaves that out, for a loss that is a sum.
 
+    A QuantTensor of Brevitas stays one if the forward format is float32: what it stands for crosses, as whole numbers
+    of its own width, and arrives as it was. With another forward format, a plain tensor arrives.
+
     Has no parameters and no state. Raises TypeError, naming the link, for tensors of whole numbers, and ValueError for
     NaN; on a device, when the ledger is read.
     """
@@ -58,6 +62,7 @@ class LinkModule(torch.nn.Module):
             raise ValueError(f"messages must be one of {', '.join(MESSAGES)}, not {messages!r}")
         self.link, self.books = link, Books() if books is None else books
         self.messages, self.is_mean = messages, is_mean
+        self._is_quantizers = False  # whether the forward format is that of a QuantTensor
         self._register()
 
     def _register(self) -> None:
@@ -72,20 +77,39 @@ class LinkModule(torch.nn.Module):
         """Name and formats of the link."""
         return f"{self.link.name}: {self.link.forward}/{self.link.feedback}"
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` [batch, ...], as it arrives."""
+    def forward(self, x: Any) -> Any:
+        """`x` [batch, ...], a tensor or QuantTensor, as it arrives."""
+        if is_quantized(x):
+            if self.link.forward != float32 and not self._is_quantizers:
+                return self(x.value)
+            if not self._is_quantizers or x.bit_width.requires_grad:
+                self.link, self._is_quantizers = replace(self.link, forward=signal_format(x)), True
+            return x.set(value=self._sent(x.value, x.scale.detach(), x.zero_point.detach()))
+        if self._is_quantizers:  # which has been disabled
+            self.link, self._is_quantizers = replace(self.link, forward=float32), False
+        return self._sent(x)
+
+    def _sent(self, x: torch.Tensor, *units: torch.Tensor) -> torch.Tensor:
         if not x.is_floating_point():
             raise TypeError(
                 f"link {self.link.name}: the module gives {str(x.dtype).removeprefix('torch.')}, and links carry "
                 "floating-point numbers; wire another module"
             )
-        sent: torch.Tensor = _send(x, self._handle, torch.is_grad_enabled())
+        sent: torch.Tensor = _send(x, self._handle, torch.is_grad_enabled(), *units)
         return sent
 
-    def send(self, x: torch.Tensor, direction: Direction, has_gradients: bool = True) -> torch.Tensor:
+    def send(
+        self,
+        x: torch.Tensor,
+        direction: Direction,
+        has_gradients: bool = True,
+        scale: torch.Tensor | None = None,
+        zero_point: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """`x` after it has crossed, counted once: not again where a checkpoint computes activations a second time.
 
-        `has_gradients` says whether there will be gradients, if the pass of the whole model does not.
+        `has_gradients` says whether there will be gradients, if the pass of the whole model does not. With `scale`, the
+        whole numbers `x / scale + zero_point` cross, and `x` arrives.
         """
         books, fmt = self.books, self.link.format(direction)
         is_again = direction is Direction.FORWARD and torch._C._current_graph_task_id() != -1
@@ -93,7 +117,8 @@ class LinkModule(torch.nn.Module):
             has_gradients = books.has_gradients  # a checkpoint computes without gradients first
         ledger = Ledger() if is_again else books.training if has_gradients else books.inference
         factor = books.samples if direction is Direction.FEEDBACK and self.is_mean else 1
-        rows = x.detach().to(torch.float32).reshape(self._shape(x)).contiguous()
+        numbers = x.detach() if scale is None or zero_point is None else x.detach() / scale + zero_point
+        rows = numbers.to(torch.float32).reshape(self._shape(x)).contiguous()
         if factor != 1:
             rows = rows * factor
         stream = None
@@ -102,7 +127,7 @@ class LinkModule(torch.nn.Module):
         sent = self.link.send(
             rows.numpy() if rows.device.type == "cpu" else rows, direction, _PURPOSES[direction], ledger, stream
         )
-        if fmt == float32 or x.numel() == 0:
+        if fmt == float32 or scale is not None or x.numel() == 0:
             return x.clone()
         arrived: Any = sent.values
         values = torch.from_numpy(arrived) if rows.device.type == "cpu" else arrived
@@ -124,8 +149,14 @@ _modules: "weakref.WeakValueDictionary[int, LinkModule]" = weakref.WeakValueDict
 
 
 @torch.library.custom_op("lowbit_dtp::send", mutates_args=())
-def _send(x: torch.Tensor, handle: int, has_gradients: bool) -> torch.Tensor:
-    return _modules[handle].send(x, Direction.FORWARD, has_gradients)
+def _send(
+    x: torch.Tensor,
+    handle: int,
+    has_gradients: bool,
+    scale: torch.Tensor | None = None,
+    zero_point: torch.Tensor | None = None,
+) -> torch.Tensor:
+    return _modules[handle].send(x, Direction.FORWARD, has_gradients, scale, zero_point)
 
 
 @torch.library.custom_op("lowbit_dtp::send_back", mutates_args=())
@@ -134,7 +165,13 @@ def _send_back(gradient: torch.Tensor, handle: int) -> torch.Tensor:
 
 
 @_send.register_fake
-def _(x: torch.Tensor, handle: int, has_gradients: bool) -> torch.Tensor:
+def _(
+    x: torch.Tensor,
+    handle: int,
+    has_gradients: bool,
+    scale: torch.Tensor | None = None,
+    zero_point: torch.Tensor | None = None,
+) -> torch.Tensor:
     return torch.empty_like(x)
 
 
@@ -143,12 +180,12 @@ def _(gradient: torch.Tensor, handle: int) -> torch.Tensor:
     return torch.empty_like(gradient)
 
 
-def _keep(ctx: Any, inputs: tuple[torch.Tensor, int, bool], output: torch.Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     ctx.handle = inputs[1]
 
 
-def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-    return _send_back(gradient, ctx.handle), None, None
+def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+    return _send_back(gradient, ctx.handle), None, None, None, None
 
 
 _send.register_autograd(_backward, setup_context=_keep)

@@ -15,6 +15,7 @@ from ..formats import parse
 from ..ledger import Ledger
 from ..links import Link
 from .link import Books, LinkModule
+from .quantizers import is_quantized, quantizer
 
 
 @dataclass(eq=False)
@@ -59,7 +60,9 @@ def wire(
     of them in it; None for no other links. `messages` is one of `link.MESSAGES`; `is_mean` is as in `LinkModule`.
 
     A module that is called several times sends each time. Its output may be a tensor, a tuple or list, of which the
-    first tensor is sent, or a mapping or dataclass, likewise. Parameters, buffers and the state dict stay as they are.
+    first tensor is sent, or a mapping or dataclass, likewise. What a quantizer of Brevitas gives crosses in the
+    quantizer's own format, unless a forward format other than float32 is given. Parameters, buffers and the state dict
+    stay as they are.
     Wire before `torch.compile`.
 
     ValueError, naming the module, if there is none of that name, or two patterns name one, or the model is wired.
@@ -70,7 +73,7 @@ def wire(
     books = Books(ledger, ledger.inference)
     for name, (forward, feedback) in _formats(model, formats, rest).items():
         link = LinkModule(Link(parse(forward), parse(feedback), label=name), books, messages, is_mean)
-        model.get_submodule(name).register_forward_hook(_Sender(name, link))
+        quantizer(model.get_submodule(name)).register_forward_hook(_Sender(name, link))
     model.register_forward_pre_hook(_Begin(books), with_kwargs=True)
     model.register_forward_hook(_End(books), always_call=True)
     _wired[model] = books
@@ -212,7 +215,7 @@ class _Sender:
 
 def _with_first_sent(output: Any, link: LinkModule) -> tuple[bool, Any]:
     """Whether there is a tensor in `output`, and `output` with the first one sent."""
-    if isinstance(output, torch.Tensor):
+    if isinstance(output, torch.Tensor) or is_quantized(output):
         return True, link(output)
     if isinstance(output, tuple | list):
         for i, x in enumerate(output):
