@@ -13,8 +13,19 @@ except ImportError as error:
     raise ImportError("lowbit_dtp.torch_modules needs torch: pip install lowbit-dtp[torch]") from error
 
 from ..ledger import Direction as Direction
+from .alignment import align, unalign
 from .link import LinkModule
 from .quantizers import parameter_formats
 from .wiring import WiredLedger, ledger_of, unwire, wire
 
-__all__ = ["Direction", "LinkModule", "WiredLedger", "ledger_of", "parameter_formats", "unwire", "wire"]
+__all__ = [
+    "Direction",
+    "LinkModule",
+    "WiredLedger",
+    "align",
+    "ledger_of",
+    "parameter_formats",
+    "unalign",
+    "unwire",
+    "wire",
+]
