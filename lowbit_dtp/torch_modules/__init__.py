@@ -16,11 +16,12 @@ from ..ledger import Direction as Direction
 from .alignment import align, unalign
 from .link import LinkModule
 from .planning import estimate_model
+from .quantizers import parameter_formats
 from .targets import StagedModel, decoder_of
 from .wiring import WiredLedger, ledger_of, unwire, wire
 from .work import count_update, count_work
 
 __all__ = [
     "Direction", "LinkModule", "StagedModel", "WiredLedger", "align", "count_update", "count_work", "decoder_of",
-    "estimate_model", "ledger_of", "unalign", "unwire", "wire",
+    "estimate_model", "ledger_of", "parameter_formats", "unalign", "unwire", "wire",
 ]  # fmt: skip

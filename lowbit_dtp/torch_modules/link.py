@@ -6,7 +6,7 @@ quantizes and counts, as in a `Network`: by compiled kernels for tensors in memo
 
 import itertools
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from ..formats import float32
 from ..ledger import Direction, Ledger
 from ..links import Link
 from ..randomness import RandomStream
+from .quantizers import is_quantized, signal_format
 
 if TYPE_CHECKING:
     from .work import Passes
@@ -56,6 +57,9 @@ class LinkModule(torch.nn.Module):
     `is_mean` False leaves that out, for a loss that is a sum. Samples are those of the pass of the wired model, or the
     first axis of the tensor in a link that stands in a model by itself.
 
+    A QuantTensor of Brevitas stays one if the forward format is float32: what it stands for crosses, as whole numbers
+    of its own width, and arrives as it was. With another forward format, a plain tensor arrives.
+
     Has no parameters and no state. Raises TypeError, naming the link, for tensors of whole numbers, ValueError for NaN;
     on a device, when the ledger is read; and RuntimeError for gradients of gradients, which links do not carry.
     """
@@ -66,6 +70,7 @@ class LinkModule(torch.nn.Module):
             raise ValueError(f"messages must be one of {', '.join(MESSAGES)}, not {messages!r}")
         self.link, self.books = link, Books() if books is None else books
         self.messages, self.is_mean = messages, is_mean
+        self._is_quantizers = False  # whether the forward format is that of a QuantTensor
         self._register()
 
     def _register(self) -> None:
@@ -80,21 +85,39 @@ class LinkModule(torch.nn.Module):
         """Name and formats of the link."""
         return f"{self.link.name}: {self.link.forward}/{self.link.feedback}"
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` [batch, ...], as it arrives."""
+    def forward(self, x: Any) -> Any:
+        """`x` [batch, ...], a tensor or QuantTensor, as it arrives."""
+        if is_quantized(x):
+            if self.link.forward != float32 and not self._is_quantizers:
+                return self(x.value)
+            if not self._is_quantizers or x.bit_width.requires_grad:
+                self.link, self._is_quantizers = replace(self.link, forward=signal_format(x)), True
+            return x.set(value=self._arrived(x.value, x.scale.detach(), x.zero_point.detach()))
+        if self._is_quantizers:  # which has been disabled
+            self.link, self._is_quantizers = replace(self.link, forward=float32), False
+        return self._arrived(x)
+
+    def _arrived(self, x: torch.Tensor, *units: torch.Tensor) -> torch.Tensor:
         if not x.is_floating_point():
             raise TypeError(
                 f"link {self.link.name}: the module gives {str(x.dtype).removeprefix('torch.')}, and links carry "
                 "floating-point numbers; wire another module"
             )
-        sent: torch.Tensor = _send(x, self._handle, torch.is_grad_enabled())[0]
+        sent: torch.Tensor = _send(x, self._handle, torch.is_grad_enabled(), *units)[0]
         return sent
 
-    def send_up(self, x: torch.Tensor, has_gradients: bool = True) -> tuple[torch.Tensor, int]:
+    def send_up(
+        self,
+        x: torch.Tensor,
+        has_gradients: bool = True,
+        scale: torch.Tensor | None = None,
+        zero_point: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, int]:
         """Activations `x` after they have crossed, and how many samples their gradients are a mean over.
 
         They are counted once: not again where a checkpoint computes them a second time. `has_gradients` says whether
-        there will be gradients, if the pass of the whole model does not.
+        there will be gradients, if the pass of the whole model does not. With `scale`, the whole numbers
+        `x / scale + zero_point` cross, and `x` arrives.
         """
         books, is_again = self.books, torch._C._current_graph_task_id() != -1
         is_within = books.has_gradients is not None
@@ -102,7 +125,12 @@ class LinkModule(torch.nn.Module):
             has_gradients = books.has_gradients  # a checkpoint computes without gradients first
         samples = books.samples if is_within or is_again else None
         ledger = Ledger() if is_again else books.training if has_gradients else books.inference
-        return self._sent(x, Direction.FORWARD, ledger), samples or (len(x) if x.ndim else 1)
+        if scale is None or zero_point is None:
+            sent = self._sent(x, Direction.FORWARD, ledger)
+        else:
+            self._sent(x.detach() / scale + zero_point, Direction.FORWARD, ledger)
+            sent = x.clone()
+        return sent, samples or (len(x) if x.ndim else 1)
 
     def send_down(self, gradient: torch.Tensor, samples: int) -> torch.Tensor:
         """The `gradient` of a mean over so many samples after it has crossed."""
@@ -155,8 +183,14 @@ _OPERATOR: dict[str, Any] = {"mutates_args": (), "tags": torch.Tag.cudagraph_uns
 
 
 @torch.library.custom_op("lowbit_dtp::send", **_OPERATOR)
-def _send(x: torch.Tensor, handle: int, has_gradients: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    sent, samples = LINKS[handle].send_up(x, has_gradients)
+def _send(
+    x: torch.Tensor,
+    handle: int,
+    has_gradients: bool,
+    scale: torch.Tensor | None = None,
+    zero_point: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    sent, samples = LINKS[handle].send_up(x, has_gradients, scale, zero_point)
     return sent, torch.tensor(samples)
 
 
@@ -166,7 +200,13 @@ def _send_back(gradient: torch.Tensor, samples: torch.Tensor, handle: int) -> to
 
 
 @_send.register_fake
-def _(x: torch.Tensor, handle: int, has_gradients: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _(
+    x: torch.Tensor,
+    handle: int,
+    has_gradients: bool,
+    scale: torch.Tensor | None = None,
+    zero_point: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.empty_like(x), torch.empty((), dtype=torch.int64, device="cpu")
 
 
@@ -175,14 +215,14 @@ def _(gradient: torch.Tensor, samples: torch.Tensor, handle: int) -> torch.Tenso
     return torch.empty_like(gradient)
 
 
-def _keep(ctx: Any, inputs: tuple[torch.Tensor, int, bool], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
     ctx.handle = inputs[1]
     ctx.save_for_backward(output[1])
 
 
-def _backward(ctx: Any, gradient: torch.Tensor, _: Any) -> tuple[torch.Tensor, None, None]:
+def _backward(ctx: Any, gradient: torch.Tensor, _: Any) -> tuple[torch.Tensor, None, None, None, None]:
     [samples] = ctx.saved_tensors
-    return _send_back(gradient, samples, ctx.handle), None, None
+    return _send_back(gradient, samples, ctx.handle), None, None, None, None
 
 
 def _keep_handle(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor, int], output: torch.Tensor) -> None:

@@ -17,6 +17,7 @@ from ..formats import Format, parse
 from ..ledger import Ledger
 from ..links import Link
 from .link import Books, LinkModule
+from .quantizers import is_quantized, quantizer
 from .work import Passes
 
 
@@ -86,8 +87,10 @@ def wire(
     gradients while they cross; those that overflowed arrive as they are, for it to skip the step.
 
     A module that is called several times sends each time. Its output may be a tensor, a tuple or list, of which the
-    first tensor is sent, or a mapping or dataclass, likewise. Parameters, buffers and the state dict stay as they are.
-    What `torch.compile` has made of the model before is compiled again; its links are not for `fullgraph`.
+    first tensor is sent, or a mapping or dataclass, likewise. What a quantizer of Brevitas gives crosses in the
+    quantizer's own format, unless a forward format other than float32 is given. Parameters, buffers and the state dict
+    stay as they are. What `torch.compile` has made of the model before is compiled again; its links are not for
+    `fullgraph`.
 
     Unless `work` is False, operations and memory accesses of the model and of its optimizers are counted too: see
     `work`, also for `weight_formats`. The first pass over tensors of new shapes takes longer for it. The loss is not
@@ -102,7 +105,7 @@ def wire(
     books = Books(ledger, ledger.inference, scaler, work=Passes(weight_formats or {}) if work else None)
     for name, (forward, feedback) in _formats(model, formats, rest).items():
         link = LinkModule(Link(parse(forward), parse(feedback), label=name), books, messages, is_mean)
-        model.get_submodule(name).register_forward_hook(_Sender(name, link))
+        quantizer(model.get_submodule(name)).register_forward_hook(_Sender(name, link))
     model.register_forward_pre_hook(_Begin(books), with_kwargs=True)
     model.register_forward_hook(_End(books), always_call=True)
     _wired[model] = books
@@ -270,7 +273,7 @@ class _Sender:
 
 def _with_first_sent(output: Any, link: LinkModule) -> tuple[bool, Any]:
     """Whether there is a tensor in `output`, and `output` with the first one sent."""
-    if isinstance(output, torch.Tensor):
+    if isinstance(output, torch.Tensor) or is_quantized(output):
         return True, link(output)
     if isinstance(output, tuple | list):
         for i, x in enumerate(output):

@@ -362,7 +362,7 @@ CODINGS: dict[str, tuple[int, int]] = {
 """Codings, with the bits of a binary state of 100 neurons, 0, 50 and 99 at +1, and a target in which 7 is, too."""
 
 PROCESSES = ["45nm", "7nm"]
-WIRES = ["board", "chip-to-chip", "interposer", "mesh", "on-die", "serdes"]
+WIRES = ["board", "chip-to-chip", "interposer", "mesh", "on-die", "radio", "serdes"]
 MACHINES = [
     "arm", "braintta", "cpu", "finn", "gpu", "loihi", "spinnaker", "spinnaker2", "truenorth", "xnorbin",
 ]  # fmt: skip

@@ -86,6 +86,7 @@ def everything():
         ("board", 5000 * 10 * PJ),
         ("chip-to-chip", 5000 * 1.3 * PJ),
         ("serdes", 5000 * 6 * PJ),
+        ("radio", 5000 * 38_000 * PJ),  # 12.66 mA at 3 V for a microsecond
         ("on-die:5mm", 1234 * 5 * 0.24 * PJ),  # by the toggles: 240 fJ a transition a mm at 45 nm
     ],
 )

@@ -179,8 +179,8 @@ def test_unknown_technology():
     with pytest.raises(ValueError) as error:
         Technology.load("3nm")
     there_are = (
-        "45nm, 7nm, arm, board, braintta, chip-to-chip, cpu, finn, gpu, interposer, loihi, mesh, on-die, serdes, "
-        "spinnaker, spinnaker2, truenorth, xnorbin"
+        "45nm, 7nm, arm, board, braintta, chip-to-chip, cpu, finn, gpu, interposer, loihi, mesh, on-die, radio, "
+        "serdes, spinnaker, spinnaker2, truenorth, xnorbin"
     )
     assert str(error.value) == f"no technology '3nm'; there are: {there_are}"
     with pytest.raises(ValueError) as error:
