@@ -27,10 +27,6 @@ REPEATED = 20
 ROM_WORDS = 512
 """A memory with more words than this is made of many block RAMs, and gets a register behind their multiplexer."""
 
-LARGEST_DEPTH = 8192
-"""Most words of a memory of weights. One of more beats is as much wider: block RAMs side by side need no multiplexer
-before a register, and those of the ECP5 and the iCE40 are slow."""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -121,11 +117,8 @@ def place(manifest: Mapping[str, Any], damage: Damage) -> Place | None:
         never = max(layer["highest_sum"]) + 1
         numbers, each = layer["thresholds_per_neuron"], hardware["comparators_per_output"]
         bits = max(layer["threshold_bits"], signed_bits(never, never))
-    beats, beat, bit = -(-numbers // each), damage.line - 1, bit_of_line(damage)
-    if found[2] == "weights":
-        together, width = beats_a_word(beats * -(-layer["neurons"] // outputs)), bits * each * outputs
-        beat, bit = beat * together + min(bit // width, together - 1), bit % width
-    neuron = beat // beats * outputs + min(bit // (bits * each), outputs - 1)
+    unit = min(bit_of_line(damage) // (bits * each), outputs - 1)
+    neuron = (damage.line - 1) // -(-numbers // each) * outputs + unit
     return layer["output_name"], min(neuron, layer["neurons"] - 1)
 
 
@@ -182,15 +175,6 @@ def _signed(codes: Integers, bits: int) -> Integers:
     return np.where(codes >= 1 << bits - 1, codes - (1 << bits), codes)
 
 
-def beats_a_word(beats: int) -> int:
-    """How many beats of weights a word of a memory for `beats` has.
-
-    >>> beats_a_word(8192), beats_a_word(24_500)
-    (1, 3)
-    """
-    return -(-beats // LARGEST_DEPTH)
-
-
 def _memories(folded: FoldedLayer, network: FixedNetwork) -> dict[str, bytes]:
     layer, fold = folded.layer, folded.fold
     kind = _Kind.of_weights(layer.weight_levels)
@@ -198,10 +182,7 @@ def _memories(folded: FoldedLayer, network: FixedNetwork) -> dict[str, bytes]:
     weights[: layer.neurons, : layer.below.neurons] = kind.stored(layer.weight.T, layer.weight_levels)
     tiles = weights.reshape(folded.groups, fold.outputs, folded.beats, fold.inputs).swapaxes(1, 2)
     lines = tiles.reshape(folded.groups * folded.beats, -1)
-    together = beats_a_word(folded.groups * folded.beats)
-    words = np.zeros((-(-len(lines) // together), together * lines.shape[1]), np.int64)
-    words.reshape(-1, lines.shape[1])[: len(lines)] = lines
-    contents = {f"{layer.name}.weights.mem": hex_lines(words, kind.bits)}
+    contents = {f"{layer.name}.weights.mem": hex_lines(lines, kind.bits)}
     if isinstance(layer, HiddenLayer):
         fill, bits = _thresholds(layer)
         count = layer.thresholds.shape[1]
@@ -242,7 +223,6 @@ def _parameters(folded: FoldedLayer, network: FixedNetwork) -> dict[str, Any]:
         "WEIGHT_LEVELS": weights.table,
         "SUM_BITS": layer.sum_bits,
         "ROM_REGISTER": int(folded.beats * folded.groups > ROM_WORDS),
-        "BEATS_A_WORD": beats_a_word(folded.beats * folded.groups),
         "WEIGHTS": f'"{layer.name}.weights.mem"',
     }
     if isinstance(layer, HiddenLayer):

@@ -78,25 +78,6 @@ def test_memories_with_registers_behind_them(exported, link):
 
 
 @needs_icarus
-@pytest.mark.parametrize(("depth", "beats"), [(37, 15), (300, 2)])  # 528 beats: the last word is full, or not
-def test_words_of_several_beats(exported, monkeypatch, depth, beats):
-    monkeypatch.setattr("export.verilog.LARGEST_DEPTH", depth)
-    folder = exported(
-        links=("ufixed(2,0)", "binary"), activations=("tanh",), sizes=(48, 11, 2), options={"fold": "1x1"}
-    )
-    assert f".BEATS_A_WORD({beats})" in (folder / "rtl/layer_h1.v").read_text()
-    assert ".BEATS_A_WORD(1)" in (folder / "rtl/layer_output.v").read_text()
-    assert simulation.test_bench(folder, "iverilog").status == "passed"
-    _spoil(folder / "h1.weights.mem", 100 // beats, 0, 0)  # of beats 90 or 100: each neuron has 48
-    assert (
-        simulation.test_bench(folder, "iverilog").status
-        == f"failed at link h1-output, neuron {100 // beats * beats // 48}"
-    )
-    if shutil.which("verilator"):
-        assert _lint(folder) == ""
-
-
-@needs_icarus
 @pytest.mark.parametrize(
     ("link", "weights"),
     [

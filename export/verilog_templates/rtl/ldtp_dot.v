@@ -18,8 +18,7 @@ module ldtp_dot #(
   parameter [((WEIGHT_KIND == 3) ? WEIGHT_LEVEL_BITS << WEIGHT_BITS : 1)-1:0] WEIGHT_LEVELS = 0,
   parameter SUM_BITS = 12,
   parameter ROM_REGISTER = 0,  // 1: registers after memories, which are slow where they are made of many block RAMs
-  parameter BEATS_A_WORD = 1,  // above 1: a word of the memory has so many beats, for memories of less depth
-  parameter WEIGHTS = ""  // file: a line a word, beat by beat, neuron by neuron, the first in the least significant bits
+  parameter WEIGHTS = ""  // file: a line a beat, neuron by neuron, the first in the least significant bits
 ) (
   input  wire clk,
   input  wire rst,
@@ -31,9 +30,8 @@ module ldtp_dot #(
 );
   localparam BEATS = (INPUTS + LANES - 1) / LANES;
   localparam DEPTH = GROUPS * BEATS;
-  localparam WORDS = (DEPTH + BEATS_A_WORD - 1) / BEATS_A_WORD;
-  localparam ADDRESS_BITS = (WORDS > 1) ? $clog2(WORDS) : 1;
-  localparam [31:0] HIGHEST = WORDS - 1;
+  localparam ADDRESS_BITS = (DEPTH > 1) ? $clog2(DEPTH) : 1;
+  localparam [31:0] HIGHEST = DEPTH - 1;
   localparam [ADDRESS_BITS-1:0] LAST_ADDRESS = HIGHEST[ADDRESS_BITS-1:0];
   localparam TAIL = INPUTS - (BEATS - 1) * LANES;  // lanes with an input in the last beat
 
@@ -48,8 +46,7 @@ module ldtp_dot #(
   localparam DIGIT_SUM_BITS = TERM_BITS + $clog2(LANES);
   localparam SHIFTED_BITS = DIGIT_SUM_BITS + 2 * (DIGITS - 1);
   localparam TOTAL_BITS = SHIFTED_BITS + $clog2(DIGITS);
-  localparam ROM_STAGES = (BEATS_A_WORD > 1) ? 2 : (ROM_REGISTER != 0) ? 1 : 0;
-  localparam LEVEL_STAGE = 2 + ROM_STAGES;
+  localparam LEVEL_STAGE = (ROM_REGISTER != 0) ? 3 : 2;
   localparam STAGES = LEVEL_STAGE + 1 + $clog2(LANES) + $clog2(DIGITS);
 
   // Flags of the beat in each stage: 1 codes, LEVEL_STAGE levels and weights, then terms, then the adders
@@ -65,57 +62,28 @@ module ldtp_dot #(
   assign finishing = beat_valid[STAGES] & beat_last[STAGES];
 
   // Weights
-  localparam BEAT_BITS = UNITS*LANES*WEIGHT_BITS;
-  reg [BEATS_A_WORD*BEAT_BITS-1:0] memory [0:WORDS-1];
-  reg [BEAT_BITS-1:0] weights;
+  reg [UNITS*LANES*WEIGHT_BITS-1:0] memory [0:DEPTH-1];
+  reg [UNITS*LANES*WEIGHT_BITS-1:0] weights;
   reg [ADDRESS_BITS-1:0] address;
   initial if (WEIGHTS != "") $readmemh(WEIGHTS, memory);
   wire next = beat_valid[1];
-  wire next_word;
   always @(posedge clk)
     if (rst) address <= {ADDRESS_BITS{1'b0}};
-    else if (next_word) address <= (address == LAST_ADDRESS) ? {ADDRESS_BITS{1'b0}} : address + 1'b1;
+    else if (next) address <= (address == LAST_ADDRESS) ? {ADDRESS_BITS{1'b0}} : address + 1'b1;
   generate
-    if (BEATS_A_WORD > 1) begin : wide_memory
-      localparam PART_BITS = $clog2(BEATS_A_WORD);
-      localparam [31:0] FINAL_PART = BEATS_A_WORD - 1;
-      localparam [31:0] FINAL_BEAT = (DEPTH - 1) % BEATS_A_WORD;  // of the last word
-      reg [PART_BITS-1:0] part, part_found, part_kept;
-      reg [BEATS_A_WORD*BEAT_BITS-1:0] found, kept;
-      wire ends = part == FINAL_PART[PART_BITS-1:0] || (address == LAST_ADDRESS && part == FINAL_BEAT[PART_BITS-1:0]);
-      assign next_word = next & ends;
-      always @(posedge clk)
-        if (rst) part <= {PART_BITS{1'b0}};
-        else if (next) part <= ends ? {PART_BITS{1'b0}} : part + 1'b1;
-      always @(posedge clk) begin
-        found <= memory[address];
-        part_found <= part;
-        kept <= found;  // nothing between a block RAM, which is slow, and a register
-        part_kept <= part_found;
-        weights <= kept[part_kept*BEAT_BITS +: BEAT_BITS];
-      end
-    end else if (ROM_REGISTER != 0) begin : deep_memory
-      reg [BEAT_BITS-1:0] found;
-      assign next_word = next;
+    if (ROM_REGISTER != 0) begin : deep_memory
+      reg [UNITS*LANES*WEIGHT_BITS-1:0] found;
       always @(posedge clk) begin
         found <= memory[address];
         weights <= found;
       end
     end else begin : shallow_memory
-      assign next_word = next;
       always @(posedge clk) weights <= memory[address];
     end
   endgenerate
   wire [LANES*CODE_BITS-1:0] arrived;
   generate
-    if (ROM_STAGES > 1) begin : later_codes
-      reg [LANES*CODE_BITS-1:0] early, kept;
-      always @(posedge clk) begin
-        early <= codes;
-        kept <= early;
-      end
-      assign arrived = kept;
-    end else if (ROM_STAGES > 0) begin : late_codes
+    if (ROM_REGISTER != 0) begin : late_codes
       reg [LANES*CODE_BITS-1:0] kept;
       always @(posedge clk) kept <= codes;
       assign arrived = kept;

@@ -20,7 +20,6 @@ module ldtp_layer #(
   parameter [((WEIGHT_KIND == 3) ? WEIGHT_LEVEL_BITS << WEIGHT_BITS : 1)-1:0] WEIGHT_LEVELS = 0,
   parameter SUM_BITS = 12,
   parameter ROM_REGISTER = 0,
-  parameter BEATS_A_WORD = 1,
   parameter WEIGHTS = "",
   parameter OUTPUT_LAYER = 0,
   // of a hidden layer
@@ -58,7 +57,7 @@ module ldtp_layer #(
   localparam [31:0] FINAL_GROUP = GROUPS - 1;
   localparam [GROUP_BITS-1:0] LAST_GROUP = FINAL_GROUP[GROUP_BITS-1:0];
   // Groups between their last beat and the reader of the link, who gets one a period
-  localparam LATENCY = 16 + (BEATS_A_WORD > 1 ? 1 : 0) + $clog2(LANES) + $clog2(WEIGHT_LEVEL_BITS) + STEPS + ((OUTPUT_LAYER != 0) ? 2 * UNITS : 0);
+  localparam LATENCY = 16 + $clog2(LANES) + $clog2(WEIGHT_LEVEL_BITS) + STEPS + ((OUTPUT_LAYER != 0) ? 2 * UNITS : 0);
   localparam DEPTH = (OUTPUT_LAYER != 0) ? 2 : 1 << $clog2(LATENCY / PERIOD + 2);
   localparam ROOM_BITS = $clog2(DEPTH + 1);
   localparam [31:0] ROOMS = DEPTH;
@@ -106,7 +105,7 @@ module ldtp_layer #(
     .INPUTS(INPUTS), .LANES(LANES), .UNITS(UNITS), .GROUPS(GROUPS), .CODE_BITS(CODE_BITS), .CODE_KIND(CODE_KIND),
     .LEVEL_BITS(LEVEL_BITS), .LEVELS(LEVELS), .WEIGHT_BITS(WEIGHT_BITS), .WEIGHT_KIND(WEIGHT_KIND),
     .WEIGHT_LEVEL_BITS(WEIGHT_LEVEL_BITS), .WEIGHT_LEVELS(WEIGHT_LEVELS), .SUM_BITS(SUM_BITS),
-    .ROM_REGISTER(ROM_REGISTER), .BEATS_A_WORD(BEATS_A_WORD), .WEIGHTS(WEIGHTS)
+    .ROM_REGISTER(ROM_REGISTER), .WEIGHTS(WEIGHTS)
   ) dot (
     .clk(clk), .rst(rst), .valid(valid), .last(last), .codes(codes), .finishing(finishing), .sums(sums));
 
