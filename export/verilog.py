@@ -27,6 +27,9 @@ REPEATED = 20
 ROM_WORDS = 512
 """A memory with more words than this is made of many block RAMs, and gets a register behind their multiplexer."""
 
+ROM_ROWS = 2048
+"""Rows of a memory of weights at most: a block RAM of an ECP5 has them at nine bits. A deeper one is laid out wide."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -117,9 +120,17 @@ def place(manifest: Mapping[str, Any], damage: Damage) -> Place | None:
         never = max(layer["highest_sum"]) + 1
         numbers, each = layer["thresholds_per_neuron"], hardware["comparators_per_output"]
         bits = max(layer["threshold_bits"], signed_bits(never, never))
-    unit = min(bit_of_line(damage) // (bits * each), outputs - 1)
-    neuron = (damage.line - 1) // -(-numbers // each) * outputs + unit
+    steps = -(-numbers // each)
+    row = _row_beats(steps * -(-layer["neurons"] // outputs)) if found[2] == "weights" else 1
+    word, bit = divmod(bit_of_line(damage), bits * each * outputs)
+    step = (damage.line - 1) * row + min(word, row - 1)
+    neuron = step // steps * outputs + min(bit // (bits * each), outputs - 1)
     return layer["output_name"], min(neuron, layer["neurons"] - 1)
+
+
+def _row_beats(beats: int) -> int:
+    """Beats of weights in a row of their memory."""
+    return -(-beats // ROM_ROWS)
 
 
 def _static(part: str) -> list[Path]:
@@ -181,7 +192,9 @@ def _memories(folded: FoldedLayer, network: FixedNetwork) -> dict[str, bytes]:
     weights = np.zeros((folded.groups * fold.outputs, folded.beats * fold.inputs), np.int64)
     weights[: layer.neurons, : layer.below.neurons] = kind.stored(layer.weight.T, layer.weight_levels)
     tiles = weights.reshape(folded.groups, fold.outputs, folded.beats, fold.inputs).swapaxes(1, 2)
-    lines = tiles.reshape(folded.groups * folded.beats, -1)
+    words = tiles.reshape(folded.groups * folded.beats, -1)
+    row = _row_beats(len(words))
+    lines = np.pad(words, [(0, -len(words) % row), (0, 0)]).reshape(-1, row * words.shape[1])
     contents = {f"{layer.name}.weights.mem": hex_lines(lines, kind.bits)}
     if isinstance(layer, HiddenLayer):
         fill, bits = _thresholds(layer)
@@ -223,6 +236,7 @@ def _parameters(folded: FoldedLayer, network: FixedNetwork) -> dict[str, Any]:
         "WEIGHT_LEVELS": weights.table,
         "SUM_BITS": layer.sum_bits,
         "ROM_REGISTER": int(folded.beats * folded.groups > ROM_WORDS),
+        "ROW_BEATS": _row_beats(folded.beats * folded.groups),
         "WEIGHTS": f'"{layer.name}.weights.mem"',
     }
     if isinstance(layer, HiddenLayer):

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from export import TARGETS, FixedNetwork, VerificationError, simulation, write
+from export import TARGETS, FixedNetwork, VerificationError, simulation, verified, verilog, write
 from export.folding import fold_layers
 from lowbit_dtp.formats import float32
 from lowbit_dtp.ledger import Direction, Ledger
@@ -75,6 +75,27 @@ def test_memories_with_registers_behind_them(exported, link):
     assert ".ROM_REGISTER(1)" in (folder / "rtl/layer_h1.v").read_text()
     assert ".ROM_REGISTER(0)" in (folder / "rtl/layer_output.v").read_text()
     assert simulation.test_bench(folder, "iverilog").status == "passed"
+
+
+@needs_icarus
+def test_memories_that_are_too_deep_are_laid_out_wide(exported, monkeypatch):
+    monkeypatch.setattr(verilog, "ROM_ROWS", 64)
+    folder = exported(
+        links=("ufixed(2,0)", "binary"), activations=("tanh",), sizes=(49, 11, 2), options={"fold": "2x3"}
+    )
+    lines = (folder / "h1.weights.mem").read_text().split()  # 102 beats, two a line, each of 2 x 3 weights of 4 bits
+    assert (len(lines), len(lines[0])) == (51, 12)
+    assert ".ROW_BEATS(2)" in (folder / "rtl/layer_h1.v").read_text()
+    assert simulation.test_bench(folder, "iverilog").status == "passed"
+    monkeypatch.setattr(verilog, "ROM_ROWS", 24)
+    folder = exported(
+        links=("ufixed(2,0)", "binary"), activations=("tanh",), sizes=(49, 11, 2), options={"fold": "2x3"}
+    )
+    assert len((folder / "h1.weights.mem").read_text().split()) == 21  # the last of two beats out of five
+    assert simulation.test_bench(folder, "iverilog").status == "passed"
+    _spoil(folder / "h1.weights.mem", 4, 15, 0)  # beat 22 of 17 a group, neuron 1 of its two
+    assert verified(folder).status == "failed at link h1-output, neuron 3"
+    assert simulation.test_bench(folder, "iverilog").status == "failed at link h1-output, neuron 3"
 
 
 @needs_icarus

@@ -18,7 +18,8 @@ module ldtp_dot #(
   parameter [((WEIGHT_KIND == 3) ? WEIGHT_LEVEL_BITS << WEIGHT_BITS : 1)-1:0] WEIGHT_LEVELS = 0,
   parameter SUM_BITS = 12,
   parameter ROM_REGISTER = 0,  // 1: registers after memories, which are slow where they are made of many block RAMs
-  parameter WEIGHTS = ""  // file: a line a beat, neuron by neuron, the first in the least significant bits
+  parameter ROW_BEATS = 1,  // of a memory that is too deep for a block RAM; more than one only with ROM_REGISTER
+  parameter WEIGHTS = ""  // file: ROW_BEATS beats a line, each neuron by neuron, the first in the least significant bits
 ) (
   input  wire clk,
   input  wire rst,
@@ -29,7 +30,8 @@ module ldtp_dot #(
   output wire [UNITS*SUM_BITS-1:0] sums
 );
   localparam BEATS = (INPUTS + LANES - 1) / LANES;
-  localparam DEPTH = GROUPS * BEATS;
+  localparam WIDTH = UNITS * LANES * WEIGHT_BITS;
+  localparam DEPTH = (GROUPS * BEATS + ROW_BEATS - 1) / ROW_BEATS;
   localparam ADDRESS_BITS = (DEPTH > 1) ? $clog2(DEPTH) : 1;
   localparam [31:0] HIGHEST = DEPTH - 1;
   localparam [ADDRESS_BITS-1:0] LAST_ADDRESS = HIGHEST[ADDRESS_BITS-1:0];
@@ -46,7 +48,8 @@ module ldtp_dot #(
   localparam DIGIT_SUM_BITS = TERM_BITS + $clog2(LANES);
   localparam SHIFTED_BITS = DIGIT_SUM_BITS + 2 * (DIGITS - 1);
   localparam TOTAL_BITS = SHIFTED_BITS + $clog2(DIGITS);
-  localparam LEVEL_STAGE = (ROM_REGISTER != 0) ? 3 : 2;
+  localparam LATE = (ROW_BEATS > 1) ? 2 : (ROM_REGISTER != 0) ? 1 : 0;  // cycles that weights take longer
+  localparam LEVEL_STAGE = 2 + LATE;
   localparam STAGES = LEVEL_STAGE + 1 + $clog2(LANES) + $clog2(DIGITS);
 
   // Flags of the beat in each stage: 1 codes, LEVEL_STAGE levels and weights, then terms, then the adders
@@ -62,28 +65,58 @@ module ldtp_dot #(
   assign finishing = beat_valid[STAGES] & beat_last[STAGES];
 
   // Weights
-  reg [UNITS*LANES*WEIGHT_BITS-1:0] memory [0:DEPTH-1];
-  reg [UNITS*LANES*WEIGHT_BITS-1:0] weights;
+  reg [ROW_BEATS*WIDTH-1:0] memory [0:DEPTH-1];
+  reg [WIDTH-1:0] weights;
   reg [ADDRESS_BITS-1:0] address;
   initial if (WEIGHTS != "") $readmemh(WEIGHTS, memory);
   wire next = beat_valid[1];
+  wire ends_row;
   always @(posedge clk)
     if (rst) address <= {ADDRESS_BITS{1'b0}};
-    else if (next) address <= (address == LAST_ADDRESS) ? {ADDRESS_BITS{1'b0}} : address + 1'b1;
+    else if (next & ends_row) address <= (address == LAST_ADDRESS) ? {ADDRESS_BITS{1'b0}} : address + 1'b1;
   generate
-    if (ROM_REGISTER != 0) begin : deep_memory
-      reg [UNITS*LANES*WEIGHT_BITS-1:0] found;
+    if (ROW_BEATS > 1) begin : wide_memory
+      // All beats of a row are read and kept, then one is chosen: no multiplexer between block RAM and register.
+      localparam PLACE_BITS = $clog2(ROW_BEATS);
+      localparam [31:0] HIGHEST_PLACE = ROW_BEATS - 1;
+      localparam [PLACE_BITS-1:0] LAST_PLACE = HIGHEST_PLACE[PLACE_BITS-1:0];
+      localparam [31:0] HIGHEST_OF_LAST = GROUPS * BEATS - 1 - (DEPTH - 1) * ROW_BEATS;
+      localparam [PLACE_BITS-1:0] LAST_OF_LAST = HIGHEST_OF_LAST[PLACE_BITS-1:0];
+      reg [PLACE_BITS-1:0] place, read_place, kept_place;
+      reg [ROW_BEATS*WIDTH-1:0] found, kept;
+      assign ends_row = place == ((address == LAST_ADDRESS) ? LAST_OF_LAST : LAST_PLACE);
+      always @(posedge clk)
+        if (rst) place <= {PLACE_BITS{1'b0}};
+        else if (next) place <= ends_row ? {PLACE_BITS{1'b0}} : place + 1'b1;
+      always @(posedge clk) begin
+        found <= memory[address];
+        read_place <= place;
+        kept <= found;
+        kept_place <= read_place;
+        weights <= kept[kept_place*WIDTH +: WIDTH];
+      end
+    end else if (ROM_REGISTER != 0) begin : deep_memory
+      reg [WIDTH-1:0] found;
+      assign ends_row = 1'b1;
       always @(posedge clk) begin
         found <= memory[address];
         weights <= found;
       end
     end else begin : shallow_memory
+      assign ends_row = 1'b1;
       always @(posedge clk) weights <= memory[address];
     end
   endgenerate
   wire [LANES*CODE_BITS-1:0] arrived;
   generate
-    if (ROM_REGISTER != 0) begin : late_codes
+    if (LATE == 2) begin : later_codes
+      reg [LANES*CODE_BITS-1:0] first, kept;
+      always @(posedge clk) begin
+        first <= codes;
+        kept <= first;
+      end
+      assign arrived = kept;
+    end else if (LATE == 1) begin : late_codes
       reg [LANES*CODE_BITS-1:0] kept;
       always @(posedge clk) kept <= codes;
       assign arrived = kept;

@@ -20,6 +20,7 @@ module ldtp_layer #(
   parameter [((WEIGHT_KIND == 3) ? WEIGHT_LEVEL_BITS << WEIGHT_BITS : 1)-1:0] WEIGHT_LEVELS = 0,
   parameter SUM_BITS = 12,
   parameter ROM_REGISTER = 0,
+  parameter ROW_BEATS = 1,
   parameter WEIGHTS = "",
   parameter OUTPUT_LAYER = 0,
   // of a hidden layer
@@ -105,7 +106,7 @@ module ldtp_layer #(
     .INPUTS(INPUTS), .LANES(LANES), .UNITS(UNITS), .GROUPS(GROUPS), .CODE_BITS(CODE_BITS), .CODE_KIND(CODE_KIND),
     .LEVEL_BITS(LEVEL_BITS), .LEVELS(LEVELS), .WEIGHT_BITS(WEIGHT_BITS), .WEIGHT_KIND(WEIGHT_KIND),
     .WEIGHT_LEVEL_BITS(WEIGHT_LEVEL_BITS), .WEIGHT_LEVELS(WEIGHT_LEVELS), .SUM_BITS(SUM_BITS),
-    .ROM_REGISTER(ROM_REGISTER), .WEIGHTS(WEIGHTS)
+    .ROM_REGISTER(ROM_REGISTER), .ROW_BEATS(ROW_BEATS), .WEIGHTS(WEIGHTS)
   ) dot (
     .clk(clk), .rst(rst), .valid(valid), .last(last), .codes(codes), .finishing(finishing), .sums(sums));
 
