@@ -8,7 +8,7 @@ of an ensemble and on the device of the signals; reading them waits for the devi
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from .choices import choose
 from .codings import BOUNDS, CODINGS, MAX_BITS, Coded, CodedCounts
@@ -237,7 +237,7 @@ class Ledger:
         """The sum of two ledgers, as of two runs."""
         return merged([self, other])
 
-    def __iadd__(self, other: "Ledger") -> "Ledger":
+    def __iadd__(self, other: "Ledger") -> Self:
         self.runs += other.runs
         self.epochs += other.epochs
         self.steps += other.steps
