@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+SHORTER = {"EPOCHS = 2\n": "EPOCHS = 1\n"}
+"""What is changed of a notebook before it runs here, so that it takes half as long."""
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -20,6 +22,9 @@ def test_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     notebook = nbformat.read(path, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "notebooks are kept without outputs"
+    for cell in notebook.cells:
+        for long, short in SHORTER.items():
+            cell.source = cell.source.replace(long, short)
     client = nbclient.NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
     )

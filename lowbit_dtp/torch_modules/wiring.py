@@ -39,13 +39,13 @@ class WiredLedger(Ledger):
         """
         parts: list[Any] = [None] * torch.distributed.get_world_size(group)
         torch.distributed.all_gather_object(parts, [self.as_dict(), self.inference.as_dict()], group)
-        together = WiredLedger(runs=0)
-        for training, inference in parts:
-            together += Ledger.from_dict(training)
-            together.inference += Ledger.from_dict(inference)
-        together.batch = sum(training["batch"] for training, _ in parts)
-        for whole, own in ((together, self), (together.inference, self.inference)):
+        together = WiredLedger()
+        wholes: tuple[Ledger, Ledger] = together, together.inference
+        for i, (whole, own) in enumerate(zip(wholes, (self, self.inference), strict=True)):
+            for part in parts:
+                whole += Ledger.from_dict(part[i])
             whole.runs, whole.epochs, whole.steps = own.runs, own.epochs, own.steps
+        together.batch = sum(training["batch"] for training, _ in parts)
         return together
 
 

@@ -6,16 +6,20 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lowbit_dtp import Comparison
+from lowbit_dtp.data import load
 from lowbit_dtp.distributed import HEADER_BYTES, WireError
 from lowbit_dtp.distributed.transport import Envelope
+from lowbit_dtp.runs import run
 
 SPLIT = "h1|h2,output"
-TRAIN = ("train", "--data", "digits", "--rule", "dtp", "--epochs", "6", "--codings", "silence")
+TRAIN = ("train", "--data", "digits", "--rule", "dtp", "--epochs", "4", "--codings", "silence")
 
 
 def free_port() -> int:
@@ -48,7 +52,7 @@ def ended(ranks: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
 
 def test_a_rank_is_killed_and_the_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
     alone, split = tmp_path / "alone", tmp_path / "split"
-    subprocess.run([sys.executable, "-m", "lowbit_dtp", *TRAIN, "--out", str(alone)], check=True, capture_output=True)
+    run(replace(Comparison.load("digits").experiment("dtp", 0), epochs=4, codings=("silence",)), alone, load("digits"))
     ranks = begin(split)
     until = time.monotonic() + 200
     while not (split / "metrics.jsonl").exists() or not (split / "metrics.jsonl").read_text():
