@@ -184,7 +184,7 @@ def test_a_recorded_step_is_the_step_as_written(rule: LearningRule, few: Samples
     """Weights, losses and every count, over phases, a short last minibatch, fading noise and stochastic rounding."""
     if isinstance(rule, rules.TargetProp):
         rule = type(rule)(noise=0.5, half_noise_epoch=1.0, schedule=rule.schedule)
-    if not isinstance(rule, rules.DTP):  # a remainder is recorded once more, which takes seconds a rule
+    if type(rule) is not rules.DTP:  # a remainder is recorded once more, which takes seconds a rule
         few = Samples(few.stored[:100], few.labels[:100], few.format)
     plain, recorded = (trained(rule, few, device, mode) for mode in ("plain", "recorded"))
     tolerance = {"cpu": 0, "cuda": 1e-5}[device]
