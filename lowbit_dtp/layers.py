@@ -379,12 +379,16 @@ class Layer:
     # what each operation counts: the same for every member of an ensemble
 
     def _count(self, ledger: Ledger, count: Callable[..., None], *details: Any) -> None:
+        ledger.counts.repeat(*self._cost(count, *details))
+
+    def _cost(self, count: Callable[..., None], *details: Any) -> tuple[Counts, int]:
+        """What `count` counts for a member, and how many members there are."""
         key = (count.__name__, *details)
         cost = self._costs.get(key)
         if cost is None:
             count(once := Ledger(), *details)
             cost = self._costs[key] = once.counts, self.members
-        ledger.counts.repeat(*cost)
+        return cost
 
     def _rows(self, x: Array | Signal) -> int:
         """Samples that each member has in `x` [..., batch, neurons]."""

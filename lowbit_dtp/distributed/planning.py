@@ -19,7 +19,7 @@ from math import prod
 from ..backends import Array
 from ..backends.shapes import ShapeArray
 from ..data import Outline, outline
-from ..estimation import WITHOUT_NUMBERS, estimate, minibatches, samples_without_numbers
+from ..estimation import WITHOUT_NUMBERS, minibatches, samples_without_numbers
 from ..experiment import Experiment
 from ..ledger import Direction, Ledger
 from ..links import Link, Signal
@@ -150,25 +150,26 @@ def plan(experiment: Experiment, split: str, data: Outline | None = None) -> Pla
     rule = rule.without_data()
     training, total = Training(rule, optimizer, experiment.learned_task(), experiment.batch, 0), ShapeArray((), float)
     sent: dict[tuple[str, Direction], list[int]] = {}
+    noted: list[Link] = [
+        _NotedLink(x.forward, x.feedback, x.lower, x.upper, x.label, placement=placement, sent=sent)
+        for x in rule.training_links(net.links)
+    ]
+    trained, ledger = Network(net.layers, noted), Ledger()
     steps, crossed = 0, dict[tuple[str, Direction], tuple[int, int]]()
     for phase in rule.phases:
         for rows, times in minibatches(data.train, experiment.batch):
             sent.clear()
-            noted: list[Link] = [
-                _NotedLink(x.forward, x.feedback, x.lower, x.upper, x.label, placement=placement, sent=sent)
-                for x in rule.training_links(net.links)
-            ]
             context = StepContext(0, phase, RandomStream(0), training.task)
-            subject = Subject(Network(net.layers, noted), samples_without_numbers(data, rows), total)
-            training.step(subject, slice(None), context, Ledger(), 1.0)
+            subject = Subject(trained, samples_without_numbers(data, rows), total)
+            training.step(subject, slice(None), context, once := Ledger(), 1.0)
+            ledger.counts.repeat(once.counts, times)
             for wire, (messages, size) in sent.items():
                 before = crossed.get(wire, (0, 0))
                 crossed[wire] = before[0] + messages * times, before[1] + size * times
             steps += times
-    made = estimate(replace(experiment, epochs=1), data=data).training
     return Plan(
         tuple(_crossings(net.links, placement, crossed, steps)),
-        tuple(_loads(net, placement, made, steps)),
+        tuple(_loads(net, placement, ledger, steps)),
         steps,
     )
 

@@ -78,10 +78,8 @@ class ElsewhereLayer(Layer):
 
     def _count(self, ledger: Ledger, count: Callable[..., None], *details: Any) -> None:
         # not even once, but noted: so the ledgers of all ranks have their rows in one order
-        counted = Ledger()
-        super()._count(counted, count, *details)
-        for once, _ in counted.counts._repeated.values():
-            ledger.counts.repeat(once, 0)
+        once, _ = self._cost(count, *details)
+        ledger.counts.repeat(once, 0)
 
 
 @dataclass(frozen=True)
